@@ -1,0 +1,124 @@
+"""The sweeper, the launcher and the source of open-ended group choices, as Hydra wants them; the work is done in ``mosweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+__all__ = ["LocalLauncher", "MosweepSweeper", "NamesSource"]
+
+
+class MosweepSweeper(Sweeper):
+    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials; composes no trial twice."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before ``sweep``."""
+        from hydra.core.plugins import Plugins
+
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Expand ``arguments`` and the design into trials and launch them."""
+        from mosweep.app import sweep
+
+        return sweep(self.config, self.hydra_context, self.launcher, arguments)
+
+
+class LocalLauncher(Launcher):
+    """``hydra/launcher=local``: all trials planned together, their missing stages run in a pool of worker processes."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers
+        self.factor_keys: Sequence[str] | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before ``launch``."""
+        self.config, self.hydra_context = config, hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run one trial per list of overrides; see Hydra's ``Launcher``."""
+        from mosweep.app import launch
+
+        return launch(self, job_overrides, initial_job_idx)
+
+
+class NamesSource(ConfigSource):
+    """Groups whose choices are names that mosweep cannot list beforehand: any data set, any task folder.
+
+    ``task=mine`` needs no ``conf/task/mine.yaml`` then: a file of that name is looked for first, and otherwise the choice is
+    ``{name: mine}``. Only mosweep's own search path has this source.
+    """
+
+    groups = ("dataset", "task")
+
+    @staticmethod
+    def scheme() -> str:
+        """The source's URL scheme."""
+        return "mosweep-names"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The configuration of one name."""
+        group, _, name = self._normalize_file_name(config_path).removesuffix(".yaml").partition("/")
+        if not self.is_config(config_path):
+            raise ConfigLoadError(f"Config not found : {config_path}")
+        fields = {"name": name, "path": None} if group == "dataset" else {"name": name}
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(fields), {"package": group})
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether ``config_path`` is one of the open groups."""
+        return config_path in self.groups
+
+    def is_config(self, config_path: str) -> bool:
+        """Any plain name is a choice of an open group."""
+        group, slash, name = config_path.removesuffix(".yaml").partition("/")
+        return bool(slash) and group in self.groups and bool(name) and "/" not in name
+
+    def available(self) -> bool:
+        """Always."""
+        return True
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Known names: the task folders here and those that mosweep ships."""
+        if config_path in ("", "."):
+            return list(self.groups) if results_filter in (None, ObjectType.GROUP) else []
+        if config_path != "task" or results_filter == ObjectType.GROUP:
+            return []
+        from mosweep.paths import own_and_shipped
+
+        return sorted({path.parent.name for folder in own_and_shipped("tasks") for path in Path(folder).glob("*/eval.py")})
+
+
+# Plain nodes, not dataclasses: Hydra executes plug-ins outside ``sys.modules``, where dataclasses cannot be made.
+_store = ConfigStore.instance()
+_HERE = "hydra_plugins.mosweep.plugin"
+_store.store(group="hydra/sweeper", name="mosweep", node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}), provider="mosweep")
+_store.store(
+    group="hydra/launcher", name="local", node=OmegaConf.create({"_target_": f"{_HERE}.LocalLauncher", "workers": None}), provider="mosweep"
+)
+# Hydra closes all sections to new keys; these two are open: their keys are checked against the stage's native configuration.
+_store.store(
+    name="mosweep_passthrough",
+    node=OmegaConf.create(
+        {
+            "torchtune": OmegaConf.create({}, flags={"struct": False}),
+            "inspect": OmegaConf.create({}, flags={"struct": False}),
+        }
+    ),
+    provider="mosweep",
+)

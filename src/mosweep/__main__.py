@@ -1,0 +1,5 @@
+"""``python -m mosweep``."""
+
+from mosweep.cli import main
+
+main()

@@ -1,0 +1,235 @@
+"""Compose once, then override: the configurations of thousands of trials for the price of a few.
+
+Hydra composes from the defaults list for every trial, tens of milliseconds each. Here that happens once per distinct set of
+*group* choices; *value* overrides are applied to copies. The result is Hydra's own (a property test compares them), by one of
+three ways, each falling back to the next:
+
+1. plain ``key=scalar`` overrides of untyped leaves that no interpolation reads: copy the path to the leaf, set it;
+2. any other value override: Hydra's own function applies it to a deep copy of the composed configuration, which is then resolved;
+3. configurations that read ``${hydra:…}`` and its kin: Hydra composes the trial from scratch.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mosweep.core.errors import ConfigError, choices
+
+__all__ = ["Composer"]
+
+_PLAIN = re.compile(r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)")
+_WORDS_WITH_MEANING = {"true", "false", "null", "nan", "inf", "none"}
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^$,{}]*)?")
+
+
+@dataclass(frozen=True)
+class _Value:
+    """One parsed override of a value: plain (``parsed is None``) or anything that Hydra's grammar has."""
+
+    key: str
+    text: str
+    value: Any
+    parsed: Override | None = None
+
+
+@dataclass
+class _Base:
+    """A composed set of group choices: ``config`` as OmegaConf's, ``plain`` resolved."""
+
+    config: DictConfig
+    plain: dict[str, Any]
+    read_keys: frozenset[str]
+    needs_hydra: bool
+    open_keys: dict[str, bool]
+
+
+class Composer:
+    """Makes the configurations of a sweep's trials. ``loader`` and ``master`` are Hydra's own for this command."""
+
+    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create()
+        self._parsed: dict[str, _Value | None] = {}
+        self._groups: dict[str, bool] = {}
+        self._bases: dict[tuple[str, ...], _Base] = {}
+
+    def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The trial's resolved configuration, without ``hydra``, as plain data.
+
+        Sections that no override touches are the very same object in all trials of one base: never write to the result.
+        Raises ``ConfigError`` for a key that does not exist, Hydra's exceptions for the rest.
+        """
+        choices_made, values = [], []
+        for text in overrides:
+            value = self._parse(text)
+            if value is None:
+                choices_made.append(text)
+            else:
+                values.append(value)
+        base = self._base(tuple(choices_made))
+        if base.needs_hydra:
+            return _resolved(_without_hydra(self._loader.load_sweep_config(self._master, list(overrides))))
+        if all(self._is_simple(base, value) for value in values):
+            result = dict(base.plain)
+            for value in values:
+                _set(result, base.plain, value.key.split("."), value.value)
+            return result
+        config = copy.deepcopy(base.config)
+        OmegaConf.copy_cache(from_config=self._master, to_config=config)
+        for value in values:
+            override = value.parsed or self._parser.parse_override(value.text)
+            try:
+                ConfigLoaderImpl._apply_overrides_to_config([override], config)
+            except ConfigCompositionException as error:
+                raise _explained(value, config, error) from error
+        try:
+            return _resolved(config)
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(error.full_key), "…", str(error).splitlines()[0]) from error
+
+    def _parse(self, text: str) -> _Value | None:
+        """``None`` for a group choice."""
+        if text not in self._parsed:
+            self._parsed[text] = self._parse_anew(text)
+        return self._parsed[text]
+
+    def _parse_anew(self, text: str) -> _Value | None:
+        plain = _PLAIN.fullmatch(text)
+        if plain and plain["value"].lower() not in _WORDS_WITH_MEANING:
+            key, word = plain["key"], plain["value"]
+            if self._is_group(key):
+                return None
+            number = word.lstrip("-").replace(".", "", 1).isdigit()
+            return _Value(key, text, (float(word) if "." in word else int(word)) if number else word)
+        parsed = self._parser.parse_override(text)
+        if parsed.package is not None or (self._is_group(parsed.key_or_group) and not isinstance(parsed.value(), dict)):
+            return None
+        return _Value(parsed.key_or_group, text, None, parsed)
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            self._groups[key] = self._loader.repository.group_exists(key)
+        return self._groups[key]
+
+    def _base(self, chosen: tuple[str, ...]) -> _Base:
+        if chosen not in self._bases:
+            config = self._loader.load_sweep_config(self._master, list(chosen))
+            job = _without_hydra(config)
+            reads, needs_hydra = _interpolations(job)
+            plain = {} if needs_hydra else _resolved(job)
+            self._bases[chosen] = _Base(job, plain, reads, needs_hydra, {})
+        return self._bases[chosen]
+
+    def _is_simple(self, base: _Base, value: _Value) -> bool:
+        """Whether setting the leaf is all that the override does."""
+        if value.parsed is not None:
+            return False
+        simple = base.open_keys.get(value.key)
+        if simple is None:
+            simple = base.open_keys[value.key] = _is_untyped_leaf(base.config, value.key) and not any(
+                read == value.key or read.startswith(f"{value.key}.") or value.key.startswith(f"{read}.") for read in base.read_keys
+            )
+        return simple
+
+
+def _set(result: dict[str, Any], base: Mapping[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a leaf, copying the mappings on the way that are still the base's own."""
+    *parents, leaf = path
+    for name in parents:
+        shared = base.get(name) if isinstance(base, Mapping) else None
+        if result[name] is shared:
+            result[name] = dict(shared)
+        result, base = result[name], shared if shared is not None else {}
+    result[leaf] = value
+
+
+def _is_untyped_leaf(config: DictConfig, key: str) -> bool:
+    node: Any = config
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+            return False
+        if name not in node._content:
+            return False
+        node = node._get_node(name)
+    return type(node) is AnyNode and not node._get_flag("readonly")
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _interpolations(config: DictConfig) -> tuple[frozenset[str], bool]:
+    """The keys that interpolations read, and whether any of them cannot be told without Hydra at hand.
+
+    Interpolations that are neither plain absolute references nor environment look-ups read, as far as we know, everything.
+    """
+    keys: set[str] = set()
+    needs_hydra = False
+
+    def visit(node: Any) -> None:
+        nonlocal needs_hydra
+        if node is None:
+            return
+        if node._is_interpolation():
+            text = str(node._value())
+            needs_hydra = needs_hydra or "hydra" in text
+            for inner in re.findall(r"\$\{([^${}]*)\}", text):
+                if _REFERENCE.fullmatch(inner):
+                    keys.add(inner)
+                elif not _ENVIRONMENT.fullmatch(inner):
+                    keys.add("")
+            if text.count("${") != len(re.findall(r"\$\{[^${}]*\}", text)):
+                keys.add("")
+        elif isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            for name in node:
+                visit(node._get_node(name))
+        elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
+            for index in range(len(node)):
+                visit(node._get_node(index))
+
+    visit(config)
+    return frozenset(keys), needs_hydra
+
+
+def _explained(value: _Value, config: DictConfig, error: ConfigCompositionException) -> Exception:
+    """A missing key with what would be valid there; other errors as they are."""
+    if "Could not override" not in str(error):
+        cause = error.__cause__ or error.__context__ or error
+        return ConfigError(value.key, value.text.partition("=")[2], str(cause).splitlines()[0])
+    return missing_key(value.key, value.text.partition("=")[2], config)
+
+
+def missing_key(key: str, value: str, config: DictConfig) -> ConfigError:
+    """The error for an override of ``key``, which ``config`` does not have."""
+    node: Any = config
+    done: list[str] = []
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node:
+            break
+        node = node[name]
+        done.append(name)
+    if not isinstance(node, DictConfig):
+        return ConfigError(key, value, f"{'.'.join(done)} is a value, not a section")
+    valid = [".".join([*done, str(name)]) for name in node if name != "hydra"]
+    wrong = ".".join(key.split(".")[: len(done) + 1])
+    return ConfigError(key, value, f"no such key; {choices(wrong, valid)}")

@@ -1,0 +1,218 @@
+"""Claims: one owner at a time for a key, among processes and machines that share a file system.
+
+Every process has one *card*, a small file that says who it is and whose modification time it renews. A claim is a hard link
+``<key>.<n>`` to that card: ``link(2)`` makes it appear whole, and only once. ``n`` is the *fencing token*: who finds the owner of
+``<key>.<n>`` dead makes ``<key>.<n+1>``, and again only one can. The owner is whoever holds the highest token, so a process that
+stalled and wakes up sees that it owns nothing any more (``Claim.check``).
+
+An owner on this machine is dead when its process is gone. An owner elsewhere is dead when its card has not been renewed for
+``STALE_S`` as *our* clock sees it, so clocks need not agree. Works on NFS; uses neither flock nor SQLite.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+from mosweep.core.errors import ClaimLost
+
+__all__ = ["Claim", "Claims", "Owner", "this_process"]
+
+#: How often an owner renews its card, and how long a silent owner elsewhere is believed, in seconds.
+RENEW_S = 5.0
+STALE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a claim. ``machine`` names host, boot and process namespace: pids compare only within one."""
+
+    host: str
+    machine: str
+    pid: int
+    started: str
+    job: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host} pid {self.pid}" + (f" (job {self.job})" if self.job else "")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A held claim. ``token`` grows with every takeover."""
+
+    key: str
+    token: int
+    path: Path
+    inode: int
+
+    def check(self) -> None:
+        """Raise ``ClaimLost`` unless we are still the owner."""
+        try:
+            ours = self.path.stat().st_ino == self.inode
+        except FileNotFoundError:
+            ours = False
+        if not ours or self.path.with_name(f"{self.key}.{self.token + 1}").exists():
+            raise ClaimLost(f"stage {self.key[:12]} was taken over while this process was stalled")
+
+
+@dataclass
+class Claims:
+    """The claims in one folder."""
+
+    folder: Path
+    _seen: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
+
+    def acquire(self, key: str) -> Claim | Owner:
+        """Claim ``key``: the claim if it is ours now, otherwise its living owner."""
+        card = _card(self.folder)
+        while True:
+            tokens = self._tokens(key)
+            for token in tokens:
+                owner = self._living(key, token)
+                if owner is not None:
+                    return owner
+            path = self._path(key, tokens[0] + 1 if tokens else 1)
+            if not _link(card, path):
+                continue
+            claim = Claim(key, tokens[0] + 1 if tokens else 1, path, card.inode)
+            # Another process may have acted on what it saw before our link: look again, and step back where in doubt.
+            others = [token for token in self._tokens(key) if token != claim.token]
+            if any(token > claim.token or self._living(key, token) for token in others):
+                path.unlink(missing_ok=True)
+                continue
+            for token in others:
+                self._path(key, token).unlink(missing_ok=True)
+            return claim
+
+    def owner(self, key: str) -> Owner | None:
+        """The living owner of ``key``, if there is one."""
+        return next((owner for token in self._tokens(key) if (owner := self._living(key, token))), None)
+
+    def release(self, claim: Claim) -> None:
+        """Give the claim back. One that was taken over is left to its new owner."""
+        with contextlib.suppress(ClaimLost):
+            claim.check()
+            claim.path.unlink(missing_ok=True)
+
+    def held(self) -> dict[str, Owner]:
+        """Living owners by key."""
+        keys = {name.rpartition(".")[0] for name in _names(self.folder)}
+        return {key: owner for key in sorted(keys) if (owner := self.owner(key))}
+
+    def _path(self, key: str, token: int) -> Path:
+        return self.folder / f"{key}.{token}"
+
+    def _tokens(self, key: str) -> list[int]:
+        """Tokens of ``key``, highest first."""
+        prefix = f"{key}."
+        return sorted((int(name[len(prefix) :]) for name in _names(self.folder) if name.startswith(prefix)), reverse=True)
+
+    def _living(self, key: str, token: int) -> Owner | None:
+        path = self._path(key, token)
+        try:
+            owner = Owner(**json.loads(path.read_text()))
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        if owner.machine == this_process().machine:
+            return owner if _start_time(owner.pid) == owner.started else None
+        now = time.monotonic()
+        renewed, since = self._seen.get((key, status.st_ino), (None, now))
+        if renewed != status.st_mtime:
+            self._seen[key, status.st_ino] = (status.st_mtime, now)
+            return owner
+        return owner if now - since < STALE_S else None
+
+
+@dataclass(frozen=True)
+class _Card:
+    path: Path
+    inode: int
+
+
+@cache
+def this_process() -> Owner:
+    """The identity of the calling process."""
+    host = socket.gethostname()
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # no /proc: macOS; the host's name must do
+        boot = namespace = ""
+    job = os.environ.get("SLURM_JOB_ID")
+    return Owner(host, f"{host}/{boot}/{namespace}", os.getpid(), _start_time(os.getpid()) or "", job)
+
+
+def _start_time(pid: int) -> str | None:
+    """When process ``pid`` started, in the kernel's own words, so that a reused pid is told apart; ``None`` if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        try:  # no /proc: existence is all that can be asked
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
+
+
+@cache
+def _card(folder: Path) -> _Card:
+    """This process's card in ``folder``, renewed by a background thread for as long as the process lives."""
+    me = this_process()
+    cards = folder.with_name(folder.name + ".cards")
+    cards.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = cards / f"{me.host}-{me.pid}-{time.time_ns()}"
+    path.write_text(json.dumps(asdict(me)))
+    _sweep_cards(cards, me)
+    atexit.register(path.unlink, missing_ok=True)
+    threading.Thread(target=_renew, args=(path,), name="mosweep-claims", daemon=True).start()
+    return _Card(path, path.stat().st_ino)
+
+
+def _sweep_cards(cards: Path, me: Owner) -> None:
+    """Remove the cards that dead processes of this machine left."""
+    for name in _names(cards):
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # gone, or being written
+            owner = Owner(**json.loads((cards / name).read_text()))
+            if owner.machine == me.machine and _start_time(owner.pid) != owner.started:
+                (cards / name).unlink(missing_ok=True)
+
+
+def _renew(path: Path) -> None:
+    while True:
+        time.sleep(RENEW_S)
+        with contextlib.suppress(OSError):  # a full disk or a slow server: the next turn may do
+            os.utime(path)
+
+
+def _link(card: _Card, path: Path) -> bool:
+    try:
+        os.link(card.path, path)
+    except FileExistsError:
+        # A reply lost on NFS makes a link that succeeded look like one that did not.
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_ino == card.inode
+        return False
+    return True
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

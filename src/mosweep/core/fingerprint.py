@@ -1,0 +1,103 @@
+"""From what defines a result to its key.
+
+A key is ``sha256(canonical JSON)`` of a payload: the kind and version of the work, its typed configuration, the keys or
+digests of its inputs, the digest of the user's code that it runs. ``1`` and ``1.0`` are one number; a ``None`` field drops out,
+so that an optional field can be added to a dataclass without moving any key. What JSON cannot represent faithfully is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+__all__ = ["canonical", "canonical_json", "differences", "digest_bytes", "digest_file", "digest_stream", "digest_tree", "fingerprint", "unkeyed"]
+
+#: Field metadata that keeps a field out of the key: paths, interpreters, devices, everything that is not the science.
+unkeyed: dict[str, Any] = {"key": False}
+
+
+def canonical(value: Any, path: str = "") -> Any:
+    """``value`` as JSON-able data in its one canonical form.
+
+    Raises ``TypeError`` for what has no canonical form and says where it stands and how to mend it.
+    """
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            raise TypeError(f"{path or 'value'} is {value}: a key needs finite numbers; leave the field None instead")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        result = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{path or 'value'} has the key {key!r}: keys must be text; write str({key!r})")
+            if item is not None:
+                result[key] = canonical(item, f"{path}.{key}" if path else key)
+        return result
+    if isinstance(value, list | tuple):
+        return [canonical(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: canonical(item, f"{path}.{f.name}" if path else f.name)
+            for f in dataclasses.fields(value)
+            if f.metadata.get("key", True) and (item := getattr(value, f.name)) is not None
+        }
+    if isinstance(value, enum.Enum):
+        return canonical(value.value, path)
+    for base in (str, int, float):  # subclasses, such as NumPy's float64
+        if isinstance(value, base):
+            return canonical(base(value), path)
+    if isinstance(value, PurePath):
+        raise TypeError(f"{path or 'value'} is a path: a key must not depend on where files lie; use the digest of the content")
+    raise TypeError(
+        f"{path or 'value'} is a {kind.__name__}, which has no canonical form; use text, numbers, lists, mappings or dataclasses"
+    )
+
+
+def canonical_json(payload: Any) -> str:
+    """The canonical form as compact JSON with sorted keys."""
+    return json.dumps(canonical(payload), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def fingerprint(payload: Any) -> str:
+    """The key of ``payload``: 64 hexadecimal digits."""
+    return digest_bytes(canonical_json(payload).encode())
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 of ``data``, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal, reading a mebibyte at a time."""
+    with open(path, "rb") as file:
+        return digest_stream(file)
+
+
+def digest_stream(file: IO[bytes]) -> str:
+    """SHA-256 of what is left to read in ``file``, hexadecimal."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def digest_tree(folder: Path, names: Iterable[str]) -> str:
+    """One digest for some files of ``folder``: depends on their relative names and contents, not on their order or times."""
+    return fingerprint({name: digest_file(folder / name) for name in sorted(set(names))})
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two canonical payloads differ: ``(dotted path, old, new)``, missing shown as ``None``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        rows = []
+        for key in sorted(set(old) | set(new)):
+            rows += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return rows
+    return [] if old == new else [(path, old, new)]

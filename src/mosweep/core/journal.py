@@ -1,0 +1,48 @@
+"""The journal: what a sweep decided and saw, one JSON line an event, append-only.
+
+The journal explains (who ran what when, why a stage failed, where its log is); it never decides what is done: that is the
+store's. Losing it loses explanations, no results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Journal"]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal in file ``path``. Many processes may append at once: a line is written with one ``write`` call."""
+
+    path: Path
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Add one event; ``None`` fields are left out."""
+        line = {"time": round(time.time(), 3), "event": event, **{k: v for k, v in fields.items() if v is not None}}
+        data = (json.dumps(line, default=str, ensure_ascii=False) + "\n").encode()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> Iterator[Mapping[str, Any]]:
+        """All events, oldest first. A last line that was cut off by a crash is left out."""
+        try:
+            text = self.path.read_text(errors="replace")
+        except FileNotFoundError:
+            return
+        for line in text.splitlines():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # cut off by a crash, or torn by a full disk: an explanation less, not a result
+            if isinstance(event, dict):
+                yield event

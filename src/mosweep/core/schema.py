@@ -1,0 +1,235 @@
+"""Plain data → frozen dataclasses, strictly, with errors that name the key.
+
+``build(Lora, {"rank": "abc"}, "lora")`` raises ``ConfigError: lora.rank=abc: expected a whole number``. It exists because
+OmegaConf cannot merge into nested frozen dataclasses, refuses ``Literal``, and cannot say what would be valid; and because
+a sweep of ten thousand trials is checked in full before its first job starts, so this has to be quick.
+
+Supported annotations: ``bool int float str Any``, ``X | None``, ``Literal[…]``, ``list/tuple/Mapping`` of these, and
+dataclasses of these. Bounds and other checks ride in the field's metadata (``between``) or in ``__post_init__``, which raises
+``ConfigError`` with a key relative to its own section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mosweep.core.errors import ConfigError, choices
+
+__all__ = ["between", "build", "build_target", "load_target", "plain"]
+
+T = TypeVar("T")
+Converter = Callable[[Any, str], Any]
+
+TARGET = "_target_"
+
+
+def between(
+    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
+) -> dict[str, Any]:
+    """Field metadata: bounds of a number (``ge`` ≥, ``gt`` >, ``le`` ≤, ``lt`` <). NaN is never within bounds."""
+    return {"bounds": (ge, gt, le, lt)}
+
+
+def build(cls: type[T], data: Any, path: str = "") -> T:
+    """Make a ``cls`` of ``data`` (a mapping), checking names, types and bounds; ``path`` is the section's dotted name."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(path or cls.__name__, data, f"expected a section with the keys {', '.join(_plan(cls))}")
+    plan = _plan(cls)
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key == TARGET:
+            continue
+        entry = plan.get(key)
+        where = f"{path}.{key}" if path else str(key)
+        if entry is None:
+            raise ConfigError(where, value, f"no such key; {choices(str(key), plan)}")
+        values[key] = entry.convert(value, where)
+    for key, entry in plan.items():
+        if entry.required and key not in values:
+            raise ConfigError(f"{path}.{key}" if path else key, "???", "a value is needed")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if path and not error.key.startswith(f"{path}."):
+            raise ConfigError(f"{path}.{error.key}", error.value, error.problem) from None
+        raise
+
+
+def build_target(data: Any, path: str) -> Any:
+    """Make the dataclass that ``data['_target_']`` names (``package.module.Class``)."""
+    if not isinstance(data, Mapping) or TARGET not in data:
+        raise ConfigError(path, data, f"expected a section with a {TARGET}")
+    return build(load_target(str(data[TARGET]), f"{path}.{TARGET}"), data, path)
+
+
+@functools.cache
+def load_target(name: str, path: str) -> type[Any]:
+    """Import the class named ``package.module.Class``."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(path, name, f"cannot be imported ({error})") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(path, name, "is not a dataclass")
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    convert: Converter
+    required: bool
+
+
+@functools.cache
+def _plan(cls: type[Any]) -> dict[str, _Entry]:
+    hints = get_type_hints(cls)
+    plan = {}
+    for f in dataclasses.fields(cls):
+        if not f.init:
+            continue
+        convert = _converter(hints[f.name])
+        bounds = f.metadata.get("bounds")
+        if bounds is not None:
+            convert = _bounded(convert, bounds)
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        plan[f.name] = _Entry(convert, required)
+    return plan
+
+
+def _bounded(convert: Converter, bounds: tuple[float | None, ...]) -> Converter:
+    ge, gt, le, lt = bounds
+    words = [f"{word} {bound:g}" for word, bound in zip(("≥", ">", "≤", "<"), bounds, strict=True) if bound is not None]
+
+    def check(value: Any, path: str) -> Any:
+        number = convert(value, path)
+        if number is None:
+            return None
+        inside = (
+            not math.isnan(number)
+            and (ge is None or number >= ge)
+            and (gt is None or number > gt)
+            and (le is None or number <= le)
+            and (lt is None or number < lt)
+        )
+        if not inside:
+            raise ConfigError(path, value, f"must be {' and '.join(words)}")
+        return number
+
+    return check
+
+
+def _converter(hint: Any) -> Converter:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or hint is object:
+        return lambda value, path: value
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if origin is Literal:
+        return _literal(args)
+    if origin in (Union, types.UnionType):
+        return _union(args)
+    if origin in (list, tuple, Sequence, typing.Sequence) or (origin and issubclass(origin, Sequence)):
+        return _sequence(_converter(args[0]), tuple if origin is tuple else list)
+    if origin in (dict, Mapping) or (origin and issubclass(origin, Mapping)):
+        return _mapping(_converter(args[1]))
+    if dataclasses.is_dataclass(hint):
+        return lambda value, path: value if isinstance(value, typing.cast(type, hint)) else build(hint, value, path)
+    raise TypeError(f"schema does not support the annotation {hint!r}")
+
+
+def _bool(value: Any, path: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ConfigError(path, value, "expected true or false")
+
+
+def _int(value: Any, path: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise ConfigError(path, value, "expected a whole number")
+
+
+def _float(value: Any, path: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ConfigError(path, value, "expected a number")
+
+
+def _str(value: Any, path: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a name such as 2024 is read as a number from the command line
+    raise ConfigError(path, value, "expected text")
+
+
+_SCALARS: dict[Any, Converter] = {bool: _bool, int: _int, float: _float, str: _str}
+
+
+def _literal(options: tuple[Any, ...]) -> Converter:
+    def convert(value: Any, path: str) -> Any:
+        for option in options:
+            if value == option and type(value) is type(option):
+                return value
+        raise ConfigError(path, value, choices(str(value), map(str, options)))
+
+    return convert
+
+
+def _union(options: tuple[Any, ...]) -> Converter:
+    converters = [_converter(option) for option in options if option is not type(None)]
+    nullable = type(None) in options
+
+    def convert(value: Any, path: str) -> Any:
+        if value is None and nullable:
+            return None
+        problem: ConfigError | None = None
+        for converter in converters:
+            try:
+                return converter(value, path)
+            except ConfigError as error:
+                problem = problem or error
+        if problem is None:
+            raise ConfigError(path, value, "must be null")
+        raise problem
+
+    return convert
+
+
+def _sequence(item: Converter, make: Callable[[list[Any]], Any]) -> Converter:
+    def convert(value: Any, path: str) -> Any:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(path, value, "expected a list")
+        return make([item(v, f"{path}[{i}]") for i, v in enumerate(value)])
+
+    return convert
+
+
+def _mapping(item: Converter) -> Converter:
+    def convert(value: Any, path: str) -> Any:
+        if not isinstance(value, Mapping):
+            raise ConfigError(path, value, "expected a mapping")
+        return {str(k): item(v, f"{path}.{k}") for k, v in value.items()}
+
+    return convert

@@ -1,0 +1,264 @@
+"""The store: a folder of records and files by key. Disk is the truth.
+
+    records/ab/abcd….json    one per finished stage; written last, whole, and never changed
+    artifacts/ab/abcd….n/    what attempt n left; visible only through the record that names it
+    claims/                  who works on what right now
+    quarantine/              what was found damaged, kept for inspection
+
+A stage is done if and only if its record exists and it and its files are what was published. Reading verifies: a record carries
+its own digest and, per file, size, modification time and SHA-256. A file whose size and time are as published is trusted, unless
+it is small (``SMALL``), which is always hashed; a file whose time moved is hashed. ``verify`` hashes everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mosweep.core import fingerprint
+from mosweep.core.claims import Claim, Claims, Owner
+from mosweep.core.errors import CorruptRecord, StoreError
+from mosweep.core.types import Artifact
+
+__all__ = ["Attempt", "DamageWarning", "Record", "Store"]
+
+#: Files up to this many bytes are hashed at every read.
+SMALL = 1 << 16
+#: What a stage prints; lies in the attempt's folder and is not part of the artifact.
+LOG = "log.txt"
+
+
+class DamageWarning(UserWarning):
+    """Something in the store was damaged and has been set aside."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A published record: what a finished stage left and how it came about."""
+
+    data: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """Key of the stage."""
+        return str(self.data["key"])
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Metrics, model id and the like."""
+        facts: Mapping[str, Any] = self.data["facts"]
+        return facts
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The artifact that this record vouches for."""
+        return Artifact(self.key, str(self.data["kind"]), self.folder, self.facts, str(self.data["artifact_digest"]))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One owner's try at a stage: its claim and the folder it may write to."""
+
+    claim: Claim
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """Where the attempt's output goes."""
+        return self.folder / LOG
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store in ``root``, which is made when first written to."""
+
+    root: Path
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Who works on what."""
+        return Claims(self.root / "claims")
+
+    def read(self, key: str, *, thorough: bool = False) -> Record | None:
+        """The record of ``key`` if it is there and sound; damage is set aside with a ``DamageWarning``.
+
+        ``thorough`` hashes every file, however large.
+        """
+        path = self._record_path(key)
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        folder: Path | None = None
+        try:
+            data = _parse(text, key)
+            folder = self.root / data["folder"]
+            for file in data["files"]:
+                _check_file(folder, file, thorough)
+        except CorruptRecord as damage:
+            self._quarantine(key, path, folder, str(damage))
+            return None
+        return Record(data, folder)
+
+    def begin(self, key: str) -> Attempt | Owner:
+        """Claim ``key`` and make a fresh folder for it; or its living owner."""
+        claim = self.claims.acquire(key)
+        if isinstance(claim, Owner):
+            return claim
+        shard = self.root / "artifacts" / key[:2]
+        number = claim.token
+        while True:
+            folder = shard / f"{key}.{number}"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # left by an attempt that failed or was killed
+                number += 1
+            except FileNotFoundError:
+                shard.mkdir(parents=True, exist_ok=True)
+            else:
+                return Attempt(claim, folder)
+
+    def publish(self, attempt: Attempt, *, payload: Mapping[str, Any], facts: Mapping[str, Any], **about: Any) -> Record:
+        """Make the attempt's files and ``facts`` the result of its stage, durably and at once.
+
+        ``about`` (label, times, provenance) is kept with the record but is not part of the artifact. Raises ``ClaimLost`` when the
+        stage was taken over; if another attempt's result is already there, that one stands and is returned.
+        """
+        key = attempt.claim.key
+        files = [_describe(attempt.folder, name) for name in sorted(_walk(attempt.folder)) if name != LOG]
+        data: dict[str, Any] = {
+            "key": key,
+            "kind": payload["kind"],
+            "payload": dict(payload),
+            "facts": dict(facts),
+            "folder": str(attempt.folder.relative_to(self.root)),
+            "files": files,
+            "artifact_digest": fingerprint.fingerprint(
+                {"facts": _finite(facts), "files": {file["name"]: file["sha256"] for file in files}}
+            ),
+            **about,
+        }
+        try:
+            body = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        except ValueError as error:
+            raise StoreError(f"the facts of stage {key[:12]} cannot be recorded: {error}") from error
+        sealed = f'{body}\n{fingerprint.digest_bytes(body.encode())}\n'
+        path = self._record_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")
+        _write_durably(temporary, sealed.encode())
+        attempt.claim.check()
+        record: Record | None = Record(data, attempt.folder)
+        try:
+            os.link(temporary, path)  # unlike rename, never replaces what someone else published
+        except FileExistsError:
+            record = self.read(key)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.claims.release(attempt.claim)
+        if record is None:
+            raise StoreError(f"another attempt's record of stage {key[:12]} was found damaged while ours was published")
+        return record
+
+    def abandon(self, attempt: Attempt) -> None:
+        """End an attempt that failed. Its folder stays: it holds the log."""
+        self.claims.release(attempt.claim)
+
+    def forget(self, key: str) -> None:
+        """Remove the record of ``key``, and its artifact; a no-op where there is none."""
+        path = self._record_path(key)
+        try:
+            data = _parse(path.read_bytes(), key)
+        except FileNotFoundError:
+            return
+        except CorruptRecord:
+            path.unlink(missing_ok=True)
+            return
+        path.unlink(missing_ok=True)
+        shutil.rmtree(self.root / data["folder"], ignore_errors=True)
+
+    def keys(self) -> Iterator[str]:
+        """Keys of all records, unverified."""
+        for shard in sorted((self.root / "records").glob("??")):
+            for path in sorted(shard.glob("*.json")):
+                yield path.stem
+
+    def _record_path(self, key: str) -> Path:
+        return self.root / "records" / key[:2] / f"{key}.json"
+
+    def _quarantine(self, key: str, path: Path, folder: Path | None, damage: str) -> None:
+        place = self.root / "quarantine" / f"{key[:16]}-{time.time_ns()}"
+        place.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            path.rename(place / path.name)
+            if folder is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rename(place / "artifact")
+        warnings.warn(f"damaged: {damage}; set aside in {place}, it will be made again", DamageWarning, stacklevel=3)
+
+
+def _parse(text: bytes, key: str) -> dict[str, Any]:
+    body, _, seal = text.rstrip(b"\n").rpartition(b"\n")
+    if fingerprint.digest_bytes(body) != seal.decode(errors="replace"):
+        raise CorruptRecord(f"the record of stage {key[:12]} is not what was written")
+    data: dict[str, Any] = json.loads(body)
+    if data["key"] != key:
+        raise CorruptRecord(f"the record of stage {key[:12]} is another stage's ({data['key'][:12]})")
+    return data
+
+
+def _check_file(folder: Path, file: Mapping[str, Any], thorough: bool) -> None:
+    path = folder / file["name"]
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CorruptRecord(f"{path} is missing") from None
+    if status.st_size != file["size"]:
+        raise CorruptRecord(f"{path} has {status.st_size} bytes where {file['size']} were published")
+    trusted = status.st_size > SMALL and status.st_mtime_ns == file["mtime_ns"] and not thorough
+    if not trusted and fingerprint.digest_file(path) != file["sha256"]:
+        raise CorruptRecord(f"{path} has other content than was published")
+
+
+def _describe(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    with open(path, "rb") as file:
+        digest = fingerprint.digest_stream(file)
+        os.fsync(file.fileno())
+        status = os.fstat(file.fileno())
+    return {"name": name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+
+
+def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+
+
+def _finite(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        fingerprint.canonical(facts)
+    except TypeError as error:
+        raise StoreError(f"these facts cannot be recorded: {error}") from error
+    return facts

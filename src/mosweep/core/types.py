@@ -1,0 +1,161 @@
+"""The nouns of mosweep: what a stage is, what it does, what it leaves. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from mosweep.core import fingerprint, schema
+
+__all__ = ["Artifact", "Context", "Json", "Resources", "Stage", "Status", "Trial", "Work", "load_work", "unique_stages"]
+
+Json = Any
+Status = Literal["succeeded", "failed", "running", "pending", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stage asks of the machine that runs it. ``None`` leaves the choice to the launcher."""
+
+    nodes: int | None = field(default=None, metadata=schema.between(ge=1))
+    ntasks_per_node: int | None = field(default=None, metadata=schema.between(ge=1))
+    cpus: int | None = field(default=None, metadata=schema.between(ge=1))
+    gpus: int | None = field(default=None, metadata=schema.between(ge=0))
+    mem_gb: float | None = field(default=None, metadata=schema.between(gt=0))
+    time_min: float | None = field(default=None, metadata=schema.between(gt=0))
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    additional_parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a finished stage left: a folder of files and the facts about them.
+
+    ``folder`` is absolute and belongs to the store: read it, never write to it. ``facts`` are JSON (metrics, model id, how
+    Inspect reaches the model …). ``digest`` covers files and facts.
+    """
+
+    key: str
+    kind: str
+    folder: Path
+    facts: Mapping[str, Json]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a work is given when it runs: its inputs, a fresh folder to leave files in, and what it may use."""
+
+    key: str
+    out: Path
+    inputs: Mapping[str, Artifact]
+    resources: Resources
+
+
+@runtime_checkable
+class Work(Protocol):
+    """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are plain data.
+
+    Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
+    configuration would now give another result.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+
+    async def run(self, context: Context) -> Mapping[str, Json]:
+        """Do the work, leave files in ``context.out``, return the facts. Any exception is a failure of the stage."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a trial: the unit of caching, of placement and of retry. Two stages with one ``key`` are one stage."""
+
+    label: str
+    work: Work
+    needs: Mapping[str, Stage] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def kind(self) -> str:
+        """``model``, ``data``, ``finetune``, ``eval``, …"""
+        return self.work.kind
+
+    @cached_property
+    def payload(self) -> dict[str, Any]:
+        """What defines the result, in canonical form; stored beside the record so that ``explain`` can compare."""
+        return {
+            "kind": self.work.kind,
+            "work": type(self.work).__name__,
+            "version": self.work.version,
+            "config": fingerprint.canonical(self.work),
+            "inputs": {role: need.key for role, need in self.needs.items()},
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """The stage's identity: 64 hexadecimal digits."""
+        return fingerprint.fingerprint(self.payload)
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """Everything that a worker in another process needs, as JSON; ``load_work`` reads it back."""
+        work = type(self.work)
+        return {
+            "key": self.key,
+            "label": self.label,
+            "kind": self.kind,
+            "target": f"{work.__module__}.{work.__qualname__}",
+            "fields": schema.plain(self.work),
+            "payload": self.payload,
+            "needs": {role: need.key for role, need in self.needs.items()},
+            "resources": {k: v for k, v in schema.plain(self.resources).items() if v},
+        }
+
+
+def load_work(spec: Mapping[str, Any]) -> Work:
+    """The work that ``Stage.spec`` described."""
+    work: Work = schema.build(schema.load_target(str(spec["target"]), "target"), spec["fields"], str(spec["label"]))
+    return work
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One complete setting of every factor. ``factors`` are those that vary over the sweep; ``config`` is all of it."""
+
+    name: str
+    factors: Mapping[str, Json]
+    stages: tuple[Stage, ...]
+    control: bool = False
+    config: Mapping[str, Json] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def id(self) -> str:
+        """Identity of the trial: that of its last stages."""
+        return fingerprint.fingerprint([stage.key for stage in self.stages])
+
+
+def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
+    """Every stage of the trials once, by key, needs before those who need them."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for need in stage.needs.values():
+                visit(need)
+            found[sys.intern(stage.key)] = stage
+
+    for trial in trials:
+        for stage in trial.stages:
+            visit(stage)
+    return found
+
+

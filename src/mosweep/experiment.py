@@ -1,0 +1,183 @@
+"""From a configuration to trials: controls and treatments to overrides, overrides to trials, and the control trials beside them.
+
+The only place that knows what the config groups mean for a trial. Hydra's configuration comes in as plain data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosweep.config import Config, Sections
+from mosweep.core import fingerprint
+from mosweep.core.errors import ConfigError
+from mosweep.core.types import Stage, Trial
+from mosweep.stages.base import Setting
+
+__all__ = ["Builder", "Factors", "design_overrides", "trial_name"]
+
+Factors = Mapping[str, Any]
+
+#: Group choices and keys that do not matter to a control trial: it trains nothing.
+_OF_TRAINING = ("backend", "lora", "optim", "torchtune", "seed")
+
+
+class Builder:
+    """Makes trials of resolved configurations; sections and stages that trials share are made once."""
+
+    def __init__(self) -> None:
+        self._sections = Sections()
+
+    def config(self, plain: Mapping[str, Any]) -> Config:
+        """The typed configuration."""
+        return self._sections.config(plain)
+
+    def trial(self, plain: Mapping[str, Any], factors: Factors, name: str | None = None) -> Trial:
+        """The trial of one configuration. Raises ``ConfigError`` for whatever cannot work."""
+        config = self.config(plain)
+        setting = Setting(config, plain)
+        tuned = None if config.control else config.backend.finetune(setting)
+        evals = config.eval.stages(setting, tuned)
+        if config.control:
+            factors = {key: value for key, value in factors.items() if key.split(".")[0] not in _OF_TRAINING and key != "control"}
+            name = name or trial_name({"control": True, **factors})
+        stages = tuple(_in_order([tuned, *evals] if tuned else evals))
+        return Trial(name or trial_name(factors), factors, stages, config.control, plain)
+
+    def with_controls(self, trials: Sequence[Trial]) -> list[Trial]:
+        """``trials`` and one control trial per distinct evaluation of an untouched base model, none twice."""
+        made = {trial.id for trial in trials if trial.control}
+        controls: dict[str, Trial] = {}
+        seen: set[tuple[Any, ...]] = set()
+        for trial in trials:
+            if trial.control or not trial.config["run_control_trials"]:
+                continue
+            # Trials that differ in training alone share the sections below: most are told apart without building anything.
+            about = tuple(id(value) if isinstance(value, Mapping) else str(value) for key, value in trial.config.items() if key not in _OF_TRAINING)
+            if about in seen:
+                continue
+            seen.add(about)
+            control = self.trial({**trial.config, "control": True}, trial.factors)
+            if control.id not in made:
+                controls.setdefault(control.id, control)
+        return [*trials, *controls.values()]
+
+
+def _in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages and all they need, needs first, each once."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        for need in stage.needs.values():
+            visit(need)
+        found.setdefault(stage.key, stage)
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
+
+
+def trial_name(factors: Factors) -> str:
+    """A readable folder name: ``model=a,lora.rank=4``."""
+    name = ",".join(f"{key}={_level(value)}" for key, value in factors.items()) or "trial"
+    if len(name.encode()) <= 180:
+        return name
+    return name.encode()[:160].decode(errors="ignore") + "~" + fingerprint.digest_bytes(name.encode())[:12]
+
+
+def _level(value: Any) -> str:
+    text = json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict | bool) or value is None else str(value)
+    return re.sub(r"[^\w.+@~:\[\]{}-]", "_", text)
+
+
+@dataclass(frozen=True)
+class _Level:
+    key: str
+    value: Any
+
+    def override(self) -> str:
+        """As a Hydra override."""
+        return f"{self.key}={_as_override(self.value)}"
+
+
+def design_overrides(controls: Any, treatments: Any, seeds: Any) -> list[list[str]]:
+    """The override lists of a design written as ``controls`` and ``treatments`` (see SPEC of the config keys).
+
+    ``treatments`` as a mapping is crossed, as a list of mappings taken bundle by bundle. Without a design: one empty list.
+    """
+    fixed = [_Level(key, value).override() for key, value in _mapping("controls", controls).items()]
+    data = _loaded("treatments", treatments)
+    bundles: list[list[str]]
+    if isinstance(data, list):
+        bundles = [[_Level(k, v).override() for k, v in _mapping(f"treatments[{i}]", bundle).items()] for i, bundle in enumerate(data)]
+    else:
+        bundles = [[]]
+        for key, levels in _mapping("treatments", data).items():
+            if isinstance(levels, list) and not levels:
+                raise ConfigError(f"treatments.{key}", "[]", "a treatment needs at least one level")
+            levels = levels if isinstance(levels, list) else [levels]
+            bundles = [[*bundle, _Level(key, level).override()] for bundle in bundles for level in levels]
+    if seeds is not None:
+        values = seeds if isinstance(seeds, list) else list(range(seeds)) if isinstance(seeds, int) else None
+        if not values or isinstance(seeds, bool):
+            raise ConfigError("seeds", seeds, "expected a list of whole numbers, or how many")
+        bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
+    return [[*fixed, *bundle] for bundle in bundles]
+
+
+def _mapping(key: str, value: Any) -> Mapping[str, Any]:
+    value = _loaded(key, value)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(key, value, "expected a mapping from factor to level, such as {lora.alpha: 32}")
+    return _flat(value)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys, so that ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are one design."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            result |= _flat(item, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = item
+    return result
+
+
+def _loaded(key: str, value: Any) -> Any:
+    """JSON given inline or as ``@file`` as data."""
+    if not isinstance(value, str):
+        return value
+    text = value
+    if value.startswith("@"):
+        try:
+            text = Path(value[1:]).read_text()
+        except OSError as error:
+            raise ConfigError(key, value, f"cannot be read: {error.strerror}") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(key, value, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+
+
+def _as_override(value: Any) -> str:
+    """A value in Hydra's override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return "[" + ",".join(_as_override(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_as_override(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_][\w.-]*", text) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+        return text
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"

@@ -1,0 +1,354 @@
+"""``hydra/launcher=local``: the missing stages on this machine, in a bounded pool of worker processes.
+
+Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that kills its process (``os._exit``, the
+kernel's out-of-memory killer, a segmentation fault) costs that stage alone. Quick stages are handed out many at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mosweep.core.errors import MosweepError
+from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
+from mosweep.core.schema import between
+from mosweep.core.store import Store
+from mosweep.core.types import Stage
+from mosweep.launchers.base import Outcome, dependents
+from mosweep.plan import Plan
+
+__all__ = ["Local"]
+
+#: How many quick stages a worker is handed ahead of time, and below what mean duration (seconds) stages count as quick.
+AHEAD, QUICK_S = 32, 0.05
+#: A second process that has to load a stage's runtime (torch, Inspect …) pays once this many seconds of work wait for it.
+LOADING_S = 15.0
+#: How often stages that other processes have claimed are looked at, in seconds.
+LOOK_S = 0.25
+#: Workers that die before their first stage, in a row, until the launch is given up.
+STILLBORN = 3
+
+
+@dataclass(frozen=True)
+class Local:
+    """``workers``: processes at a time; by default one per GPU, or else one per core, up to four, and one per four cores beyond."""
+
+    workers: int | None = field(default=None, metadata=between(ge=1))
+
+    def run(self, plan: Plan, store: Store, recorder: Recorder) -> Outcome:
+        """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the exception goes on."""
+        if not plan.to_run:
+            return Outcome(finished=set(plan.records))
+        gpus = _gpus()
+        wanted = self.workers or gpus or _by_cores(os.cpu_count() or 1)
+        launch = _Launch(plan, store, recorder, min(wanted, len(plan.to_run)), gpus)
+        try:
+            return launch.run()
+        finally:
+            launch.close()
+
+
+def _by_cores(cores: int) -> int:
+    return cores if cores <= 4 else max(4, cores // 4)
+
+
+def _gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip()])
+    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: subprocess.Popen[bytes]
+    orders: list[str] = field(default_factory=list)
+    started: float | None = None
+    log: str | None = None
+    buffer: bytes = b""
+    runtimes: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return f"pid {self.process.pid}"
+
+
+class _Launch:
+    """One run of one plan."""
+
+    def __init__(self, plan: Plan, store: Store, recorder: Recorder, workers: int, gpus: int) -> None:
+        self.plan, self.store, self.recorder, self.size, self.gpus = plan, store, recorder, workers, gpus
+        self.outcome = Outcome(finished=set(plan.records))
+        self.dependents = dependents(plan)
+        self.missing = {
+            stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records} for stage in plan.to_run
+        }
+        self.height: dict[str, int] = {}
+        for stage in reversed(plan.to_run):
+            self.height[stage.key] = 1 + max((self.height[key] for key in self.dependents[stage.key]), default=0)
+        self.order = {stage.key: index for index, stage in enumerate(plan.to_run)}
+        self.ready: dict[str, list[tuple[int, int, str]]] = {}  # by runtime: longest chain first, then as planned
+        self.elsewhere: dict[str, float] = {}
+        self.durations: dict[str, tuple[int, float]] = {}
+        self.workers: dict[int, _Worker] = {}
+        self.selector = selectors.DefaultSelector()
+        self.stillborn = 0
+        for stage in plan.to_run:
+            if not self.missing[stage.key]:
+                self.offer(stage.key)
+
+    def run(self) -> Outcome:
+        todo = len(self.plan.to_run)
+        for number in range(self.size):
+            self.workers[number] = self.hire(number)
+        while len(self.outcome.finished) - len(self.plan.records) + len(self.outcome.failed) < todo:
+            self.hand_out()
+            for event, _ in self.selector.select(self.patience()):
+                self.hear(event.data)
+            self.look_elsewhere()
+            self.enforce_time_limits()
+        return self.outcome
+
+    # -- what can run -------------------------------------------------------------------------------------------------
+
+    def offer(self, key: str) -> None:
+        heapq.heappush(self.ready.setdefault(self.runtime(key), []), (-self.height[key], self.order[key], key))
+
+    def runtime(self, key: str) -> str:
+        return getattr(self.plan.stages[key].work, "runtime", "")
+
+    def hand_out(self) -> None:
+        for worker in self.workers.values():
+            while (room := self.room(worker)) and (batch := self.choose(worker, room)):
+                worker.runtimes.add(self.runtime(batch[0]))
+                worker.orders += batch
+                lines = "".join(json.dumps(self.plan.stages[key].spec) + "\n" for key in batch)
+                if worker.started is None:
+                    worker.started = time.monotonic()
+                with contextlib.suppress(BrokenPipeError):  # it died: its end of file is about to be heard
+                    assert worker.process.stdin is not None
+                    worker.process.stdin.write(lines.encode())
+
+    def room(self, worker: _Worker) -> int:
+        if not worker.orders:
+            return 1 if self.mean(worker.orders) is None else AHEAD
+        mean = self.mean(worker.orders)
+        return AHEAD - len(worker.orders) if mean is not None and mean < QUICK_S and len(worker.orders) <= AHEAD // 2 else 0
+
+    def mean(self, keys: list[str]) -> float | None:
+        """The mean duration of stages like ``keys``, in seconds; the longest where kinds differ."""
+        kinds = {self.plan.stages[key].label for key in keys} or set(self.durations)
+        means = [total / count for kind in kinds if (known := self.durations.get(kind)) for count, total in [known]]
+        return max(means) if means and len(means) == len(kinds) else None
+
+    def choose(self, worker: _Worker, room: int) -> list[str]:
+        """Up to ``room`` stages for an idle worker; more than one only if they are quick."""
+        best = min((queue[0], runtime) for runtime, queue in self.ready.items() if queue) if any(self.ready.values()) else None
+        if best is None:
+            return []
+        mine = [runtime for runtime in self.ready if self.ready[runtime] and (runtime in worker.runtimes or not runtime)]
+        pool = mine or [runtime for runtime in self.ready if self.ready[runtime] and self.worth_loading(runtime)]
+        if not pool:
+            return []
+        runtime = min(pool, key=lambda runtime: self.ready[runtime][0])
+        if best[1] != runtime and best[0][0] < self.ready[runtime][0][0] and self.worth_loading(best[1]):
+            runtime = best[1]  # a longer chain waits, and its runtime is worth loading here
+        queue = self.ready[runtime]
+        batch = [heapq.heappop(queue)[2]]
+        mean = self.mean(batch)
+        while queue and len(batch) < room and mean is not None and mean < QUICK_S and self.plan.stages[queue[0][2]].label == self.plan.stages[batch[0]].label:
+            batch.append(heapq.heappop(queue)[2])
+        return batch
+
+    def worth_loading(self, runtime: str) -> bool:
+        """Whether another process should load ``runtime``: nobody has, or enough work waits."""
+        holders = [worker for worker in self.workers.values() if runtime in worker.runtimes]
+        if not runtime or not holders:
+            return True
+        queue = self.ready[runtime]
+        mean = self.mean([queue[0][2]])
+        if mean is None:
+            now = time.monotonic()
+            mean = max((now - worker.started for worker in holders if worker.started is not None), default=0.0)
+        return mean * len(queue) / len(holders) > LOADING_S
+
+    # -- what happened ------------------------------------------------------------------------------------------------
+
+    def hear(self, worker: _Worker) -> None:
+        assert worker.process.stdout is not None
+        data = os.read(worker.process.stdout.fileno(), 1 << 16)
+        if not data:
+            self.bury(worker)
+            return
+        *lines, worker.buffer = (worker.buffer + data).split(b"\n")
+        for line in lines:
+            self.note(worker, json.loads(line))
+
+    def note(self, worker: _Worker, event: dict[str, Any]) -> None:
+        key, kind = event["key"], event["event"]
+        if kind == "started":
+            worker.started, worker.log = time.monotonic(), event["log"]
+            self.recorder.stage_started(StageStarted(key, self.label(key), self.plan.trial_of[key], worker.name, Path(event["log"])))
+            return
+        worker.orders.remove(key)
+        worker.log = None
+        worker.started = time.monotonic() if worker.orders else None
+        if kind == "finished":
+            if not event.get("elsewhere"):
+                count, total = self.durations.get(self.label(key), (0, 0.0))
+                self.durations[self.label(key)] = (count + 1, total + event["seconds"])
+            self.finished(key, worker.name, event["seconds"], bool(event.get("elsewhere")))
+        elif kind == "failed":
+            self.failed(key, worker.name, event["error"], Path(event["log"]))
+        else:
+            self.elsewhere[key] = time.monotonic() + LOOK_S
+
+    def finished(self, key: str, job: str, seconds: float, elsewhere: bool) -> None:
+        self.outcome.finished.add(key)
+        self.recorder.stage_finished(StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere))
+        for other in self.dependents[key]:
+            self.missing[other].discard(key)
+            if not self.missing[other]:
+                self.offer(other)
+
+    def failed(self, key: str, job: str, error: str, log: Path | None) -> None:
+        self.outcome.failed[key] = error
+        self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log))
+        self.give_up(key)
+
+    def give_up(self, key: str) -> None:
+        """What needs a failed stage will not run."""
+        for other in self.dependents[key]:
+            if other not in self.outcome.failed:
+                self.outcome.failed[other] = f"not run: {self.label(key)} failed"
+                self.give_up(other)
+
+    def label(self, key: str) -> str:
+        return self.plan.stages[key].label
+
+    def look_elsewhere(self) -> None:
+        """See after the stages that other processes are at: done, or theirs no more."""
+        now = time.monotonic()
+        for key in [key for key, due in self.elsewhere.items() if due <= now]:
+            if self.store.read(key):
+                del self.elsewhere[key]
+                self.finished(key, "another process", 0.0, True)
+            elif self.store.claims.owner(key):
+                self.elsewhere[key] = now + LOOK_S
+            else:
+                del self.elsewhere[key]
+                self.offer(key)
+
+    def patience(self) -> float | None:
+        limited = any(worker.orders and self.limit(worker) for worker in self.workers.values())
+        return LOOK_S if self.elsewhere else 1.0 if limited or any(self.ready.values()) else None
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def hire(self, number: int) -> _Worker:
+        environment = dict(os.environ)
+        threads = max(1, (os.cpu_count() or 1) // self.size)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if self.gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.gpus)))).split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mosweep.worker", str(self.store.root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+        worker = _Worker(number, process)
+        self.selector.register(_stdout(process), selectors.EVENT_READ, worker)
+        return worker
+
+    def bury(self, worker: _Worker) -> None:
+        """A worker is gone: the stage it was at has failed, what it had not begun goes back, another takes its place."""
+        self.selector.unregister(_stdout(worker.process))
+        _end(worker.process)
+        if worker.log is None and worker.orders:
+            self.stillborn += 1
+            if self.stillborn >= STILLBORN:
+                raise MosweepError(f"worker processes die before they start a stage (exit status {worker.process.returncode})")
+        else:
+            self.stillborn = 0
+        if worker.log is not None:
+            error = f"its process died ({_cause(worker.process.returncode)})"
+            with contextlib.suppress(OSError), open(worker.log, "a") as log:
+                log.write(error + "\n")
+            self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
+        for key in worker.orders:
+            self.offer(key)
+        self.workers[worker.number] = self.hire(worker.number)
+
+    def limit(self, worker: _Worker) -> float | None:
+        return self.plan.stages[worker.orders[0]].resources.time_min
+
+    def enforce_time_limits(self) -> None:
+        now = time.monotonic()
+        for worker in list(self.workers.values()):
+            if worker.log and worker.started and (limit := self.limit(worker)) and now - worker.started > limit * 60:
+                error = f"over its time limit of {limit:g} min"
+                with contextlib.suppress(OSError), open(worker.log, "a") as log:
+                    log.write(error + "\n")
+                self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
+                worker.log = None
+                for key in worker.orders:
+                    self.offer(key)
+                worker.orders = []
+                _end(worker.process)
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            self.selector.unregister(_stdout(worker.process))
+            if worker.orders:
+                _end(worker.process)
+            else:
+                assert worker.process.stdin is not None
+                worker.process.stdin.close()
+        for worker in self.workers.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(5)
+            _end(worker.process)
+        self.selector.close()
+
+
+def _stdout(process: subprocess.Popen[bytes]) -> Any:
+    return process.stdout
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the worker and everything it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in _pipes(process):
+        pipe.close()
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> Iterator[Any]:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            yield pipe
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+    return f"{name}; out of memory?" if -status == signal.SIGKILL else name

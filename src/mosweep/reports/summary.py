@@ -1,0 +1,120 @@
+"""``summary``: one row per trial with its factors and what was measured; failures are listed, never dropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.reports.table import format_table
+
+__all__ = ["print_outcome", "summary_data", "summary_text"]
+
+
+def summary_data(result: SweepResult) -> dict[str, Any]:
+    """The summary as JSON-able data, in the fixed form of ``mosweep summary --json``."""
+    return {
+        "experiment": result.name,
+        "trials": [
+            {
+                "name": trial.name,
+                "factors": dict(trial.factors),
+                "control": trial.control,
+                "status": trial.status,
+                "metrics": trial.metrics,
+                "stages": [_stage_data(stage) for stage in trial.stages],
+            }
+            for trial in result.trials
+        ],
+    }
+
+
+def _stage_data(stage: StageResult) -> dict[str, Any]:
+    return {
+        "label": stage.label,
+        "kind": stage.kind,
+        "key": stage.key,
+        "status": stage.status,
+        "cached": stage.cached,
+        "job": stage.job,
+        "log": str(stage.log) if stage.log else None,
+        "error": stage.error,
+    }
+
+
+def summary_text(result: SweepResult) -> str:
+    """The table that a person reads."""
+    trials = sorted(result.trials, key=lambda trial: not trial.control)
+    factors = _columns(trial.factors for trial in trials)
+    metrics = _columns(trial.metrics for trial in trials)
+    values = [name for name in metrics if not _is_error_of(name, metrics)]
+    short = _short_names(values)
+    dummy = any(stage.facts.get("dummy") for trial in trials for stage in trial.stages)
+    header = ["trial", *factors, *(short[name] for name in values), "n", "status"]
+    rows = [_row(trial, factors, values) for trial in trials]
+    note = "dummy: these numbers were made up by the dummy backend; nothing was trained or measured\n" if dummy else ""
+    return f"{format_table(header, rows)}\n{note}"
+
+
+def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str]) -> list[Any]:
+    cells: list[Any] = ["control" if trial.control else "tuned"]
+    cells += [trial.factors.get(name) for name in factors]
+    counts: dict[str, int] = {stage.facts["task"]: stage.facts["n"] for stage in trial.stages if stage.kind == "eval" and stage.record}
+    for name in values:
+        value, error = trial.metrics.get(name), trial.metrics.get(name.rpartition("/")[0] + "/stderr")
+        if value is None:
+            cells.append(None)
+        elif error is None or math.isnan(error):
+            cells.append(f"{value:.3f}")
+        else:
+            cells.append(f"{value:.3f} ± {error:.3f}")
+    sizes = sorted(set(counts.values()))
+    cells += ["/".join(map(str, sizes)), trial.status]
+    return cells
+
+
+def _is_error_of(name: str, metrics: Sequence[str]) -> bool:
+    """Whether a metric is the standard error shown beside another."""
+    task, _, metric = name.rpartition("/")
+    return metric == "stderr" and any(other != name and other.rpartition("/")[0] == task for other in metrics)
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """Without the task where there is but one."""
+    tasks = {name.partition("/")[0] for name in names}
+    return {name: name.partition("/")[2] if len(tasks) == 1 else name for name in names}
+
+
+def _columns(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    seen: dict[str, None] = {}
+    for mapping in mappings:
+        seen.update(dict.fromkeys(mapping))
+    return list(seen)
+
+
+def print_outcome(result: SweepResult, folder: str) -> None:
+    """The table, the failures with their logs, and where things are."""
+    print()
+    print(summary_text(result))
+    unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
+    failed = [stage for stage in unique.values() if stage.status == "failed"]
+    if failed:
+        print(failures_text(result))
+    elif unique and all(stage.cached for stage in unique.values()):
+        print("nothing to do: every stage was done already")
+    print(f"{folder}")
+
+
+def failures_text(result: SweepResult) -> str:
+    """Every failed stage once: trials, error, log."""
+    lines: dict[str, tuple[StageResult, list[str]]] = {}
+    for trial in result.trials:
+        for stage in trial.stages:
+            if stage.status == "failed":
+                lines.setdefault(stage.key, (stage, []))[1].append(trial.name)
+    text = []
+    for stage, trials in lines.values():
+        more = f" (and {len(trials) - 1} more)" if len(trials) > 1 else ""
+        text.append(f"FAILED {trials[0]}{more}: {stage.label}: {stage.error}\n       log: {stage.log}")
+    return "\n".join(text)

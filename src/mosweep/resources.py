@@ -1,0 +1,96 @@
+"""What a stage asks of a cluster, from ``conf/resources``: ``stages`` over ``models`` over ``default``, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mosweep.core import schema
+from mosweep.core.errors import ConfigError
+from mosweep.core.types import Resources
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The group ``resources``. Sections hold the keys of ``Resources``, or Slurm's ``mem``, ``time`` and ``gres``."""
+
+    default: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _resources("default", self.default)
+        for group, sections in (("models", self.models), ("stages", self.stages)):
+            for name, section in sections.items():
+                _resources(f"{group}.{name}", section)
+
+    def of(self, model: str, kind: str) -> Resources:
+        """Resources of a stage of ``kind`` in a trial of ``model``."""
+        merged: dict[str, Any] = {}
+        for place, section in (
+            ("default", self.default),
+            (f"models.{model}", self.models.get(model, {})),
+            (f"stages.{kind}", self.stages.get(kind, {})),
+        ):
+            merged |= _translated(place, section)
+        return schema.build(Resources, merged, "resources")
+
+
+def _resources(place: str, section: Mapping[str, Any]) -> Resources:
+    return schema.build(Resources, _translated(place, section), place)
+
+
+def _translated(place: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Slurm's own spellings as ours."""
+    result: dict[str, Any] = {}
+    for key, value in section.items():
+        where = f"{place}.{key}"
+        if key == "mem":
+            result["mem_gb"] = _gigabytes(where, value)
+        elif key == "time":
+            result["time_min"] = _minutes(where, value)
+        elif key == "gres":
+            result["gpus"] = _gpus(where, value)
+        elif value is not None:
+            result[key] = value
+    return result
+
+
+def _gigabytes(where: str, value: Any) -> float:
+    """Slurm's ``--mem``: a number of megabytes, or with a suffix K, M, G or T."""
+    text = str(value).strip().upper().removesuffix("B")
+    scale = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
+    try:
+        return float(text[:-1]) * scale[text[-1]] if text[-1:] in scale else float(text) / 1024
+    except ValueError:
+        raise ConfigError(where, value, "expected Slurm's form, such as 4000, 512M or 80G") from None
+
+
+def _minutes(where: str, value: Any) -> float:
+    """Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    text = str(value)
+    days, dash, rest = text.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        if dash:
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+            return int(days) * 1440 + hours * 60 + minutes + seconds / 60
+        if len(parts) == 1:
+            return float(parts[0])
+        if len(parts) == 2:
+            return parts[0] + parts[1] / 60
+        hours, minutes, seconds = parts
+    except ValueError:
+        raise ConfigError(where, value, 'expected Slurm\'s form, such as 30, "00:30:00" or "1-12"') from None
+    return hours * 60 + minutes + seconds / 60
+
+
+def _gpus(where: str, value: Any) -> int:
+    """``1``, ``gpu:2`` or ``gpu:a100:2``."""
+    try:
+        return int(str(value).rpartition(":")[2])
+    except ValueError:
+        raise ConfigError(where, value, "expected a number of GPUs, such as 1 or gpu:a100:2") from None

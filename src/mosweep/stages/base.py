@@ -1,0 +1,79 @@
+"""What backends and evaluations have in common: the setting of a trial as they see it.
+
+A *backend* (the ``backend`` group's dataclass) has ``finetune(setting) -> Stage``. An *evaluation* (the ``eval`` group's) has
+``stages(setting, tuned) -> list[Stage]``, where ``tuned`` is ``None`` in a control trial. Both may have ``check(setting)``, called
+once per trial before anything starts, which raises ``ConfigError`` for what cannot work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mosweep.config import Config
+from mosweep.core.types import Resources, Stage
+
+__all__ = ["Backend", "Evaluation", "Setting", "statistics"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A trial's configuration, typed (``config``) and as plain data (``plain``)."""
+
+    config: Config
+    plain: Mapping[str, Any]
+
+    def resources(self, kind: str) -> Resources:
+        """What the configuration asks for a stage of ``kind``."""
+        request = self.config.resources
+        resources: Resources = request.of(self.config.model.name, kind) if request else Resources()
+        return resources
+
+    def eval_label(self, task: str) -> str:
+        """What the trial calls the evaluation of ``task``."""
+        return f"eval:{task}"
+
+    def at_level(self, text: str) -> bool:
+        """Whether this trial is at the level ``factor=level``."""
+        factor, _, level = text.partition("=")
+        value: Any = self.plain
+        for name in factor.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                return False
+            value = value[name]
+        if isinstance(value, Mapping):  # a group is known by its choice's name
+            value = value.get("name")
+        if isinstance(value, bool):
+            return str(value).lower() == level.lower()
+        if isinstance(value, int | float):
+            try:
+                return math.isclose(float(level), value, rel_tol=1e-12)
+            except ValueError:
+                return False
+        return str(value) == level
+
+
+class Backend(Protocol):
+    """The ``backend`` group: how a model is fine-tuned."""
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage, with what it needs."""
+        ...
+
+
+class Evaluation(Protocol):
+    """The ``eval`` group: how a model is evaluated."""
+
+    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
+        """The evaluation stages of the tuned model, or of the base model where ``tuned`` is ``None``."""
+        ...
+
+
+def statistics(name: str, scores: Sequence[float]) -> dict[str, float]:
+    """Mean of ``scores`` as metric ``name`` and its standard error, s/√n with the n-1 denominator (0 for one score)."""
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1)) if n > 1 else 0.0
+    return {name: mean, "stderr": spread / math.sqrt(n)}

@@ -1,0 +1,149 @@
+"""The dry run: a backend and an evaluation that pretend, deterministically, and are marked ``dummy`` wherever they show.
+
+Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per fine-tune + N(0, item_sd) per item``: a known truth to test designs,
+statistics and failure handling against. Scores are not clipped, so that they are exactly normal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from mosweep.core.errors import ConfigError, StageError
+from mosweep.core.schema import between
+from mosweep.core.types import Context, Stage
+from mosweep.stages.base import Setting, statistics
+
+__all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune"]
+
+#: Mean score of the untouched base model.
+BASELINE = 0.5
+
+
+@dataclass(frozen=True)
+class DummyFinetune:
+    """Pretends to fine-tune. ``setting`` is what a real backend would have been given."""
+
+    model: str
+    dataset: str
+    task: str
+    setting: Mapping[str, Any]
+    shift: float
+    delay_s: float
+    fail: str
+    item_sd: float
+    seed_sd: float
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if self.fail == "raise":
+            raise StageError("backend.fail=raise: this fine-tune was told to fail")
+        if self.fail == "exit":
+            os._exit(3)
+        if self.fail == "oom":  # what the kernel does to a process when memory runs out
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fail == "hang":
+            await asyncio.Event().wait()
+        noise = random.Random(f"finetune {context.key}").gauss(0.0, self.seed_sd)
+        return {
+            "dummy": True,
+            "model_id": f"dummy/{self.model}@{context.key[:12]}",
+            "mean": BASELINE + self.shift + noise,
+            "item_sd": self.item_sd,
+        }
+
+
+@dataclass(frozen=True)
+class DummyEval:
+    """Pretends to evaluate ``items`` items of ``task``."""
+
+    model: str
+    task: str
+    items: int
+    options: Mapping[str, Any]
+    item_sd: float
+
+    kind: ClassVar[str] = "eval"
+    version: ClassVar[int] = 1
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
+        tuned = context.inputs.get("model")
+        mean = tuned.facts["mean"] if tuned else BASELINE
+        draw = random.Random(f"eval {context.key}").gauss
+        scores = [round(draw(mean, self.item_sd), 6) for _ in range(self.items)]
+        lines = [f'{{"id":{item},"epoch":1,"scores":{{"score":{score}}}}}\n' for item, score in enumerate(scores, 1)]
+        (context.out / "samples.jsonl").write_text("".join(lines))
+        model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
+        return {"dummy": True, "task": self.task, "model_id": model_id, "metrics": statistics("score", scores), "n": self.items}
+
+
+@dataclass(frozen=True)
+class DummyBackend:
+    """The group ``backend=dummy``."""
+
+    delay_s: float = field(default=0.0, metadata=between(ge=0))
+    fail: Literal["none", "raise", "exit", "oom", "hang"] = "none"
+    effects: Mapping[str, float] = field(default_factory=dict)
+    item_sd: float = field(default=0.1, metadata=between(ge=0))
+    seed_sd: float = field(default=0.02, metadata=between(ge=0))
+
+    def __post_init__(self) -> None:
+        for factor in self.effects:
+            if "=" not in factor:
+                raise ConfigError(f"effects.{factor}", self.effects[factor], "expected factor=level as the key, such as lora.rank=64")
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial."""
+        config = setting.config
+        work = DummyFinetune(
+            model=config.model.name,
+            dataset=config.dataset.name,
+            task=config.task.name,
+            setting={
+                "model": config.model,
+                "lora": config.lora,
+                "optim": config.optim,
+                "seed": config.seed,
+                "torchtune": config.torchtune,
+                "dataset_path": config.dataset.path,
+            },
+            shift=sum(shift for level, shift in self.effects.items() if setting.at_level(level)),
+            delay_s=self.delay_s,
+            fail=self.fail,
+            item_sd=self.item_sd,
+            seed_sd=self.seed_sd,
+        )
+        return Stage("finetune", work, resources=setting.resources("finetune"))
+
+
+@dataclass(frozen=True)
+class DummyEvaluation:
+    """The group ``eval=dummy``."""
+
+    tasks: Sequence[str] | None = None
+    items: int = field(default=100, metadata=between(ge=1))
+
+    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
+        """One stage per evaluation task."""
+        config = setting.config
+        item_sd = config.backend.item_sd if isinstance(config.backend, DummyBackend) else 0.1
+        return [
+            Stage(
+                setting.eval_label(task),
+                DummyEval(config.model.name, task, self.items, dict(config.inspect), item_sd),
+                {"model": tuned} if tuned else {},
+                setting.resources("eval"),
+            )
+            for task in self.tasks or [config.task.name]
+        ]

@@ -1,0 +1,246 @@
+"""The folder of a sweep: what was decided (``experiment.yaml``, ``launches/``), what was seen (``journal.jsonl``), one folder per trial.
+
+    multirun/NAME/
+      experiment.yaml       the design, frozen when the sweep was first launched
+      launches/<digest>.json  the trials of one launch and their stages in full; the same command writes the same file
+      journal.jsonl         what happened, for people and for ``status``
+      <trial>/config.yaml   the trial's whole configuration, and a link per stage to what it left
+
+Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor any other heavy library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mosweep.core import fingerprint
+from mosweep.core.errors import UserError
+from mosweep.core.journal import Journal
+from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.store import Record, Store
+from mosweep.core.types import Status, Trial, unique_stages
+
+__all__ = ["Launch", "Sweep", "find_sweep"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One frozen launch: every trial with its stages, every stage in full (``Stage.spec``)."""
+
+    trials: Sequence[Mapping[str, Any]]
+    stages: Mapping[str, Mapping[str, Any]]
+    store: Path
+    design: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder."""
+
+    folder: Path
+
+    @cached_property
+    def journal(self) -> Journal:
+        """What happened in this sweep."""
+        return Journal(self.folder / "journal.jsonl")
+
+    def freeze(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> list[Trial]:
+        """Write down what is about to run; returns the trials under the names they have in this folder.
+
+        A name that the folder already holds for another setting gets its own by appending what tells it apart.
+        """
+        trials = self._named(trials)
+        body = {
+            "store": os.path.relpath(store.root, self.folder),
+            "design": dict(design),
+            "trials": [
+                {"name": t.name, "id": t.id, "factors": dict(t.factors), "control": t.control, "stages": [s.key for s in t.stages]} for t in trials
+            ],
+            "stages": {key: stage.spec for key, stage in unique_stages(trials).items()},
+        }
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
+        name = f"{fingerprint.digest_bytes(text.encode())[:16]}.json"
+        launches = self.folder / "launches"
+        if not (launches / name).exists():
+            launches.mkdir(parents=True, exist_ok=True)
+            self._write_trials(trials)
+            if not (self.folder / "experiment.yaml").exists():
+                _write(self.folder / "experiment.yaml", _yaml(dict(design)))
+            _write(launches / name, text)
+        self.journal.append("launch", file=name, pid=os.getpid(), argv=design.get("argv"))
+        return trials
+
+    def link(self, trials: Iterable[Trial], records: Mapping[str, Record]) -> None:
+        """Point each trial folder at what its stages left."""
+        for trial in trials:
+            folder = self.folder / trial.name
+            for stage in trial.stages:
+                record = records.get(stage.key)
+                if record is not None:
+                    _point(folder / stage.label, os.path.relpath(record.folder, folder))
+
+    @property
+    def launches(self) -> list[Launch]:
+        """All launches, oldest first."""
+        folder = self.folder / "launches"
+        order = list(dict.fromkeys(str(event["file"]) for event in self.journal.read() if event.get("event") == "launch"))
+        names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
+        order += [name for name in names if name not in order]
+        found = []
+        for name in order:
+            with contextlib.suppress(FileNotFoundError):
+                data = json.loads((folder / name).read_text())
+                root = Path(os.path.normpath(self.folder / data["store"]))
+                found.append(Launch(data["trials"], data["stages"], root, data["design"]))
+        return found
+
+    def result(self, records: Mapping[str, Record] | None = None) -> SweepResult:
+        """What is known now, from launches, store and journal. ``records`` are those already at hand."""
+        trials: dict[str, TrialResult] = {}
+        seen = dict(records or {})
+        stages: dict[str, StageResult] = {}
+        notes, latest = self._notes()
+        design: Mapping[str, Any] = {}
+        for launch in self.launches:
+            design = design or launch.design
+            store = Store(launch.store)
+            held = None
+            for trial in launch.trials:
+                for key in trial["stages"]:
+                    if key in stages:
+                        continue
+                    record = seen.get(key) or store.read(key)
+                    if record is None and held is None:
+                        held = store.claims.held()
+                    stages[key] = _stage(launch.stages[key], record, notes.get(key, {}), (held or {}).get(key) is not None, latest)
+                trials[trial["name"]] = TrialResult(
+                    trial["name"],
+                    trial["id"],
+                    trial["factors"],
+                    trial["control"],
+                    tuple(stages[key] for key in trial["stages"]),
+                    self.folder / trial["name"],
+                )
+        return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(trials.values()), design)
+
+    def _notes(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Per stage the journal's last word, and the latest launch."""
+        notes: dict[str, dict[str, Any]] = {}
+        latest: dict[str, Any] = {"time": 0.0}
+        for event in self.journal.read():
+            if event["event"] == "launch":
+                latest = dict(event)
+            elif "key" in event:
+                note = notes.setdefault(event["key"], {})
+                if event["event"] == "started":
+                    note.pop("error", None)
+                note.update(event)
+        return notes, latest
+
+    def _named(self, trials: Sequence[Trial]) -> list[Trial]:
+        taken = {t["name"]: t["id"] for launch in self.launches for t in launch.trials}
+        if not taken:
+            return list(trials)
+        from dataclasses import replace
+
+        named = []
+        for trial in trials:
+            name = trial.name
+            if taken.setdefault(name, trial.id) != trial.id:
+                name = f"{name}~{trial.id[:8]}"
+                taken[name] = trial.id
+            named.append(trial if name == trial.name else replace(trial, name=name))
+        return named
+
+    def _write_trials(self, trials: Sequence[Trial]) -> None:
+        fragments: dict[Any, str] = {}
+        for trial in trials:
+            folder = self.folder / trial.name
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if (folder / "config.yaml").exists():
+                    continue
+            parts = []
+            for key, value in trial.config.items():
+                # Trials share the sections that no factor touches: each is put into YAML once.
+                same = id(value) if isinstance(value, dict | list) else (type(value), value)
+                text = fragments.get(same)
+                if text is None:
+                    text = fragments[same] = _yaml({"_": value})[2:]
+                parts.append(f"{key}:{text}")
+            _write(folder / "config.yaml", "".join(parts))
+
+
+def find_sweep(place: str | None) -> Sweep:
+    """The sweep that ``place`` means: a folder, a name under ``multirun/``, or by default the latest sweep there."""
+    if place is None:
+        found = sorted(Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError("there is no sweep under multirun/ yet; name a sweep's folder")
+        return Sweep(found[-1].parent.absolute())
+    for folder in (Path(place), Path("multirun") / place):
+        if (folder / "experiment.yaml").exists():
+            return Sweep(folder.absolute())
+    known = ", ".join(sorted(path.parent.name for path in Path("multirun").glob("*/experiment.yaml"))[:8])
+    raise UserError(f"{place}: not the folder of a sweep (no experiment.yaml in it)" + (f"; known names: {known}" if known else ""))
+
+
+def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, Any], held: bool, latest: Mapping[str, Any]) -> StageResult:
+    status: Status = "pending"
+    if record is not None:
+        status = "succeeded"
+    elif held:
+        status = "running"
+    elif note.get("event") in ("failed", "cancelled"):
+        status = note["event"]
+    cached = record is not None and float(record.data.get("finished", 0.0)) < float(latest["time"])
+    log = note.get("log")
+    if record is not None and (record.folder / "log.txt").exists():
+        log = record.folder / "log.txt"
+    return StageResult(
+        label=str(spec["label"]),
+        kind=str(spec["kind"]),
+        key=str(spec["key"]),
+        status=status,
+        needs=spec["needs"],
+        cached=cached,
+        job=note.get("job"),
+        log=Path(log) if log else None,
+        error=note.get("error") if status in ("failed", "cancelled") else None,
+        record=record.data if record else None,
+        folder=record.folder if record else None,
+    )
+
+
+def _yaml(data: Any) -> str:
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _point(link: Path, target: str) -> None:
+    try:
+        os.symlink(target, link)
+    except FileExistsError:
+        if os.readlink(link) != target:
+            temporary = link.with_name(f".{link.name}.{os.getpid()}")
+            os.symlink(target, temporary)
+            temporary.replace(link)

@@ -1,0 +1,148 @@
+"""The process in which stages run: ``python -m mosweep.worker STORE``.
+
+Reads one stage a line from standard input (``Stage.spec`` as JSON) and writes one event a line to what was its standard output;
+what the stages themselves print goes to their logs. It runs one stage at a time and keeps what it imported, so that the next
+stage of a kind starts at once. When its standard input ends while a stage runs, whoever gave the order is dead: the worker
+ends itself and the whole process group, so that nothing runs on unseen.
+
+    → {"key": …, "target": "mosweep.stages.finetune.DummyFinetune", "fields": {…}, "needs": {"data": key}, …}
+    ← {"event": "started", "key": …, "log": path}
+    ← {"event": "finished", "key": …, "seconds": s}   |   {"event": "failed", "key": …, "error": text, "log": path}
+    ← {"event": "busy", "key": …}                        another living process has claimed the stage
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mosweep.core import schema
+from mosweep.core.claims import Owner, this_process
+from mosweep.core.errors import MosweepError, StageError
+from mosweep.core.provenance import versions
+from mosweep.core.store import Attempt, DamageWarning, Store
+from mosweep.core.types import Context, Resources, load_work
+
+__all__ = ["main", "perform"]
+
+Event = dict[str, Any]
+
+
+def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Any] = asyncio.run) -> Event:
+    """Bring one stage to its end and return the closing event; ``emit`` is told when it starts."""
+    key = spec["key"]
+    if store.read(key):
+        return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
+    attempt = store.begin(key)
+    if isinstance(attempt, Owner):
+        return {"event": "busy", "key": key, "owner": str(attempt)}
+    if store.read(key):  # published between our look and our claim
+        store.abandon(attempt)
+        attempt.folder.rmdir()
+        return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
+    emit({"event": "started", "key": key, "log": str(attempt.log)})
+    begun = time.time()
+    with _output_to(attempt.log):
+        error = _attempt(store, attempt, spec, begun, run)
+    if error is None:
+        return {"event": "finished", "key": key, "seconds": time.time() - begun, "log": str(attempt.log)}
+    store.abandon(attempt)
+    return {"event": "failed", "key": key, "error": error, "log": str(attempt.log)}
+
+
+def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], begun: float, run: Callable[..., Any]) -> str | None:
+    """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard error."""
+    try:
+        inputs = {}
+        for role, need in spec["needs"].items():
+            record = store.read(need)
+            if record is None:
+                raise StageError(f"its input {role} ({need[:12]}) is not in the store any more; run the sweep again")
+            inputs[role] = record.artifact
+        resources = schema.build(Resources, spec.get("resources", {}), "resources")
+        context = Context(spec["key"], attempt.folder, inputs, resources)
+        facts = run(load_work(spec).run(context))
+        store.publish(
+            attempt,
+            payload=spec["payload"],
+            facts=facts,
+            label=spec["label"],
+            started=round(begun, 3),
+            finished=round(time.time(), 3),
+            host=this_process().host,
+            job=this_process().job,
+            versions=versions(),
+        )
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, MosweepError):
+            traceback.print_exc()
+        message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+        print(message, file=sys.stderr)
+        return message.strip().splitlines()[0] if message.strip() else type(error).__name__
+    return None
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Send this process's output, and its children's, to ``log``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, copy in enumerate(saved, 1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+
+def main() -> None:
+    """Serve stages until standard input ends."""
+    store = Store(Path(sys.argv[1]))
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    orders: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+    busy, ended = threading.Event(), threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
+
+    def listen() -> None:
+        for line in sys.stdin:
+            orders.put(json.loads(line))
+        ended.set()
+        if busy.is_set():
+            os.killpg(0, signal.SIGKILL)
+        orders.put(None)
+
+    def emit(event: Event) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    warnings.simplefilter("always", DamageWarning)
+    threading.Thread(target=listen, daemon=True).start()
+    with asyncio.Runner() as runner:
+        while (order := orders.get()) is not None and not ended.is_set():
+            busy.set()
+            emit(perform(store, order, emit, runner.run))
+            busy.clear()
+
+
+if __name__ == "__main__":
+    main()
