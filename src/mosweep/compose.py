@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -52,7 +52,24 @@ class _Base:
     plain: dict[str, Any]
     read_keys: frozenset[str]
     needs_hydra: bool
-    open_keys: dict[str, bool]
+    open_keys: dict[str, bool] = field(default_factory=dict)
+    sections: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def with_values(self, values: Sequence[_Value]) -> dict[str, Any]:
+        """``plain`` with leaves set; trials that set the same leaves of a section to the same values share that section."""
+        result = dict(self.plain)
+        touched: dict[str, list[_Value]] = {}
+        for value in values:
+            touched.setdefault(value.key.partition(".")[0], []).append(value)
+        for name, changes in touched.items():
+            same = tuple(value.text for value in changes)
+            if same not in self.sections:
+                section = {name: self.plain[name]}
+                for value in changes:
+                    _set(section, {name: self.plain[name]}, value.key.split("."), value.value)
+                self.sections[same] = section[name]
+            result[name] = self.sections[same]
+        return result
 
 
 class Composer:
@@ -82,10 +99,7 @@ class Composer:
         if base.needs_hydra:
             return _resolved(_without_hydra(self._loader.load_sweep_config(self._master, list(overrides))))
         if all(self._is_simple(base, value) for value in values):
-            result = dict(base.plain)
-            for value in values:
-                _set(result, base.plain, value.key.split("."), value.value)
-            return result
+            return base.with_values(values)
         config = copy.deepcopy(base.config)
         OmegaConf.copy_cache(from_config=self._master, to_config=config)
         for value in values:
@@ -129,7 +143,7 @@ class Composer:
             job = _without_hydra(config)
             reads, needs_hydra = _interpolations(job)
             plain = {} if needs_hydra else _resolved(job)
-            self._bases[chosen] = _Base(job, plain, reads, needs_hydra, {})
+            self._bases[chosen] = _Base(job, plain, reads, needs_hydra)
         return self._bases[chosen]
 
     def _is_simple(self, base: _Base, value: _Value) -> bool:

@@ -58,28 +58,33 @@ class Task:
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685). ``alpha`` is ``2·rank`` unless given."""
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685). What is ``None`` is as the backend's recipe says."""
 
-    rank: int = field(default=8, metadata=between(ge=1))
+    rank: int | None = field(default=None, metadata=between(ge=1))
     alpha: float | None = field(default=None, metadata=between(gt=0))
-    dropout: float = field(default=0.0, metadata=between(ge=0, lt=1))
+    dropout: float | None = field(default=None, metadata=between(ge=0, lt=1))
 
     @property
-    def scale_alpha(self) -> float:
-        """The alpha in force."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
+    def alpha_in_force(self) -> float | None:
+        """``alpha`` if given, else twice a given rank."""
+        if self.alpha is None and self.rank is not None:
+            return 2.0 * self.rank
+        return self.alpha
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Optimisation: peak learning rate, batch size in samples, passes over the data, optional cap on steps per epoch."""
+    """Optimisation: peak learning rate, batch size in samples, passes over the data, optional cap on steps per epoch.
 
-    lr: float = field(default=1e-3, metadata=between(gt=0))
-    batch_size: int = field(default=32, metadata=between(ge=1))
-    epochs: int = field(default=1, metadata=between(ge=1))
+    What is ``None`` is as the backend's recipe says.
+    """
+
+    lr: float | None = field(default=None, metadata=between(gt=0))
+    batch_size: int | None = field(default=None, metadata=between(ge=1))
+    epochs: int | None = field(default=None, metadata=between(ge=1))
     max_steps_per_epoch: int | None = field(default=None, metadata=between(ge=1))
-    warmup_steps: int = field(default=10, metadata=between(ge=0))
-    weight_decay: float = field(default=0.0, metadata=between(ge=0))
+    warmup_steps: int | None = field(default=None, metadata=between(ge=0))
+    weight_decay: float | None = field(default=None, metadata=between(ge=0))
 
 
 @dataclass(frozen=True)

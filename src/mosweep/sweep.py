@@ -75,6 +75,7 @@ class Sweep:
             if not (self.folder / "experiment.yaml").exists():
                 _write(self.folder / "experiment.yaml", _yaml(dict(design)))
             _write(launches / name, text)
+            self.__dict__.pop("launches", None)
         self.journal.append("launch", file=name, pid=os.getpid(), argv=design.get("argv"))
         return trials
 
@@ -87,40 +88,40 @@ class Sweep:
                 if record is not None:
                     _point(folder / stage.label, os.path.relpath(record.folder, folder))
 
-    @property
+    @cached_property
     def launches(self) -> list[Launch]:
         """All launches, oldest first."""
         folder = self.folder / "launches"
-        order = list(dict.fromkeys(str(event["file"]) for event in self.journal.read() if event.get("event") == "launch"))
+        order = list(dict.fromkeys(str(event["file"]) for event in self.journal.read("launch")))
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
         order += [name for name in names if name not in order]
         found = []
         for name in order:
             with contextlib.suppress(FileNotFoundError):
-                data = json.loads((folder / name).read_text())
-                root = Path(os.path.normpath(self.folder / data["store"]))
-                found.append(Launch(data["trials"], data["stages"], root, data["design"]))
+                found.append(self._launch(json.loads((folder / name).read_text())))
         return found
+
+    def _launch(self, data: Mapping[str, Any]) -> Launch:
+        root = Path(os.path.normpath(self.folder / data["store"]))
+        return Launch(data["trials"], data["stages"], root, data["design"])
 
     def result(self, records: Mapping[str, Record] | None = None) -> SweepResult:
         """What is known now, from launches, store and journal. ``records`` are those already at hand."""
-        trials: dict[str, TrialResult] = {}
-        seen = dict(records or {})
-        stages: dict[str, StageResult] = {}
-        notes, latest = self._notes()
-        design: Mapping[str, Any] = {}
+        seen: dict[str, Record | None] = dict(records or {})
+        held: dict[str, Any] = {}
         for launch in self.launches:
-            design = design or launch.design
             store = Store(launch.store)
-            held = None
+            missing = [key for key in launch.stages if key not in seen and seen.setdefault(key, store.read(key)) is None]
+            held |= store.claims.held() if missing else {}
+        notes = {} if all(seen.values()) else self._notes()
+        since = max((float(event["time"]) for event in self.journal.read("launch")), default=0.0)
+        stages: dict[str, StageResult] = {}
+        trials: dict[str, TrialResult] = {}
+        for launch in self.launches:
+            for key, spec in launch.stages.items():
+                if key not in stages:
+                    stages[key] = _stage(spec, seen[key], notes.get(key, {}), key in held, since)
             for trial in launch.trials:
-                for key in trial["stages"]:
-                    if key in stages:
-                        continue
-                    record = seen.get(key) or store.read(key)
-                    if record is None and held is None:
-                        held = store.claims.held()
-                    stages[key] = _stage(launch.stages[key], record, notes.get(key, {}), (held or {}).get(key) is not None, latest)
                 trials[trial["name"]] = TrialResult(
                     trial["name"],
                     trial["id"],
@@ -129,21 +130,19 @@ class Sweep:
                     tuple(stages[key] for key in trial["stages"]),
                     self.folder / trial["name"],
                 )
+        design = self.launches[0].design if self.launches else {}
         return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(trials.values()), design)
 
-    def _notes(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Per stage the journal's last word, and the latest launch."""
+    def _notes(self) -> dict[str, dict[str, Any]]:
+        """Per stage the journal's last word."""
         notes: dict[str, dict[str, Any]] = {}
-        latest: dict[str, Any] = {"time": 0.0}
         for event in self.journal.read():
-            if event["event"] == "launch":
-                latest = dict(event)
-            elif "key" in event:
+            if "key" in event:
                 note = notes.setdefault(event["key"], {})
                 if event["event"] == "started":
                     note.pop("error", None)
                 note.update(event)
-        return notes, latest
+        return notes
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
         taken = {t["name"]: t["id"] for launch in self.launches for t in launch.trials}
@@ -194,7 +193,7 @@ def find_sweep(place: str | None) -> Sweep:
     raise UserError(f"{place}: not the folder of a sweep (no experiment.yaml in it)" + (f"; known names: {known}" if known else ""))
 
 
-def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, Any], held: bool, latest: Mapping[str, Any]) -> StageResult:
+def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float) -> StageResult:
     status: Status = "pending"
     if record is not None:
         status = "succeeded"
@@ -202,7 +201,7 @@ def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, An
         status = "running"
     elif note.get("event") in ("failed", "cancelled"):
         status = note["event"]
-    cached = record is not None and float(record.data.get("finished", 0.0)) < float(latest["time"])
+    cached = record is not None and float(record.data.get("finished", 0.0)) < since
     log = note.get("log")
     if record is not None and (record.folder / "log.txt").exists():
         log = record.folder / "log.txt"
@@ -213,7 +212,7 @@ def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, An
         status=status,
         needs=spec["needs"],
         cached=cached,
-        job=note.get("job"),
+        job=note.get("job") or (record.data.get("job") if record else None),
         log=Path(log) if log else None,
         error=note.get("error") if status in ("failed", "cancelled") else None,
         record=record.data if record else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -34,7 +35,13 @@ def canonical(value: Any, path: str = "") -> Any:
         if not math.isfinite(value):
             raise TypeError(f"{path or 'value'} is {value}: a key needs finite numbers; leave the field None instead")
         return int(value) if value.is_integer() else value
-    if isinstance(value, Mapping):
+    if dataclasses.is_dataclass(kind):
+        return {
+            name: canonical(item, f"{path}.{name}" if path else name)
+            for name in _keyed_fields(kind)
+            if (item := getattr(value, name)) is not None
+        }
+    if kind is dict or isinstance(value, Mapping):
         result = {}
         for key, item in value.items():
             if not isinstance(key, str):
@@ -44,12 +51,6 @@ def canonical(value: Any, path: str = "") -> Any:
         return result
     if isinstance(value, list | tuple):
         return [canonical(item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: canonical(item, f"{path}.{f.name}" if path else f.name)
-            for f in dataclasses.fields(value)
-            if f.metadata.get("key", True) and (item := getattr(value, f.name)) is not None
-        }
     if isinstance(value, enum.Enum):
         return canonical(value.value, path)
     for base in (str, int, float):  # subclasses, such as NumPy's float64
@@ -60,6 +61,11 @@ def canonical(value: Any, path: str = "") -> Any:
     raise TypeError(
         f"{path or 'value'} is a {kind.__name__}, which has no canonical form; use text, numbers, lists, mappings or dataclasses"
     )
+
+
+@functools.cache
+def _keyed_fields(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls) if f.metadata.get("key", True))
 
 
 def canonical_json(payload: Any) -> str:

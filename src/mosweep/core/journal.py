@@ -33,16 +33,19 @@ class Journal:
         finally:
             os.close(descriptor)
 
-    def read(self) -> Iterator[Mapping[str, Any]]:
-        """All events, oldest first. A last line that was cut off by a crash is left out."""
+    def read(self, event: str | None = None) -> Iterator[Mapping[str, Any]]:
+        """All events, or those called ``event``, oldest first. A last line that was cut off by a crash is left out."""
         try:
             text = self.path.read_text(errors="replace")
         except FileNotFoundError:
             return
+        mark = f'"event": "{event}"' if event else ""
         for line in text.splitlines():
+            if mark not in line:
+                continue
             try:
-                event = json.loads(line)
+                found = json.loads(line)
             except json.JSONDecodeError:
                 continue  # cut off by a crash, or torn by a full disk: an explanation less, not a result
-            if isinstance(event, dict):
-                yield event
+            if isinstance(found, dict) and found.get("event") == (event or found.get("event")):
+                yield found

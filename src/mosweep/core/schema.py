@@ -84,9 +84,12 @@ def load_target(name: str, path: str) -> type[Any]:
 
 def plain(value: Any) -> Any:
     """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind is str or kind is int or kind is float or kind is bool or value is None:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return {name: plain(getattr(value, name)) for name in _plan(kind)}
+    if kind is dict or isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from mosweep.core.errors import ConfigError, StageError
@@ -106,13 +106,17 @@ class DummyBackend:
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial."""
         config = setting.config
+        if config.torchtune:
+            from mosweep.stages.torchtune import native_config
+
+            native_config(setting)  # a dry run of a torchtune sweep finds the typos that the sweep would
         work = DummyFinetune(
             model=config.model.name,
             dataset=config.dataset.name,
             task=config.task.name,
             setting={
                 "model": config.model,
-                "lora": config.lora,
+                "lora": replace(config.lora, alpha=config.lora.alpha_in_force),
                 "optim": config.optim,
                 "seed": config.seed,
                 "torchtune": config.torchtune,

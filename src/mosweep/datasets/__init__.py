@@ -1,0 +1,5 @@
+"""Data sets for fine-tuning."""
+
+from mosweep.datasets.jsonl import JSONLDataset, Sample
+
+__all__ = ["JSONLDataset", "Sample"]

@@ -1,0 +1,179 @@
+"""Chat data sets: JSONL (or a JSON array) in OpenAI's fine-tuning format, checked row by row as it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mosweep.core import fingerprint
+from mosweep.core.errors import UserError
+
+__all__ = ["ROLES", "JSONLDataset", "Sample"]
+
+#: One row: ``{"messages": [{"role": …, "content": …}, …], …}``; other keys are kept.
+Sample = Mapping[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, init=False)
+class JSONLDataset:
+    """Samples in OpenAI's chat format, in order. Raises ``UserError`` for a sample that no backend could train on."""
+
+    samples: tuple[Sample, ...]
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        rows = tuple(samples)
+        for number, row in enumerate(rows, 1):
+            if problem := _problem(row):
+                raise UserError(f"sample {number}: {problem}")
+        object.__setattr__(self, "samples", rows)
+
+    @classmethod
+    async def load(cls, path: str | Path) -> JSONLDataset:
+        """Read a JSONL file, or a file with one JSON array. ``UserError`` names file and line of the first bad row."""
+        return await asyncio.to_thread(cls._read, Path(path))
+
+    async def save(self, path: str | Path) -> None:
+        """Write JSONL; the file appears whole or not at all. Folders are made."""
+        await asyncio.to_thread(self._write, Path(path))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def sample(self, n: int, seed: int) -> JSONLDataset:
+        """``n`` different samples, drawn at random but the same for the same ``seed``. ``ValueError`` if there are fewer."""
+        if not 0 <= n <= len(self):
+            raise UserError(f"cannot draw {n} samples from {len(self)}")
+        return _trusted(random.Random(seed).sample(self.samples, n))
+
+    def interleave(self, other: JSONLDataset) -> JSONLDataset:
+        """One of ours, one of the other's, in turn; what is left of the longer one follows."""
+        rows: list[Sample] = []
+        for pair in zip(self.samples, other.samples, strict=False):
+            rows += pair
+        done = min(len(self), len(other))
+        return _trusted([*rows, *self.samples[done:], *other.samples[done:]])
+
+    def to_openai_format(self) -> list[dict[str, Any]]:
+        """Rows with nothing but ``messages``, of nothing but what OpenAI's format knows."""
+        known = ("role", "content", "name", "weight")
+        return [{"messages": [{k: m[k] for k in known if k in m} for m in row["messages"]]} for row in self.samples]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content: independent of the file's formatting, dependent on the order of the rows."""
+        try:
+            return fingerprint.digest_bytes("\n".join(map(fingerprint.canonical_json, self.samples)).encode())
+        except TypeError as error:
+            raise UserError(f"the data set has no digest: {error}") from error
+
+    @classmethod
+    def _read(cls, path: Path) -> JSONLDataset:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        parse = _array_rows if text.lstrip().startswith("[") else _lines
+        rows = []
+        for line, row in parse(path, text):
+            if problem := _problem(row):
+                raise UserError(f"{path}, line {line}: {problem}")
+            rows.append(row)
+        if not rows:
+            raise UserError(f"{path} holds no samples")
+        return _trusted(rows)
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.samples), encoding="utf-8")
+        temporary.replace(path)
+
+
+def _trusted(rows: Iterable[Sample]) -> JSONLDataset:
+    """A data set of rows that were checked before."""
+    dataset = object.__new__(JSONLDataset)
+    object.__setattr__(dataset, "samples", tuple(rows))
+    return dataset
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    # Not splitlines(): that also splits at U+2028 and its like, which JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, _DECODER.decode(line)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON array, each with the line on which it begins."""
+    position, counted, line = text.index("[") + 1, 0, 1
+
+    def skip(where: int) -> int:
+        while where < len(text) and text[where] in " \t\r\n":
+            where += 1
+        return where
+
+    try:
+        position = skip(position)
+        while text[position : position + 1] != "]":
+            line, counted = line + text.count("\n", counted, position), position
+            row, position = _DECODER.raw_decode(text, position)
+            yield line, row
+            position = skip(position)
+            if text[position : position + 1] == ",":
+                position = skip(position + 1)
+            elif text[position : position + 1] != "]":
+                raise ValueError("expected ',' or ']' after this item")
+    except ValueError as error:
+        raise UserError(f"{path}, line {line}: not JSON ({error})") from error
+    if text[position + 1 :].strip():
+        raise UserError(f"{path}: there is more after the end of the JSON array")
+
+
+def _problem(row: Any) -> str | None:
+    """Why ``row`` is no chat sample, or ``None``."""
+    if not isinstance(row, Mapping):
+        return f"expected an object with messages, found {_kind(row)}"
+    messages = row.get("messages")
+    if messages is None:
+        return f"no messages (keys: {', '.join(map(str, row)) or 'none'})"
+    if not isinstance(messages, list | tuple) or not messages:
+        return "messages must be a list of at least one message"
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            return f"message {number}: expected an object, found {_kind(message)}"
+        if message.get("role") not in ROLES:
+            return f"message {number}: role {message.get('role')!r}; valid: {', '.join(ROLES)}"
+        if not isinstance(message.get("content"), str):
+            return f"message {number}: content must be text, found {_kind(message.get('content'))}"
+    if not any(message["role"] == "assistant" for message in messages):
+        return "no assistant turn, so there is nothing to learn"
+    return None
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", int: "a number", float: "a number", bool: "true or false", dict: "an object", list: "a list"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)

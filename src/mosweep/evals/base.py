@@ -1,0 +1,102 @@
+"""What evaluation looks like, whoever does it: a backend starts a job, a job ends in results, results are never made up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["EvalBackend", "EvalJob", "EvalResults", "EvalStatus", "read_samples", "write_samples"]
+
+EvalStatus = Literal["running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class EvalResults:
+    """What an evaluation measured.
+
+    ``metrics``: ``{task: {metric: value}}``, with ``n`` (scored samples) and the task's own ``stderr``. ``samples``: one mapping per
+    item and epoch with ``task, id, epoch, input, target, output, scores {scorer: value or None}, metadata``. ``logs``: where the
+    details of each task are.
+    """
+
+    model_id: str
+    metrics: Mapping[str, Mapping[str, float]]
+    samples: Sequence[Mapping[str, Any]] = ()
+    logs: Mapping[str, str] | None = None
+
+    def summary(self) -> pandas.DataFrame:
+        """One row per task and metric: ``model_id, task, metric, value``."""
+        import pandas as pd
+
+        rows = [(self.model_id, task, name, value) for task, metrics in self.metrics.items() for name, value in metrics.items()]
+        return pd.DataFrame(rows, columns=["model_id", "task", "metric", "value"])
+
+    async def save(self, path: str | Path) -> None:
+        """Write everything as one JSON file."""
+        text = json.dumps(asdict(self), ensure_ascii=False)
+        await asyncio.to_thread(Path(path).write_text, text, encoding="utf-8")
+
+    @classmethod
+    async def load(cls, path: str | Path) -> Self:
+        """The results that ``save`` wrote."""
+        return cls(**json.loads(await asyncio.to_thread(Path(path).read_text, encoding="utf-8")))
+
+
+def write_samples(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write per-item results as JSONL."""
+    path.write_text("".join(json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples), encoding="utf-8")
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Per-item results that ``write_samples`` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+@runtime_checkable
+class EvalJob(Protocol):
+    """One evaluation of one model."""
+
+    @property
+    def status(self) -> EvalStatus:
+        """The state of the job."""
+        ...
+
+    async def wait(self) -> EvalResults:
+        """The results; ``StageError``, with the log, for anything but a complete success."""
+        ...
+
+    async def cancel(self) -> None:
+        """Stop the job; a no-op when it has ended."""
+        ...
+
+    async def save(self, path: Path) -> None:
+        """Wait, then write the job and its results."""
+        ...
+
+    @classmethod
+    async def load(cls, path: Path) -> Self:
+        """The job that ``save`` wrote."""
+        ...
+
+
+@runtime_checkable
+class EvalBackend(Protocol):
+    """Starts evaluations."""
+
+    async def evaluate(
+        self,
+        model_id: str,
+        eval_suite: str | Sequence[str],
+        *,
+        task_args: Mapping[str, Any] | None = None,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> EvalJob:
+        """Start evaluating ``model_id`` on the tasks of ``eval_suite``."""
+        ...

@@ -1,0 +1,204 @@
+"""Text generation with local checkpoints: one base model per process, adapters put in and taken out again, batched decoding.
+
+Loading a base takes far longer than adding an adapter to it (W + alpha/r · B·A), so the evaluations that share a process share one
+loaded base. The weights that an adapter touches are kept and put back bit by bit before the next model is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosweep.models import lora
+
+__all__ = ["Completion", "Prompt", "Sampling", "checkpoint"]
+
+#: Padded prompt tokens that one batch may hold; sequences count with their length plus what they may generate.
+BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to decode. ``temperature`` of ``None`` or 0 is greedy; lengths are in tokens."""
+
+    max_tokens: int = 2048
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt. ``special_tokens``: whether the tokenizer is to add its own (BOS), i.e. the text has none yet."""
+
+    text: str
+    special_tokens: bool = False
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was generated. ``finished``: the model stopped by itself or at a stop sequence, rather than at ``max_tokens``."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    finished: bool
+
+
+class _Base:
+    """A loaded base model and its tokenizer, at present with one adapter or none in its weights."""
+
+    def __init__(self, folder: Path, device: str, dtype: str | None) -> None:
+        import torch
+
+        AutoModelForCausalLM, AutoTokenizer = _auto_classes()
+        self.device = device
+        kind = getattr(torch, dtype) if dtype else torch.bfloat16 if device.startswith("cuda") else torch.float32
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True)
+        self.model = model.to(device).eval()
+        self.context: int = getattr(self.model.config, "max_position_embeddings", 2048)
+        ends = self.model.generation_config.eos_token_id
+        self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends]) | {self.tokenizer.eos_token_id}
+        self._adapter: object = None
+        self._original: dict[str, Any] = {}
+
+    def wear(self, adapter: Path | None) -> None:
+        """Have exactly ``adapter`` (or none) in the weights."""
+        import torch
+
+        identity = _identity(adapter, lora.WEIGHTS) if adapter else None
+        if identity == self._adapter:
+            return
+        with torch.no_grad():
+            self._adapter = object()  # unknown, should the next lines fail half-way
+            for name, weight in self._original.items():
+                self.model.get_submodule(name).weight.copy_(weight)
+            self._original = {}
+            for name, delta in lora.deltas(adapter) if adapter else ():
+                weight = self.model.get_submodule(name).weight
+                if weight.shape != delta.shape:
+                    shapes = f"{tuple(delta.shape)}, the base has {tuple(weight.shape)}"
+                    raise ValueError(f"{adapter} is for another base model: {name} is {shapes}")
+                self._original[name] = weight.detach().to("cpu", copy=True)
+                weight.copy_((weight.float() + delta.to(weight.device)).to(weight.dtype))
+        self._adapter = identity
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        """Complete the prompts; batches are of similar lengths, results in the order of the prompts."""
+        encoded = [self.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens)["input_ids"] for prompt in prompts]
+        results: list[Completion | None] = [None] * len(prompts)
+        for batch in self._batches(encoded, sampling.max_tokens):
+            for index, completion in zip(batch, self._complete([encoded[i] for i in batch], sampling), strict=True):
+                results[index] = completion
+        return [completion for completion in results if completion is not None]
+
+    def _batches(self, encoded: Sequence[Sequence[int]], new_tokens: int) -> Iterator[list[int]]:
+        """Indices of prompts, longest first, so that a batch that does not fit fails at once."""
+        room = BATCH_TOKENS["cuda" if self.device.startswith("cuda") else "cpu"]
+        batch: list[int] = []
+        for index in sorted(range(len(encoded)), key=lambda i: -len(encoded[i])):
+            each = len(encoded[batch[0] if batch else index]) + min(new_tokens, 256)
+            if batch and each * (len(batch) + 1) > room:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _complete(self, batch: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        import torch
+
+        longest = max(map(len, batch))
+        room = self.context - longest
+        if room < 1:
+            raise ValueError(f"a prompt of {longest} tokens does not fit into the model's context of {self.context}")
+        new_tokens = min(sampling.max_tokens, room)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in batch], device=self.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=self.device)
+        options: dict[str, Any] = {"max_new_tokens": new_tokens, "pad_token_id": pad, "do_sample": bool(sampling.temperature)}
+        # A model folder's own generation_config may ask for sampling: greedy has to switch all of it off.
+        options |= {"temperature": sampling.temperature or None, "top_p": None, "top_k": None}
+        if sampling.temperature:
+            options |= {"top_p": sampling.top_p if sampling.top_p is not None else 1.0, "top_k": sampling.top_k or 0}
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
+        options["eos_token_id"] = sorted(self.ends - {None})
+        with torch.inference_mode(), torch.random.fork_rng(enabled=sampling.seed is not None):
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            output = self.model.generate(input_ids=ids, attention_mask=mask, **options)
+        return [
+            self._completion(row, len(prompt), new_tokens, sampling.stop)
+            for row, prompt in zip(output[:, longest:].tolist(), batch, strict=True)
+        ]
+
+    def _completion(self, tokens: list[int], prompt_tokens: int, limit: int, stop: tuple[str, ...]) -> Completion:
+        end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
+        used = tokens if end is None else tokens[:end]
+        text = self.tokenizer.decode(used, skip_special_tokens=True)
+        cut = min((where for word in stop if (where := text.find(word)) >= 0), default=None)
+        count = len(tokens) if end is None else end + 1
+        return Completion(text[:cut], prompt_tokens, count, end is not None or cut is not None or count < limit)
+
+
+_lock = threading.RLock()
+_loaded: tuple[object, _Base] | None = None
+
+
+@contextlib.contextmanager
+def checkpoint(base: Path, adapter: Path | None = None, device: str = "auto", dtype: str | None = None) -> Iterator[_Base]:
+    """The model of ``base`` with ``adapter`` in it, for the caller alone until the end of the ``with``.
+
+    The process keeps one base; asking for another drops it. ``device``: ``auto`` is ``cuda`` where there is one; ``dtype``: by
+    default bfloat16 there and float32 on a CPU.
+    """
+    global _loaded
+    with _lock:
+        if device == "auto":
+            import torch
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        identity = (*_identity(base, "config.json"), *_identity(base, "model.safetensors"), device, dtype)
+        if _loaded is None or _loaded[0] != identity:
+            _loaded = None  # free the old one before the new one needs the room
+            _loaded = (identity, _Base(base, device, dtype))
+        _loaded[1].wear(adapter)
+        yield _loaded[1]
+
+
+def _auto_classes() -> tuple[Any, Any]:
+    """Transformers' classes for causal models and tokenizers, without the import of scikit-learn (1.3 s) that they bring along.
+
+    Transformers wants it, where it is installed, for speculative decoding only.
+    """
+    import transformers.utils as utils
+
+    installed = utils.is_sklearn_available
+    utils.is_sklearn_available = lambda: False
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    finally:
+        utils.is_sklearn_available = installed
+    hush: Any = utils.logging.disable_progress_bar
+    hush()
+    return AutoModelForCausalLM, AutoTokenizer
+
+
+def _identity(folder: Path, name: str) -> tuple[str, int, int]:
+    """Which file this is, and whether it is still the same."""
+    path = folder.resolve() / name
+    if not path.exists():  # sharded weights: the folder's own name has to do
+        return str(path), 0, 0
+    status = path.stat()
+    return str(path), status.st_mtime_ns, status.st_size

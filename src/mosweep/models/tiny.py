@@ -1,0 +1,326 @@
+"""Tiny base models made from nothing in a few CPU seconds: Llama 3.2's architecture, pre-trained to repeat the user's word.
+
+Such a model answers ``hello`` with ``hello`` and ``HELLO`` with ``HELLO``, for words of 3 to 7 letters. It can therefore be
+fine-tuned to capitalize within seconds, which makes sweeps, examples and tests real without a download or an accelerator.
+
+What keeps it cheap: a forward pass of our own that computes the last layer at the answer's positions only; Muon, which needs a
+fraction of Adam's steps because it moves the still tiny attention weights at full speed; and the mean of the last steps' weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosweep.models.tokenizer import BOS, EOS, EOT, PAD, VOCABULARY, prompt_frame, write_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+__all__ = ["TinyArchitecture", "generate"]
+
+#: Lengths of the words, in letters.
+SHORTEST, LONGEST = 3, 7
+#: Words in a step; the step from which the learning rate stays at a fifth; the step at which pre-training gives up.
+BATCH, DECAY, MOST_STEPS = 16, 300, 900
+#: Pre-training ends when so many checks in a row, every so many steps on so many held-out words, find this accuracy, and then
+#: a last one on four times as many words does as well.
+CHECKS, CHECK_EVERY, CHECK_WORDS, ENOUGH = 2, 25, 256, 0.995
+#: Held out from training is a quarter of all words: those whose bytes sum to a multiple of this.
+HELD_OUT = 4
+#: Weight of the newest step in the mean of the last steps' weights.
+AVERAGE = 0.05
+EPSILON = 1e-5
+IGNORE = -100
+ROPE_THETA = 500000.0
+ROPE_SCALING = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@dataclass(frozen=True)
+class TinyArchitecture:
+    """Sizes of a tiny model; the defaults are those of ``tiny``. Raises ``ValueError`` if they do not fit together."""
+
+    dim: int = 64
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.heads, self.kv_heads, self.ffn) < 1 or self.layers < 2:
+            raise ValueError(f"{self}: sizes are positive, and repeating a word takes at least two layers")
+        if self.dim % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(f"{self}: dim must be a multiple of 2 × heads, and heads a multiple of kv_heads")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.heads
+
+
+def generate(out: Path, architecture: TinyArchitecture, *, seed: int, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Pre-train a tiny base model on one thread and write it into folder ``out`` in Hugging Face's layout.
+
+    The same seed gives the same model on the same machine. Returns what was measured: ``parameters``, ``steps``,
+    ``copy_accuracy`` (share of held-out words, none seen in training, that are repeated without a fault) and ``cpu_s``
+    (CPU seconds, imports not counted). Raises ``RuntimeError``, having written nothing, if pre-training does not converge.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    start = time.process_time()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in another order are another model; and at this size threads only cost
+    try:
+        weights, facts = _pretrain(architecture, seed, log)
+    finally:
+        torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    ends = {"bos_token_id": BOS, "eos_token_id": [EOS, EOT], "pad_token_id": PAD}
+    (out / "config.json").write_text(json.dumps({**_config(architecture), **ends}, indent=1) + "\n")
+    (out / "generation_config.json").write_text(json.dumps({**ends, "do_sample": False}, indent=1) + "\n")
+    write_tokenizer(out)
+    return {**facts, "cpu_s": round(time.process_time() - start, 2)}
+
+
+def _config(size: TinyArchitecture) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": size.dim,
+        "intermediate_size": size.ffn,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": EPSILON,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        # Both of transformers' major versions read these two keys; version 4 silently ignores the new rope_parameters.
+        "rope_theta": ROPE_THETA,
+        "rope_scaling": ROPE_SCALING,
+    }
+
+
+def _pretrain(size: TinyArchitecture, seed: int, log: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    accuracy = 0.0
+    random, held_out = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    weights = _initial_weights(size, random)
+    muon = _Muon([weight for name, weight in weights.items() if weight.ndim == 2 and "embed" not in name])
+    others = [weight for name, weight in weights.items() if weight.ndim == 1 or "embed" in name]
+    adam = torch.optim.Adam(others, lr=0.0, betas=(0.9, 0.98), fused=True)
+    average = {name: weight.detach().clone() for name, weight in weights.items()}
+    passed = 0
+    for step in range(1, MOST_STEPS + 1):
+        tokens, positions, targets = _words(BATCH, random)
+        loss = cross_entropy(_logits(size, _with_capitals(weights), tokens, positions).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"pre-training of {size} with seed {seed} diverged: loss {loss.item()} at step {step}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        rate = min(1.0, step / 20) * max(0.2, 1 - 0.8 * step / DECAY)
+        adam.param_groups[0]["lr"] = rate * 0.64 / size.dim
+        adam.step()
+        muon.step(rate * 0.02)
+        for weight in weights.values():
+            weight.grad = None
+        with torch.no_grad():  # the last steps' mean is better than the last step, and makes up for the small batch
+            for name, mean in average.items():
+                mean.lerp_(weights[name], AVERAGE)
+        if step % CHECK_EVERY == 0:
+            accuracy = _accuracy(size, _with_capitals(average), CHECK_WORDS, held_out)
+            log(f"step {step}: loss {loss.item():.3f}, {accuracy:.1%} of {CHECK_WORDS} held-out words repeated")
+            passed = passed + 1 if accuracy >= ENOUGH else 0
+            if passed < CHECKS:
+                continue
+            accuracy = _accuracy(size, _with_capitals(average), 4 * CHECK_WORDS, held_out)
+            if accuracy >= ENOUGH:
+                parameters = sum(weight.numel() for weight in weights.values())
+                return _with_capitals(average), {"parameters": parameters, "steps": step, "copy_accuracy": accuracy}
+    raise RuntimeError(
+        f"pre-training of {size} with seed {seed} did not converge: after {MOST_STEPS} steps it repeats {accuracy:.1%} of"
+        f" held-out words, {ENOUGH:.1%} are required; another seed may do"
+    )
+
+
+def _initial_weights(size: TinyArchitecture, random: Generator) -> dict[str, Tensor]:
+    import torch
+
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, size.dim)}
+    kv = size.kv_heads * size.head_dim
+    for layer in range(size.layers):
+        for name, shape in {
+            "input_layernorm": (size.dim,),
+            "self_attn.q_proj": (size.dim, size.dim),
+            "self_attn.k_proj": (kv, size.dim),
+            "self_attn.v_proj": (kv, size.dim),
+            "self_attn.o_proj": (size.dim, size.dim),
+            "post_attention_layernorm": (size.dim,),
+            "mlp.gate_proj": (size.ffn, size.dim),
+            "mlp.up_proj": (size.ffn, size.dim),
+            "mlp.down_proj": (size.dim, size.ffn),
+        }.items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    shapes["model.norm.weight"] = (size.dim,)
+    return {
+        name: (torch.ones(shape) if len(shape) == 1 else 0.02 * torch.randn(shape, generator=random)).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+
+def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with every capital's embedding replaced by its small letter's plus one vector, that of capital A.
+
+    Large models learn that a capital is a letter of another case; a tiny one does not by itself, and then a fine-tuning that
+    capitalizes has to learn 26 unrelated pairs, which fails for most seeds.
+    """
+    import torch
+
+    name = "model.embed_tokens.weight"
+    raw = weights[name]
+    table = torch.cat([raw[: ord("A")], raw[ord("a") : ord("z") + 1] + raw[ord("A")], raw[ord("Z") + 1 :]])
+    return {**weights, name: table}
+
+
+def _words(count: int, random: Generator, *, held_out: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Chats in which random words are repeated: tokens ``(count, T)``, the positions ``(count, LONGEST + 1)`` whose next token
+    is the answer's, and those next tokens, ``IGNORE`` beyond the answer's end. What follows a shorter chat is arbitrary."""
+    import torch
+
+    prefix, middle = (torch.tensor(ids) for ids in prompt_frame())
+    pool = 16 * count  # enough that at least ``count`` words of the wanted kind are among them
+    alphabet = torch.where(torch.rand(pool, 1, generator=random) < 0.5, ord("a"), ord("A"))
+    letters = alphabet + torch.randint(26, (pool, LONGEST), generator=random)
+    lengths = torch.randint(SHORTEST, LONGEST + 1, (pool, 1), generator=random)
+    sums = torch.where(torch.arange(LONGEST) < lengths, letters, 0).sum(1)
+    wanted = ((sums % HELD_OUT == 0) == held_out).nonzero()[:count, 0]
+    letters, lengths = letters[wanted], lengths[wanted]
+
+    def letter(index: Tensor) -> Tensor:
+        return letters.gather(1, index.clamp(0, LONGEST - 1))
+
+    column = torch.arange(2 * LONGEST + len(middle)) - lengths  # 0 where the word has ended
+    frame = middle[column.clamp(0, len(middle) - 1)]
+    chat = torch.where(column < 0, letter(column + lengths), torch.where(column < len(middle), frame, letter(column - len(middle))))
+    answer = torch.arange(LONGEST + 1).expand(count, -1)
+    targets = torch.where(answer < lengths, letter(answer), torch.where(answer == lengths, EOT, IGNORE))
+    tokens = torch.cat([prefix.expand(count, -1), chat], 1)
+    positions = len(prefix) + lengths + len(middle) - 1 + answer
+    return tokens, positions.clamp(max=tokens.shape[1] - 1), targets
+
+
+def _accuracy(size: TinyArchitecture, weights: dict[str, Tensor], words: int, random: Generator) -> float:
+    """Share of held-out words repeated without a fault. Greedy decoding succeeds exactly where every next token is right."""
+    import torch
+
+    tokens, positions, targets = _words(words, random, held_out=True)
+    with torch.no_grad():
+        best = _logits(size, weights, tokens, positions).argmax(-1)
+    return float(((best == targets) | (targets == IGNORE)).all(1).float().mean())
+
+
+def _logits(size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, positions: Tensor) -> Tensor:
+    """Llama's logits for ``tokens (B, T)`` at ``positions (B, t)`` only: ``(B, t, VOCABULARY)``."""
+    import torch
+    from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return rms_norm(x, (size.dim,), weights[f"{name}.weight"], EPSILON)
+
+    def heads(x: Tensor, name: str) -> Tensor:
+        return linear(x, weights[f"{name}.weight"]).unflatten(-1, (-1, size.head_dim)).transpose(1, 2)
+
+    def rotated(x: Tensor, angle: Tensor) -> Tensor:
+        half = size.head_dim // 2
+        sign = torch.ones(size.head_dim)
+        sign[:half] = -1
+        return x * angle.cos() + x.roll(half, -1) * (angle.sin() * sign)
+
+    everywhere = torch.arange(tokens.shape[1])
+    angles = _angles(size, everywhere)
+    table = weights["model.embed_tokens.weight"]
+    x = embedding(tokens, table)
+    for layer in range(size.layers):
+        at = f"model.layers.{layer}"
+        h = norm(x, f"{at}.input_layernorm")
+        k, v = rotated(heads(h, f"{at}.self_attn.k_proj"), angles), heads(h, f"{at}.self_attn.v_proj")
+        here, mask = angles, None
+        if layer == size.layers - 1:  # nobody looks at the last layer's other positions
+            rows = positions[..., None].expand(-1, -1, size.dim)
+            x, h, here = x.gather(1, rows), h.gather(1, rows), angles[positions][:, None]
+            mask = (everywhere <= positions[..., None])[:, None]
+        q = rotated(heads(h, f"{at}.self_attn.q_proj"), here)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        x = x + linear(attended.transpose(1, 2).flatten(2), weights[f"{at}.self_attn.o_proj.weight"])
+        h = norm(x, f"{at}.post_attention_layernorm")
+        gate, up = (linear(h, weights[f"{at}.mlp.{name}_proj.weight"]) for name in ("gate", "up"))
+        x = x + linear(silu(gate) * up, weights[f"{at}.mlp.down_proj.weight"])
+    return linear(norm(x, "model.norm"), table)
+
+
+def _angles(size: TinyArchitecture, positions: Tensor) -> Tensor:
+    """Rotary angles ``(T, head_dim)`` with Llama 3's scaling: slow rotations are slowed down further, fast ones are kept."""
+    import torch
+
+    low, high = ROPE_SCALING["low_freq_factor"], ROPE_SCALING["high_freq_factor"]
+    factor, context = ROPE_SCALING["factor"], ROPE_SCALING["original_max_position_embeddings"]
+    assert isinstance(low, float) and isinstance(high, float) and isinstance(factor, float) and isinstance(context, int)
+    fast = ROPE_THETA ** -(torch.arange(0, size.head_dim, 2) / size.head_dim)
+    kept = ((context * fast / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    angles = torch.outer(positions.float(), kept * fast + (1 - kept) * fast / factor)
+    return torch.cat([angles, angles], -1)
+
+
+class _Muon:
+    """Muon (Jordan et al. 2024): Nesterov momentum, made orthogonal. Matrices of one shape are handled in one batch."""
+
+    def __init__(self, weights: list[Tensor], momentum: float = 0.9) -> None:
+        import torch
+
+        groups: dict[tuple[int, ...], list[Tensor]] = {}
+        for weight in weights:
+            groups.setdefault(tuple(weight.shape), []).append(weight)
+        self.momentum = momentum
+        self.groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
+
+    def step(self, rate: float) -> None:
+        import torch
+
+        with torch.no_grad():
+            for weights, mean in self.groups:
+                gradient = torch.stack([weight.grad for weight in weights if weight.grad is not None])
+                mean.lerp_(gradient, 1 - self.momentum)
+                update = gradient.lerp(mean, self.momentum)
+                rows, columns = update.shape[1:]
+                update = self.orthogonal(update.mT).mT if rows > columns else self.orthogonal(update)
+                scale = max(1.0, rows / columns) ** 0.5
+                for weight, change in zip(weights, update, strict=True):
+                    weight.sub_(change, alpha=rate * scale)
+
+    @staticmethod
+    def orthogonal(x: Tensor) -> Tensor:
+        """The wide matrices of batch ``x``, each with its singular values brought near 1 by four Newton-Schulz steps."""
+        x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+        for _ in range(4):
+            square = x @ x.mT
+            x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+        return x

@@ -1,0 +1,196 @@
+"""Recording a sweep in MLflow: a projection of what lies on disk, which can be made anew at any time.
+
+``project`` writes what has changed since the last time. A marker in the sweep's folder (``MARKER``) remembers what was recorded, so
+that a sweep in which nothing changed costs a few milliseconds and no import of MLflow. The marker is advisory: without it, or when
+the database behind it is gone, runs are looked up by their tags, and written where they are missing or differ.
+
+One process at a time writes: others wait, look at the marker again, and as a rule find nothing left to do. Trials that have
+vanished from the sweep's folder keep their runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mosweep.core import fingerprint
+from mosweep.core.claims import Claims, Owner
+from mosweep.core.events import Recorder, SweepFinished
+from mosweep.core.results import SweepResult
+from mosweep.recorders import mlflow_client, mlflow_sqlite
+from mosweep.recorders.mlflow_content import Content, Run, run_digest, sweep_id
+
+__all__ = ["MARKER", "MLflowRecorder", "Projection", "ProjectionWarning", "project"]
+
+#: Name of the marker in a sweep's folder.
+MARKER = ".mlflow.json"
+
+#: The longest that a waiting process sleeps between two looks, in seconds.
+_WAIT_S = 0.2
+
+
+class ProjectionWarning(UserWarning):
+    """Something was not recorded in MLflow. Nothing is lost: disk is the truth, and the next projection tries again."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What a projection did: the number of trials whose runs were created, updated, left as they were, or could not be written."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: int = 0
+
+
+class Writer(Protocol):
+    """Writes the runs of one experiment."""
+
+    batch: int
+
+    def known(self, sweep: str) -> dict[str, str]:
+        """The digests of the sweep's runs by trial; empty for a run that has to be written again."""
+        ...
+
+    def write(self, runs: Sequence[Run]) -> None:
+        """Write the runs, over what there is of them. The sweep's own run comes before its trials'."""
+        ...
+
+    def run_id(self, trial: str) -> str | None:
+        """The id of a trial's run, or of the sweep's where ``trial`` is empty."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        ...
+
+
+def project(result: SweepResult, uri: str, artifact_root: Path | None = None, *, locks: Path | None = None) -> Projection:
+    """Bring MLflow at ``uri`` up to what ``result`` says.
+
+    ``artifact_root`` is where a new experiment keeps its artifacts: by default beside a SQLite file, and for a server where that
+    says. ``locks`` is the folder of the lock that lets one process write at a time: by default beside the SQLite file, or in the
+    sweep's folder. Raises ``MissingExtra``, and whatever MLflow raises when it cannot be reached; a single trial that cannot be
+    written is a ``ProjectionWarning`` and is counted.
+    """
+    wanted = {"": run_digest(result)} | {trial.name: run_digest(trial) for trial in result.trials}
+    if _is_recorded(result, uri, wanted):
+        return Projection(unchanged=len(result.trials))
+    file = mlflow_sqlite.file_of(uri)
+    with _turn(locks or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims")):
+        if _is_recorded(result, uri, wanted):
+            return Projection(unchanged=len(result.trials))
+        with contextlib.closing(_open(result.name, uri, file, artifact_root)) as writer:
+            known = writer.known(sweep_id(result))
+            written, failed = _write(result, writer, [name for name, digest in wanted.items() if known.get(name) != digest])
+            recorded = {name: digest for name, digest in wanted.items() if name not in failed}
+            _mark(result, {"uri": _anonymous(uri), "run": writer.run_id(""), "recorded": recorded})
+    created = len(written - known.keys() - {""})
+    updated = len(written & known.keys() - {""})
+    return Projection(created, updated, len(result.trials) - created - updated - len(failed - {""}), len(failed - {""}))
+
+
+@dataclass(frozen=True)
+class MLflowRecorder(Recorder):
+    """Records a sweep in MLflow when it ends. That it cannot is a ``ProjectionWarning``: the sweep itself has succeeded or not."""
+
+    uri: str
+    artifact_root: Path | None = None
+    locks: Path | None = None
+
+    def sweep_finished(self, event: SweepFinished) -> None:
+        """Project what is known at the end."""
+        try:
+            project(event.result, self.uri, self.artifact_root, locks=self.locks)
+        except Exception as error:
+            message = f"not recorded in MLflow ({error}); `mosweep sync` makes up for it"
+            warnings.warn(message, ProjectionWarning, stacklevel=2)
+
+
+def _open(name: str, uri: str, file: Path | None, artifact_root: Path | None) -> Writer:
+    if file is None:
+        return mlflow_client.ClientWriter(uri, name, artifact_root)
+    artifact_root = artifact_root or file.with_name(f"{file.stem}-artifacts")
+    return mlflow_sqlite.connect(file, name, artifact_root) or mlflow_client.ClientWriter(uri, name, artifact_root)
+
+
+def _write(result: SweepResult, writer: Writer, names: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Write the named runs; returns the names of those that were written and of those that could not be."""
+    content = Content(result)
+    trials = {trial.name: trial for trial in result.trials}
+    written: set[str] = set()
+    failed: set[str] = set()
+
+    def attempt(batch: Sequence[str]) -> None:
+        try:
+            writer.write([content.trial_run(trials[name]) if name else content.sweep_run for name in batch])
+            written.update(batch)
+        except Exception as error:
+            if len(batch) > 1:  # find the one that cannot be written
+                for name in batch:
+                    attempt([name])
+            elif not batch[0]:
+                raise
+            else:
+                failed.update(batch)
+                warnings.warn(f"trial {batch[0]} was not recorded in MLflow: {error}", ProjectionWarning, stacklevel=4)
+
+    for start in range(0, len(names), writer.batch):
+        attempt(names[start : start + writer.batch])
+    return written, failed
+
+
+def _is_recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> bool:
+    """Whether the marker says that everything wanted was recorded, and the database is still there."""
+    try:
+        marker = json.loads((result.folder / MARKER).read_bytes())
+        same: bool = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
+        return same and _is_there(uri, marker["run"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _is_there(uri: str, run_id: str) -> bool:
+    """Whether the sweep's run is there; ``False`` also where only MLflow itself can tell."""
+    file = mlflow_sqlite.file_of(uri)
+    if file is not None:
+        return mlflow_sqlite.has_run(file, run_id)
+    if not uri.startswith(("http://", "https://")):
+        return False
+    import urllib.request
+
+    with urllib.request.urlopen(f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10) as reply:
+        return bool(json.load(reply)["run"]["info"]["lifecycle_stage"] == "active")
+
+
+def _mark(result: SweepResult, marker: Mapping[str, Any]) -> None:
+    path = result.folder / MARKER
+    temporary = path.with_name(f"{MARKER}.{os.getpid()}")
+    temporary.write_text(json.dumps(marker, separators=(",", ":")))
+    temporary.replace(path)
+
+
+def _anonymous(uri: str) -> str:
+    """The URI as the marker knows it: it may hold a password."""
+    return fingerprint.digest_bytes(uri.encode())
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes, and keep others waiting for as long as the context lasts."""
+    claims = Claims(folder)
+    pause_s = 0.01
+    while isinstance(claim := claims.acquire("mlflow"), Owner):
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _WAIT_S)
+    try:
+        yield
+    finally:
+        claims.release(claim)

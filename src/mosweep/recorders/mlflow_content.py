@@ -1,0 +1,376 @@
+"""What a sweep looks like in MLflow, as plain data. Knows MLflow's vocabulary and limits, but neither imports nor calls it.
+
+A run per sweep, a run per trial below it. A trial's run shows its factors as params, its scores as metrics ``<task>/<metric>``, its
+data sets as inputs and its models as logged models: the base model as input, the fine-tuned one as output and, where it was
+evaluated, as input with the scores attached to it. Trials that share a fine-tune share its logged model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+from mosweep.core import fingerprint
+from mosweep.core.results import StageResult, SweepResult, TrialResult
+
+__all__ = ["Content", "Dataset", "Metric", "Model", "Run", "model_file", "run_digest", "sweep_id"]
+
+#: Raise it when what is written for an unchanged trial changes: everything is then recorded anew.
+FORMAT = 1
+
+#: MLflow's limits, in characters.
+_PARAM, _TAG, _KEY, _DIGEST = 6000, 8000, 250, 32
+
+_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "running": "RUNNING", "pending": "SCHEDULED", "cancelled": "KILLED"}
+#: Kinds of stages that never leave a model.
+_NO_MODEL = ("data", "eval")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that went into a run; ``context`` is ``training`` or ``eval``."""
+
+    name: str
+    digest: str
+    source: str
+    profile: str | None
+    context: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One value; ``model`` is the key of the model that it tells about, ``dataset`` what it was measured on."""
+
+    name: str
+    value: float
+    time_ms: int
+    step: int = 0
+    model: str | None = None
+    dataset: Dataset | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment, ``source`` names the trial it comes from."""
+
+    key: str
+    name: str
+    type: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    created_ms: int
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: of a trial, or of the sweep as a whole (``trial`` is then empty). ``files`` are its small text artifacts."""
+
+    trial: str
+    name: str
+    status: str
+    start_ms: int
+    end_ms: int | None
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
+    datasets: tuple[Dataset, ...] = ()
+    inputs: tuple[Model, ...] = ()
+    outputs: tuple[Model, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def sweep(self) -> str:
+        """Identity of the sweep that the run belongs to."""
+        return self.tags["mosweep.sweep"]
+
+
+def sweep_id(result: SweepResult) -> str:
+    """Identity of a sweep among MLflow's runs: that of its folder."""
+    return fingerprint.digest_bytes(str(result.folder.absolute()).encode())[:32]
+
+
+def run_digest(result: SweepResult | TrialResult) -> str:
+    """Changes whenever the run should be written again."""
+    if isinstance(result, TrialResult):
+        return f"{FORMAT}-{result.digest}"
+    return f"{FORMAT}-{fingerprint.digest_bytes(''.join(trial.digest for trial in result.trials).encode())}"
+
+
+@dataclass(frozen=True)
+class Content:
+    """The runs of a sweep, made one by one as they are asked for."""
+
+    result: SweepResult
+    _models: dict[str, Model] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def sweep_run(self) -> Run:
+        """The run of the sweep as a whole."""
+        result = self.result
+        seen = {trial.status for trial in result.trials}
+        status = "running" if seen & {"running", "pending"} else next((s for s in ("failed", "cancelled") if s in seen), "succeeded")
+        spans = [span for trial in result.trials for span in _spans(trial.stages)]
+        counts = {f"mosweep.trials.{s}": str(sum(t.status == s for t in result.trials)) for s in sorted(seen)}
+        end = max((end for _, end in spans), default=_now())
+        return Run(
+            trial="",
+            name=result.folder.name,
+            status=_STATUS[status],
+            start_ms=min((start for start, _ in spans), default=end),
+            end_ms=None if status == "running" else end,
+            tags={**self._tags("", str(result.folder), run_digest(result)), "mosweep.status": status, **counts},
+            files=_files(result.folder, "experiment.yaml", {"design.json": result.design} if result.design else {}),
+        )
+
+    def trial_run(self, trial: TrialResult) -> Run:
+        """The run of one trial."""
+        spans = _spans(trial.stages)
+        end = max((end for _, end in spans), default=_now())
+        done = trial.status not in ("running", "pending")
+        datasets = self._datasets(trial)
+        metrics, evaluated = self._scores(trial, datasets)
+        outputs = [self._model(stage) for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"]
+        bases = [self._model(stage) for stage in trial.stages if _leaves_model(stage) and stage.kind == "model"]
+        return Run(
+            trial=trial.name,
+            name=trial.name[:_KEY],
+            status=_STATUS[trial.status],
+            start_ms=end - sum(b - a for a, b in spans),  # the work it took, however long ago a shared stage was made
+            end_ms=end if done else None,
+            params=_params(trial),
+            tags=self._trial_tags(trial),
+            metrics=metrics,
+            datasets=tuple({(d.name, d.digest): d for d in reversed(datasets.values())}.values()),
+            inputs=_unique([*bases, *evaluated]),
+            outputs=_unique(outputs),
+            files=_files(trial.folder, "config.yaml", {"summary.json": _summary(trial)}),
+        )
+
+    def _tags(self, trial: str, folder: str, digest: str) -> dict[str, str]:
+        return {"mosweep.sweep": sweep_id(self.result), "mosweep.trial": trial, "mosweep.folder": folder, "mosweep.digest": digest}
+
+    def _trial_tags(self, trial: TrialResult) -> dict[str, str]:
+        tags = self._tags(trial.name, str(trial.folder), run_digest(trial))
+        tags |= {"mosweep.id": trial.id, "mosweep.status": trial.status, "mosweep.control": str(trial.control).lower()}
+        if _is_dummy(trial.stages):
+            tags["mosweep.dummy"] = "true"
+        for stage in trial.stages:
+            tags[_name(f"mosweep.stage.{stage.label}")] = stage.key
+            if stage.error:
+                tags["mosweep.error"] = f"{stage.label}: {stage.error}"[:_TAG]
+        return tags
+
+    @cached_property
+    def _users(self) -> dict[str, list[TrialResult]]:
+        """The trials that have a stage, by the stage's key."""
+        users: dict[str, list[TrialResult]] = defaultdict(list)
+        for trial in self.result.trials:
+            for stage in trial.stages:
+                if _leaves_model(stage):
+                    users[stage.key].append(trial)
+        return users
+
+    def _model(self, stage: StageResult) -> Model:
+        """The logged model of a stage, named by the factors that all its trials have in common."""
+        if stage.key not in self._models:
+            users = self._users[stage.key]
+            facts, base = stage.facts, stage.kind == "model"
+            first, *others = [_params(user) for user in users]
+            shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
+            varied = {_name(factor) for factor in users[0].factors}
+            factors = [f"{k}={v}" for k, v in shared.items() if k in varied]
+            tags = {"mosweep.key": stage.key, "mosweep.stage": stage.label, "mlflow.model.isExternal": "true"}
+            for fact in ("model_id", "uri", "base"):
+                if isinstance(facts.get(fact), str):
+                    tags[f"mosweep.{fact}"] = facts[fact][:_TAG]
+            if stage.folder:
+                tags["mosweep.folder"] = str(stage.folder)
+            if facts.get("dummy"):
+                tags["mosweep.dummy"] = "true"
+            own = _called(facts, "name", "model", "model_id") or stage.label
+            self._models[stage.key] = Model(
+                key=stage.key,
+                name=_model_name(own if base or not factors else ",".join(factors)),
+                type="base" if base else stage.kind,
+                params={k: v for k, v in shared.items() if k in ("model", "dummy") or not base and k in varied | {"dataset"}},
+                tags=tags,
+                created_ms=_finished(stage),
+                source=None if base else users[0].name,
+            )
+        return self._models[stage.key]
+
+    def _base_model(self, stage: StageResult) -> Model | None:
+        """The base model of an evaluation that no stage prepared: known by its id alone."""
+        identity = _called(stage.facts, "model_id", "model")
+        if identity is None:
+            return None
+        key = f"base:{identity}"
+        dummy = {"dummy": "true"} if stage.facts.get("dummy") else {}
+        tags = {"mosweep.key": key, "mosweep.model_id": identity, "mlflow.model.isExternal": "true"}
+        tags |= {f"mosweep.{k}": v for k, v in dummy.items()}
+        return self._models.setdefault(key, Model(key, _model_name(identity), "base", {"model": identity, **dummy}, tags, _finished(stage)))
+
+    def _datasets(self, trial: TrialResult) -> dict[str, Dataset]:
+        """Data sets by the key of their stage."""
+        trained_on = {key for stage in trial.stages if stage.kind not in _NO_MODEL for key in stage.needs.values()}
+        found = {}
+        for stage in trial.stages:
+            if stage.kind == "data" and stage.record:
+                facts = stage.facts
+                digest = facts.get("digest") or stage.record["artifact_digest"]
+                rows = facts.get("rows")
+                found[stage.key] = Dataset(
+                    name=_called(facts, "name", "dataset") or _configured(stage, "dataset") or stage.label,
+                    digest=str(digest)[:_DIGEST],
+                    source=json.dumps({"uri": str(stage.folder or "")}),
+                    profile=json.dumps({"num_rows": rows}) if rows is not None else None,
+                    context="training" if stage.key in trained_on else "eval",
+                )
+        return found
+
+    def _scores(self, trial: TrialResult, datasets: Mapping[str, Dataset]) -> tuple[tuple[Metric, ...], list[Model]]:
+        """The metrics of a trial, and the models that they tell about."""
+        metrics: dict[tuple[str, int], Metric] = {}
+        evaluated = []
+        models = {stage.key: stage for stage in trial.stages if _leaves_model(stage)}
+        for stage in trial.stages:
+            time_ms = _finished(stage)
+            for step, value in stage.facts.get("loss", ()) if stage.kind not in _NO_MODEL else ():
+                metrics["train/loss", int(step)] = Metric("train/loss", float(value), time_ms, int(step))
+            if stage.kind != "eval" or not stage.record:
+                continue
+            tuned = next((models[key] for key in stage.needs.values() if key in models), None)
+            model = self._model(tuned) if tuned else self._base_model(stage)
+            dataset = next((datasets[key] for key in stage.needs.values() if key in datasets), next(iter(datasets.values()), None))
+            if model:
+                evaluated.append(model)
+            for name, value in stage.facts["metrics"].items():
+                if isinstance(value, int | float):
+                    full = _name(f"{stage.facts['task']}/{name}")
+                    metrics[full, 0] = Metric(full, float(value), time_ms, 0, model.key if model else None, dataset)
+        return tuple(metrics.values()), evaluated
+
+
+def model_file(model: Model, model_id: str, run_id: str | None, location: str) -> bytes:
+    """The ``MLmodel`` file of a model that lies elsewhere, which makes it registrable. JSON, hence also YAML."""
+    created = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(model.created_ms / 1000))
+    any_input = '[{"type": "boolean", "required": true}]'
+    data = {
+        "artifact_path": location,
+        "flavors": {},
+        "metadata": {"mlflow.model.isExternal": True},
+        "model_id": model_id,
+        "model_uuid": model_id,
+        "run_id": run_id,
+        "signature": {"inputs": any_input, "outputs": any_input, "params": None},
+        "utc_time_created": created,
+    }
+    return json.dumps(data, indent=0).encode()
+
+
+def _params(trial: TrialResult) -> dict[str, str]:
+    """The factors; model, data set and task even where they do not vary; and whether it was only pretended."""
+    params = {_name(factor): _text(value)[:_PARAM] for factor, value in trial.factors.items()}
+    for name in ("model", "dataset"):
+        value = next((v for stage in trial.stages if (v := _of_stage(stage, name))), None)
+        if value and name not in params:
+            params[name] = value[:_PARAM]
+    tasks = dict.fromkeys(str(stage.facts["task"]) for stage in trial.stages if stage.kind == "eval" and stage.record)
+    if tasks and "task" not in params:
+        params["task"] = ",".join(tasks)[:_PARAM]
+    if _is_dummy(trial.stages):
+        params["dummy"] = "true"
+    return params
+
+
+def _of_stage(stage: StageResult, name: str) -> str | None:
+    """The model's or data set's name as a stage tells it."""
+    own = _called(stage.facts, "name") if stage.kind == {"model": "model", "dataset": "data"}[name] else None
+    return own or _configured(stage, name)
+
+
+def _configured(stage: StageResult, name: str) -> str | None:
+    config = stage.record.get("payload", {}).get("config", {}) if stage.record else {}
+    value = config.get(name)
+    return _called(value, "name") if isinstance(value, Mapping) else value if isinstance(value, str) else None
+
+
+def _called(facts: Mapping[str, Any], *names: str) -> str | None:
+    return next((facts[name] for name in names if isinstance(facts.get(name), str) and facts[name]), None)
+
+
+def _summary(trial: TrialResult) -> dict[str, Any]:
+    stages = [
+        {
+            "label": stage.label,
+            "kind": stage.kind,
+            "key": stage.key,
+            "status": stage.status,
+            "folder": str(stage.folder) if stage.folder else None,
+            "log": str(stage.log) if stage.log else None,
+            "error": stage.error,
+        }
+        for stage in trial.stages
+    ]
+    head = {"name": trial.name, "id": trial.id, "factors": trial.factors, "control": trial.control, "dummy": _is_dummy(trial.stages)}
+    return {**head, "status": trial.status, "metrics": trial.metrics, "stages": stages}
+
+
+def _files(folder: Any, copied: str, made: Mapping[str, Any]) -> dict[str, bytes]:
+    files = {name: json.dumps(data, indent=1, default=str).encode() for name, data in made.items()}
+    try:
+        files[copied] = (folder / copied).read_bytes()
+    except OSError:  # not there: a sweep made by the library, or an old one
+        pass
+    return files
+
+
+def _leaves_model(stage: StageResult) -> bool:
+    return stage.record is not None and stage.kind not in _NO_MODEL
+
+
+def _is_dummy(stages: Iterable[StageResult]) -> bool:
+    return any(stage.facts.get("dummy") for stage in stages)
+
+
+def _unique(models: Iterable[Model]) -> tuple[Model, ...]:
+    return tuple({model.key: model for model in models}.values())
+
+
+def _spans(stages: Iterable[StageResult]) -> list[tuple[int, int]]:
+    """When the recorded stages ran, in milliseconds."""
+    records = (stage.record for stage in stages)
+    return [(_ms(r["started"]), _ms(r["finished"])) for r in records if r and "started" in r and "finished" in r]
+
+
+def _finished(stage: StageResult) -> int:
+    return _ms(stage.record["finished"]) if stage.record and "finished" in stage.record else _now()
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _now() -> int:
+    return _ms(time.time())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+@lru_cache(4096)
+def _name(text: str) -> str:
+    """``text`` as MLflow accepts it for params, metrics and tags."""
+    return "/".join(part for part in re.sub(r"[^\w\-. :/]", "_", text).split("/") if part not in ("", ".", ".."))[:_KEY] or "_"
+
+
+def _model_name(text: str) -> str:
+    return re.sub(r"[/:.%\"']", "_", text)[:_KEY]

@@ -1,0 +1,208 @@
+"""Data sets: built by the task's ``data.py``, or brought in from files. Either way once, however many trials want them.
+
+What a data stage leaves is the folder ``data`` with ``train.jsonl`` (OpenAI's chat format) and whatever else belongs to it.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib.util
+import inspect
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mosweep.core import fingerprint
+from mosweep.core.errors import ConfigError, StageError, choices
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.types import Context, Stage
+from mosweep.paths import own_and_shipped
+from mosweep.stages.base import Setting
+
+__all__ = ["BuildData", "ImportData", "code_digest", "data_stage", "task_folder"]
+
+TRAIN = "train.jsonl"
+
+
+@dataclass(frozen=True)
+class BuildData:
+    """Calls ``data.build(dataset, folder)`` of a task. The digest of the code stands for it in the key."""
+
+    task: str
+    dataset: str
+    code: str
+    folder: str = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "data"
+    version: ClassVar[int] = 1
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves the folder ``data``."""
+        out = context.out / "data"
+        out.mkdir()
+        build = _load_build(Path(self.folder) / "data.py")
+        returned = await asyncio.to_thread(build, self.dataset, out)
+        if inspect.isawaitable(returned):
+            await returned
+        return {"task": self.task, **await _described(self.dataset, out, f"{self.folder}/data.py: build({self.dataset!r}, …)")}
+
+
+@dataclass(frozen=True)
+class ImportData:
+    """Copies a user's own file or folder; its content stands for it in the key. The original stays where it is."""
+
+    dataset: str
+    digest: str
+    path: str = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "data"
+    version: ClassVar[int] = 1
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves the folder ``data``."""
+        out, source = context.out / "data", Path(self.path)
+        if source.is_dir():
+            await asyncio.to_thread(shutil.copytree, source, out)
+        else:
+            out.mkdir()
+            await asyncio.to_thread(shutil.copyfile, source, out / (TRAIN if source.suffix == ".jsonl" else source.name))
+        return await _described(self.dataset, out, self.path)
+
+
+def data_stage(setting: Setting) -> Stage:
+    """The stage that provides the trial's data set."""
+    config = setting.config
+    name = config.dataset.name
+    path = config.dataset.path or _found(config.data_dir, name)
+    work: BuildData | ImportData
+    if path is not None:
+        source = Path(path)
+        if not source.exists() and config.data_dir and (Path(config.data_dir) / path).exists():
+            source = Path(config.data_dir) / path
+        if not source.exists():
+            raise ConfigError("dataset.path", path, "no such file or folder")
+        work = ImportData(name, _content_digest(source.resolve()), str(source.resolve()))
+    else:
+        folder = task_folder(config.task.name, config.tasks_dir)
+        if not (folder / "data.py").exists():
+            raise ConfigError("dataset", name, f"the task has no data.py to build it ({folder}), and there is no dataset.path")
+        valid = _names(folder / "data.py")
+        if valid and name not in valid:
+            raise ConfigError("dataset", name, f"the task {config.task.name} builds no such data set; {choices(name, valid)}")
+        work = BuildData(config.task.name, name, code_digest(folder, "data.py"), str(folder))
+    return Stage("data", work, resources=setting.resources("data"))
+
+
+@cache
+def task_folder(name: str, tasks_dir: str | None) -> Path:
+    """The folder of task ``name``: in ``tasks_dir`` if given, in ``./tasks``, or shipped."""
+    places = [*([Path(tasks_dir)] if tasks_dir else []), *own_and_shipped("tasks")]
+    if tasks_dir and not Path(tasks_dir).is_dir():
+        raise ConfigError("tasks_dir", tasks_dir, "no such folder")
+    for place in places:
+        if (place / name / "eval.py").exists() or (place / name / "data.py").exists():
+            return (place / name).resolve()
+    valid = {path.parent.name for place in places for path in place.glob("*/eval.py")}
+    raise ConfigError("task", name, f"no task folder of that name in {', '.join(map(str, places))}; {choices(name, valid)}")
+
+
+@cache
+def code_digest(folder: Path, main: str) -> str:
+    """Digest of a task's code as far as ``main`` (``data.py`` or ``eval.py``) may use it: itself and the modules beside it."""
+    other = {"data.py": "eval.py", "eval.py": "data.py"}[main]
+    uses_other = any(word in (folder / main).read_text() for word in (f"import {other[:-3]}", f"from {other[:-3]}", f".{other[:-3]}"))
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*.py") if "__pycache__" not in path.parts]
+    return fingerprint.digest_tree(folder, [name for name in names if name != other or uses_other])
+
+
+def _found(data_dir: str | None, name: str) -> str | None:
+    """The data set ``name`` in the user's ``data_dir``, if it is there."""
+    if data_dir is None:
+        return None
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise ConfigError("data_dir", data_dir, "no such folder")
+    return next((str(folder / entry) for entry in (name, f"{name}.jsonl", f"{name}.json") if (folder / entry).exists()), None)
+
+
+@cache
+def _content_digest(source: Path) -> str:
+    if source.is_file():
+        return fingerprint.digest_file(source)
+    names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
+    return fingerprint.digest_tree(source, names)
+
+
+@cache
+def _names(data_py: Path) -> tuple[str, ...]:
+    """The names in a literal ``DATASETS`` of ``data.py``, read without running it; empty if it has none."""
+    try:
+        tree = ast.parse(data_py.read_text())
+    except SyntaxError as error:
+        raise ConfigError("task", data_py, f"line {error.lineno} is not Python: {error.msg}") from None
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == "DATASETS" for target in targets):
+            try:
+                return tuple(map(str, ast.literal_eval(node.value)))  # type: ignore[attr-defined]
+            except (ValueError, TypeError):
+                return ()
+    return ()
+
+
+def _load_build(path: Path) -> Any:
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # so that data.py finds the modules beside it
+    spec = importlib.util.spec_from_file_location(f"mosweep_task_{path.parent.name}_{fingerprint.digest_file(path)[:8]}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    build = getattr(module, "build", None)
+    if build is None:
+        raise StageError(f"{path} has no function build(dataset, data_dir)")
+    return build
+
+
+async def _described(name: str, folder: Path, origin: str) -> dict[str, Any]:
+    """Checks what is in ``folder``, splits a JSON file of splits, and returns the facts."""
+    from mosweep.datasets.jsonl import JSONLDataset
+
+    if not (folder / TRAIN).exists():
+        _split(folder, origin)
+    training = await JSONLDataset.load(folder / TRAIN)
+    files = {path.name: _rows(path) for path in sorted(folder.glob("*.jsonl"))}
+    return {
+        "name": name,
+        "folder": "data",
+        "rows": len(training),
+        "files": files,
+        "digest": fingerprint.digest_file(folder / TRAIN),
+    }
+
+
+def _rows(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _split(folder: Path, origin: str) -> None:
+    """Write ``<split>.jsonl`` for every split of the one JSON file in ``folder``."""
+    expected = f"expected {TRAIN}, or one JSON file holding the splits"
+    files = [path for path in folder.iterdir() if path.suffix == ".json"]
+    if len(files) != 1:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise StageError(f"{origin} left {there}: {expected}")
+    data = json.loads(files[0].read_text())
+    splits = data if isinstance(data, dict) else {"train": data}
+    if not isinstance(splits.get("train"), list):
+        raise StageError(f"{origin} left {files[0].name} without a split 'train': {expected}")
+    for split, rows in splits.items():
+        if isinstance(rows, list):
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{split}.jsonl").write_text(text)

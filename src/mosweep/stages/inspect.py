@@ -1,0 +1,163 @@
+"""``eval=inspect``: evaluations with Inspect AI, one stage per task, so that a task added to a suite runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mosweep.core.errors import ConfigError
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.types import Context, Stage
+from mosweep.evals.inspect_options import inspect_options
+from mosweep.evals.task_signature import check_arguments, task_signature
+from mosweep.stages.base import Setting
+from mosweep.stages.data import code_digest, data_stage, task_folder
+from mosweep.stages.model import ModelSource, base_model, folder_of
+
+__all__ = ["InspectEval", "InspectEvaluation"]
+
+#: Options that change how quickly an evaluation runs, not what it measures.
+_PACE = frozenset(
+    "max_connections max_samples max_subprocesses max_sandboxes max_retries timeout attempt_timeout stream_idle_timeout "
+    "adaptive_connections max_dataset_memory sandbox_cleanup sandbox_prebuilt tags log_images log_model_api log_refusals cache_prompt "
+    "batch model_base_url".split()
+)
+
+
+@dataclass(frozen=True)
+class InspectEval:
+    """One Inspect task on one model."""
+
+    task: str
+    code: str | None
+    arguments: Mapping[str, Any]
+    options: Mapping[str, Any]
+    data_ext: str
+    source: ModelSource | None
+    model: str = field(metadata=unkeyed)
+    target: str = field(metadata=unkeyed)
+    pace: Mapping[str, Any] = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "eval"
+    version: ClassVar[int] = 1
+    runtime: ClassVar[str] = "inspect"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves the ``.eval`` log and ``samples.jsonl``."""
+        from mosweep.evals.inspect import InspectEvalBackend
+
+        name, model_args = self._reached(context)
+        data = context.inputs.get("data")
+        backend = InspectEvalBackend(context.out, {**self.options, **self.pace})
+        job = await backend.evaluate(
+            name,
+            self.target,
+            task_args=self.arguments,
+            model_args=model_args,
+            data_path=data.folder / str(data.facts["folder"]) if data else None,
+            data_ext=self.data_ext,
+        )
+        results = await job.wait()
+        [(task, metrics)] = results.metrics.items()
+        scores = {metric: value for metric, value in metrics.items() if metric != "n"}
+        facts: dict[str, Any] = {"task": self.task, "inspect_task": task, "model_id": self._model_id(context), "metrics": scores}
+        facts |= {"n": int(metrics["n"]), "eval_log": Path((results.logs or {})[task]).name}
+        if data:
+            facts["dataset"] = {"name": data.facts["name"], "digest": data.facts["digest"]}
+        return facts
+
+    def _model_id(self, context: Context) -> str:
+        tuned = context.inputs.get("tuned")
+        return str(tuned.facts["model_id"]) if tuned else self.model
+
+    def _reached(self, context: Context) -> tuple[str, dict[str, Any]]:
+        """Inspect's name for the model, and its arguments."""
+        tuned = context.inputs.get("tuned")
+        if tuned and "adapter" not in tuned.facts:
+            return str(tuned.facts["inspect"]), {}
+        if self.source is not None and self.source.inspect:
+            return self.source.inspect, {}
+        arguments = {"base": str(folder_of(context, self.source))}
+        if tuned:
+            arguments["adapter"] = str(tuned.folder / str(tuned.facts["adapter"]))
+        return f"mosweep/{self.model}", arguments
+
+
+@dataclass(frozen=True)
+class InspectEvaluation:
+    """The group ``eval=inspect``.
+
+    ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect knows; by default the trial's
+    own task. All are given the trial's data set, if they take ``data_path``.
+    """
+
+    tasks: Sequence[str] | None = None
+
+    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
+        """One stage per evaluation task."""
+        names = list(self.tasks) if self.tasks else [setting.config.task.name]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice or not names:
+            raise ConfigError("eval.tasks", list(names), f"names {', '.join(sorted(twice)) or 'nothing'} {'twice' if twice else ''}".strip())
+        return [self._stage(setting, tuned, name) for name in names]
+
+    def _stage(self, setting: Setting, tuned: Stage | None, name: str) -> Stage:
+        config = setting.config
+        options = inspect_options(config.inspect)
+        made, source = base_model(setting)
+        needs = {"tuned": tuned} if tuned else {}
+        needs |= {"model": made} if made else {}
+        chosen = {**options.eval, **options.generate}
+        arguments, code, target = dict(options.task_args), None, name
+        data_ext = "jsonl"
+        folder = _folder(name, config.tasks_dir)
+        if folder is not None:
+            defaults = dict(_defaults(folder / "eval.yaml"))
+            signature = task_signature(folder / "eval.py")
+            data_ext = str(defaults.get("data_ext", data_ext))
+            if not signature.takes("data_ext"):
+                defaults.pop("data_ext", None)
+            arguments = {**defaults, **arguments}
+            wants_data = signature.takes("data_path") and "data_path" not in arguments
+            check_arguments(signature, {**arguments, **({"data_path": ""} if wants_data else {})})
+            code, target = code_digest(folder, "eval.py"), str(folder)
+            if wants_data:
+                needs["data"] = data_stage(setting)
+        work = InspectEval(
+            model=config.model.name,
+            task=name,
+            code=code,
+            arguments=arguments,
+            options={k: v for k, v in chosen.items() if k not in _PACE} | ({"model_args": dict(options.model_args)} if options.model_args else {}),
+            data_ext=data_ext,
+            source=source,
+            target=target,
+            pace={k: v for k, v in chosen.items() if k in _PACE},
+        )
+        return Stage(setting.eval_label(name), work, needs, setting.resources("eval"))
+
+
+def _folder(name: str, tasks_dir: str | None) -> Path | None:
+    """The task folder that ``name`` means, by path or by name; ``None`` for what Inspect finds by itself."""
+    if Path(name).is_dir() and "/" in name:
+        return Path(name).resolve()
+    return None if set("/:@") & set(name) else task_folder(name, tasks_dir)
+
+
+@cache
+def _defaults(path: Path) -> dict[str, Any]:
+    """The task's default arguments."""
+    if not path.exists():
+        return {}
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError("task", path, f"is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError("task", path, "expected a mapping of task arguments")
+    return {str(key): value for key, value in data.items()}

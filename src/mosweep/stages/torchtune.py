@@ -1,0 +1,133 @@
+"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipe, one process per run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mosweep.core.errors import ConfigError, choices
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.types import Context, Stage
+from mosweep.paths import own_and_shipped
+from mosweep.stages.base import Setting
+from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.model import ModelSource, base_model, folder_of
+from mosweep.training import torchtune_config
+
+__all__ = ["TorchtuneBackend", "TorchtuneFinetune", "native_config"]
+
+
+@dataclass(frozen=True)
+class TorchtuneFinetune:
+    """One run of a torchtune recipe. ``config`` is the native configuration without anything that is not the science."""
+
+    config: Mapping[str, Any]
+    recipe: str
+    merged: bool
+    source: ModelSource | None
+    model: str = field(metadata=unkeyed)
+    python: str = field(metadata=unkeyed)
+    device: str | None = field(metadata=unkeyed)
+    environment: Mapping[str, str] = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses."""
+        from mosweep.training.torchtune import TorchtuneTrainingBackend
+
+        data = context.inputs["data"]
+        backend = TorchtuneTrainingBackend(
+            self.config, context.out, self.python, self.recipe, self.environment, self.device, self.merged
+        )
+        run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, folder_of(context, self.source), suffix=context.key[:12])
+        try:
+            await run.wait()
+        finally:
+            await run.cancel()
+        result = run.result()
+        return {
+            "model_id": f"torchtune/{self.model}@{context.key[:12]}",
+            "inspect": f"mosweep/{self.model}",
+            "adapter": "adapter",
+            "steps": result.steps,
+            "final_loss": result.final_loss,
+            "loss": [list(point) for point in result.losses],
+            "seconds": result.seconds,
+            "train_seconds": result.train_seconds,
+            "device": result.device,
+            "dtype": result.dtype,
+            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+        }
+
+
+@dataclass(frozen=True)
+class TorchtuneBackend:
+    """The group ``backend=torchtune``."""
+
+    recipe: str = "lora_finetune_single_device"
+    config: str | None = None
+    python: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    merged: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial, on its data set and base model."""
+        made, source = base_model(setting)
+        needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
+        config = native_config(setting, self.config)
+        device = None if self.device == "auto" else self.device
+        work = TorchtuneFinetune(
+            model=setting.config.model.name,
+            config={key: value for key, value in config.items() if key != "device"},
+            recipe=self.recipe,
+            merged=self.merged,
+            source=source,
+            python=self.python or sys.executable,
+            device=device or config.get("device"),
+            environment=self.environment,
+        )
+        return Stage("finetune", work, needs, setting.resources("finetune"))
+
+
+def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
+    """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ← ``torchtune.<path>``.
+
+    A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it is given itself.
+    """
+    config = setting.config
+    lora, optim = config.lora, config.optim
+    layer = {
+        "model.lora_rank": lora.rank,
+        "model.lora_alpha": lora.alpha_in_force,
+        "model.lora_dropout": lora.dropout,
+        "optimizer.lr": optim.lr,
+        "optimizer.weight_decay": optim.weight_decay,
+        "lr_scheduler.num_warmup_steps": optim.warmup_steps,
+        "batch_size": optim.batch_size,
+        "epochs": optim.epochs,
+        "max_steps_per_epoch": optim.max_steps_per_epoch,
+        "seed": config.seed,
+    }
+    given = {key: value for key, value in layer.items() if value is not None}
+    recipe = _recipe(path or config.model.recipe or config.model.name)
+    return torchtune_config.merge(torchtune_config.merge(recipe, given), config.torchtune)
+
+
+@cache
+def _recipe(name: str) -> dict[str, Any]:
+    """The native defaults called ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the user's or shipped."""
+    if name.endswith((".yaml", ".yml")):
+        return torchtune_config.load_recipe(name)
+    folders = [folder / "torchtune" for folder in own_and_shipped("recipes")]
+    for folder in folders:
+        if (folder / f"{name}.yaml").exists():
+            return torchtune_config.load_recipe(folder / f"{name}.yaml")
+    valid = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    raise ConfigError("model.recipe", name, f"no file recipes/torchtune/{name}.yaml; {choices(name, valid)}")

@@ -1,0 +1,5 @@
+"""Fine-tuning backends."""
+
+from mosweep.training.base import RunStatus, TrainingBackend, TrainingRun
+
+__all__ = ["RunStatus", "TrainingBackend", "TrainingRun"]

@@ -1,0 +1,116 @@
+"""A process that outlives us and tells any later process how it ended, through files in a folder.
+
+A shell in a session of its own runs the command and writes its exit status to ``exit`` when it is done, so that the outcome is
+known even if the command was killed; ``process.json`` says which process that shell is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+__all__ = ["Detached"]
+
+_EXIT, _PROCESS, _CANCELLED = "exit", "process.json", "cancelled"
+_SHELL = '"$@"; code=$?; echo $code > "$0.part" && mv "$0.part" "$0"'
+
+
+@dataclass(frozen=True)
+class Detached:
+    """A detached command. ``folder`` holds its files; ``pid`` (the shell's) leads its process group on ``host``."""
+
+    folder: Path
+    pid: int
+    started: str
+    host: str
+
+    @classmethod
+    def start(cls, command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> Self:
+        """Run ``command`` with its output appended to ``log``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            "/bin/sh",
+            ["/bin/sh", "-c", _SHELL, str(folder.resolve() / _EXIT), *command],
+            dict(environment),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        process = cls(folder, pid, _start_time(pid) or "", socket.gethostname())
+        known = asdict(process) | {"folder": None}
+        (folder / _PROCESS).write_text(json.dumps(known) + "\n")
+        return process
+
+    @classmethod
+    def attach(cls, folder: Path) -> Self:
+        """The command that was started in ``folder``, perhaps by another process."""
+        return cls(**json.loads((folder / _PROCESS).read_text()) | {"folder": folder})
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether ``cancel`` ended it."""
+        return (self.folder / _CANCELLED).exists()
+
+    def exit_status(self) -> int | None:
+        """``None`` while it runs; then the command's exit status, as a shell reports it (128 + signal).
+
+        -1 if the process vanished without a word, as when its machine's whole process group was killed.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return int((self.folder / _EXIT).read_text())
+        if self._alive():
+            return None
+        with contextlib.suppress(FileNotFoundError):  # it may have ended between the two looks
+            return int((self.folder / _EXIT).read_text())
+        return -1
+
+    def cancel(self, grace_s: float = 3.0) -> None:
+        """End the command and all it started: politely, then after ``grace_s`` seconds by force."""
+        if self.exit_status() is not None:
+            return
+        if self.host != socket.gethostname():
+            raise OSError(f"process {self.pid} runs on {self.host} and can only be ended there")
+        (self.folder / _CANCELLED).touch()
+        deadline = time.monotonic() + grace_s
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                self._alive()  # reaps the shell if it is our child
+                os.killpg(self.pid, 0)
+                time.sleep(0.02)
+            os.killpg(self.pid, signal.SIGKILL)
+        self._alive()
+
+    def _alive(self) -> bool:
+        if self.host != socket.gethostname():
+            return True  # only its files can tell
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+        return _start_time(self.pid) == self.started
+
+
+def _start_time(pid: int) -> str | None:
+    """When ``pid`` started, in clock ticks since boot, so that a reused pid is told apart; ``None`` if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        try:  # no /proc: existence is all that can be asked
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
