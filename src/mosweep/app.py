@@ -25,6 +25,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mosweep.config import Config
 from mosweep.compose import Composer, missing_key
 from mosweep.core.errors import ConfigError, StageError, UserError, choices
 from mosweep.core.results import SweepResult, TrialResult
@@ -34,7 +35,7 @@ from mosweep.launchers.local import Local
 from mosweep.paths import own_and_shipped, shipped
 from mosweep.secrets import refuse_secrets
 
-__all__ = ["Design", "compose_design", "hydra_main"]
+__all__ = ["Design", "compose_design", "hydra_main", "launch", "planned", "sweep"]
 
 CONFIG_NAME = "config"
 
@@ -150,6 +151,19 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
         returned = sweeper.sweep(arguments=arguments)
         callbacks.on_multirun_end(config=config, config_name=name)
     return returned if isinstance(returned, int) else 0
+
+
+def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
+    """The trials that ``mosweep -m overrides`` would run; writes nothing."""
+    overrides = [_json_quoted(override) for override in overrides]
+    refuse_secrets(overrides)
+    with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
+        config = hydra.compose_config(CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        arguments = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        assert isinstance(arguments, list)
+        design = Design(hydra.config_loader, config, arguments)
+        trials = compose_design(config, hydra.config_loader, design.overrides, design.factor_keys)
+        return trials, Builder().config(trials[0].config)
 
 
 class Design:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mosweep.config import Config
+from mosweep.config import Config, Tracking
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
+from mosweep.core.schema import plain
 from mosweep.core.results import SweepResult
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
@@ -22,7 +23,7 @@ from mosweep.recorders.progress import Progress
 from mosweep.reports.summary import print_outcome
 from mosweep.sweep import Sweep
 
-__all__ = ["finish", "prepare", "run_trials", "store_of", "tracking_recorder"]
+__all__ = ["finish", "launch", "link_and_record", "prepare", "run_trials", "store_of", "tracking_recorder", "tracking_uri"]
 
 
 def store_of(config: Config) -> Store:
@@ -30,19 +31,24 @@ def store_of(config: Config) -> Store:
     return Store(Path(config.store.dir).absolute() if config.store.dir else home() / "store")
 
 
-def tracking_recorder(config: Config) -> list[Recorder]:
+def tracking_uri(uri: str | None) -> str:
+    """MLflow's tracking URI: the one given, by default a SQLite file in mosweep's home."""
+    return uri or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def tracking_recorder(tracking: Tracking) -> list[Recorder]:
     """The projection that the configuration asks for; none for ``tracking=none``."""
-    if config.tracking.recorder == "none":
+    if tracking.recorder == "none":
         return []
     from mosweep.recorders.mlflow import MLflowRecorder
 
-    return [MLflowRecorder.at_home(config.tracking.uri)]
+    return [MLflowRecorder(tracking_uri(tracking.uri))]
 
 
 def prepare(trials: Sequence[Trial], config: Config, folder: Path, design: Mapping[str, Any]) -> tuple[list[Trial], Store, Sweep]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
     store, sweep = store_of(config), Sweep(folder)
-    about = {**design, "tracking": {"recorder": config.tracking.recorder, "uri": config.tracking.uri}, "provenance": provenance(Path.cwd())}
+    about = {**design, "tracking": plain(config.tracking), "provenance": provenance(Path.cwd())}
     return sweep.freeze(trials, store, about), store, sweep
 
 
@@ -84,14 +90,21 @@ def finish(
     trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None
 ) -> SweepResult:
     """Link, record and print what ``trials`` have come to."""
-    known = dict(records or {})
+    result = link_and_record(trials, config.tracking, store, sweep, records or {})
+    print_outcome(result, os.path.relpath(sweep.folder))
+    return result
+
+
+def link_and_record(
+    trials: Sequence[Trial], tracking: Tracking, store: Store, sweep: Sweep, records: Mapping[str, Record]
+) -> SweepResult:
+    """Link the trials' folders to what their stages left, and record the sweep; what is known of these trials."""
+    known = dict(records)
     for key in unique_stages(trials):
         if key not in known and (record := store.read(key)):
             known[key] = record
     sweep.link(trials, known)
     result = sweep.result(known)
+    Recorders(tracking_recorder(tracking)).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}
-    mine = replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))
-    Recorders(tracking_recorder(config)).sweep_finished(SweepFinished(result))
-    print_outcome(mine, os.path.relpath(sweep.folder))
-    return mine
+    return replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))

@@ -33,8 +33,9 @@ __all__ = ["Launch", "Sweep", "find_sweep"]
 
 @dataclass(frozen=True)
 class Launch:
-    """One frozen launch: every trial with its stages, every stage in full (``Stage.spec``)."""
+    """One frozen launch: every trial with its stages, every stage in full (``Stage.spec``). ``file`` is its name in ``launches/``."""
 
+    file: str
     trials: Sequence[Mapping[str, Any]]
     stages: Mapping[str, Mapping[str, Any]]
     store: Path
@@ -98,12 +99,12 @@ class Sweep:
         found = []
         for name in order:
             with contextlib.suppress(FileNotFoundError):
-                found.append(self._launch(json.loads((folder / name).read_text())))
+                found.append(self._launch(name, json.loads((folder / name).read_text())))
         return found
 
-    def _launch(self, data: Mapping[str, Any]) -> Launch:
+    def _launch(self, name: str, data: Mapping[str, Any]) -> Launch:
         root = Path(os.path.normpath(self.folder / data["store"]))
-        return Launch(data["trials"], data["stages"], root, data["design"])
+        return Launch(name, data["trials"], data["stages"], root, data["design"])
 
     def result(self, records: Mapping[str, Record] | None = None) -> SweepResult:
         """What is known now, from launches, store and journal. ``records`` are those already at hand."""

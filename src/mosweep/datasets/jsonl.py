@@ -124,7 +124,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, _DECODER.decode(line)
             except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+                raise UserError(f"{path}, line {number}: not JSON ({_reason(error)})") from error
 
 
 def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
@@ -148,9 +148,14 @@ def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             elif text[position : position + 1] != "]":
                 raise ValueError("expected ',' or ']' after this item")
     except ValueError as error:
-        raise UserError(f"{path}, line {line}: not JSON ({error})") from error
+        raise UserError(f"{path}, line {line}: not JSON ({_reason(error)})") from error
     if text[position + 1 :].strip():
         raise UserError(f"{path}: there is more after the end of the JSON array")
+
+
+def _reason(error: ValueError) -> str:
+    """Without the line that the decoder counts, which is not the file's."""
+    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _problem(row: Any) -> str | None:

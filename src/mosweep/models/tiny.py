@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosweep.models.muon import Muon
 from mosweep.models.tokenizer import BOS, EOS, EOT, PAD, VOCABULARY, prompt_frame, write_tokenizer
 
 if TYPE_CHECKING:
@@ -126,14 +127,15 @@ def _pretrain(size: TinyArchitecture, seed: int, log: Callable[[str], None]) -> 
     accuracy = 0.0
     random, held_out = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     weights = _initial_weights(size, random)
-    muon = _Muon([weight for name, weight in weights.items() if weight.ndim == 2 and "embed" not in name])
+    muon = Muon([weight for name, weight in weights.items() if weight.ndim == 2 and "embed" not in name])
     others = [weight for name, weight in weights.items() if weight.ndim == 1 or "embed" in name]
     adam = torch.optim.Adam(others, lr=0.0, betas=(0.9, 0.98), fused=True)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
     passed = 0
     for step in range(1, MOST_STEPS + 1):
         tokens, positions, targets = _words(BATCH, random)
-        loss = cross_entropy(_logits(size, _with_capitals(weights), tokens, positions).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+        logits = _logits(size, _with_capitals(weights), tokens, positions)
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
         if not math.isfinite(loss.item()):
             raise RuntimeError(f"pre-training of {size} with seed {seed} diverged: loss {loss.item()} at step {step}")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -220,7 +222,8 @@ def _words(count: int, random: Generator, *, held_out: bool = False) -> tuple[Te
 
     column = torch.arange(2 * LONGEST + len(middle)) - lengths  # 0 where the word has ended
     frame = middle[column.clamp(0, len(middle) - 1)]
-    chat = torch.where(column < 0, letter(column + lengths), torch.where(column < len(middle), frame, letter(column - len(middle))))
+    rest = torch.where(column < len(middle), frame, letter(column - len(middle)))
+    chat = torch.where(column < 0, letter(column + lengths), rest)
     answer = torch.arange(LONGEST + 1).expand(count, -1)
     targets = torch.where(answer < lengths, letter(answer), torch.where(answer == lengths, EOT, IGNORE))
     tokens = torch.cat([prefix.expand(count, -1), chat], 1)
@@ -247,7 +250,7 @@ def _logits(size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, 
         return rms_norm(x, (size.dim,), weights[f"{name}.weight"], EPSILON)
 
     def heads(x: Tensor, name: str) -> Tensor:
-        return linear(x, weights[f"{name}.weight"]).unflatten(-1, (-1, size.head_dim)).transpose(1, 2)
+        return linear(x, weights[f"{name}.weight"]).view(*x.shape[:2], -1, size.head_dim).transpose(1, 2)
 
     def rotated(x: Tensor, angle: Tensor) -> Tensor:
         half = size.head_dim // 2
@@ -288,39 +291,3 @@ def _angles(size: TinyArchitecture, positions: Tensor) -> Tensor:
     kept = ((context * fast / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
     angles = torch.outer(positions.float(), kept * fast + (1 - kept) * fast / factor)
     return torch.cat([angles, angles], -1)
-
-
-class _Muon:
-    """Muon (Jordan et al. 2024): Nesterov momentum, made orthogonal. Matrices of one shape are handled in one batch."""
-
-    def __init__(self, weights: list[Tensor], momentum: float = 0.9) -> None:
-        import torch
-
-        groups: dict[tuple[int, ...], list[Tensor]] = {}
-        for weight in weights:
-            groups.setdefault(tuple(weight.shape), []).append(weight)
-        self.momentum = momentum
-        self.groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
-
-    def step(self, rate: float) -> None:
-        import torch
-
-        with torch.no_grad():
-            for weights, mean in self.groups:
-                gradient = torch.stack([weight.grad for weight in weights if weight.grad is not None])
-                mean.lerp_(gradient, 1 - self.momentum)
-                update = gradient.lerp(mean, self.momentum)
-                rows, columns = update.shape[1:]
-                update = self.orthogonal(update.mT).mT if rows > columns else self.orthogonal(update)
-                scale = max(1.0, rows / columns) ** 0.5
-                for weight, change in zip(weights, update, strict=True):
-                    weight.sub_(change, alpha=rate * scale)
-
-    @staticmethod
-    def orthogonal(x: Tensor) -> Tensor:
-        """The wide matrices of batch ``x``, each with its singular values brought near 1 by four Newton-Schulz steps."""
-        x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-        for _ in range(4):
-            square = x @ x.mT
-            x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-        return x

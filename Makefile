@@ -1,0 +1,26 @@
+# make demo   sets up .venv and runs the main job for real: four fine-tunes, two controls, a table
+# make test   sets up .venv and runs all tests
+# make check  linter, types and import contracts
+.PHONY: demo test check bench clean
+
+demo:
+	./setup.sh
+	.venv/bin/mosweep -m model=tiny,tiny-wide lora.rank=4,64 experiment.name=demo
+
+test:
+	./setup.sh dev
+	.venv/bin/python -m pytest $(ARGS)
+
+check:
+	./setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench:
+	./setup.sh dev
+	.venv/bin/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .mosweep multirun outputs

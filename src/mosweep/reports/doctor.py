@@ -1,0 +1,102 @@
+"""``doctor``: what is installed here, what would work, and what to do about what would not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from mosweep.paths import home, shipped
+
+__all__ = ["Check", "diagnose", "diagnosis_text"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. ``works`` is ``None`` for a mere fact."""
+
+    name: str
+    works: bool | None
+    finding: str
+
+
+def diagnose() -> list[Check]:
+    """Everything worth knowing before a sweep, without importing anything heavy."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    checks = [
+        Check("python", None, f"{version} at {sys.executable}"),
+        Check("mosweep", None, f"{_version('mosweep') or 'not installed'}; conf, recipes and tasks in {shipped('conf').parent}"),
+        _home(),
+        _libraries("backend=torchtune", ["torch", "torchtune", "torchao", "torchdata", "transformers"], "torchtune"),
+        Check("backend=dummy", True, "needs nothing"),
+        _libraries("eval=inspect", ["inspect-ai"], "inspect"),
+        _libraries("tracking=mlflow", ["mlflow"], "mlflow"),
+        _torchao(),
+        _gpus(),
+        _slurm(),
+    ]
+    return checks + [_key(name, variable) for name, variable in (("OpenAI", "OPENAI_API_KEY"), ("Tinker", "TINKER_API_KEY"))]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _libraries(name: str, distributions: list[str], extra: str) -> Check:
+    missing = [distribution for distribution in distributions if _version(distribution) is None]
+    if missing:
+        return Check(name, False, f"missing {', '.join(missing)}: pip install 'mosweep[{extra}]'")
+    return Check(name, True, ", ".join(f"{distribution} {_version(distribution)}" for distribution in distributions))
+
+
+def _torchao() -> Check:
+    found = _version("torchao")
+    if found is None or _version("torchtune") is None:
+        return Check("torchao", None, "not installed")
+    minor = tuple(int(part) for part in found.split("+")[0].split(".")[:2])
+    works = (0, 13) <= minor < (0, 16)
+    return Check("torchao", works, found if works else f"{found}: torchtune 0.6.1 works with 0.13 to 0.15 only")
+
+
+def _gpus() -> Check:
+    devices = sorted(name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())
+    return Check("gpu", None, f"{len(devices)} NVIDIA" if devices else "none: torchtune trains on the CPU, fit for tiny models")
+
+
+def _slurm() -> Check:
+    found = shutil.which("sbatch")
+    if not found:
+        return Check("slurm", False, "no sbatch on this machine")
+    if importlib.util.find_spec("submitit") is None:
+        return Check("slurm", False, f"{found}, but submitit is missing: pip install 'mosweep[slurm]'")
+    return Check("slurm", True, found)
+
+
+def _home() -> Check:
+    """Claims need hard links; some network and removable file systems have none."""
+    place = home() if home().is_dir() else home().parent
+    try:
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            (Path(folder) / "a").write_text("")
+            os.link(Path(folder) / "a", Path(folder) / "b")
+    except OSError as error:
+        return Check("home", False, f"{home()}: {error.strerror}; set MOSWEEP_HOME to a folder that can be written to and has hard links")
+    return Check("home", True, str(home()))
+
+
+def _key(name: str, variable: str) -> Check:
+    return Check(name, None, f"{variable} is {'set' if os.environ.get(variable) else 'not set'}")
+
+
+def diagnosis_text(checks: list[Check]) -> str:
+    """One line per finding."""
+    marks = {True: "ok", False: "no", None: "  "}
+    return "\n".join(f"{marks[check.works]}  {check.name:<18} {check.finding}" for check in checks)
