@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -32,7 +33,7 @@ from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial
 from mosweep.experiment import Builder, design_overrides
 from mosweep.launchers.local import Local
-from mosweep.paths import own_and_shipped, shipped
+from mosweep.paths import home, own_and_shipped, shipped
 from mosweep.secrets import refuse_secrets
 
 __all__ = ["Design", "compose_design", "hydra_main", "launch", "planned", "sweep"]
@@ -44,6 +45,7 @@ def hydra_main(arguments: Sequence[str]) -> int:
     """Run the Hydra application; returns the exit status. ``UserError`` for whatever the user can mend."""
     arguments = [_json_quoted(argument) for argument in arguments]
     refuse_secrets(arguments)
+    os.environ["MOSWEEP_HOME"] = str(home())  # the same for jobs that Hydra runs in another folder
     parser = get_args_parser()
     args = parser.parse_args(arguments)
     with _Session(args.config_dir) as hydra:
@@ -84,6 +86,7 @@ class _Session:
             path.prepend("user", f"file://{folder}", "main")
         path.prepend("mosweep", "mosweep-names://", "schema")
         GlobalHydra.instance().clear()
+        version.setbase("1.3")
         return Hydra.create_main_hydra2("mosweep", path)
 
     def __exit__(self, *_: object) -> None:
@@ -174,27 +177,15 @@ class Design:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         job = _job(master, resolve=False)
-        designed = design_overrides(job.get("controls"), job.get("treatments"), job.get("seeds"))
+        designed, factor_keys = design_overrides(job.get("controls"), job.get("treatments"), job.get("seeds"))
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
         written = BasicSweeper.split_arguments(parsed, None)[0]
-        design_keys = [override.partition("=")[0] for overrides in designed for override in overrides]
         swept = [str(override.get_key_element()) for override in parsed if override.is_sweep_override()]
-        controls = {override.partition("=")[0] for override in (designed[0] if designed else [])}
-        varied = [key for key in dict.fromkeys(design_keys) if key not in controls or _varies(key, designed) or _treated(key, job)]
-        self.factor_keys = list(dict.fromkeys([*varied, *swept]))
+        self.factor_keys = list(dict.fromkeys([*factor_keys, *swept]))
         # What is written on the command line wins over the design.
-        fixed = {str(override.get_key_element()) for override in parsed}
-        self.overrides = [[*(o for o in base if o.partition("=")[0] not in fixed), *extra] for base in designed for extra in written]
-
-
-def _varies(key: str, lists: Sequence[Sequence[str]]) -> bool:
-    return len({next((o for o in overrides if o.partition("=")[0] == key), None) for overrides in lists}) > 1
-
-
-def _treated(key: str, job: Mapping[str, Any]) -> bool:
-    return not _varies(key, design_overrides(job.get("controls"), None, None)) and key not in {
-        override.partition("=")[0] for override in design_overrides(job.get("controls"), None, None)[0]
-    }
+        given = {str(override.get_key_element()) for override in parsed}
+        base = list({tuple(o for o in overrides if o.partition("=")[0] not in given): None for overrides in designed})
+        self.overrides = [[*overrides, *extra] for overrides in base for extra in written]
 
 
 def sweep(config: DictConfig, context: HydraContext, launcher: Any, arguments: Sequence[str]) -> Any:
@@ -410,8 +401,10 @@ def _json_quoted(argument: str) -> str:
     if equals and key.lstrip("+") in ("controls", "treatments") and text[:1] in "{[":
         try:
             json.loads(text)
-        except json.JSONDecodeError:
-            return argument
+        except json.JSONDecodeError as error:
+            if '":' in text.replace('" :', '":'):
+                raise ConfigError(key, text, f"is not JSON: {error.msg} at column {error.colno}") from None
+            return argument  # Hydra's own grammar: treatments={model:[a,b]}
         return f"{key}='" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
     if equals and key.lstrip("+") in ("controls", "treatments") and text.startswith("@"):
         return f"{key}='{text}'"
@@ -434,7 +427,7 @@ class explained:  # noqa: N801 - reads as a statement
             raise UserError(self._missing(error)) from None
         if isinstance(error, ConfigCompositionException) and (found := re.match(r"Could not override '([^']+)'", str(error))):
             raise self._unknown_key(found[1]) from None
-        if isinstance(error, HydraException | OmegaConfBaseException):
+        if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by_hydra(error):
             raise UserError(_first_lines(error)) from None
 
     def _missing(self, error: MissingConfigException) -> str:
@@ -452,6 +445,14 @@ class explained:  # noqa: N801 - reads as a statement
         except HydraException:
             config = self.hydra.compose_config(self.name, [], RunMode.MULTIRUN)
         return missing_key(key, given.partition("=")[2], config)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra refused something with a plain ``ValueError``, as it does for group choices that are no names."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return isinstance(error, ValueError) and frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
 
 
 def _first_lines(error: BaseException) -> str:

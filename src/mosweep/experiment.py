@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,29 +105,33 @@ class _Level:
         return f"{self.key}={_as_override(self.value)}"
 
 
-def design_overrides(controls: Any, treatments: Any, seeds: Any) -> list[list[str]]:
-    """The override lists of a design written as ``controls`` and ``treatments`` (see SPEC of the config keys).
+def design_overrides(controls: Any, treatments: Any, seeds: Any) -> tuple[list[list[str]], list[str]]:
+    """The override lists of a design written as ``controls``, ``treatments`` and ``seeds``, and the keys of its factors.
 
-    ``treatments`` as a mapping is crossed, as a list of mappings taken bundle by bundle. Without a design: one empty list.
+    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle. Without a design: one empty list.
     """
     fixed = [_Level(key, value).override() for key, value in _mapping("controls", controls).items()]
     data = _loaded("treatments", treatments)
-    bundles: list[list[str]]
     if isinstance(data, list):
-        bundles = [[_Level(k, v).override() for k, v in _mapping(f"treatments[{i}]", bundle).items()] for i, bundle in enumerate(data)]
+        mappings = [_mapping(f"treatments[{index}]", bundle) for index, bundle in enumerate(data)]
+        if not mappings:
+            raise ConfigError("treatments", "[]", "expected at least one bundle of levels")
+        bundles = [[_Level(key, value).override() for key, value in mapping.items()] for mapping in mappings]
+        factors = list(dict.fromkeys(key for mapping in mappings for key in mapping))
     else:
-        bundles = [[]]
-        for key, levels in _mapping("treatments", data).items():
-            if isinstance(levels, list) and not levels:
+        levels = {key: value if isinstance(value, list) else [value] for key, value in _mapping("treatments", data).items()}
+        for key, values in levels.items():
+            if not values:
                 raise ConfigError(f"treatments.{key}", "[]", "a treatment needs at least one level")
-            levels = levels if isinstance(levels, list) else [levels]
-            bundles = [[*bundle, _Level(key, level).override()] for bundle in bundles for level in levels]
+        bundles = [list(bundle) for bundle in product(*([_Level(key, v).override() for v in values] for key, values in levels.items()))]
+        factors = list(levels)
     if seeds is not None:
-        values = seeds if isinstance(seeds, list) else list(range(seeds)) if isinstance(seeds, int) else None
-        if not values or isinstance(seeds, bool):
+        values = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+        if not values or not isinstance(values, list):
             raise ConfigError("seeds", seeds, "expected a list of whole numbers, or how many")
         bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
-    return [[*fixed, *bundle] for bundle in bundles]
+        factors.append("seed")
+    return [[*fixed, *bundle] for bundle in bundles], factors
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 #: Letters per word, words to train on, words held out.
 SIZES = {"words": (5, 2000, 200), "words_small": (5, 500, 100)}
-DATASETS = tuple(SIZES)
+#: The valid names, as a literal, so that a typo is found before anything runs.
+DATASETS = ("words", "words_small")
 
 
 def build(dataset: str, data_dir: Path) -> None:

@@ -111,14 +111,10 @@ _store.store(group="hydra/sweeper", name="mosweep", node=OmegaConf.create({"_tar
 _store.store(
     group="hydra/launcher", name="local", node=OmegaConf.create({"_target_": f"{_HERE}.LocalLauncher", "workers": None}), provider="mosweep"
 )
-# Hydra closes all sections to new keys; these two are open: their keys are checked against the stage's native configuration.
+# Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options of torchtune and Inspect against
+# what the stage's native configuration has, resources by their own schema.
 _store.store(
-    name="mosweep_passthrough",
-    node=OmegaConf.create(
-        {
-            "torchtune": OmegaConf.create({}, flags={"struct": False}),
-            "inspect": OmegaConf.create({}, flags={"struct": False}),
-        }
-    ),
+    name="mosweep_open",
+    node=OmegaConf.create({name: OmegaConf.create({}, flags={"struct": False}) for name in ("torchtune", "inspect", "resources")}),
     provider="mosweep",
 )

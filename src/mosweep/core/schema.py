@@ -60,6 +60,8 @@ def build(cls: type[T], data: Any, path: str = "") -> T:
         if path and not error.key.startswith(f"{path}."):
             raise ConfigError(f"{path}.{error.key}", error.value, error.problem) from None
         raise
+    except ValueError as error:
+        raise ConfigError(path or cls.__name__, dict(data), str(error)) from None
 
 
 def build_target(data: Any, path: str) -> Any:

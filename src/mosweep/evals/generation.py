@@ -7,6 +7,7 @@ loaded base. The weights that an adapter touches are kept and put back bit by bi
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,15 +58,20 @@ class _Base:
     def __init__(self, folder: Path, device: str, dtype: str | None) -> None:
         import torch
 
-        AutoModelForCausalLM, AutoTokenizer = _auto_classes()
         self.device = device
         kind = getattr(torch, dtype) if dtype else torch.bfloat16 if device.startswith("cuda") else torch.float32
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with _lean_transformers(folder):
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers.utils import logging
+
+            hush: Any = logging.disable_progress_bar
+            hush()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True)
+        self.model = model.to(device).eval()
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True)
-        self.model = model.to(device).eval()
         self.context: int = getattr(self.model.config, "max_position_embeddings", 2048)
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends]) | {self.tokenizer.eos_token_id}
@@ -177,22 +183,25 @@ def checkpoint(base: Path, adapter: Path | None = None, device: str = "auto", dt
         yield _loaded[1]
 
 
-def _auto_classes() -> tuple[Any, Any]:
-    """Transformers' classes for causal models and tokenizers, without the import of scikit-learn (1.3 s) that they bring along.
+@contextlib.contextmanager
+def _lean_transformers(base: Path) -> Iterator[None]:
+    """While transformers imports itself: without the libraries (2 s) that loading and generating have no use for.
 
-    Transformers wants it, where it is installed, for speculative decoding only.
+    Where they are installed, transformers loads scikit-learn for speculative decoding, and torchao for quantized models.
     """
     import transformers.utils as utils
 
-    installed = utils.is_sklearn_available
-    utils.is_sklearn_available = lambda: False
+    unused = ["is_sklearn_available"]
+    if not json.loads((base / "config.json").read_text()).get("quantization_config"):
+        unused.append("is_torchao_available")
+    installed = {name: getattr(utils, name) for name in unused}
+    for name in unused:
+        setattr(utils, name, lambda *_: False)
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        yield
     finally:
-        utils.is_sklearn_available = installed
-    hush: Any = utils.logging.disable_progress_bar
-    hush()
-    return AutoModelForCausalLM, AutoTokenizer
+        for name, check in installed.items():
+            setattr(utils, name, check)
 
 
 def _identity(folder: Path, name: str) -> tuple[str, int, int]:

@@ -114,7 +114,9 @@ class InspectEvalBackend:
         data = {} if data_path is None else {"data_path": str(Path(data_path).resolve()), "data_ext": data_ext}
         plan = []
         for spec in suite:
-            signature = await asyncio.to_thread(_signature, spec)
+            if _located(spec) is None:
+                await asyncio.to_thread(_import)
+            signature = _signature(spec)
             given = {**{k: v for k, v in data.items() if signature.takes(k)}, **arguments}
             check_arguments(signature, given)
             plan.append((spec, given))
@@ -182,6 +184,7 @@ def _import() -> None:
 
 async def _evaluate(spec: str, given: Mapping[str, Any], model: Model, folder: Path, options: InspectOptions) -> EvalLog:
     from inspect_ai import eval_async
+    from inspect_ai.log import read_eval_log_async
     from inspect_ai.util import display_type
 
     native = {**_quiet(), **options.eval, **options.generate}
@@ -198,7 +201,9 @@ async def _evaluate(spec: str, given: Mapping[str, Any], model: Model, folder: P
         raise StageError(f"evaluation {spec} could not run: {type(error).__name__}: {error}", _newest_log(folder)) from error
     if len(logs) != 1:
         raise StageError(f"evaluation {spec} left {len(logs)} logs where one was expected")
-    log: EvalLog = logs[0]
+    # The samples are still on disk. Reading them on first use, as Inspect offers, would re-enter this event loop and, for that,
+    # patch asyncio for the whole process.
+    log: EvalLog = await read_eval_log_async(logs[0].location)
     return log
 
 
@@ -260,7 +265,6 @@ def _signature(spec: str) -> TaskSignature:
     located = _located(spec)
     if located is not None:
         return task_signature(*located)
-    _import()
     function = _imported(spec) if ":" in spec else _registered(spec)
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -42,18 +42,23 @@ class ProjectionWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Projection:
-    """What a projection did: the number of trials whose runs were created, updated, left as they were, or could not be written."""
+    """What a projection did: the number of trials whose runs were created, updated, left as they were, or could not be written.
+
+    ``page`` is the address of the experiment's runs in MLflow's user interface, relative to its server's.
+    """
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
     failed: int = 0
+    page: str = ""
 
 
 class Writer(Protocol):
     """Writes the runs of one experiment."""
 
     batch: int
+    experiment_id: str
 
     def known(self, sweep: str) -> dict[str, str]:
         """The digests of the sweep's runs by trial; empty for a run that has to be written again."""
@@ -61,6 +66,10 @@ class Writer(Protocol):
 
     def write(self, runs: Sequence[Run]) -> None:
         """Write the runs, over what there is of them. The sweep's own run comes before its trials'."""
+        ...
+
+    def show(self, columns: Sequence[str]) -> None:
+        """Store the view ``VIEW`` of the experiment's table of runs."""
         ...
 
     def run_id(self, trial: str) -> str | None:
@@ -81,20 +90,22 @@ def project(result: SweepResult, uri: str, artifact_root: Path | None = None, *,
     written is a ``ProjectionWarning`` and is counted.
     """
     wanted = {"": run_digest(result)} | {trial.name: run_digest(trial) for trial in result.trials}
-    if _is_recorded(result, uri, wanted):
-        return Projection(unchanged=len(result.trials))
+    if page := _recorded(result, uri, wanted):
+        return Projection(unchanged=len(result.trials), page=page)
     file = mlflow_sqlite.file_of(uri)
     with _turn(locks or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims")):
-        if _is_recorded(result, uri, wanted):
-            return Projection(unchanged=len(result.trials))
+        if page := _recorded(result, uri, wanted):
+            return Projection(unchanged=len(result.trials), page=page)
         with contextlib.closing(_open(result.name, uri, file, artifact_root)) as writer:
             known = writer.known(sweep_id(result))
-            written, failed = _write(result, writer, [name for name, digest in wanted.items() if known.get(name) != digest])
+            content = Content(result)
+            written, failed = _write(content, writer, [name for name, digest in wanted.items() if known.get(name) != digest])
+            writer.show(content.columns)
+            page = f"#/experiments/{writer.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={mlflow_client.VIEW}"
             recorded = {name: digest for name, digest in wanted.items() if name not in failed}
-            _mark(result, {"uri": _anonymous(uri), "run": writer.run_id(""), "recorded": recorded})
-    created = len(written - known.keys() - {""})
-    updated = len(written & known.keys() - {""})
-    return Projection(created, updated, len(result.trials) - created - updated - len(failed - {""}), len(failed - {""}))
+            _mark(result, {"uri": _anonymous(uri), "run": writer.run_id(""), "page": page, "recorded": recorded})
+    created, updated = len(written - known.keys() - {""}), len(written & known.keys() - {""})
+    return Projection(created, updated, len(result.trials) - created - updated - len(failed), len(failed), page)
 
 
 @dataclass(frozen=True)
@@ -121,10 +132,9 @@ def _open(name: str, uri: str, file: Path | None, artifact_root: Path | None) ->
     return mlflow_sqlite.connect(file, name, artifact_root) or mlflow_client.ClientWriter(uri, name, artifact_root)
 
 
-def _write(result: SweepResult, writer: Writer, names: Sequence[str]) -> tuple[set[str], set[str]]:
+def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[str], set[str]]:
     """Write the named runs; returns the names of those that were written and of those that could not be."""
-    content = Content(result)
-    trials = {trial.name: trial for trial in result.trials}
+    trials = {trial.name: trial for trial in content.result.trials}
     written: set[str] = set()
     failed: set[str] = set()
 
@@ -147,14 +157,14 @@ def _write(result: SweepResult, writer: Writer, names: Sequence[str]) -> tuple[s
     return written, failed
 
 
-def _is_recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> bool:
-    """Whether the marker says that everything wanted was recorded, and the database is still there."""
+def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str | None:
+    """The page of the runs if the marker says that everything wanted was recorded, and the database is still there."""
     try:
         marker = json.loads((result.folder / MARKER).read_bytes())
-        same: bool = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
-        return same and _is_there(uri, marker["run"])
+        same = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
+        return str(marker["page"]) if same and _is_there(uri, marker["run"]) else None
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return None
 
 
 def _is_there(uri: str, run_id: str) -> bool:

@@ -1,7 +1,12 @@
-"""Writing runs through MLflow's public client: slower than straight into SQLite, but right for every server and every version."""
+"""Writing runs through MLflow's public client: slower than straight into SQLite, but right for every server and every version.
+
+The client can add to a run, but take nothing back: a run whose params or scores have changed is deleted and written anew, and on the
+pages of models that were evaluated in it the old scores stay beside the new ones.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,10 +20,13 @@ from mosweep.recorders.mlflow_content import Dataset, Model, Run, model_file
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-__all__ = ["KIND", "ClientWriter", "artifact_location", "load"]
+__all__ = ["KIND", "VIEW", "ClientWriter", "artifact_location", "load", "view_tag"]
 
 #: Tag that makes MLflow's UI show runs and models instead of asking what the experiment is about.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+#: Name of the view that shows factors and scores in the table of runs.
+VIEW = "mosweep"
 
 
 def load() -> Any:
@@ -33,9 +41,15 @@ def load() -> Any:
     return mlflow
 
 
+def view_tag(columns: Sequence[str]) -> tuple[str, str]:
+    """The experiment's tag that makes MLflow's user interface show the table of runs with these columns."""
+    return f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": list(columns)})
+
+
 def artifact_location(root: Path, experiment: str) -> str:
-    """Where the artifacts of an experiment lie, as a URI."""
-    return (root.absolute() / "".join(c if c.isalnum() or c in "-_" else "_" for c in experiment)).as_uri()
+    """Where the artifacts of an experiment lie: a path, as MLflow likes it best, or a URI if the path has signs that URIs do not."""
+    folder = root.absolute() / "".join(c if c.isalnum() or c in "-_" else "_" for c in experiment)
+    return folder.as_uri() if set("%#?;") & set(str(folder)) else str(folder)
 
 
 class ClientWriter:
@@ -46,7 +60,7 @@ class ClientWriter:
 
     def __init__(self, uri: str, experiment: str, artifact_root: Path | None) -> None:
         self._client = load().MlflowClient(tracking_uri=uri)
-        self.experiment_id = self._experiment(experiment, artifact_root)
+        self.experiment_id: str = self._experiment(experiment, artifact_root)
         self._run_ids: dict[str, str] = {}
         self._model_ids: dict[str, str] | None = None
 
@@ -74,6 +88,10 @@ class ClientWriter:
     def run_id(self, trial: str) -> str | None:
         """The id of a trial's run, or of the sweep's where ``trial`` is empty."""
         return self._run_ids.get(trial)
+
+    def show(self, columns: Sequence[str]) -> None:
+        """Store the view ``VIEW`` of the experiment's table of runs."""
+        self._client.set_experiment_tag(self.experiment_id, *view_tag(columns))
 
     def _experiment(self, name: str, artifact_root: Path | None) -> str:
         found = self._client.get_experiment_by_name(name)

@@ -129,6 +129,15 @@ class Content:
             files=_files(result.folder, "experiment.yaml", {"design.json": result.design} if result.design else {}),
         )
 
+    @property
+    def columns(self) -> list[str]:
+        """What the table of runs should show, as MLflow's user interface names its columns."""
+        params = dict.fromkeys(name for trial in self.result.trials for name in (*map(_name, trial.factors), "dummy"))
+        metrics = dict.fromkeys(_name(name) for trial in self.result.trials for name in trial.metrics)
+        if not any(_is_dummy(trial.stages) for trial in self.result.trials):
+            params.pop("dummy", None)
+        return ["attributes.`Dataset`", *(f"params.`{name}`" for name in params), *(f"metrics.`{name}`" for name in metrics)]
+
     def trial_run(self, trial: TrialResult) -> Run:
         """The run of one trial."""
         spans = _spans(trial.stages)

@@ -88,6 +88,8 @@ def connect(file: Path, experiment: str, artifact_root: Path) -> SqliteWriter | 
     """A writer for one experiment of the database, which is made if need be; ``None`` where only MLflow's client may write."""
     if not file.exists() or file.stat().st_size == 0:
         _create(file)
+    if not file.exists():
+        return None
     database = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None)
     try:
         (revision,) = database.execute("select version_num from alembic_version").fetchone() or (None,)
@@ -110,16 +112,18 @@ class SqliteWriter:
     def __init__(self, database: sqlite3.Connection, experiment: str, artifact_root: Path) -> None:
         self._database = database
         self._experiment = experiment
-        self.experiment_id, location = self._open_experiment(artifact_root)
+        self._number, location = self._open_experiment(artifact_root)
+        self.experiment_id = str(self._number)
+        self._set_tags(mlflow_client.KIND)
         self._location = location.rstrip("/")
         self._run_ids: dict[str, str] = {}
         rows = database.execute(
             "select tag_value, model_id from logged_model_tags join logged_models using (model_id) "
             "where tag_key='mosweep.key' and lifecycle_stage='active' and logged_models.experiment_id=?",
-            (self.experiment_id,),
+            (self._number,),
         )
         self._model_ids: dict[str, str] = dict(rows)
-        datasets = database.execute("select name, digest, dataset_uuid from datasets where experiment_id=?", (self.experiment_id,))
+        datasets = database.execute("select name, digest, dataset_uuid from datasets where experiment_id=?", (self._number,))
         self._dataset_ids = {(name, digest): dataset_id for name, digest, dataset_id in datasets}
 
     @property
@@ -139,7 +143,7 @@ class SqliteWriter:
             "join tags name on name.run_uuid = sweep.run_uuid and name.key = 'mosweep.trial' "
             "left join tags digest on digest.run_uuid = sweep.run_uuid and digest.key = 'mosweep.digest' "
             "where sweep.key = 'mosweep.sweep' and sweep.value = ? and runs.experiment_id = ? order by runs.lifecycle_stage desc",
-            (sweep, self.experiment_id),
+            (sweep, self._number),
         ).fetchall()  # 'deleted' first, so that an active run of the same name wins
         self._run_ids = {trial: run_id for run_id, trial, _, _ in rows}
         return {trial: digest or "" if stage == "active" else "" for _, trial, digest, stage in rows}
@@ -152,7 +156,7 @@ class SqliteWriter:
         """Write the runs, over what there is of them: all or none."""
         old = [(self._run_ids[run.trial],) for run in runs if run.trial in self._run_ids]
         run_ids = {run.trial: self._new_id(run.sweep, run.trial) for run in runs} | self._run_ids
-        rows = _Rows(self._experiment, self.experiment_id, self._location, run_ids, dict(self._model_ids), dict(self._dataset_ids))
+        rows = _Rows(self._experiment, self._number, self._location, run_ids, dict(self._model_ids), dict(self._dataset_ids))
         for run in runs:
             rows.add(run)
         with _transaction(self._database) as database:
@@ -164,6 +168,14 @@ class SqliteWriter:
             for table, statement in _INSERT.items():
                 database.executemany(statement, rows.of[table])
         self._run_ids, self._model_ids, self._dataset_ids = run_ids, rows.model_ids, rows.dataset_ids
+
+    def show(self, columns: Sequence[str]) -> None:
+        """Store the view ``VIEW`` of the experiment's table of runs."""
+        self._set_tags(dict([mlflow_client.view_tag(columns)]))
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        statement = "insert or replace into experiment_tags (experiment_id, key, value) values (?,?,?)"
+        self._database.executemany(statement, [(self._number, *tag) for tag in tags.items()])
 
     def _new_id(self, sweep: str, trial: str) -> str:
         """The same for the same trial, so that a database made anew finds the artifact folders of the old one."""
@@ -183,10 +195,6 @@ class SqliteWriter:
                 number = int(made.fetchone()[0])
                 location = mlflow_client.artifact_location(artifact_root, self._experiment)
                 database.execute("update experiments set artifact_location=? where experiment_id=?", (location, number))
-                database.executemany(
-                    "insert into experiment_tags (experiment_id, key, value) values (?,?,?)",
-                    [(number, key, value) for key, value in mlflow_client.KIND.items()],
-                )
                 return number, location
             if found[2] == "deleted":
                 database.execute("update experiments set lifecycle_stage='active' where experiment_id=?", found[:1])
@@ -279,9 +287,13 @@ def _write_files(location: str, files: Mapping[str, bytes]) -> None:
 
 
 def _create(file: Path) -> None:
-    """Make an empty database with MLflow's own migrations, and show it only once it is whole."""
+    """Make an empty database with MLflow's own migrations, and show it only once it is whole. Needs insides of MLflow's: if they
+    have moved, its client has to do it.
+    """
     mlflow_client.load()
     utils: Any = importlib.import_module("mlflow.store.db.utils")
+    if not (hasattr(utils, "create_sqlalchemy_engine") and hasattr(utils, "_initialize_tables")):
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     engine = utils.create_sqlalchemy_engine(f"sqlite:///{temporary}")

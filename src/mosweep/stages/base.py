@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mosweep.config import Config
+from mosweep.core.errors import ConfigError
 from mosweep.core.types import Resources, Stage
 
 __all__ = ["Backend", "Evaluation", "Setting", "statistics"]
@@ -34,6 +35,15 @@ class Setting:
     def eval_label(self, task: str) -> str:
         """What the trial calls the evaluation of ``task``."""
         return f"eval:{task}"
+
+    def eval_tasks(self, chosen: Sequence[str] | None) -> list[str]:
+        """The evaluation tasks of ``eval.tasks``; by default the trial's own."""
+        if chosen is None:
+            return [self.config.task.name]
+        twice = sorted({name for name in chosen if list(chosen).count(name) > 1})
+        if twice or not chosen:
+            raise ConfigError("eval.tasks", list(chosen), f"names {', '.join(twice)} twice" if twice else "names no task")
+        return list(chosen)
 
     def at_level(self, text: str) -> bool:
         """Whether this trial is at the level ``factor=level``."""

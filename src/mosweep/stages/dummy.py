@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -88,20 +88,31 @@ class DummyEval:
         return {"dummy": True, "task": self.task, "model_id": model_id, "metrics": statistics("score", scores), "n": self.items}
 
 
+def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """``factor=level`` and shift, from ``{lora.rank=64: 0.2}`` or, as the command line can write it, ``{lora.rank: {64: 0.2}}``."""
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _effects(value, f"{prefix}.{key}" if prefix else key)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"effects.{key}", value, "expected a number, the shift of the metric")
+        elif prefix or "=" in key:
+            yield (f"{prefix}={key}" if prefix else key), float(value)
+        else:
+            raise ConfigError(f"effects.{key}", value, "expected factor=level as the key, such as lora.rank=64")
+
+
 @dataclass(frozen=True)
 class DummyBackend:
     """The group ``backend=dummy``."""
 
     delay_s: float = field(default=0.0, metadata=between(ge=0))
     fail: Literal["none", "raise", "exit", "oom", "hang"] = "none"
-    effects: Mapping[str, float] = field(default_factory=dict)
+    effects: Mapping[str, Any] | None = None
     item_sd: float = field(default=0.1, metadata=between(ge=0))
     seed_sd: float = field(default=0.02, metadata=between(ge=0))
 
     def __post_init__(self) -> None:
-        for factor in self.effects:
-            if "=" not in factor:
-                raise ConfigError(f"effects.{factor}", self.effects[factor], "expected factor=level as the key, such as lora.rank=64")
+        object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial."""
@@ -122,7 +133,7 @@ class DummyBackend:
                 "torchtune": config.torchtune,
                 "dataset_path": config.dataset.path,
             },
-            shift=sum(shift for level, shift in self.effects.items() if setting.at_level(level)),
+            shift=sum(shift for level, shift in (self.effects or {}).items() if setting.at_level(level)),
             delay_s=self.delay_s,
             fail=self.fail,
             item_sd=self.item_sd,
@@ -149,5 +160,5 @@ class DummyEvaluation:
                 {"model": tuned} if tuned else {},
                 setting.resources("eval"),
             )
-            for task in self.tasks or [config.task.name]
+            for task in setting.eval_tasks(self.tasks)
         ]

@@ -98,11 +98,7 @@ class InspectEvaluation:
 
     def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
         """One stage per evaluation task."""
-        names = list(self.tasks) if self.tasks else [setting.config.task.name]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice or not names:
-            raise ConfigError("eval.tasks", list(names), f"names {', '.join(sorted(twice)) or 'nothing'} {'twice' if twice else ''}".strip())
-        return [self._stage(setting, tuned, name) for name in names]
+        return [self._stage(setting, tuned, name) for name in setting.eval_tasks(self.tasks)]
 
     def _stage(self, setting: Setting, tuned: Stage | None, name: str) -> Stage:
         config = setting.config

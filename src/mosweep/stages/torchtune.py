@@ -75,7 +75,7 @@ class TorchtuneBackend:
     python: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     merged: bool = True
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model."""
@@ -91,7 +91,7 @@ class TorchtuneBackend:
             source=source,
             python=self.python or sys.executable,
             device=device or config.get("device"),
-            environment=self.environment,
+            environment=self.environment or {},
         )
         return Stage("finetune", work, needs, setting.resources("finetune"))
 

@@ -268,9 +268,7 @@ def check(config: Mapping[str, Any], rows: int) -> None:
     """Refuse what could not take a single step on a data set of ``rows`` samples."""
     if steps_of(config, rows) < 1:
         batch = config["batch_size"] * config["gradient_accumulation_steps"]
-        problem = (
-            f"no step would be taken: the data set has {rows} samples, a step needs {batch} (batch_size · gradient_accumulation_steps)"
-        )
+        problem = f"no step would be taken: {rows} samples, a step needs {batch} (batch_size · gradient_accumulation_steps)"
         raise ConfigError(f"{PREFIX}.batch_size", config["batch_size"], problem)
 
 

@@ -1,0 +1,85 @@
+"""What all tests share: mosweep as a user has it, in an empty folder, through its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DRY = ("backend=dummy", "tracking=none")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed and how it ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs ``mosweep`` in ``folder``, as a user's terminal would."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        unwanted = ("MOSWEEP_HOME", "HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE")
+        return {name: value for name, value in os.environ.items() if name not in unwanted}
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "mosweep", *words]
+
+    def __call__(self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 300, cwd: Path | None = None) -> Outcome:
+        environment = {**self.environment, **(env or {})}
+        done = subprocess.run(
+            self.command(*words), cwd=cwd or self.folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        """The command in the background, its output captured."""
+        return subprocess.Popen(
+            self.command(*words), cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    def summary(self, name: str, *words: str) -> dict[str, Any]:
+        """``mosweep summary NAME --json`` by trial name."""
+        done = self("summary", name, "--json", *words)
+        assert done.status == 0, done.err
+        return {trial["name"]: trial for trial in done.json["trials"]}
+
+    def journal(self, name: str) -> list[dict[str, Any]]:
+        """The sweep's journal."""
+        return [json.loads(line) for line in (self.folder / "multirun" / name / "journal.jsonl").read_text().splitlines()]
+
+    def files(self) -> set[str]:
+        """Every file below the folder."""
+        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """An empty folder to run mosweep in."""
+    folder = tmp_path / "work folder"
+    folder.mkdir()
+    return Shell(folder)
+
+
+@pytest.fixture
+def started(shell: Shell) -> Callable[[str], int]:
+    """How many stages a sweep has ever started, by its journal."""
+    return lambda name: sum(event["event"] == "started" for event in shell.journal(name))
