@@ -26,8 +26,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mosweep.config import Config
 from mosweep.compose import Composer, missing_key
+from mosweep.config import Config
 from mosweep.core.errors import ConfigError, StageError, UserError, choices
 from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial
@@ -325,7 +325,7 @@ def _plain_value(value: Any) -> Any:
 
 
 #: Overrides that place or label a sweep; they are no factors of a single run.
-_NOT_FACTORS = ("experiment", "tracking", "store", "hydra", "tasks_dir", "data_dir", "model_dir", "resources", "run_control_trials", "primary_metric")
+_NOT_FACTORS = frozenset("experiment tracking store hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric".split())
 
 
 def _factors(chosen: _Choices, overrides: Sequence[str], keys: Sequence[str] | None) -> dict[str, Any]:
@@ -462,5 +462,3 @@ def _first_lines(error: BaseException) -> str:
     if cause is not None and str(cause).strip():
         lines = [*lines[:1], str(cause).strip().splitlines()[0]]
     return "\n".join(dict.fromkeys(lines[:2]))
-
-

@@ -174,9 +174,9 @@ def _is_untyped_leaf(config: DictConfig, key: str) -> bool:
     for name in key.split("."):
         if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
             return False
-        if name not in node._content:
-            return False
         node = node._get_node(name)
+        if node is None:
+            return False
     return type(node) is AnyNode and not node._get_flag("readonly")
 
 

@@ -58,7 +58,8 @@ class Builder:
             if trial.control or not trial.config["run_control_trials"]:
                 continue
             # Trials that differ in training alone share the sections below: most are told apart without building anything.
-            about = tuple(id(value) if isinstance(value, Mapping) else str(value) for key, value in trial.config.items() if key not in _OF_TRAINING)
+            relevant = (value for key, value in trial.config.items() if key not in _OF_TRAINING)
+            about = tuple(id(value) if isinstance(value, Mapping) else str(value) for value in relevant)
             if about in seen:
                 continue
             seen.add(about)

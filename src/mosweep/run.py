@@ -11,8 +11,8 @@ from typing import Any
 from mosweep.config import Config, Tracking
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
-from mosweep.core.schema import plain
 from mosweep.core.results import SweepResult
+from mosweep.core.schema import plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
 from mosweep.launchers.base import Launcher
@@ -86,18 +86,14 @@ def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet:
     launcher.run(plan, store, recorder)
 
 
-def finish(
-    trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None
-) -> SweepResult:
+def finish(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None) -> SweepResult:
     """Link, record and print what ``trials`` have come to."""
     result = link_and_record(trials, config.tracking, store, sweep, records or {})
     print_outcome(result, os.path.relpath(sweep.folder))
     return result
 
 
-def link_and_record(
-    trials: Sequence[Trial], tracking: Tracking, store: Store, sweep: Sweep, records: Mapping[str, Record]
-) -> SweepResult:
+def link_and_record(trials: Sequence[Trial], tracking: Tracking, store: Store, sweep: Sweep, records: Mapping[str, Record]) -> SweepResult:
     """Link the trials' folders to what their stages left, and record the sweep; what is known of these trials."""
     known = dict(records)
     for key in unique_stages(trials):

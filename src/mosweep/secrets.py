@@ -30,6 +30,7 @@ def refuse_secrets(arguments: Iterable[str]) -> None:
         key, equals, value = argument.partition("=")
         key = key.lstrip("+~")
         if equals and looks_secret(key, value):
-            raise ConfigError(key, "…", "looks like a secret; secrets belong in the environment (OPENAI_API_KEY=…), never in a configuration")
+            problem = "looks like a secret; secrets belong in the environment (OPENAI_API_KEY=…), never in a configuration"
+            raise ConfigError(key, "…", problem)
         if not equals and _SECRET_VALUE.search(argument):
             raise ConfigError("argument", "…", "looks like a secret; secrets belong in the environment, never on the command line")

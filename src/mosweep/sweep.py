@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,7 @@ class Sweep:
         body = {
             "store": os.path.relpath(store.root, self.folder),
             "design": dict(design),
-            "trials": [
-                {"name": t.name, "id": t.id, "factors": dict(t.factors), "control": t.control, "stages": [s.key for s in t.stages]} for t in trials
-            ],
+            "trials": [_described(trial) for trial in trials],
             "stages": {key: stage.spec for key, stage in unique_stages(trials).items()},
         }
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
@@ -149,8 +147,6 @@ class Sweep:
         taken = {t["name"]: t["id"] for launch in self.launches for t in launch.trials}
         if not taken:
             return list(trials)
-        from dataclasses import replace
-
         named = []
         for trial in trials:
             name = trial.name
@@ -178,6 +174,11 @@ class Sweep:
                     text = fragments[same] = _yaml({"_": value})[2:]
                 parts.append(f"{key}:{text}")
             _write(folder / "config.yaml", "".join(parts))
+
+
+def _described(trial: Trial) -> dict[str, Any]:
+    keys = [stage.key for stage in trial.stages]
+    return {"name": trial.name, "id": trial.id, "factors": dict(trial.factors), "control": trial.control, "stages": keys}
 
 
 def find_sweep(place: str | None) -> Sweep:

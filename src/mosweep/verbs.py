@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def _sync(arguments: Sequence[str]) -> int:
     for sweep in [find_sweep(place) for place in args.sweeps] or _all_sweeps():
         result = sweep.result()
         done = project(result, args.uri or tracking_uri(_tracking(result.design).uri))
-        rows.append({"sweep": os.path.relpath(sweep.folder), **{k: getattr(done, k) for k in ("created", "updated", "unchanged", "failed")}})
+        rows.append({"sweep": os.path.relpath(sweep.folder), **asdict(done)})
     if args.json:
         _print_json(rows)
     else:
@@ -233,9 +234,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 
     checks = diagnose()
     if args.json:
-        _print_json([check.__dict__ for check in checks])
+        _print_json([asdict(check) for check in checks])
     else:
         print(diagnosis_text(checks))
     return 0
-
-

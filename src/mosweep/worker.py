@@ -114,7 +114,6 @@ def _output_to(log: Path) -> Iterator[None]:
             os.close(copy)
 
 
-
 def main() -> None:
     """Serve stages until standard input ends."""
     store = Store(Path(sys.argv[1]))

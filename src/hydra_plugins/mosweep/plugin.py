@@ -29,14 +29,13 @@ class MosweepSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand ``arguments`` and the design into trials and launch them."""
         from mosweep.app import sweep
 
+        assert self.config is not None and self.hydra_context is not None
         return sweep(self.config, self.hydra_context, self.launcher, arguments)
 
 

@@ -17,7 +17,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-__all__ = ["canonical", "canonical_json", "differences", "digest_bytes", "digest_file", "digest_stream", "digest_tree", "fingerprint", "unkeyed"]
+__all__ = [
+    "canonical",
+    "canonical_json",
+    "differences",
+    "digest_bytes",
+    "digest_file",
+    "digest_stream",
+    "digest_tree",
+    "fingerprint",
+    "unkeyed",
+]
 
 #: Field metadata that keeps a field out of the key: paths, interpreters, devices, everything that is not the science.
 unkeyed: dict[str, Any] = {"key": False}

@@ -18,8 +18,8 @@ __all__ = ["StageResult", "SweepResult", "TrialResult"]
 class StageResult:
     """One stage of one trial.
 
-    ``label`` is what the trial calls it (``finetune``, ``eval:capitalization``). ``record`` is the published record's data
-    (``facts``, ``files``, ``payload``, ``started``, ``finished`` …) and ``folder`` the artifact's; both are ``None`` until the stage succeeded.
+    ``label`` is what the trial calls it (``finetune``, ``eval:capitalization``). ``record`` is the published record's data (``facts``,
+    ``files``, ``payload``, ``started``, ``finished`` …) and ``folder`` the artifact's; both are ``None`` until the stage succeeded.
     ``cached`` tells whether the latest launch found the stage done. ``needs`` maps roles to the keys of other stages.
     """
 

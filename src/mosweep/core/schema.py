@@ -30,9 +30,7 @@ Converter = Callable[[Any, str], Any]
 TARGET = "_target_"
 
 
-def between(
-    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
-) -> dict[str, Any]:
+def between(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> dict[str, Any]:
     """Field metadata: bounds of a number (``ge`` ≥, ``gt`` >, ``le`` ≤, ``lt`` <). NaN is never within bounds."""
     return {"bounds": (ge, gt, le, lt)}
 
@@ -104,8 +102,17 @@ class _Entry:
     required: bool
 
 
-@functools.cache
 def _plan(cls: type[Any]) -> dict[str, _Entry]:
+    plan = _PLANS.get(cls)
+    if plan is None:
+        plan = _PLANS[cls] = _make_plan(cls)
+    return plan
+
+
+_PLANS: dict[type[Any], dict[str, _Entry]] = {}
+
+
+def _make_plan(cls: type[Any]) -> dict[str, _Entry]:
     hints = get_type_hints(cls)
     plan = {}
     for f in dataclasses.fields(cls):
@@ -157,7 +164,8 @@ def _converter(hint: Any) -> Converter:
     if origin in (dict, Mapping) or (origin and issubclass(origin, Mapping)):
         return _mapping(_converter(args[1]))
     if dataclasses.is_dataclass(hint):
-        return lambda value, path: value if isinstance(value, typing.cast(type, hint)) else build(hint, value, path)
+        section: type[Any] = hint  # type: ignore[assignment]
+        return lambda value, path: value if isinstance(value, section) else build(section, value, path)
     raise TypeError(f"schema does not support the annotation {hint!r}")
 
 

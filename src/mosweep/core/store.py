@@ -152,7 +152,7 @@ class Store:
             body = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         except ValueError as error:
             raise StoreError(f"the facts of stage {key[:12]} cannot be recorded: {error}") from error
-        sealed = f'{body}\n{fingerprint.digest_bytes(body.encode())}\n'
+        sealed = f"{body}\n{fingerprint.digest_bytes(body.encode())}\n"
         path = self._record_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")

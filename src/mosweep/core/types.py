@@ -157,5 +157,3 @@ def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
         for stage in trial.stages:
             visit(stage)
     return found
-
-

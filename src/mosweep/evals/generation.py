@@ -21,6 +21,9 @@ __all__ = ["Completion", "Prompt", "Sampling", "checkpoint"]
 #: Padded prompt tokens that one batch may hold; sequences count with their length plus what they may generate.
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 
+#: Models with fewer parameters than this generate on one thread.
+SMALL = 20_000_000
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -140,7 +143,7 @@ class _Base:
         if sampling.stop:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
         options["eos_token_id"] = sorted(self.ends - {None})
-        with torch.inference_mode(), torch.random.fork_rng(enabled=sampling.seed is not None):
+        with torch.inference_mode(), torch.random.fork_rng(enabled=sampling.seed is not None), self._few_threads():
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             output = self.model.generate(input_ids=ids, attention_mask=mask, **options)
@@ -148,6 +151,19 @@ class _Base:
             self._completion(row, len(prompt), new_tokens, sampling.stop)
             for row, prompt in zip(output[:, longest:].tolist(), batch, strict=True)
         ]
+
+    @contextlib.contextmanager
+    def _few_threads(self) -> Iterator[None]:
+        """Small models on one thread: sharing out so little work costs more than it saves, many times more on busy cores."""
+        import torch
+
+        threads = torch.get_num_threads()
+        small = self.device == "cpu" and self.model.num_parameters() < SMALL
+        torch.set_num_threads(1 if small else threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def _completion(self, tokens: list[int], prompt_tokens: int, limit: int, stop: tuple[str, ...]) -> Completion:
         end = next((i for i, token in enumerate(tokens) if token in self.ends), None)

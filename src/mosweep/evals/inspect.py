@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib
-import inspect
 import json
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 from mosweep.core.errors import ConfigError, MissingExtra, StageError, UserError
 from mosweep.evals.base import EvalResults, EvalStatus, write_samples
 from mosweep.evals.inspect_options import InspectOptions, inspect_options
-from mosweep.evals.task_signature import TaskSignature, check_arguments, task_signature
+from mosweep.evals.inspect_tasks import located, reference, signature_of
+from mosweep.evals.task_signature import check_arguments
 
 if TYPE_CHECKING:
-    from inspect_ai import Task
     from inspect_ai.log import EvalLog
     from inspect_ai.model import Model
 
@@ -114,9 +112,9 @@ class InspectEvalBackend:
         data = {} if data_path is None else {"data_path": str(Path(data_path).resolve()), "data_ext": data_ext}
         plan = []
         for spec in suite:
-            if _located(spec) is None:
+            if located(spec) is None:
                 await asyncio.to_thread(_import)
-            signature = _signature(spec)
+            signature = signature_of(spec)
             given = {**{k: v for k, v in data.items() if signature.takes(k)}, **arguments}
             check_arguments(signature, given)
             plan.append((spec, given))
@@ -191,7 +189,7 @@ async def _evaluate(spec: str, given: Mapping[str, Any], model: Model, folder: P
     if _is_local(model):
         # All samples at once, so that they can be generated in large batches; adaptive concurrency would start with 20.
         native = {"max_connections": 1000, "max_samples": 1000, **native}
-    task, arguments = _task(spec, given)
+    task, arguments = reference(spec, given)
     try:
         _silence(display_type())
         logs = await eval_async(task, model=model, task_args=arguments, log_dir=str(folder), **native)
@@ -249,64 +247,6 @@ def _is_local(model: Model) -> bool:
     from inspect_ai._util.registry import registry_info
 
     return registry_info(model.api).name.rpartition("/")[2] == "mosweep"
-
-
-def _located(spec: str) -> tuple[Path, str | None] | None:
-    """``(file, task or None)`` if ``spec`` names a file or a task folder."""
-    text, _, name = spec.partition("@")
-    path = Path(text)
-    if path.is_dir():
-        path /= "eval.py"
-    return (path.resolve(), name or None) if path.suffix == ".py" else None
-
-
-def _signature(spec: str) -> TaskSignature:
-    """What arguments the task takes: read from the source where there is a file, otherwise from the imported function."""
-    located = _located(spec)
-    if located is not None:
-        return task_signature(*located)
-    function = _imported(spec) if ":" in spec else _registered(spec)
-    parameters = inspect.signature(function).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return TaskSignature(
-        name=spec,
-        arguments=tuple(p.name for p in named),
-        defaults={p.name: p.default for p in named if p.default is not p.empty},
-        required=tuple(p.name for p in named if p.default is p.empty),
-        open_ended=any(p.kind is p.VAR_KEYWORD for p in parameters),
-        registered=spec,
-    )
-
-
-def _imported(spec: str) -> Any:
-    module, _, name = spec.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"the task {spec} cannot be imported: {error}") from error
-    if not callable(found):
-        raise UserError(f"the task {spec} is not a function")
-    return found
-
-
-def _registered(spec: str) -> Any:
-    from inspect_ai._util.registry import registry_lookup
-
-    found = registry_lookup("task", spec)
-    if found is None:
-        raise UserError(f"no evaluation task {spec}: neither a file, nor a task folder, nor package.module:function, nor known to Inspect")
-    return found
-
-
-def _task(spec: str, given: Mapping[str, Any]) -> tuple[str | Task, dict[str, Any]]:
-    """What ``eval_async`` is to be given for ``spec``: a reference and its arguments, so that the log can be run again."""
-    located = _located(spec)
-    if located is not None:
-        return f"{located[0]}@{task_signature(*located).registered}", dict(given)
-    if ":" in spec:
-        task: Task = _imported(spec)(**given)
-        return task, {}
-    return spec, dict(given)
 
 
 def _newest_log(folder: Path) -> str | None:

@@ -1,0 +1,1 @@
+"""Ways to run the missing stages of a plan."""

@@ -24,7 +24,6 @@ from mosweep.core.errors import MosweepError
 from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
 from mosweep.core.schema import between
 from mosweep.core.store import Store
-from mosweep.core.types import Stage
 from mosweep.launchers.base import Outcome, dependents
 from mosweep.plan import Plan
 
@@ -92,9 +91,7 @@ class _Launch:
         self.plan, self.store, self.recorder, self.size, self.gpus = plan, store, recorder, workers, gpus
         self.outcome = Outcome(finished=set(plan.records))
         self.dependents = dependents(plan)
-        self.missing = {
-            stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records} for stage in plan.to_run
-        }
+        self.missing = {stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records} for stage in plan.to_run}
         self.height: dict[str, int] = {}
         for stage in reversed(plan.to_run):
             self.height[stage.key] = 1 + max((self.height[key] for key in self.dependents[stage.key]), default=0)
@@ -168,7 +165,7 @@ class _Launch:
         queue = self.ready[runtime]
         batch = [heapq.heappop(queue)[2]]
         mean = self.mean(batch)
-        while queue and len(batch) < room and mean is not None and mean < QUICK_S and self.plan.stages[queue[0][2]].label == self.plan.stages[batch[0]].label:
+        while queue and len(batch) < room and mean is not None and mean < QUICK_S and self.label(queue[0][2]) == self.label(batch[0]):
             batch.append(heapq.heappop(queue)[2])
         return batch
 

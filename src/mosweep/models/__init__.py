@@ -1,0 +1,1 @@
+"""Base models and adapters as files: the generated tiny models, their tokenizer, LoRA merging."""

@@ -205,7 +205,8 @@ def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _words(count: int, random: Generator, *, held_out: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Chats in which random words are repeated: tokens ``(count, T)``, the positions ``(count, LONGEST + 1)`` whose next token
-    is the answer's, and those next tokens, ``IGNORE`` beyond the answer's end. What follows a shorter chat is arbitrary."""
+    is the answer's, and those next tokens, ``IGNORE`` beyond the answer's end. What follows a shorter chat is arbitrary.
+    """
     import torch
 
     prefix, middle = (torch.tensor(ids) for ids in prompt_frame())

@@ -47,7 +47,8 @@ def prompt_frame() -> tuple[list[int], list[int]]:
 
 def write_tokenizer(folder: Path) -> None:
     """Write ``tokenizer.json``, ``tokenizer.model``, ``tokenizer_config.json``, ``special_tokens_map.json`` and
-    ``chat_template.jinja`` into ``folder``, which has to exist."""
+    ``chat_template.jinja`` into ``folder``, which has to exist.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_byte_letters())}, merges=[]))

@@ -1,7 +1,7 @@
 """Writing runs through MLflow's public client: slower than straight into SQLite, but right for every server and every version.
 
-The client can add to a run, but take nothing back: a run whose params or scores have changed is deleted and written anew, and on the
-pages of models that were evaluated in it the old scores stay beside the new ones.
+The client can add to a run, but take nothing back. Changed scores are added as later ones, so the page of the model shows both; where
+that will not do (a param has changed, a score is gone, a curve is another) the run is deleted and written anew.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,8 @@ class ClientWriter:
         tags = {key: value for key, value in run.tags.items() if key != "mosweep.digest"}
         if run.trial:
             tags["mlflow.parentRunId"] = self._run_ids[""]
-        old = self._reusable(run)
+        latest = {metric.name: metric.value for metric in sorted(run.metrics, key=lambda metric: metric.step)}
+        old = self._reusable(run, latest)
         if old is None:
             made = client.create_run(self.experiment_id, start_time=run.start_ms, tags=tags, run_name=run.name)
             run_id = self._run_ids[run.trial] = made.info.run_id
@@ -130,19 +132,19 @@ class ClientWriter:
         linked = {model.model_id for model in (old.outputs.model_outputs if old and old.outputs else ())}
         if set(outputs) - linked:
             client.log_outputs(run_id, [LoggedModelOutput(i, step=0) for i in outputs if i not in linked])
-        known = old.data.metrics if old else {}
+        known, now_ms = old.data.metrics if old else {}, round(time.time() * 1000)
         metrics = [
             MlflowMetric(
                 metric.name,
                 metric.value,
-                metric.time_ms,
+                now_ms if metric.name in known else metric.time_ms,
                 metric.step,
                 model_id=self._known_models()[metric.model] if metric.model else None,
                 dataset_name=metric.dataset.name if metric.dataset else None,
                 dataset_digest=metric.dataset.digest if metric.dataset else None,
             )
             for metric in run.metrics
-            if metric.name not in known
+            if known.get(metric.name) != latest[metric.name]
         ]
         params, changed = [Param(*item) for item in run.params.items()], [RunTag(*item) for item in tags.items()] if old else []
         client.log_batch(run_id, metrics, params, changed)
@@ -156,20 +158,23 @@ class ClientWriter:
             client.update_run(run_id, run.status)
         client.set_tag(run_id, "mosweep.digest", run.tags["mosweep.digest"])  # last: it says that the rest is there
 
-    def _reusable(self, run: Run) -> Any:
-        """The trial's run as it stands, if it can become ``run``: params and metrics can be added, but not be taken back."""
+    def _reusable(self, run: Run, latest: Mapping[str, float]) -> Any:
+        """The trial's run as it stands, if adding to it makes it ``run``; otherwise it is deleted."""
         run_id = self._run_ids.get(run.trial)
         if run_id is None:
             return None
         old = self._client.get_run(run_id)
         if old.info.lifecycle_stage == "deleted":
             self._client.restore_run(run_id)
-        latest = {metric.name: metric.value for metric in sorted(run.metrics, key=lambda m: m.step)}
-        if old.data.params.items() <= run.params.items() and old.data.metrics.items() <= latest.items():
-            return old
-        if not run.trial:  # the trials hang on it, and it has neither params nor metrics of ours
+        curves = {metric.name for metric in run.metrics if metric.step}
+        changed = {name for name, value in old.data.metrics.items() if latest.get(name) != value}
+        if old.data.params.items() <= run.params.items() and changed <= latest.keys() - curves:
             return old
         self._client.delete_run(run_id)
+        linked = {output.model_id for output in (old.outputs.model_outputs if old.outputs else ())}
+        for key, model_id in [item for item in self._known_models().items() if item[1] in linked]:
+            if self._client.get_logged_model(model_id).source_run_id == run_id:
+                self._client.delete_logged_model(self._known_models().pop(key))
         return None
 
     def _known_models(self) -> dict[str, str]:

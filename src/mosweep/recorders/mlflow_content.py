@@ -7,6 +7,7 @@ evaluated, as input with the scores attached to it. Trials that share a fine-tun
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from mosweep.core import fingerprint
@@ -57,7 +59,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Model:
-    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment, ``source`` names the trial it comes from."""
+    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment, ``source`` names its trial."""
 
     key: str
     name: str
@@ -208,7 +210,7 @@ class Content:
                 key=stage.key,
                 name=_model_name(own if base or not factors else ",".join(factors)),
                 type="base" if base else stage.kind,
-                params={k: v for k, v in shared.items() if k in ("model", "dummy") or not base and k in varied | {"dataset"}},
+                params={k: v for k, v in shared.items() if k in ("model", "dummy") or (not base and k in varied | {"dataset"})},
                 tags=tags,
                 created_ms=_finished(stage),
                 source=None if base else users[0].name,
@@ -332,12 +334,10 @@ def _summary(trial: TrialResult) -> dict[str, Any]:
     return {**head, "status": trial.status, "metrics": trial.metrics, "stages": stages}
 
 
-def _files(folder: Any, copied: str, made: Mapping[str, Any]) -> dict[str, bytes]:
+def _files(folder: Path, copied: str, made: Mapping[str, Any]) -> dict[str, bytes]:
     files = {name: json.dumps(data, indent=1, default=str).encode() for name, data in made.items()}
-    try:
+    with contextlib.suppress(OSError):  # not there: a sweep made by the library, or an old one
         files[copied] = (folder / copied).read_bytes()
-    except OSError:  # not there: a sweep made by the library, or an old one
-        pass
     return files
 
 

@@ -1,0 +1,1 @@
+"""What is printed about sweeps, from records alone."""

@@ -45,7 +45,7 @@ class _Nearest:
 
     def to(self, payload: Mapping[str, Any]) -> tuple[str | None, list[tuple[str, Any, Any]]]:
         if self.payloads is None:
-            records = ((key, self.store.read(key)) for key in self.store.keys())
+            records = ((key, self.store.read(key)) for key in self.store.keys())  # noqa: SIM118 - a method, not a mapping's
             self.payloads = {key: record.data["payload"] for key, record in records if record}
         same_kind = {key: there for key, there in self.payloads.items() if there["kind"] == payload["kind"]}
         ranked = sorted((len(moved), key, moved) for key, there in same_kind.items() if (moved := differences(there, payload)))

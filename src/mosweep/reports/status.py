@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from mosweep.core.results import SweepResult
+from mosweep.core.types import Status
 from mosweep.reports.table import format_table
 
 __all__ = ["status_text"]
@@ -31,5 +32,5 @@ def status_text(result: SweepResult) -> str:
     return "\n".join(lines)
 
 
-def _counts(counter: Counter[str]) -> str:
+def _counts(counter: Counter[Status]) -> str:
     return f"{counter.total()}: " + ", ".join(f"{number} {name}" for name, number in counter.most_common())

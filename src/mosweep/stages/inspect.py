@@ -127,13 +127,17 @@ class InspectEvaluation:
             task=name,
             code=code,
             arguments=arguments,
-            options={k: v for k, v in chosen.items() if k not in _PACE} | ({"model_args": dict(options.model_args)} if options.model_args else {}),
+            options={**{k: v for k, v in chosen.items() if k not in _PACE}, **_given(model_args=options.model_args)},
             data_ext=data_ext,
             source=source,
             target=target,
             pace={k: v for k, v in chosen.items() if k in _PACE},
         )
         return Stage(setting.eval_label(name), work, needs, setting.resources("eval"))
+
+
+def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: dict(value) for name, value in options.items() if value}
 
 
 def _folder(name: str, tasks_dir: str | None) -> Path | None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mosweep.core.errors import ConfigError, choices
@@ -42,9 +41,7 @@ class TorchtuneFinetune:
         from mosweep.training.torchtune import TorchtuneTrainingBackend
 
         data = context.inputs["data"]
-        backend = TorchtuneTrainingBackend(
-            self.config, context.out, self.python, self.recipe, self.environment, self.device, self.merged
-        )
+        backend = TorchtuneTrainingBackend(self.config, context.out, self.python, self.recipe, self.environment, self.device, self.merged)
         run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, folder_of(context, self.source), suffix=context.key[:12])
         try:
             await run.wait()
