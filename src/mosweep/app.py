@@ -215,9 +215,9 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     """What ``hydra/launcher=local`` does for other sweepers: one ``JobReturn`` per trial, holding its primary metric."""
     returns: list[JobReturn] = []
     result, trials = _run_local(launcher, job_overrides)
-    by_name = {trial.name: trial for trial in result.trials}
+    by_id = {trial.id: trial for trial in result.trials}  # names may have changed in the sweep's folder
     for overrides, trial in zip(job_overrides, trials, strict=False):
-        done = by_name[trial.name]
+        done = by_id[trial.id]
         value = _objective(done, trial.config) if done.status == "succeeded" else _failure(done)
         returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED if done.status == "succeeded" else JobStatus.FAILED)
         returned.return_value = value
@@ -226,9 +226,8 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
 
 
 def _launch(launcher: Any, overrides: Sequence[Sequence[str]]) -> int:
-    result, trials = _run_local(launcher, overrides)
-    names = {trial.name for trial in trials}
-    return _exit_status([trial for trial in result.trials if trial.name in names])
+    result, _ = _run_local(launcher, overrides)
+    return _exit_status(result.trials)
 
 
 def _run_local(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[SweepResult, list[Trial]]:

@@ -11,6 +11,7 @@ three ways, each falling back to the next:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from mosweep.core.errors import ConfigError, choices
 
 __all__ = ["Composer"]
 
-_PLAIN = re.compile(r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)")
+_PLAIN = re.compile(r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)", re.ASCII)
 _WORDS_WITH_MEANING = {"true", "false", "null", "nan", "inf", "none"}
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^$,{}]*)?")
@@ -46,10 +47,10 @@ class _Value:
 
 @dataclass
 class _Base:
-    """A composed set of group choices: ``config`` as OmegaConf's, ``plain`` resolved."""
+    """A composed set of group choices: ``config`` as OmegaConf's, ``plain`` resolved, ``None`` where only value overrides can mend it."""
 
     config: DictConfig
-    plain: dict[str, Any]
+    plain: dict[str, Any] | None
     read_keys: frozenset[str]
     needs_hydra: bool
     open_keys: dict[str, bool] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class _Base:
 
     def with_values(self, values: Sequence[_Value]) -> dict[str, Any]:
         """``plain`` with leaves set; trials that set the same leaves of a section to the same values share that section."""
+        assert self.plain is not None
         result = dict(self.plain)
         touched: dict[str, list[_Value]] = {}
         for value in values:
@@ -98,7 +100,7 @@ class Composer:
         base = self._base(tuple(choices_made))
         if base.needs_hydra:
             return _resolved(_without_hydra(self._loader.load_sweep_config(self._master, list(overrides))))
-        if all(self._is_simple(base, value) for value in values):
+        if base.plain is not None and all(self._is_simple(base, value) for value in values):
             return base.with_values(values)
         config = copy.deepcopy(base.config)
         OmegaConf.copy_cache(from_config=self._master, to_config=config)
@@ -107,7 +109,7 @@ class Composer:
             try:
                 ConfigLoaderImpl._apply_overrides_to_config([override], config)
             except ConfigCompositionException as error:
-                raise _explained(value, config, error) from error
+                raise _explained(value, base.config, error) from error
         try:
             return _resolved(config)
         except OmegaConfBaseException as error:
@@ -142,7 +144,10 @@ class Composer:
             config = self._loader.load_sweep_config(self._master, list(chosen))
             job = _without_hydra(config)
             reads, needs_hydra = _interpolations(job)
-            plain = {} if needs_hydra else _resolved(job)
+            plain: dict[str, Any] | None = None
+            if not needs_hydra:
+                with contextlib.suppress(OmegaConfBaseException):
+                    plain = _resolved(job)
             self._bases[chosen] = _Base(job, plain, reads, needs_hydra)
         return self._bases[chosen]
 
@@ -153,7 +158,7 @@ class Composer:
         simple = base.open_keys.get(value.key)
         if simple is None:
             simple = base.open_keys[value.key] = _is_untyped_leaf(base.config, value.key) and not any(
-                read == value.key or read.startswith(f"{value.key}.") or value.key.startswith(f"{read}.") for read in base.read_keys
+                not read or read == value.key or read.startswith(f"{value.key}.") or value.key.startswith(f"{read}.") for read in base.read_keys
             )
         return simple
 
@@ -174,7 +179,7 @@ def _is_untyped_leaf(config: DictConfig, key: str) -> bool:
     for name in key.split("."):
         if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
             return False
-        node = node._get_node(name)
+        node = node._get_node(name, validate_access=False)
         if node is None:
             return False
     return type(node) is AnyNode and not node._get_flag("readonly")
@@ -195,7 +200,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 def _interpolations(config: DictConfig) -> tuple[frozenset[str], bool]:
     """The keys that interpolations read, and whether any of them cannot be told without Hydra at hand.
 
-    Interpolations that are neither plain absolute references nor environment look-ups read, as far as we know, everything.
+    Interpolations that are neither plain absolute references nor environment look-ups read, as far as we know, everything: key ``""``.
     """
     keys: set[str] = set()
     needs_hydra = False

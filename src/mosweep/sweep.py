@@ -56,7 +56,8 @@ class Sweep:
     def freeze(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> list[Trial]:
         """Write down what is about to run; returns the trials under the names they have in this folder.
 
-        A name that the folder already holds for another setting gets its own by appending what tells it apart.
+        A name that the folder already has for another configuration is made its own by a suffix. The same configuration launched
+        again, perhaps with edited task code, takes the place of what was launched before.
         """
         trials = self._named(trials)
         body = {
@@ -144,15 +145,14 @@ class Sweep:
         return notes
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
-        taken = {t["name"]: t["id"] for launch in self.launches for t in launch.trials}
-        if not taken:
-            return list(trials)
+        """The trials under names of their own: one that the folder has for another configuration gets a suffix."""
+        taken = {t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials}
         named = []
         for trial in trials:
-            name = trial.name
-            if taken.setdefault(name, trial.id) != trial.id:
-                name = f"{name}~{trial.id[:8]}"
-                taken[name] = trial.id
+            name, config = trial.name, _config_digest(trial)
+            there, same = taken.setdefault(name, (config, trial.id))
+            if there != config and same != trial.id:
+                name = f"{name}~{config[:8]}"
             named.append(trial if name == trial.name else replace(trial, name=name))
         return named
 
@@ -177,8 +177,20 @@ class Sweep:
 
 
 def _described(trial: Trial) -> dict[str, Any]:
-    keys = [stage.key for stage in trial.stages]
-    return {"name": trial.name, "id": trial.id, "factors": dict(trial.factors), "control": trial.control, "stages": keys}
+    return {
+        "name": trial.name,
+        "id": trial.id,
+        "config": _config_digest(trial),
+        "factors": dict(trial.factors),
+        "control": trial.control,
+        "stages": [stage.key for stage in trial.stages],
+    }
+
+
+def _config_digest(trial: Trial) -> str:
+    """Tells configurations apart, not code: an edited task makes other stages of the same trial."""
+    relevant = {key: value for key, value in trial.config.items() if key not in ("tracking", "store", "resources")}
+    return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
 
 
 def find_sweep(place: str | None) -> Sweep:

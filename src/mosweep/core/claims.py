@@ -24,7 +24,7 @@ from pathlib import Path
 
 from mosweep.core.errors import ClaimLost
 
-__all__ = ["Claim", "Claims", "Owner", "this_process"]
+__all__ = ["Claim", "Claims", "Owner", "start_time", "this_process"]
 
 #: How often an owner renews its card, and how long a silent owner elsewhere is believed, in seconds.
 RENEW_S = 5.0
@@ -105,7 +105,7 @@ class Claims:
 
     def held(self) -> dict[str, Owner]:
         """Living owners by key."""
-        keys = {name.rpartition(".")[0] for name in _names(self.folder)}
+        keys = {name.rpartition(".")[0] for name in _names(self.folder) if name[:1] != "."}  # NFS leaves .nfs… for a while
         return {key: owner for key in sorted(keys) if (owner := self.owner(key))}
 
     def _path(self, key: str, token: int) -> Path:
@@ -124,7 +124,7 @@ class Claims:
         except FileNotFoundError:
             return None
         if owner.machine == this_process().machine:
-            return owner if _start_time(owner.pid) == owner.started else None
+            return owner if start_time(owner.pid) == owner.started else None
         now = time.monotonic()
         renewed, since = self._seen.get((key, status.st_ino), (None, now))
         if renewed != status.st_mtime:
@@ -149,10 +149,10 @@ def this_process() -> Owner:
     except OSError:  # no /proc: macOS; the host's name must do
         boot = namespace = ""
     job = os.environ.get("SLURM_JOB_ID")
-    return Owner(host, f"{host}/{boot}/{namespace}", os.getpid(), _start_time(os.getpid()) or "", job)
+    return Owner(host, f"{host}/{boot}/{namespace}", os.getpid(), start_time(os.getpid()) or "", job)
 
 
-def _start_time(pid: int) -> str | None:
+def start_time(pid: int) -> str | None:
     """When process ``pid`` started, in the kernel's own words, so that a reused pid is told apart; ``None`` if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -189,7 +189,7 @@ def _sweep_cards(cards: Path, me: Owner) -> None:
     for name in _names(cards):
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # gone, or being written
             owner = Owner(**json.loads((cards / name).read_text()))
-            if owner.machine == me.machine and _start_time(owner.pid) != owner.started:
+            if owner.machine == me.machine and start_time(owner.pid) != owner.started:
                 (cards / name).unlink(missing_ok=True)
 
 

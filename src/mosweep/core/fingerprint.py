@@ -85,7 +85,10 @@ def canonical_json(payload: Any) -> str:
 
 def fingerprint(payload: Any) -> str:
     """The key of ``payload``: 64 hexadecimal digits."""
-    return digest_bytes(canonical_json(payload).encode())
+    try:
+        return digest_bytes(canonical_json(payload).encode())
+    except UnicodeEncodeError as error:
+        raise TypeError(f"{error.object[max(error.start - 20, 0) : error.end + 20]!r} is not Unicode text: it has no canonical form") from None
 
 
 def digest_bytes(data: bytes) -> str:
@@ -116,4 +119,4 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
         for key in sorted(set(old) | set(new)):
             rows += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return rows
-    return [] if old == new else [(path, old, new)]
+    return [] if canonical_json(old) == canonical_json(new) else [(path, old, new)]  # not ==: true is no 1

@@ -6,6 +6,7 @@ store's. Losing it loses explanations, no results.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -26,7 +27,7 @@ class Journal:
     def append(self, event: str, **fields: Any) -> None:
         """Add one event; ``None`` fields are left out."""
         line = {"time": round(time.time(), 3), "event": event, **{k: v for k, v in fields.items() if v is not None}}
-        data = (json.dumps(line, default=str, ensure_ascii=False) + "\n").encode()
+        data = (json.dumps(line, default=str, ensure_ascii=False) + "\n").encode(errors="backslashreplace")  # as JSON escapes it
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(descriptor, data)
@@ -40,12 +41,17 @@ class Journal:
         except FileNotFoundError:
             return
         mark = f'"event": "{event}"' if event else ""
-        for line in text.splitlines():
+        for line in text.split("\n"):  # not splitlines: JSON leaves other line ends, such as U+2028, as they are
             if mark not in line:
                 continue
-            try:
-                found = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # cut off by a crash, or torn by a full disk: an explanation less, not a result
+            found = _parsed(line)
             if isinstance(found, dict) and found.get("event") == (event or found.get("event")):
                 yield found
+
+
+def _parsed(line: str) -> Any:
+    """The event of a line. One cut off by a crash or a full disk is lost, what was appended behind it is not."""
+    for start in (0, line.rfind('{"time": ')):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(line[max(start, 0) :])
+    return None

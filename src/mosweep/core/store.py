@@ -150,16 +150,16 @@ class Store:
         }
         try:
             body = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise StoreError(f"the facts of stage {key[:12]} cannot be recorded: {error}") from error
         sealed = f"{body}\n{fingerprint.digest_bytes(body.encode())}\n"
         path = self._record_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")
         _write_durably(temporary, sealed.encode())
-        attempt.claim.check()
         record: Record | None = Record(data, attempt.folder)
         try:
+            attempt.claim.check()
             os.link(temporary, path)  # unlike rename, never replaces what someone else published
         except FileExistsError:
             record = self.read(key)
@@ -258,7 +258,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 def _finite(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        fingerprint.canonical(facts)
+        fingerprint.fingerprint(facts)
     except TypeError as error:
         raise StoreError(f"these facts cannot be recorded: {error}") from error
     return facts

@@ -25,7 +25,8 @@ from mosweep.core.claims import Claims, Owner
 from mosweep.core.events import Recorder, SweepFinished
 from mosweep.core.results import SweepResult
 from mosweep.recorders import mlflow_client, mlflow_sqlite
-from mosweep.recorders.mlflow_content import Content, Run, run_digest, sweep_id
+from mosweep.recorders.mlflow_content import Content, run_digest, sweep_id
+from mosweep.recorders.mlflow_entities import Run
 
 __all__ = ["MARKER", "MLflowRecorder", "Projection", "ProjectionWarning", "project"]
 
@@ -176,8 +177,11 @@ def _is_there(uri: str, run_id: str) -> bool:
         return False
     import urllib.request
 
-    with urllib.request.urlopen(f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10) as reply:
-        return bool(json.load(reply)["run"]["info"]["lifecycle_stage"] == "active")
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10) as reply:
+            return bool(json.load(reply)["run"]["info"]["lifecycle_stage"] == "active")
+    except Exception:  # needs a password, does not answer, is something else: MLflow's client knows what to do or to say
+        return False
 
 
 def _mark(result: SweepResult, marker: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import MissingExtra
-from mosweep.recorders.mlflow_content import Dataset, Model, Run, model_file
+from mosweep.recorders.mlflow_entities import Dataset, Model, Run, model_file
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

@@ -20,8 +20,10 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.recorders.mlflow_entities import Dataset, Metric, Model, Run
+from mosweep.secrets import looks_secret
 
-__all__ = ["Content", "Dataset", "Metric", "Model", "Run", "model_file", "run_digest", "sweep_id"]
+__all__ = ["Content", "run_digest", "sweep_id"]
 
 #: Raise it when what is written for an unchanged trial changes: everything is then recorded anew.
 FORMAT = 1
@@ -32,65 +34,6 @@ _PARAM, _TAG, _KEY, _DIGEST = 6000, 8000, 250, 32
 _STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "running": "RUNNING", "pending": "SCHEDULED", "cancelled": "KILLED"}
 #: Kinds of stages that never leave a model.
 _NO_MODEL = ("data", "eval")
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set that went into a run; ``context`` is ``training`` or ``eval``."""
-
-    name: str
-    digest: str
-    source: str
-    profile: str | None
-    context: str
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One value; ``model`` is the key of the model that it tells about, ``dataset`` what it was measured on."""
-
-    name: str
-    value: float
-    time_ms: int
-    step: int = 0
-    model: str | None = None
-    dataset: Dataset | None = None
-
-
-@dataclass(frozen=True)
-class Model:
-    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment, ``source`` names its trial."""
-
-    key: str
-    name: str
-    type: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    created_ms: int
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run: of a trial, or of the sweep as a whole (``trial`` is then empty). ``files`` are its small text artifacts."""
-
-    trial: str
-    name: str
-    status: str
-    start_ms: int
-    end_ms: int | None
-    params: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    metrics: tuple[Metric, ...] = ()
-    datasets: tuple[Dataset, ...] = ()
-    inputs: tuple[Model, ...] = ()
-    outputs: tuple[Model, ...] = ()
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def sweep(self) -> str:
-        """Identity of the sweep that the run belongs to."""
-        return self.tags["mosweep.sweep"]
 
 
 def sweep_id(result: SweepResult) -> str:
@@ -148,7 +91,7 @@ class Content:
         datasets = self._datasets(trial)
         metrics, evaluated = self._scores(trial, datasets)
         outputs = [self._model(stage) for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"]
-        bases = [self._model(stage) for stage in trial.stages if _leaves_model(stage) and stage.kind == "model"]
+        base = self._base(trial)
         return Run(
             trial=trial.name,
             name=trial.name[:_KEY],
@@ -159,7 +102,7 @@ class Content:
             tags=self._trial_tags(trial),
             metrics=metrics,
             datasets=tuple({(d.name, d.digest): d for d in reversed(datasets.values())}.values()),
-            inputs=_unique([*bases, *evaluated]),
+            inputs=_unique([base, *evaluated] if base else evaluated),
             outputs=_unique(outputs),
             files=_files(trial.folder, "config.yaml", {"summary.json": _summary(trial)}),
         )
@@ -175,7 +118,7 @@ class Content:
         for stage in trial.stages:
             tags[_name(f"mosweep.stage.{stage.label}")] = stage.key
             if stage.error:
-                tags["mosweep.error"] = f"{stage.label}: {stage.error}"[:_TAG]
+                tags["mosweep.error"] = f"{stage.label}: {_error(stage)}"[:_TAG]
         return tags
 
     @cached_property
@@ -205,10 +148,11 @@ class Content:
                 tags["mosweep.folder"] = str(stage.folder)
             if facts.get("dummy"):
                 tags["mosweep.dummy"] = "true"
-            own = _called(facts, "name", "model", "model_id") or stage.label
+            own = first.get("model") or _called(facts, "name", "model_id") or stage.label
+            name = ",".join(factors if "model" in varied else [own, *(factors or [stage.label])])
             self._models[stage.key] = Model(
                 key=stage.key,
-                name=_model_name(own if base or not factors else ",".join(factors)),
+                name=_model_name(own if base else name),
                 type="base" if base else stage.kind,
                 params={k: v for k, v in shared.items() if k in ("model", "dummy") or (not base and k in varied | {"dataset"})},
                 tags=tags,
@@ -217,16 +161,20 @@ class Content:
             )
         return self._models[stage.key]
 
-    def _base_model(self, stage: StageResult) -> Model | None:
-        """The base model of an evaluation that no stage prepared: known by its id alone."""
-        identity = _called(stage.facts, "model_id", "model")
-        if identity is None:
+    def _base(self, trial: TrialResult) -> Model | None:
+        """The base model of a trial: the one that a stage prepared, otherwise one that is known by its name alone."""
+        made = next((stage for stage in trial.stages if stage.kind == "model" and stage.record), None)
+        if made:
+            return self._model(made)
+        name, user = _base_name(trial), next((stage for stage in trial.stages if stage.record), None)
+        if name is None or user is None:
             return None
-        key = f"base:{identity}"
-        dummy = {"dummy": "true"} if stage.facts.get("dummy") else {}
-        tags = {"mosweep.key": key, "mosweep.model_id": identity, "mlflow.model.isExternal": "true"}
-        tags |= {f"mosweep.{k}": v for k, v in dummy.items()}
-        return self._models.setdefault(key, Model(key, _model_name(identity), "base", {"model": identity, **dummy}, tags, _finished(stage)))
+        key = f"base:{name}"
+        if key not in self._models:
+            dummy = {"dummy": "true"} if user.facts.get("dummy") else {}
+            tags = {"mosweep.key": key, "mlflow.model.isExternal": "true"} | {f"mosweep.{k}": v for k, v in dummy.items()}
+            self._models[key] = Model(key, _model_name(name), "base", {"model": name[:_PARAM], **dummy}, tags, _finished(user))
+        return self._models[key]
 
     def _datasets(self, trial: TrialResult) -> dict[str, Dataset]:
         """Data sets by the key of their stage."""
@@ -250,7 +198,7 @@ class Content:
         """The metrics of a trial, and the models that they tell about."""
         metrics: dict[tuple[str, int], Metric] = {}
         evaluated = []
-        models = {stage.key: stage for stage in trial.stages if _leaves_model(stage)}
+        models = {stage.key: stage for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"}
         for stage in trial.stages:
             time_ms = _finished(stage)
             for step, value in stage.facts.get("loss", ()) if stage.kind not in _NO_MODEL else ():
@@ -258,8 +206,8 @@ class Content:
             if stage.kind != "eval" or not stage.record:
                 continue
             tuned = next((models[key] for key in stage.needs.values() if key in models), None)
-            model = self._model(tuned) if tuned else self._base_model(stage)
-            dataset = next((datasets[key] for key in stage.needs.values() if key in datasets), next(iter(datasets.values()), None))
+            model = self._model(tuned) if tuned else self._base(trial)
+            dataset = next((datasets[key] for key in stage.needs.values() if key in datasets), None)
             if model:
                 evaluated.append(model)
             for name, value in stage.facts["metrics"].items():
@@ -269,28 +217,10 @@ class Content:
         return tuple(metrics.values()), evaluated
 
 
-def model_file(model: Model, model_id: str, run_id: str | None, location: str) -> bytes:
-    """The ``MLmodel`` file of a model that lies elsewhere, which makes it registrable. JSON, hence also YAML."""
-    created = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(model.created_ms / 1000))
-    any_input = '[{"type": "boolean", "required": true}]'
-    data = {
-        "artifact_path": location,
-        "flavors": {},
-        "metadata": {"mlflow.model.isExternal": True},
-        "model_id": model_id,
-        "model_uuid": model_id,
-        "run_id": run_id,
-        "signature": {"inputs": any_input, "outputs": any_input, "params": None},
-        "utc_time_created": created,
-    }
-    return json.dumps(data, indent=0).encode()
-
-
 def _params(trial: TrialResult) -> dict[str, str]:
     """The factors; model, data set and task even where they do not vary; and whether it was only pretended."""
     params = {_name(factor): _text(value)[:_PARAM] for factor, value in trial.factors.items()}
-    for name in ("model", "dataset"):
-        value = next((v for stage in trial.stages if (v := _of_stage(stage, name))), None)
+    for name, value in (("model", _base_name(trial)), ("dataset", _dataset_name(trial))):
         if value and name not in params:
             params[name] = value[:_PARAM]
     tasks = dict.fromkeys(str(stage.facts["task"]) for stage in trial.stages if stage.kind == "eval" and stage.record)
@@ -301,10 +231,26 @@ def _params(trial: TrialResult) -> dict[str, str]:
     return params
 
 
-def _of_stage(stage: StageResult, name: str) -> str | None:
-    """The model's or data set's name as a stage tells it."""
-    own = _called(stage.facts, "name") if stage.kind == {"model": "model", "dataset": "data"}[name] else None
-    return own or _configured(stage, name)
+def _base_name(trial: TrialResult) -> str | None:
+    """The base model's name: as factor, in a stage's configuration, in a model id (``torchtune/tiny@3f2a``, ``ft:gpt-4o:org::id``)."""
+    factor = trial.factors.get("model")
+    if isinstance(factor, str):
+        return factor
+    for stage in trial.stages:
+        if name := _configured(stage, "model"):
+            return name
+    for stage in trial.stages:
+        identity = _called(stage.facts, "model_id") or ""
+        if tuned := re.fullmatch(r"[\w-]+/(.+)@[^@]+|ft:([^:]+):.*", identity):
+            return tuned[1] or tuned[2]
+        if identity and stage.kind == "eval":  # of the base model
+            return identity
+    return next((name for stage in trial.stages if stage.kind == "model" and (name := _called(stage.facts, "name"))), None)
+
+
+def _dataset_name(trial: TrialResult) -> str | None:
+    named = (_called(stage.facts, "name") if stage.kind == "data" else _configured(stage, "dataset") for stage in trial.stages)
+    return next(filter(None, named), None)
 
 
 def _configured(stage: StageResult, name: str) -> str | None:
@@ -326,7 +272,7 @@ def _summary(trial: TrialResult) -> dict[str, Any]:
             "status": stage.status,
             "folder": str(stage.folder) if stage.folder else None,
             "log": str(stage.log) if stage.log else None,
-            "error": stage.error,
+            "error": _error(stage),
         }
         for stage in trial.stages
     ]
@@ -339,6 +285,11 @@ def _files(folder: Path, copied: str, made: Mapping[str, Any]) -> dict[str, byte
     with contextlib.suppress(OSError):  # not there: a sweep made by the library, or an old one
         files[copied] = (folder / copied).read_bytes()
     return files
+
+
+def _error(stage: StageResult) -> str | None:
+    """What went wrong, unless a library has put a key into its message."""
+    return "(looks like a secret; see the log)" if stage.error and looks_secret("", stage.error) else stage.error
 
 
 def _leaves_model(stage: StageResult) -> bool:

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from mosweep.core import fingerprint
 from mosweep.recorders import mlflow_client
-from mosweep.recorders.mlflow_content import Dataset, Model, Run, model_file
+from mosweep.recorders.mlflow_entities import Dataset, Model, Run, model_file
 
 __all__ = ["REVISIONS", "SqliteWriter", "connect", "file_of", "has_run"]
 

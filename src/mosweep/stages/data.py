@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 import inspect
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from mosweep.core.types import Context, Stage
 from mosweep.paths import own_and_shipped
 from mosweep.stages.base import Setting
 
-__all__ = ["BuildData", "ImportData", "code_digest", "data_stage", "task_folder"]
+__all__ = ["BuildData", "ImportData", "check_code", "code_digest", "data_stage", "task_folder"]
 
 TRAIN = "train.jsonl"
 
@@ -44,6 +45,7 @@ class BuildData:
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the folder ``data``."""
+        check_code(Path(self.folder), "data.py", self.code)
         out = context.out / "data"
         out.mkdir()
         build = _load_build(Path(self.folder) / "data.py")
@@ -116,9 +118,15 @@ def task_folder(name: str, tasks_dir: str | None) -> Path:
 def code_digest(folder: Path, main: str) -> str:
     """Digest of a task's code as far as ``main`` (``data.py`` or ``eval.py``) may use it: itself and the modules beside it."""
     other = {"data.py": "eval.py", "eval.py": "data.py"}[main]
-    uses_other = any(word in (folder / main).read_text() for word in (f"import {other[:-3]}", f"from {other[:-3]}", f".{other[:-3]}"))
+    uses_other = re.search(rf"^\s*(?:from|import)\s+\.?{other[:-3]}\b", (folder / main).read_text(), re.MULTILINE)
     names = [str(path.relative_to(folder)) for path in folder.rglob("*.py") if "__pycache__" not in path.parts]
     return fingerprint.digest_tree(folder, [name for name in names if name != other or uses_other])
+
+
+def check_code(folder: Path, main: str, digest: str) -> None:
+    """Refuse to run code that is not what the stage's key stands for."""
+    if code_digest.__wrapped__(folder, main) != digest:
+        raise StageError(f"{folder / main} was edited since this stage was planned; give the sweep's command again")
 
 
 def _found(data_dir: str | None, name: str) -> str | None:

@@ -14,7 +14,7 @@ from mosweep.core.types import Context, Stage
 from mosweep.evals.inspect_options import inspect_options
 from mosweep.evals.task_signature import check_arguments, task_signature
 from mosweep.stages.base import Setting
-from mosweep.stages.data import code_digest, data_stage, task_folder
+from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
 __all__ = ["InspectEval", "InspectEvaluation"]
@@ -49,6 +49,8 @@ class InspectEval:
         """Leaves the ``.eval`` log and ``samples.jsonl``."""
         from mosweep.evals.inspect import InspectEvalBackend
 
+        if self.code is not None:
+            check_code(Path(self.target), "eval.py", self.code)
         name, model_args = self._reached(context)
         data = context.inputs.get("data")
         backend = InspectEvalBackend(context.out, {**self.options, **self.pace})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,13 +42,13 @@ class TorchtuneFinetune:
         from mosweep.training.torchtune import TorchtuneTrainingBackend
 
         data = context.inputs["data"]
-        backend = TorchtuneTrainingBackend(self.config, context.out, self.python, self.recipe, self.environment, self.device, self.merged)
+        backend = TorchtuneTrainingBackend(
+            self.config, context.out, self.python, self.recipe, self.environment, self.device, self.merged, detached=False
+        )
         run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, folder_of(context, self.source), suffix=context.key[:12])
-        try:
-            await run.wait()
-        finally:
-            await run.cancel()
+        await run.wait()
         result = run.result()
+        shutil.rmtree(context.out / "run")  # how to attach to the run, which has ended
         return {
             "model_id": f"torchtune/{self.model}@{context.key[:12]}",
             "inspect": f"mosweep/{self.model}",

@@ -17,8 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Detached"]
+from mosweep.core.claims import start_time
 
+__all__ = ["LIFELINE", "Detached"]
+
+LIFELINE = 3
 _EXIT, _PROCESS, _CANCELLED = "exit", "process.json", "cancelled"
 _SHELL = '"$@"; code=$?; echo $code > "$0.part" && mv "$0.part" "$0"'
 
@@ -33,8 +36,12 @@ class Detached:
     host: str
 
     @classmethod
-    def start(cls, command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> Self:
-        """Run ``command`` with its output appended to ``log``."""
+    def start(cls, command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str], lifeline: int | None = None) -> Self:
+        """Run ``command`` with its output appended to ``log``.
+
+        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. A command that watches it learns that
+        we are dead by its end of file.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
@@ -45,10 +52,11 @@ class Detached:
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
+                *([(os.POSIX_SPAWN_DUP2, lifeline, LIFELINE)] if lifeline is not None else []),
             ],
             setsid=True,
         )
-        process = cls(folder, pid, _start_time(pid) or "", socket.gethostname())
+        process = cls(folder, pid, start_time(pid) or "", socket.gethostname())
         known = asdict(process) | {"folder": None}
         (folder / _PROCESS).write_text(json.dumps(known) + "\n")
         return process
@@ -98,19 +106,4 @@ class Detached:
             return True  # only its files can tell
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
-        return _start_time(self.pid) == self.started
-
-
-def _start_time(pid: int) -> str | None:
-    """When ``pid`` started, in clock ticks since boot, so that a reused pid is told apart; ``None`` if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return None
-        try:  # no /proc: existence is all that can be asked
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        return ""
-    return None if fields[0] in "ZX" else fields[19]
+        return start_time(self.pid) == self.started

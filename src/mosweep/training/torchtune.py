@@ -24,7 +24,7 @@ from mosweep.core.errors import StageError
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.training import torchtune_child, torchtune_config
 from mosweep.training.base import RunStatus
-from mosweep.training.detached import Detached
+from mosweep.training.detached import LIFELINE, Detached
 
 __all__ = ["TorchtuneResult", "TorchtuneTrainingBackend", "TorchtuneTrainingRun", "last_error"]
 
@@ -58,6 +58,7 @@ class TorchtuneTrainingRun:
     id: str
     folder: Path
     status: RunStatus = "running"
+    _lifeline: int | None = field(default=None, repr=False)
 
     @property
     def log(self) -> Path:
@@ -91,13 +92,21 @@ class TorchtuneTrainingRun:
 
     async def wait(self) -> str:
         """Wait for the end of training; ``model_id``. ``StageError`` names the log and the last error in it."""
+        try:
+            await self._ended()
+        finally:
+            if self._lifeline is not None:
+                os.close(self._lifeline)
+                self._lifeline = None
+        if self.model_id is None:
+            raise StageError(self._failure(), str(self.log))
+        return self.model_id
+
+    async def _ended(self) -> None:
         pause = 0.02
         while await self.refresh() in ("queued", "running"):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.25)
-        if self.model_id is None:
-            raise StageError(self._failure(), str(self.log))
-        return self.model_id
 
     def result(self) -> TorchtuneResult:
         """What the finished run measured."""
@@ -129,11 +138,11 @@ class TorchtuneTrainingRun:
         if self.status == "cancelled":
             return f"torchtune run {self.id} was cancelled"
         code = self._process.exit_status()
+        if code in (137, -1):
+            return "torchtune was killed (out of memory?)"
         error = last_error(self.log)
         if error:
             return f"torchtune: {error}"
-        if code == 137 or code == -1:
-            return "torchtune was killed (out of memory?)"
         return f"torchtune ended with exit status {code}"
 
 
@@ -142,7 +151,8 @@ class TorchtuneTrainingBackend:
     """Runs ``recipe`` from ``config`` (a native config, or the path of one) under the interpreter ``python``.
 
     Each run gets ``folder`` if that has none yet, else a new folder below it. ``environment`` is laid over ours and over the
-    defaults ``CHILD_ENVIRONMENT``. ``device`` overrides the recipe's. ``merged`` also writes the full model.
+    defaults ``CHILD_ENVIRONMENT``. ``device`` overrides the recipe's. ``merged`` also writes the full model. A ``detached`` run goes on
+    when the process that started it ends; another ends with it, and when ``wait`` is given up.
     """
 
     config: Mapping[str, Any] | str | Path
@@ -152,6 +162,7 @@ class TorchtuneTrainingBackend:
     environment: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
     merged: bool = False
+    detached: bool = True
 
     async def train(
         self,
@@ -185,12 +196,16 @@ class TorchtuneTrainingBackend:
             "merged": self.merged,
             "lora": lora.__file__,
             "started": time.time(),
+            "lifeline": None if self.detached else LIFELINE,
         }
         (run / "spec.json").write_text(json.dumps(spec, indent=2) + "\n")
         environment = {**CHILD_ENVIRONMENT, "HF_DATASETS_CACHE": str(run / "work" / "datasets"), **os.environ, **self.environment}
         command = [self.python, str(Path(torchtune_child.__file__)), str(folder)]
-        Detached.start(command, run, folder / "torchtune.log", environment)
-        return TorchtuneTrainingRun(run_id, folder)
+        watched, held = (None, None) if self.detached else os.pipe()
+        Detached.start(command, run, folder / "torchtune.log", environment, watched)
+        if watched is not None:
+            os.close(watched)
+        return TorchtuneTrainingRun(run_id, folder, _lifeline=held)
 
 
 _ERROR = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*|.*\b(?:error|Error|ERROR|Killed|Segmentation fault)\b.*)$")

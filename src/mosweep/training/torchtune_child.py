@@ -11,10 +11,13 @@ import gc
 import importlib.util
 import json
 import math
+import os
 import re
 import runpy
 import shutil
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -88,6 +91,16 @@ def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "device": device, "dtype": dtype}
 
 
+def watch(lifeline: int) -> None:
+    """End this process and all it started when the other end of the pipe ``lifeline`` is closed: who wanted the result is dead."""
+
+    def listen() -> None:
+        os.read(lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
 def run_recipe(recipe: str, config: Path) -> None:
     """``tune run RECIPE --config CONFIG`` in this process."""
     sys.argv = ["tune", "run", recipe, "--config", str(config)]
@@ -101,6 +114,8 @@ def run_recipe(recipe: str, config: Path) -> None:
 def main(folder: Path) -> None:
     """Train, check, package."""
     spec = json.loads((folder / "run" / "spec.json").read_text())
+    if spec["lifeline"] is not None:
+        watch(spec["lifeline"])
     base, work, native = Path(spec["base"]), folder / "run" / "work", folder / "torchtune.yaml"
     config = resolve_auto(spec["config"])
     import yaml  # torchtune needs it too
