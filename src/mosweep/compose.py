@@ -158,7 +158,8 @@ class Composer:
         simple = base.open_keys.get(value.key)
         if simple is None:
             simple = base.open_keys[value.key] = _is_untyped_leaf(base.config, value.key) and not any(
-                not read or read == value.key or read.startswith(f"{value.key}.") or value.key.startswith(f"{read}.") for read in base.read_keys
+                not read or read == value.key or read.startswith(f"{value.key}.") or value.key.startswith(f"{read}.")
+                for read in base.read_keys
             )
         return simple
 

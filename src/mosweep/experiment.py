@@ -165,6 +165,8 @@ def _loaded(key: str, value: Any) -> Any:
             text = Path(value[1:]).read_text()
         except OSError as error:
             raise ConfigError(key, value, f"cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(key, value, "is not text in UTF-8") from None
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -182,8 +184,13 @@ def _as_override(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_as_override(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_as_override(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_escaped(str(key))}:{_as_override(item)}" for key, item in value.items()) + "}"
     text = str(value)
-    if re.fullmatch(r"[A-Za-z_][\w.-]*", text) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z_][\w.-]*", text, re.ASCII) and text.lower() not in ("true", "false", "null", "nan", "inf"):
         return text
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and r"\'"), text) + "'"
+
+
+def _escaped(key: str) -> str:
+    """A mapping's key in Hydra's override grammar, which has no quotes there."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)

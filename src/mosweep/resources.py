@@ -48,13 +48,15 @@ def _translated(place: str, section: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in section.items():
         where = f"{place}.{key}"
+        if value is None:
+            continue
         if key == "mem":
             result["mem_gb"] = _gigabytes(where, value)
         elif key == "time":
             result["time_min"] = _minutes(where, value)
         elif key == "gres":
             result["gpus"] = _gpus(where, value)
-        elif value is not None:
+        else:
             result[key] = value
     return result
 
@@ -76,7 +78,7 @@ def _minutes(where: str, value: Any) -> float:
     try:
         parts = [int(part) for part in rest.split(":")]
         if dash:
-            hours, minutes, seconds = (*parts, 0, 0)[:3]
+            hours, minutes, seconds = (*parts, *[0] * (3 - len(parts)))
             return int(days) * 1440 + hours * 60 + minutes + seconds / 60
         if len(parts) == 1:
             return float(parts[0])

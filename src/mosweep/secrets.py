@@ -10,7 +10,8 @@ from mosweep.core.errors import ConfigError
 __all__ = ["looks_secret", "refuse_secrets"]
 
 _SECRET_KEY = re.compile(
-    r"(?:^|[._-])(?:api_?key|apikey|secret(?:_?key)?|password|passwd|passphrase|credentials?|bearer|auth(?:_?token)?|(?:access|private|signing)_?key|(?:api|auth|access|hf|hub|bearer|refresh|session|bot|wandb|github)_?token|token)$",
+    r"(?:^|[._-])(?:api_?key|apikey|secret(?:_?key)?|password|passwd|passphrase|credentials?|bearer|auth(?:_?token)?|(?:access|private|signing)_?key|(?:api|auth|access|hf|hub|bearer|refresh|session|bot|wandb|github)_?token"
+    r"|(?<!(?:eos|bos|pad|unk|sep|cls|eot|eom)_)(?<!(?:mask|stop)_)token)$",  # a tokenizer's special tokens are no secrets
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(

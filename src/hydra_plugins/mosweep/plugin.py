@@ -33,7 +33,7 @@ class MosweepSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand ``arguments`` and the design into trials and launch them."""
-        from mosweep.app import sweep
+        from mosweep.sweeping import sweep
 
         assert self.config is not None and self.hydra_context is not None
         return sweep(self.config, self.hydra_context, self.launcher, arguments)
@@ -52,7 +52,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run one trial per list of overrides; see Hydra's ``Launcher``."""
-        from mosweep.app import launch
+        from mosweep.sweeping import launch
 
         return launch(self, job_overrides, initial_job_idx)
 

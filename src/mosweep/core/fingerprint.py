@@ -88,7 +88,9 @@ def fingerprint(payload: Any) -> str:
     try:
         return digest_bytes(canonical_json(payload).encode())
     except UnicodeEncodeError as error:
-        raise TypeError(f"{error.object[max(error.start - 20, 0) : error.end + 20]!r} is not Unicode text: it has no canonical form") from None
+        raise TypeError(
+            f"{error.object[max(error.start - 20, 0) : error.end + 20]!r} is not Unicode text: it has no canonical form"
+        ) from None
 
 
 def digest_bytes(data: bytes) -> str:
