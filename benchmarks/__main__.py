@@ -115,7 +115,9 @@ def orchestration(bench: Bench) -> None:
     )
     hydra = costs["bare 1000"].cpu if bench.full else 10 * costs["bare 100"].cpu
     again = statistics.median(cost.cpu for cost in cached_1000)
-    print(f"bare Hydra: 100 jobs {costs['bare 100'].cpu:.2f} s, 1,000 jobs {hydra:.1f} s{'' if yard == 1000 else ' (ten times the former)'}")
+    print(
+        f"bare Hydra: 100 jobs {costs['bare 100'].cpu:.2f} s, 1,000 jobs {hydra:.1f} s{'' if yard == 1000 else ' (ten times the former)'}"
+    )
     print(f"mosweep: 100 cold {costs['mosweep 100'].cpu:.2f} s, 1,000 cold {costs['mosweep 1000'].cpu:.2f} s, cached {again:.2f} s")
     print(f"with MLflow: 1,000 cold {costs['mlflow 1000'].cpu:.2f} s; bare MLflow loop {costs['mlflow loop'].cpu:.2f} s")
     bench.verdict("(a) 1,000 trials cold / bare Hydra", costs["mosweep 1000"].cpu / hydra, 1 / 25)
@@ -222,7 +224,9 @@ def demo(bench: Bench) -> None:
         warm.append(measure(command, home))
     cpu = {name: statistics.median(c.cpu for c in found) for name, found in (("whole", whole), ("tune", bare_tune), ("warm", warm))}
     wall = statistics.median(cost.wall for cost in whole)
-    print(f"demo {cpu['whole']:.1f} s CPU ({wall:.0f} s wall), with base models at hand {cpu['warm']:.1f} s, tune run alone {cpu['tune']:.1f} s")
+    print(
+        f"demo {cpu['whole']:.1f} s CPU ({wall:.0f} s wall), with base models at hand {cpu['warm']:.1f} s, tune run alone {cpu['tune']:.1f} s"
+    )
     bench.verdict("(e) demo, base models made too / its tune run processes", cpu["whole"] / cpu["tune"], 1.5)
     bench.verdict("(e) demo, base models at hand / its tune run processes", cpu["warm"] / cpu["tune"], 1.5)
 

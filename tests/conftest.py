@@ -53,7 +53,13 @@ class Shell:
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """The command in the background, its output captured."""
         return subprocess.Popen(
-            self.command(*words), cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+            self.command(*words),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
         )
 
     def summary(self, name: str, *words: str) -> dict[str, Any]:

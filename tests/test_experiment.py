@@ -116,7 +116,14 @@ def test_levels_may_be_lists_and_mappings() -> None:
 @pytest.mark.parametrize("seeds", [[0, 1, 2], 3])
 def test_seeds(seeds: Any) -> None:
     assert design_overrides(None, None, seeds) == ([["seed=0"], ["seed=1"], ["seed=2"]], ["seed"])
-    crossed = [["model=a", "seed=0"], ["model=a", "seed=1"], ["model=a", "seed=2"], ["model=b", "seed=0"], ["model=b", "seed=1"], ["model=b", "seed=2"]]
+    crossed = [
+        ["model=a", "seed=0"],
+        ["model=a", "seed=1"],
+        ["model=a", "seed=2"],
+        ["model=b", "seed=0"],
+        ["model=b", "seed=1"],
+        ["model=b", "seed=2"],
+    ]
     assert design_overrides(None, {"model": ["a", "b"]}, seeds) == (crossed, ["model", "seed"])
     assert design_overrides(None, [{"model": "a"}, {"model": "b"}], seeds) == (crossed, ["model", "seed"])
 
@@ -160,7 +167,12 @@ def test_json_that_is_no_utf8_is_the_users_mistake(tmp_path: Path) -> None:
 
 names = st.text("abcXYZ_0123456789.-/:=, ()[]{}\\", min_size=1).filter(lambda name: name[0] in "abcXYZ")
 plain_levels = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["true", "NaN", "null", "it's", "a\\", "a\\\n", "\\'", "${x}", "a b", "é"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["true", "NaN", "null", "it's", "a\\", "a\\\n", "\\'", "${x}", "a b", "é"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=6,
 )
@@ -240,7 +252,7 @@ def test_every_trial_has_its_factors_and_stages_in_order() -> None:
     for trial in trials:
         assert [stage.label for stage in trial.stages] == ["finetune", "eval:a", "eval:b"]
         assert {need.key for stage in trial.stages[1:] for need in stage.needs.values()} == {trial.stages[0].key}
-    assert not {key for trial in trials[:1] for key in keys([trial])[trial.name]} & {key for key in keys(trials[1:])[trials[1].name]}
+    assert not {key for trial in trials[:1] for key in keys([trial])[trial.name]} & set(keys(trials[1:])[trials[1].name])
 
 
 def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
@@ -316,4 +328,6 @@ def test_what_is_written_on_the_command_line_wins_over_the_design() -> None:
 
 def test_resources_and_places_do_not_move_keys() -> None:
     same = list(keys(plan("lora.rank=4")).values())
-    assert list(keys(plan("lora.rank=4", "+resources.default.gpus=2", "experiment.name=x", "store.dir=/y", "tracking=none")).values()) == same
+    assert (
+        list(keys(plan("lora.rank=4", "+resources.default.gpus=2", "experiment.name=x", "store.dir=/y", "tracking=none")).values()) == same
+    )

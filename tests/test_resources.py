@@ -41,12 +41,24 @@ def test_slurms_spellings_override_ours_and_the_other_way_round() -> None:
 def test_null_leaves_the_choice_to_the_section_below(key: str) -> None:
     values = {"mem": "1G", "time": 5, "gres": "gpu:1", "gpus": 1, "mem_gb": 1, "partition": "p"}
     assert request(stages={"eval": {key: None}}).of("m", "eval") == Resources()
-    assert request(default={key: values[key]}, stages={"eval": {key: None}}).of("m", "eval") == request(default={key: values[key]}).of("m", "eval")
+    assert request(default={key: values[key]}, stages={"eval": {key: None}}).of("m", "eval") == request(default={key: values[key]}).of(
+        "m", "eval"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "gigabytes"),
-    [("4096", 4.0), (512, 0.5), ("512M", 0.5), ("80G", 80.0), ("80g", 80.0), ("80GB", 80.0), ("1T", 1024.0), ("1048576K", 1.0), (" 2.5G ", 2.5)],
+    [
+        ("4096", 4.0),
+        (512, 0.5),
+        ("512M", 0.5),
+        ("80G", 80.0),
+        ("80g", 80.0),
+        ("80GB", 80.0),
+        ("1T", 1024.0),
+        ("1048576K", 1.0),
+        (" 2.5G ", 2.5),
+    ],
 )
 def test_memory_as_slurm_takes_it(text: Any, gigabytes: float) -> None:
     assert request(default={"mem": text}).of("m", "eval").mem_gb == gigabytes

@@ -13,18 +13,23 @@ SECRET_KEYS = [
     *("refresh_token", "bearer", "private_key", "access_key", "db-password", "auth"),
 ]
 FINE_KEYS = [
-    *("max_tokens", "tokenizer", "token_limit", "tokens", "max_new_tokens", "n_tokens", "tokenizer.max_seq_len", "token_type", "tokenizer.path"),
-    *("inspect.max_tokens", "inspect.token_limit", "torchtune.tokenizer._component_", "eos_token", "tokenizer.pad_token", "bos_token", "unk_token"),
-    *("keys", "key", "key_metric", "monkey", "author", "authors", "passwordless", "secretary", "lora.rank", "api", "api_key_name", "donkey_token_count"),
+    *("max_tokens", "tokenizer", "token_limit", "tokens", "max_new_tokens"),
+    *("n_tokens", "tokenizer.max_seq_len", "token_type", "tokenizer.path"),
+    *("inspect.max_tokens", "inspect.token_limit", "torchtune.tokenizer._component_"),
+    *("eos_token", "tokenizer.pad_token", "bos_token", "unk_token"),
+    *("keys", "key", "key_metric", "monkey", "author", "authors", "passwordless"),
+    *("secretary", "lora.rank", "api", "api_key_name", "donkey_token_count"),
     *("sort_key", "primary_key", "mask_token", "stop_token"),
 ]
 SECRETS = [
-    *("sk-abcdefghijklmnop1234", "sk-proj-aaaaBBBB1111_2222-3333", "hf_abcdefghijklmnopqrstuv", "ghp_abcdefghijklmnopqrstuv", "AKIAABCDEFGHIJKLMNOP"),
+    *("sk-abcdefghijklmnop1234", "sk-proj-aaaaBBBB1111_2222-3333", "hf_abcdefghijklmnopqrstuv"),
+    *("ghp_abcdefghijklmnopqrstuv", "AKIAABCDEFGHIJKLMNOP"),
     *("xoxb-123456789012-abc", "tml-abcdefghijklmnop12", "https://me:pass@example.org/x", "-----BEGIN RSA PRIVATE KEY-----"),
     *("AIzaabcdefghijklmnopqrstuvwxyz1234567", "sk_live_abcdefghij12"),
 ]
 FINE_VALUES = [
-    *("sketch", "sk-1", "hf_hub", "tiny", "0.5", "https://example.org/x", "meta-llama/Llama-3.2-1B", "s3://bucket/key", "risk-averse-long-name-of-x"),
+    *("sketch", "sk-1", "hf_hub", "tiny", "0.5", "https://example.org/x", "meta-llama/Llama-3.2-1B"),
+    *("s3://bucket/key", "risk-averse-long-name-of-x"),
     *("[a,b]", "openai/gpt-4o-mini", "file:///data/x.jsonl", "http://localhost:8000/v1", "/data/me@home:1/x"),
 ]
 
@@ -61,7 +66,12 @@ def test_a_secret_that_is_not_given_is_fine(key: str, value: str) -> None:
     refuse_secrets([f"{key}={value}"])
 
 
-@given(st.lists(st.builds("{}={}".format, st.sampled_from(FINE_KEYS), st.sampled_from(FINE_VALUES)) | st.sampled_from(["-m", "--cfg", "job", *FINE_KEYS])))
+@given(
+    st.lists(
+        st.builds("{}={}".format, st.sampled_from(FINE_KEYS), st.sampled_from(FINE_VALUES))
+        | st.sampled_from(["-m", "--cfg", "job", *FINE_KEYS])
+    )
+)
 def test_what_is_fine_is_let_through(arguments: list[str]) -> None:
     refuse_secrets(arguments)
 

@@ -93,7 +93,7 @@ def test_another_setting_of_the_same_name_gets_its_own_folder(shell):
     assert sum(name.startswith("lora.rank=4~") for name in trials) == 1
 
 
-@pytest.mark.parametrize(("how", "why"), [("raise", "told to fail"), ("exit", "exit status 3"), ("oom", "SIGKILL")])
+@pytest.mark.parametrize(("how", "why"), [("raise", "told to"), ("exit", "exit status 3"), ("oom", "SIGKILL")])
 def test_one_failing_trial_costs_one_trial(shell, started, how, why):
     bundles = [{"seed": seed} for seed in range(11)] + [{"seed": 11, "backend.fail": how}]
     done = shell("-m", *DRY, f"treatments={json.dumps(bundles)}", "run_control_trials=false", "experiment.name=twelve")

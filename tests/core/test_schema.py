@@ -122,9 +122,9 @@ def test_mistakes_name_the_key_and_what_would_be_valid(data: Any, key: str, word
 
 
 def test_without_a_path_keys_are_bare() -> None:
-    with pytest.raises(ConfigError, match="^count=x: "):
+    with pytest.raises(ConfigError, match=r"^count=x: "):
         build(Tree, {"count": "x"})
-    with pytest.raises(ConfigError, match="^Tree=3: expected a section"):
+    with pytest.raises(ConfigError, match=r"^Tree=3: expected a section"):
         build(Tree, 3)
 
 

@@ -18,7 +18,8 @@ from mosweep.core.types import Resources
 PAYLOAD = {"kind": "eval", "work": "Test", "version": 1, "config": {"x": 1}, "inputs": {}}
 KEY = fingerprint(PAYLOAD)
 OTHER = fingerprint({**PAYLOAD, "version": 2})
-FILES = {"small.txt": b"hello", "sub/empty": b"", "sub/deep/at.bin": bytes(range(256)) * (SMALL // 256), "sub/large.bin": b"x" * (SMALL + 1)}
+AT_LIMIT, LARGE = bytes(range(256)) * (SMALL // 256), b"x" * (SMALL + 1)
+FILES = {"small.txt": b"hello", "sub/empty": b"", "sub/deep/at.bin": AT_LIMIT, "sub/large.bin": LARGE}
 FACTS = {"metrics": {"accuracy": 0.5}, "name": "naïve \u2028", "n": 3, "nothing": None, "list": [1, 2.5, True]}
 
 
@@ -70,7 +71,8 @@ def test_what_was_published_is_read_back(store: Store) -> None:
     assert found.data["payload"] == PAYLOAD
     assert (found.data["label"], found.data["started"]) == ("eval:letters", 1.5)
     assert {name: (found.folder / name).read_bytes() for name in FILES} == FILES
-    assert {file["name"]: file["sha256"] for file in found.data["files"]} == {name: digest_bytes(content) for name, content in FILES.items()}
+    digests = {file["name"]: file["sha256"] for file in found.data["files"]}
+    assert digests == {name: digest_bytes(content) for name, content in FILES.items()}
     artifact = found.artifact
     assert (artifact.key, artifact.kind, artifact.folder, artifact.facts) == (KEY, "eval", found.folder, FACTS)
     assert list(store.keys()) == [KEY]
@@ -150,7 +152,7 @@ def lengthen(path: Path) -> None:
 FILE_DAMAGE: dict[str, Callable[[Path], None]] = {
     "a small file is missing": lambda folder: (folder / "small.txt").unlink(),
     "a folder is missing": lambda folder: (folder / "sub").rename(folder / "sub2"),
-    "a folder became a file": lambda folder: ((folder / "sub").rename(folder / "sub2"), (folder / "sub").write_text(""))[0] and None,
+    "a folder became a file": lambda folder: (folder / "sub").rename(folder / "sub2") and (folder / "sub").touch(),
     "a small file is truncated": lambda folder: truncate(folder / "small.txt"),
     "a large file is truncated": lambda folder: truncate(folder / "sub/large.bin"),
     "a large file is longer": lambda folder: lengthen(folder / "sub/large.bin"),
@@ -255,7 +257,10 @@ def test_a_damaged_record_can_be_forgotten(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "facts",
-    [{"loss": math.nan}, {"metrics": {"accuracy": math.inf}}, {"list": [1, -math.inf]}, {1: 2}, {"path": Path("/x")}, {"bytes": b""}, {"bad": "\udc80"}, {"word": Resources()}],
+    [
+        *({"loss": math.nan}, {"metrics": {"accuracy": math.inf}}, {"list": [1, -math.inf]}, {1: 2}, {"path": Path("/x")}, {"bytes": b""}),
+        *({"bad": "\udc80"}, {"word": Resources()}),
+    ],
     ids=str,
 )
 def test_facts_that_json_cannot_hold_are_refused(store: Store, facts: Any) -> None:

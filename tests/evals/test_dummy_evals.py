@@ -24,7 +24,7 @@ def evaluate(model: str = "m", **options: Any) -> EvalResults:
 
 
 def scores(results: EvalResults, task: str = "a") -> list[float]:
-    return [row["scores"]["dummy"] for row in results.samples if row["task"] == task]
+    return [row["scores"]["score"] for row in results.samples if row["task"] == task]
 
 
 def test_it_is_an_eval_backend() -> None:
@@ -40,7 +40,7 @@ def test_same_model_same_scores() -> None:
 
 def test_metrics_are_those_of_the_items() -> None:
     results = evaluate(items=50)
-    assert results.metrics["a"]["accuracy"] == pytest.approx(statistics.fmean(scores(results)))
+    assert results.metrics["a"]["score"] == pytest.approx(statistics.fmean(scores(results)))
     assert results.metrics["a"]["stderr"] == pytest.approx(statistics.stdev(scores(results)) / 50**0.5)
     assert results.metrics["a"]["n"] == 50
     assert all(row["metadata"]["dummy"] for row in results.samples)
@@ -48,10 +48,10 @@ def test_metrics_are_those_of_the_items() -> None:
 
 def test_shift_and_noise_have_the_size_that_was_asked_for() -> None:
     plain, shifted = evaluate(mean=0.4, items=400), evaluate(mean=0.4, shift=0.2, items=400)
-    assert shifted.metrics["a"]["accuracy"] - plain.metrics["a"]["accuracy"] == pytest.approx(0.2)
+    assert shifted.metrics["a"]["score"] - plain.metrics["a"]["score"] == pytest.approx(0.2)
     assert statistics.stdev(scores(plain)) == pytest.approx(0.1, rel=0.15)
     assert set(scores(evaluate(mean=0.4, item_sd=0.0))) == {0.4}
-    seeds = [evaluate(mean=0.5, item_sd=0.0, seed_sd=0.05, seed=seed).metrics["a"]["accuracy"] for seed in range(100)]
+    seeds = [evaluate(mean=0.5, item_sd=0.0, seed_sd=0.05, seed=seed).metrics["a"]["score"] for seed in range(100)]
     assert statistics.stdev(seeds) == pytest.approx(0.05, rel=0.25)
 
 
@@ -69,4 +69,4 @@ def test_results_are_saved_summarised_and_loaded(tmp_path: Path) -> None:
 
     summary = asyncio.run(roundtrip()).results.summary()
     assert list(summary.columns) == ["model_id", "task", "metric", "value"]
-    assert list(summary["metric"]) == ["accuracy", "stderr", "n"]
+    assert list(summary["metric"]) == ["score", "stderr", "n"]

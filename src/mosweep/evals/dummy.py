@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,10 @@ from typing import Any, Self
 from mosweep.core.errors import ConfigError
 from mosweep.evals.base import EvalResults, EvalStatus
 
-__all__ = ["DummyEvalBackend", "DummyEvalJob"]
+__all__ = ["SCORE", "DummyEvalBackend", "DummyEvalJob", "draw", "mean_and_stderr"]
+
+#: Name of the scorer and of its metric.
+SCORE = "score"
 
 
 @dataclass
@@ -42,7 +47,7 @@ class DummyEvalJob:
 
 @dataclass(frozen=True)
 class DummyEvalBackend:
-    """Scores ``items`` items per task between 0 and 1.
+    """Scores ``items`` items per task.
 
     The model's level is ``mean`` (by default a number between 0.2 and 0.8 that follows from its name) plus ``shift`` plus noise of
     ``seed_sd`` that follows from model and ``seed``; each item adds a difficulty that is the same for all models and noise of its
@@ -70,31 +75,38 @@ class DummyEvalBackend:
         suite = [eval_suite] if isinstance(eval_suite, str) else list(eval_suite)
         metrics, samples = {}, []
         for task in suite:
-            rows = self._task(model_id, task, json.dumps(task_args or {}, sort_keys=True, default=str))
-            values = [row["scores"]["dummy"] for row in rows]
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-            metrics[task] = {"accuracy": statistics.fmean(values), "stderr": error, "n": float(len(values))}
-            samples += rows
+            arguments = json.dumps(task_args or {}, sort_keys=True, default=str)
+            scores = draw(model_id, f"{task} {arguments}", self.items, self._level(model_id, task), self.item_sd)
+            metrics[task] = {**mean_and_stderr(scores), "n": float(len(scores))}
+            samples += [
+                {"task": task, "id": item, "epoch": 1, "scores": {SCORE: score}, "metadata": {"dummy": True}}
+                for item, score in enumerate(scores, 1)
+            ]
         return DummyEvalJob(EvalResults(model_id, metrics, samples))
 
-    def _task(self, model_id: str, task: str, arguments: str) -> list[dict[str, Any]]:
-        own = random.Random(f"model|{model_id}|{task}|{arguments}")
-        level = self.mean if self.mean is not None else own.uniform(0.2, 0.8)
-        level += self.shift + random.Random(f"seed|{model_id}|{self.seed}").gauss(0, 1) * self.seed_sd
-        rows = []
-        for item in range(self.items):
-            shared = random.Random(f"item|{task}|{arguments}|{item}").gauss(0, 1)
-            score = level + self.item_sd * (0.5**0.5) * (shared + own.gauss(0, 1))
-            rows.append(
-                {
-                    "task": task,
-                    "id": item,
-                    "epoch": 1,
-                    "input": f"dummy item {item}",
-                    "target": "",
-                    "output": "",
-                    "scores": {"dummy": min(1.0, max(0.0, score))},
-                    "metadata": {"dummy": True},
-                }
-            )
-        return rows
+    def _level(self, model_id: str, task: str) -> float:
+        level = random.Random(f"model|{model_id}|{task}").uniform(0.2, 0.8) if self.mean is None else self.mean
+        return level + self.shift + random.Random(f"seed|{model_id}|{self.seed}").gauss(0, 1) * self.seed_sd
+
+
+def draw(model: str, task: str, items: int, mean: float, item_sd: float) -> list[float]:
+    """The pretended scores of ``model`` on the items of ``task``, normal around ``mean`` with standard deviation ``item_sd``.
+
+    Half of the variance is the item's difficulty, the same for all models, so that paired comparisons gain what they gain in
+    reality; half is the model's own. Scores are not clipped, so that they are exactly normal.
+    """
+    own = random.Random(f"{model}|{task}").gauss
+    spread = item_sd * math.sqrt(0.5)
+    return [round(mean + spread * (difficulty + own(0.0, 1.0)), 6) for difficulty in _difficulties(task, items)]
+
+
+@functools.lru_cache(maxsize=64)
+def _difficulties(task: str, items: int) -> tuple[float, ...]:
+    shared = random.Random(f"items|{task}").gauss
+    return tuple(shared(0.0, 1.0) for _ in range(items))
+
+
+def mean_and_stderr(scores: Sequence[float]) -> dict[str, float]:
+    """The mean of ``scores`` as metric ``score``, and its standard error s/√n with the n-1 denominator (0 for a single score)."""
+    error = statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
+    return {SCORE: statistics.fmean(scores), "stderr": error}

@@ -16,7 +16,7 @@ from mosweep.config import Config
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Resources, Stage
 
-__all__ = ["Backend", "Evaluation", "Setting", "statistics"]
+__all__ = ["Backend", "Evaluation", "Setting"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,3 @@ class Evaluation(Protocol):
     def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
         """The evaluation stages of the tuned model, or of the base model where ``tuned`` is ``None``."""
         ...
-
-
-def statistics(name: str, scores: Sequence[float]) -> dict[str, float]:
-    """Mean of ``scores`` as metric ``name`` and its standard error, s/√n with the n-1 denominator (0 for one score)."""
-    n = len(scores)
-    mean = math.fsum(scores) / n
-    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1)) if n > 1 else 0.0
-    return {name: mean, "stderr": spread / math.sqrt(n)}

@@ -6,18 +6,17 @@ statistics and failure handling against. Scores are not clipped, so that they ar
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from mosweep.core.errors import ConfigError, StageError
+from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
-from mosweep.stages.base import Setting, statistics
+from mosweep.evals.dummy import SCORE, draw, mean_and_stderr
+from mosweep.stages.base import Setting
+from mosweep.training.dummy import DummyTrainingRun, Failure
 
 __all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune"]
 
@@ -35,7 +34,7 @@ class DummyFinetune:
     setting: Mapping[str, Any]
     shift: float
     delay_s: float
-    fail: str
+    fail: Failure
     item_sd: float
     seed_sd: float
 
@@ -44,20 +43,12 @@ class DummyFinetune:
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
-        if self.fail == "raise":
-            raise StageError("backend.fail=raise: this fine-tune was told to fail")
-        if self.fail == "exit":
-            os._exit(3)
-        if self.fail == "oom":  # what the kernel does to a process when memory runs out
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.fail == "hang":
-            await asyncio.Event().wait()
+        model_id = f"dummy/{self.model}@{context.key[:12]}"
+        await DummyTrainingRun(context.key[:12], model_id, self.delay_s, self.fail).wait()
         noise = random.Random(f"finetune {context.key}").gauss(0.0, self.seed_sd)
         return {
             "dummy": True,
-            "model_id": f"dummy/{self.model}@{context.key[:12]}",
+            "model_id": model_id,
             "mean": BASELINE + self.shift + noise,
             "item_sd": self.item_sd,
         }
@@ -80,12 +71,11 @@ class DummyEval:
         """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
         tuned = context.inputs.get("model")
         mean = tuned.facts["mean"] if tuned else BASELINE
-        draw = random.Random(f"eval {context.key}").gauss
-        scores = [round(draw(mean, self.item_sd), 6) for _ in range(self.items)]
-        lines = [f'{{"id":{item},"epoch":1,"scores":{{"score":{score}}}}}\n' for item, score in enumerate(scores, 1)]
-        (context.out / "samples.jsonl").write_text("".join(lines))
         model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
-        return {"dummy": True, "task": self.task, "model_id": model_id, "metrics": statistics("score", scores), "n": self.items}
+        scores = draw(context.key, self.task, self.items, mean, self.item_sd)
+        lines = [f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n' for item, score in enumerate(scores, 1)]
+        (context.out / "samples.jsonl").write_text("".join(lines))
+        return {"dummy": True, "task": self.task, "model_id": model_id, "metrics": mean_and_stderr(scores), "n": self.items}
 
 
 def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -106,7 +96,7 @@ class DummyBackend:
     """The group ``backend=dummy``."""
 
     delay_s: float = field(default=0.0, metadata=between(ge=0))
-    fail: Literal["none", "raise", "exit", "oom", "hang"] = "none"
+    fail: Failure = "none"
     effects: Mapping[str, Any] | None = None
     item_sd: float = field(default=0.1, metadata=between(ge=0))
     seed_sd: float = field(default=0.02, metadata=between(ge=0))

@@ -46,7 +46,8 @@ class DummyTrainingRun:
             if self.status == "running":  # not cancelled meanwhile
                 self.status = "succeeded"
         if self.status != "succeeded" or self.model_id is None:
-            raise StageError(f"dummy fine-tuning {self.id} {self.status}")
+            problem = "it was told to" if self.fail == "raise" else self.status
+            raise StageError(f"dummy fine-tuning {self.id} failed: {problem}")
         return self.model_id
 
     async def cancel(self) -> None:
