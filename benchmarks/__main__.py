@@ -225,7 +225,7 @@ def demo(bench: Bench) -> None:
     cpu = {name: statistics.median(c.cpu for c in found) for name, found in (("whole", whole), ("tune", bare_tune), ("warm", warm))}
     wall = statistics.median(cost.wall for cost in whole)
     print(
-        f"demo {cpu['whole']:.1f} s CPU ({wall:.0f} s wall), with base models at hand {cpu['warm']:.1f} s, tune run alone {cpu['tune']:.1f} s"
+        f"demo {cpu['whole']:.1f} s CPU ({wall:.0f} s wall), with bases at hand {cpu['warm']:.1f} s, tune run alone {cpu['tune']:.1f} s"
     )
     bench.verdict("(e) demo, base models made too / its tune run processes", cpu["whole"] / cpu["tune"], 1.5)
     bench.verdict("(e) demo, base models at hand / its tune run processes", cpu["warm"] / cpu["tune"], 1.5)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mosweep import __version__
-from mosweep.core.errors import MosweepError, UserError
+from mosweep.core.errors import MissingExtra, MosweepError, UserError
 
 __all__ = ["main"]
 
@@ -48,7 +48,7 @@ def dispatch(arguments: list[str]) -> int:
         if {"--help", "-h"} & set(arguments):
             print_verbs()
         return _guarded(arguments)
-    except UserError as error:
+    except (UserError, MissingExtra) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"mosweep: {error}", file=sys.stderr)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mosweep.config import Config, Tracking
+from mosweep.core.errors import MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
@@ -23,7 +25,17 @@ from mosweep.recorders.progress import Progress
 from mosweep.reports.summary import print_outcome
 from mosweep.sweep import Sweep
 
-__all__ = ["finish", "launch", "link_and_record", "prepare", "run_trials", "store_of", "tracking_recorder", "tracking_uri"]
+__all__ = [
+    "check_installed",
+    "finish",
+    "launch",
+    "link_and_record",
+    "prepare",
+    "run_trials",
+    "store_of",
+    "tracking_recorder",
+    "tracking_uri",
+]
 
 
 def store_of(config: Config) -> Store:
@@ -45,11 +57,10 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
     return [MLflowRecorder(tracking_uri(tracking.uri))]
 
 
-def prepare(trials: Sequence[Trial], config: Config, folder: Path, design: Mapping[str, Any]) -> tuple[list[Trial], Store, Sweep]:
+def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
-    store, sweep = store_of(config), Sweep(folder)
     about = {**design, "tracking": plain(config.tracking), "provenance": provenance(Path.cwd())}
-    return sweep.freeze(trials, store, about), store, sweep
+    return sweep.freeze(trials, store, about)
 
 
 def run_trials(
@@ -65,15 +76,25 @@ def run_trials(
 
     ``within``: one job of a sweep whose design is frozen, recorded and reported elsewhere.
     """
-    if within:
-        store, sweep = store_of(config), Sweep(folder)
-    else:
-        trials, store, sweep = prepare(trials, config, folder, design)
+    store, sweep = store_of(config), Sweep(folder)
     plan = make_plan(trials, store)
-    launch(plan, store, sweep, launcher, quiet=within)
+    check_installed(plan, config)
     if within:
+        launch(plan, store, sweep, launcher, quiet=True)
         return sweep.result()
-    return finish(trials, config, store, sweep, plan.records)
+    plan = replace(plan, trials=prepare(trials, config, store, sweep, design))
+    launch(plan, store, sweep, launcher)
+    return finish(plan.trials, config, store, sweep, plan.records)
+
+
+def check_installed(plan: Plan, config: Config) -> None:
+    """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not here."""
+    needed = {name: (extra, stage.label) for stage in plan.to_run for name, extra in getattr(stage.work, "requires", {}).items()}
+    if config.tracking.recorder == "mlflow":
+        needed["mlflow"] = ("mlflow", "tracking=mlflow (or give tracking=none)")
+    for name, (extra, purpose) in needed.items():
+        if find_spec(name) is None:
+            raise MissingExtra(name, extra, purpose)
 
 
 def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet: bool = False) -> None:

@@ -31,7 +31,9 @@ from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial
 from mosweep.experiment import Builder, design_overrides
 from mosweep.launchers.local import Local
-from mosweep.run import finish, prepare, run_trials
+from mosweep.plan import make_plan
+from mosweep.run import check_installed, finish, prepare, run_trials, store_of
+from mosweep.sweep import Sweep
 
 __all__ = ["Design", "compose_trials", "config_of", "launch", "run_single_trial", "run_whole_trial", "sweep"]
 
@@ -109,7 +111,9 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
     trials = compose_trials(config, context.config_loader, design.overrides, design.factor_keys)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     first = config_of(trials[0])
-    trials, store, sweep_folder = prepare(trials, first, folder, _design(trials, design.factor_keys))
+    store, sweep_folder = store_of(first), Sweep(folder)
+    check_installed(make_plan(trials, store), first)
+    trials = prepare(trials, first, store, sweep_folder, _design(trials, design.factor_keys))
     lists = [list(overrides) for overrides in design.overrides]
     sources = {trial.name: overrides for trial, overrides in zip(trials, lists, strict=False)}
     jobs = []

@@ -329,3 +329,18 @@ def test_a_claim_that_shows_up_below_a_higher_token_is_lost(claims: Claims) -> N
     write_claim(claims, replace(this_process(), machine="elsewhere"), token=2)
     with pytest.raises(ClaimLost):
         claim.check()
+
+
+def test_who_acts_on_what_it_saw_long_ago_steps_back(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our look and our link another process claimed, died and was taken over by one that lives."""
+    living = replace(this_process(), machine="elsewhere")
+    real = os.link
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(module.os, "link", real)
+        write_claim(claims, living, token=2)
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "link", late)
+    assert claims.acquire(KEY) == living
+    assert os.listdir(claims.folder) == [f"{KEY}.2"]

@@ -64,7 +64,8 @@ class Work(Protocol):
     """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are plain data.
 
     Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
-    configuration would now give another result.
+    configuration would now give another result. A work may have ``requires`` (module → mosweep's extra that brings it), looked at
+    before anything starts, and ``runtime``, a name for what is dear to load and shared by stages that run in one process.
     """
 
     kind: ClassVar[str]

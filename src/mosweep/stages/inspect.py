@@ -44,6 +44,7 @@ class InspectEval:
     kind: ClassVar[str] = "eval"
     version: ClassVar[int] = 1
     runtime: ClassVar[str] = "inspect"
+    requires: ClassVar[Mapping[str, str]] = {"inspect_ai": "inspect"}
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the ``.eval`` log and ``samples.jsonl``."""

@@ -29,6 +29,7 @@ class GenerateModel:
 
     kind: ClassVar[str] = "model"
     version: ClassVar[int] = 1
+    requires: ClassVar[Mapping[str, str]] = {"torch": "torchtune", "tokenizers": "torchtune"}
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the Hugging Face folder ``model``."""

@@ -37,6 +37,11 @@ class TorchtuneFinetune:
     kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 1
 
+    @property
+    def requires(self) -> Mapping[str, str]:
+        """Libraries that this process's own interpreter has to have, and the extras that bring them."""
+        return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
+
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses."""
         from mosweep.training.torchtune import TorchtuneTrainingBackend

@@ -1,5 +1,7 @@
-"""Fine-tuning backends."""
+"""Fine-tuning backends: ``DummyTrainingBackend`` in ``training.dummy``, ``TorchtuneTrainingBackend`` in ``training.torchtune``."""
 
 from mosweep.training.base import RunStatus, TrainingBackend, TrainingRun
+from mosweep.training.dummy import DummyTrainingBackend
+from mosweep.training.torchtune import TorchtuneTrainingBackend
 
-__all__ = ["RunStatus", "TrainingBackend", "TrainingRun"]
+__all__ = ["DummyTrainingBackend", "RunStatus", "TorchtuneTrainingBackend", "TrainingBackend", "TrainingRun"]

@@ -1,0 +1,46 @@
+"""What is imported when: starting is what users feel at every command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "mlflow", "inspect_ai", "tinker", "openai", "pandas", "submitit", "transformers", "torchtune", "numpy", "rich"}
+
+
+def loaded(code: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mosweep.cli",
+        "mosweep.app",
+        "mosweep.sweeping",
+        "mosweep.verbs",
+        "mosweep.worker",
+        "mosweep.training",
+        "mosweep.evals",
+        "mosweep.datasets",
+    ],
+)
+def test_nothing_heavy_at_import(module):
+    assert loaded(f"import {module}") & HEAVY == set()
+
+
+@pytest.mark.parametrize("module", ["mosweep.cli", "mosweep.verbs", "mosweep.worker", "mosweep.core.store"])
+def test_reading_and_working_need_no_hydra(module):
+    assert loaded(f"import {module}") & {"hydra", "omegaconf"} == set()
+
+
+def test_planning_loads_nothing_heavy(shell):
+    code = f"import os; os.chdir({str(shell.folder)!r}); from mosweep.cli import dispatch; dispatch(['plan', 'lora.rank=4,64'])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('MODULES', *sys.modules)"], capture_output=True, text=True, check=True
+    )
+    names = {name.partition(".")[0] for name in done.stdout.split("MODULES")[1].split()}
+    assert names & HEAVY == set()
