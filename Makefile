@@ -9,7 +9,7 @@ demo:
 
 test:
 	./setup.sh dev
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check:
 	./setup.sh dev

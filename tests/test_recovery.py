@@ -114,7 +114,7 @@ def test_damage_is_noticed_set_aside_and_mended(shell, started, damage):
     elif damage == "remove":
         samples.unlink()
     else:
-        record = store / "records" / samples.parent.name[:2] / f"{samples.parent.name.partition('.')[0]}.json"
+        record = store / "records" / samples.parent.name[:1] / f"{samples.parent.name.partition('.')[0]}.json"
         record.write_text(record.read_text().replace('"score":0.', '"score":0.9', 1))
     done = shell("-m", *DRY, "lora.rank=4,64", "experiment.name=grid")
     assert done.status == 0, done.err

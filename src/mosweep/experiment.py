@@ -46,7 +46,10 @@ class Builder:
         if config.control:
             factors = {key: value for key, value in factors.items() if key.split(".")[0] not in _OF_TRAINING and key != "control"}
             name = name or trial_name({"control": True, **factors})
-        stages = tuple(_in_order([tuned, *evals] if tuned else evals))
+        try:
+            stages = tuple(_in_order([tuned, *evals] if tuned else evals))
+        except TypeError as error:  # what a key cannot hold, such as NaN, in a section without a schema
+            raise ConfigError(name or trial_name(factors), "…", str(error)) from None
         return Trial(name or trial_name(factors), factors, stages, config.control, plain)
 
     def with_controls(self, trials: Sequence[Trial]) -> list[Trial]:

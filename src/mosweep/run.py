@@ -101,10 +101,15 @@ def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet:
     """Run what the plan lacks, telling journal and terminal."""
     if not plan.to_run:
         return
-    recorder = Recorders([JournalRecorder(sweep.journal), *([] if quiet else [Progress()])])
+    progress = [] if quiet else [Progress()]
+    recorder = Recorders([JournalRecorder(sweep.journal), *progress])
     counts = plan.counts
     recorder.sweep_started(SweepStarted(sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)))
-    launcher.run(plan, store, recorder)
+    try:
+        launcher.run(plan, store, recorder)
+    finally:
+        for shown in progress:
+            shown.close()
 
 
 def finish(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None) -> SweepResult:

@@ -85,7 +85,7 @@ class Sweep:
             folder = self.folder / trial.name
             for stage in trial.stages:
                 record = records.get(stage.key)
-                if record is not None:
+                if record is not None and record.data["files"]:
                     _point(folder / stage.label, os.path.relpath(record.folder, folder))
 
     @cached_property

@@ -209,6 +209,7 @@ def _all_sweeps() -> list[Sweep]:
 
 def _ui(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="mosweep ui", description="Open MLflow's user interface, on this machine only.")
+    parser.add_argument("sweep", nargs="?", help="the sweep to show: its folder, or its name under multirun/; by default the latest")
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--uri", help="MLflow's tracking URI; by default the SQLite file in mosweep's home")
     args = parser.parse_args(arguments)
@@ -220,12 +221,21 @@ def _ui(arguments: Sequence[str]) -> int:
     if importlib.util.find_spec("mlflow") is None:
         raise MissingExtra("mlflow", "mlflow", "the user interface")
     uri = tracking_uri(args.uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists() and args.sweep is None:
         raise UserError(f"nothing has been recorded yet ({uri.removeprefix('sqlite:///')} is not there); run a sweep, or mosweep sync")
-    print(f"MLflow: http://127.0.0.1:{args.port}   (Ctrl-C ends it)", flush=True)
+    print(f"MLflow: http://127.0.0.1:{args.port}/{_page(args.sweep, uri)}   (Ctrl-C ends it)", flush=True)
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(args.port)]
     os.execve(sys.executable, command, environment)
+
+
+def _page(place: str | None, uri: str) -> str:
+    """Where MLflow shows a sweep's trials, with factors and metrics as columns; the start page where there is no sweep."""
+    from mosweep.recorders.mlflow import project
+
+    if place is None and not list(Path("multirun").glob("**/experiment.yaml")):
+        return ""
+    return project(find_sweep(place).result(), uri).page
 
 
 def _doctor(arguments: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ from mosweep.core.claims import Owner, this_process
 from mosweep.core.errors import MosweepError, StageError
 from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, DamageWarning, Store
-from mosweep.core.types import Context, Resources, load_work
+from mosweep.core.types import Context, Resources, Work, load_work
 
 __all__ = ["main", "perform"]
 
@@ -50,19 +50,29 @@ def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None]
         return {"event": "busy", "key": key, "owner": str(attempt)}
     if store.read(key):  # published between our look and our claim
         store.abandon(attempt)
-        attempt.folder.rmdir()
         return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
     emit({"event": "started", "key": key, "log": str(attempt.log)})
     begun = time.time()
-    with _output_to(attempt.log):
-        error = _attempt(store, attempt, spec, begun, run)
+    try:
+        work = load_work(spec)
+        if getattr(work, "silent", False):
+            error = _attempt(store, attempt, spec, work, begun, run)
+        else:
+            attempt.folder.mkdir(parents=True)
+            with _output_to(attempt.log):
+                error = _attempt(store, attempt, spec, work, begun, run)
+    except Exception as problem:  # not the stage's own: its code cannot be loaded, its folder cannot be made
+        error = f"{type(problem).__name__}: {problem}"
     if error is None:
-        return {"event": "finished", "key": key, "seconds": time.time() - begun, "log": str(attempt.log)}
+        return {"event": "finished", "key": key, "seconds": time.time() - begun}
     store.abandon(attempt)
+    if not attempt.log.exists():
+        attempt.folder.mkdir(parents=True, exist_ok=True)
+        attempt.log.write_text(error + "\n")
     return {"event": "failed", "key": key, "error": error, "log": str(attempt.log)}
 
 
-def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], begun: float, run: Callable[..., Any]) -> str | None:
+def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work, begun: float, run: Callable[..., Any]) -> str | None:
     """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard error."""
     try:
         inputs = {}
@@ -73,7 +83,7 @@ def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], begun: flo
             inputs[role] = record.artifact
         resources = schema.build(Resources, spec.get("resources", {}), "resources")
         context = Context(spec["key"], attempt.folder, inputs, resources)
-        facts = run(load_work(spec).run(context))
+        facts = run(work.run(context))
         store.publish(
             attempt,
             payload=spec["payload"],
@@ -86,10 +96,11 @@ def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], begun: flo
             versions=versions(),
         )
     except (Exception, SystemExit) as error:
-        if not isinstance(error, MosweepError):
-            traceback.print_exc()
         message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
-        print(message, file=sys.stderr)
+        if not getattr(work, "silent", False):
+            if not isinstance(error, MosweepError):
+                traceback.print_exc()
+            print(message, file=sys.stderr)
         return message.strip().splitlines()[0] if message.strip() else type(error).__name__
     return None
 
@@ -136,11 +147,12 @@ def main() -> None:
 
     warnings.simplefilter("always", DamageWarning)
     threading.Thread(target=listen, daemon=True).start()
-    with asyncio.Runner() as runner:
-        while (order := orders.get()) is not None and not ended.is_set():
-            busy.set()
-            emit(perform(store, order, emit, runner.run))
-            busy.clear()
+    loop = asyncio.new_event_loop()
+    while (order := orders.get()) is not None and not ended.is_set():
+        busy.set()
+        emit(perform(store, order, emit, loop.run_until_complete))
+        busy.clear()
+    loop.close()
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def publish(store: Store, key: str = KEY, files: dict[str, bytes] = FILES, facts
 
 
 def record_path(store: Store, key: str = KEY) -> Path:
-    return store.root / "records" / key[:2] / f"{key}.json"
+    return store.root / "records" / key[:1] / f"{key}.json"
 
 
 def record_files(store: Store) -> list[str]:

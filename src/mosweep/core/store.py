@@ -1,7 +1,7 @@
 """The store: a folder of records and files by key. Disk is the truth.
 
-    records/ab/abcd….json    one per finished stage; written last, whole, and never changed
-    artifacts/ab/abcd….n/    what attempt n left; visible only through the record that names it
+    records/a/abcd….json     one per finished stage; written last, whole, and never changed
+    artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
     claims/                  who works on what right now
     quarantine/              what was found damaged, kept for inspection
 
@@ -67,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One owner's try at a stage: its claim and the folder it may write to."""
+    """One owner's try at a stage: its claim and the folder it may make and write to."""
 
     claim: Claim
     folder: Path
@@ -111,22 +111,15 @@ class Store:
         return Record(data, folder)
 
     def begin(self, key: str) -> Attempt | Owner:
-        """Claim ``key`` and make a fresh folder for it; or its living owner."""
+        """Claim ``key`` and find a fresh folder for it, which is made when it is needed; or its living owner."""
         claim = self.claims.acquire(key)
         if isinstance(claim, Owner):
             return claim
-        shard = self.root / "artifacts" / key[:2]
-        number = claim.token
-        while True:
-            folder = shard / f"{key}.{number}"
-            try:
-                folder.mkdir()
-            except FileExistsError:  # left by an attempt that failed or was killed
-                number += 1
-            except FileNotFoundError:
-                shard.mkdir(parents=True, exist_ok=True)
-            else:
-                return Attempt(claim, folder)
+        # Short enough that a link to it from a trial's folder fits into its inode. Folders that failed attempts left are passed over.
+        shard, number = self.root / "artifacts" / key[:1], claim.token
+        while (folder := shard / f"{key[:16]}.{number}").exists():
+            number += 1
+        return Attempt(claim, folder)
 
     def publish(self, attempt: Attempt, *, payload: Mapping[str, Any], facts: Mapping[str, Any], **about: Any) -> Record:
         """Make the attempt's files and ``facts`` the result of its stage, durably and at once.
@@ -154,7 +147,8 @@ class Store:
             raise StoreError(f"the facts of stage {key[:12]} cannot be recorded: {error}") from error
         sealed = f"{body}\n{fingerprint.digest_bytes(body.encode())}\n"
         path = self._record_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")
         _write_durably(temporary, sealed.encode())
         record: Record | None = Record(data, attempt.folder)
@@ -189,12 +183,12 @@ class Store:
 
     def keys(self) -> Iterator[str]:
         """Keys of all records, unverified."""
-        for shard in sorted((self.root / "records").glob("??")):
+        for shard in sorted((self.root / "records").glob("?")):
             for path in sorted(shard.glob("*.json")):
                 yield path.stem
 
     def _record_path(self, key: str) -> Path:
-        return self.root / "records" / key[:2] / f"{key}.json"
+        return self.root / "records" / key[:1] / f"{key}.json"
 
     def _quarantine(self, key: str, path: Path, folder: Path | None, damage: str) -> None:
         place = self.root / "quarantine" / f"{key[:16]}-{time.time_ns()}"
@@ -240,7 +234,11 @@ def _describe(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:  # nothing was left
+        return
+    with entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")

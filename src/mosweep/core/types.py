@@ -65,7 +65,8 @@ class Work(Protocol):
 
     Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
     configuration would now give another result. A work may have ``requires`` (module → mosweep's extra that brings it), looked at
-    before anything starts, and ``runtime``, a name for what is dear to load and shared by stages that run in one process.
+    before anything starts, and ``runtime``, a name for what is dear to load and shared by stages that run in one process. One that is ``silent`` prints nothing, gets no log unless it
+    fails, and makes ``context.out`` itself if it leaves files.
     """
 
     kind: ClassVar[str]

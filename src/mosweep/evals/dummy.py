@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,5 +107,7 @@ def _difficulties(task: str, items: int) -> tuple[float, ...]:
 
 def mean_and_stderr(scores: Sequence[float]) -> dict[str, float]:
     """The mean of ``scores`` as metric ``score``, and its standard error s/√n with the n-1 denominator (0 for a single score)."""
-    error = statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
-    return {SCORE: statistics.fmean(scores), "stderr": error}
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    variance = math.fsum((score - mean) ** 2 for score in scores) / (n - 1) if n > 1 else 0.0
+    return {SCORE: mean, "stderr": math.sqrt(variance / n)}

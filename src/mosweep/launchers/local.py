@@ -286,8 +286,7 @@ class _Launch:
             self.stillborn = 0
         if worker.log is not None:
             error = f"its process died ({_cause(worker.process.returncode)})"
-            with contextlib.suppress(OSError), open(worker.log, "a") as log:
-                log.write(error + "\n")
+            _note(Path(worker.log), error)
             self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
         for key in worker.orders:
             self.offer(key)
@@ -301,8 +300,7 @@ class _Launch:
         for worker in list(self.workers.values()):
             if worker.log and worker.started and (limit := self.limit(worker)) and now - worker.started > limit * 60:
                 error = f"over its time limit of {limit:g} min"
-                with contextlib.suppress(OSError), open(worker.log, "a") as log:
-                    log.write(error + "\n")
+                _note(Path(worker.log), error)
                 self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
                 worker.log = None
                 for key in worker.orders:
@@ -323,6 +321,14 @@ class _Launch:
                 worker.process.wait(5)
             _end(worker.process)
         self.selector.close()
+
+
+def _note(log: Path, text: str) -> None:
+    """Add a line to the log of a stage that cannot do so itself any more."""
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as file:
+            file.write(text + "\n")
 
 
 def _stdout(process: subprocess.Popen[bytes]) -> Any:

@@ -1,15 +1,26 @@
-"""Tells the terminal what happens: one line per finished or failed stage; on a terminal, below them, a line on what runs now."""
+"""Tells the terminal what happens: one line per finished or failed stage and, on a terminal, a live table of what runs now."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from typing import TextIO
 
 from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted, SweepStarted
 
 __all__ = ["Progress"]
+
+#: How often the live table is drawn anew, in seconds, and how many running stages it shows.
+REFRESH_S, ROWS = 0.5, 12
+
+
+@dataclass(frozen=True)
+class _Running:
+    event: StageStarted
+    since: float
 
 
 class Progress(Recorder):
@@ -17,51 +28,87 @@ class Progress(Recorder):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
-        self.total = self.done = 0
-        self.running: dict[str, StageStarted] = {}
+        self.total = self.done = self.failed = 0
+        self.running: dict[str, _Running] = {}
         self.begun = time.monotonic()
+        self.drawn = 0
+        self.lock = threading.Lock()
+        self.ended = threading.Event()
+        self.live = self.stream.isatty()
 
     def sweep_started(self, event: SweepStarted) -> None:
         """Say what is about to run."""
         self.total = event.to_run
         cached = f", {event.cached} of {event.total} stages done already" if event.cached else ""
         self._line(f"{_count(event.trials, 'trial')}: {_count(event.to_run, 'stage')} to run{cached}")
+        if self.live:
+            threading.Thread(target=self._refresh, daemon=True).start()
 
     def stage_started(self, event: StageStarted) -> None:
         """Show it as running."""
-        self.running[event.key] = event
-        self._status()
+        with self.lock:
+            self.running[event.key] = _Running(event, time.monotonic())
 
     def stage_finished(self, event: StageFinished) -> None:
         """One line."""
-        self.running.pop(event.key, None)
-        self.done += 1
         took = "by another process" if event.elsewhere else f"{event.seconds:.1f} s"
-        self._line(f"{self._count()} {event.label:<24} {event.trial}  {took}")
+        self._ended(event.key, f"{event.label:<24} {event.trial}  {took}")
 
     def stage_failed(self, event: StageFailed) -> None:
         """One line, and one for the log's path."""
-        self.running.pop(event.key, None)
-        self.done += 1
-        log = f"\n{'':>{len(self._count())}} log: {event.log}" if event.log else ""
-        self._line(f"{self._count()} {event.label:<24} {event.trial}  FAILED: {event.error}{log}")
+        self.failed += 1
+        log = f"\n{'':>{len(self._place())}} log: {event.log}" if event.log else ""
+        self._ended(event.key, f"{event.label:<24} {event.trial}  FAILED: {event.error}{log}")
 
-    def _count(self) -> str:
+    def close(self) -> None:
+        """Stop drawing and leave the cursor below the last line."""
+        self.ended.set()
+        with self.lock:
+            self._erase()
+            self.stream.flush()
+
+    def _ended(self, key: str, text: str) -> None:
+        self.running.pop(key, None)
+        self.done += 1
+        self._line(f"{self._place()} {text}")
+
+    def _place(self) -> str:
         return f"[{self.done:>{len(str(self.total))}}/{self.total}]"
 
     def _line(self, text: str) -> None:
-        self.stream.write(("\r\x1b[K" if self.live else "") + text + "\n")
-        self._status()
+        with self.lock:
+            self._erase()
+            self.stream.write(text + "\n")
 
-    def _status(self) -> None:
-        if not self.live:
-            return
+    def _refresh(self) -> None:
+        while not self.ended.wait(REFRESH_S):
+            with self.lock:
+                self._erase()
+                self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        failed = f", {self.failed} failed" if self.failed else ""
+        waiting = self.total - self.done - len(self.running)
+        lines = [f"── {self.done} of {self.total} done{failed}, {len(self.running)} running, {waiting} waiting, {_clock(now - self.begun)}"]
+        for run in list(self.running.values())[:ROWS]:
+            lines.append(f"   {run.event.label:<24} {_clock(now - run.since):>8}  {run.event.job:<12} {run.event.trial}")
         width = shutil.get_terminal_size().columns - 1
-        names = "; ".join(f"{event.label} {event.trial}" for event in self.running.values())
-        text = f"… {time.monotonic() - self.begun:.0f} s, running {len(self.running)}: {names}" if self.running else ""
-        self.stream.write("\r\x1b[K" + text[:width])
+        self.stream.write("".join(line[:width] + "\n" for line in lines))
         self.stream.flush()
+        self.drawn = len(lines)
+
+    def _erase(self) -> None:
+        """Remove the live table, if one is drawn; the lock is held."""
+        if self.drawn:
+            self.stream.write(f"\x1b[{self.drawn}F\x1b[J")
+            self.drawn = 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _count(number: int, noun: str) -> str:

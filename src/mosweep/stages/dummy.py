@@ -40,6 +40,7 @@ class DummyFinetune:
 
     kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 1
+    silent: ClassVar[bool] = True
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
@@ -66,6 +67,7 @@ class DummyEval:
 
     kind: ClassVar[str] = "eval"
     version: ClassVar[int] = 1
+    silent: ClassVar[bool] = True
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
@@ -74,6 +76,7 @@ class DummyEval:
         model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
         scores = draw(context.key, self.task, self.items, mean, self.item_sd)
         lines = [f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n' for item, score in enumerate(scores, 1)]
+        context.out.mkdir(parents=True)
         (context.out / "samples.jsonl").write_text("".join(lines))
         return {"dummy": True, "task": self.task, "model_id": model_id, "metrics": mean_and_stderr(scores), "n": self.items}
 

@@ -1,0 +1,63 @@
+"""What the README and the notebooks show works as shown."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SWEEPS = sorted({command for command in re.findall(r"(?<![\w/])mosweep (?:-m|plan) [^`\n|]+", README)})
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_in_the_readme_runs(code, tmp_path):
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "score" in done.stdout
+
+
+@pytest.mark.parametrize("command", SWEEPS)
+def test_sweeps_in_the_readme_can_be_planned(shell, command):
+    (shell.folder / "treatments.json").write_text('{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}')
+    words = [word for word in shlex.split(command)[1:] if word not in ("-m", "plan")]
+    done = shell("plan", *words)
+    assert done.status == (2 if "lora.rnk" in command else 0), done.err
+
+
+def test_the_ways_of_writing_a_design_are_one_design(shell):
+    (shell.folder / "treatments.json").write_text('{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}')
+    ways = [command for command in SWEEPS if "experiment=rank" in command or "seeds=3" in command or "seed=0,1,2" in command]
+    assert len(ways) >= 4
+    keys = set()
+    for command in ways:
+        words = [word for word in shlex.split(command)[1:] if word not in ("-m", "plan", "backend=dummy", "primary_metric=null")]
+        jobs = shell("plan", *words, "--json").json["jobs"]
+        keys.add(frozenset(job["key"] for job in jobs))
+    assert len(keys) == 1
+    assert len(keys.pop()) == 1 + 2 + 12 + 14
+
+
+def test_the_error_shown_is_the_error_given(shell):
+    (shown,) = re.findall(r"^mosweep: lora\.rnk.*$", README, re.MULTILINE)
+    assert shell("-m", "lora.rnk=4,64").err.strip() == shown.replace("lora.rnk=4:", "lora.rnk=4:")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path):
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells), "notebooks are stored without outputs"
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "succeeded" in done.stdout
