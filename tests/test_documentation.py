@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-SWEEPS = sorted({command for command in re.findall(r"(?<![\w/])mosweep (?:-m|plan) [^`\n|]+", README)})
+SWEEPS = sorted(set(re.findall(r"(?<![\w/])mosweep (?:-m|plan) [^`\n|]+", README)))
 
 
 def blocks(language: str) -> list[str]:

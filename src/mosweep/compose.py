@@ -25,7 +25,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mosweep.core.errors import ConfigError, choices
+from mosweep.core.errors import ConfigError, UserError, choices
 
 __all__ = ["Composer"]
 
@@ -141,7 +141,10 @@ class Composer:
 
     def _base(self, chosen: tuple[str, ...]) -> _Base:
         if chosen not in self._bases:
-            config = self._loader.load_sweep_config(self._master, list(chosen))
+            try:
+                config = self._loader.load_sweep_config(self._master, list(chosen))
+            except ValueError as error:  # a group choice that is no name, such as lora=4
+                raise UserError(f"{' '.join(chosen)}: {error}") from error
             job = _without_hydra(config)
             reads, needs_hydra = _interpolations(job)
             plain: dict[str, Any] | None = None

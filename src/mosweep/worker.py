@@ -45,7 +45,7 @@ def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None]
     key = spec["key"]
     if store.read(key):
         return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
-    attempt = store.begin(key)
+    attempt = store.begin(key, folder=False)
     if isinstance(attempt, Owner):
         return {"event": "busy", "key": key, "owner": str(attempt)}
     if store.read(key):  # published between our look and our claim

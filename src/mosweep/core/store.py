@@ -110,16 +110,23 @@ class Store:
             return None
         return Record(data, folder)
 
-    def begin(self, key: str) -> Attempt | Owner:
-        """Claim ``key`` and find a fresh folder for it, which is made when it is needed; or its living owner."""
+    def begin(self, key: str, *, folder: bool = True) -> Attempt | Owner:
+        """Claim ``key`` and make a fresh folder for it (or, without ``folder``, only find its place); or its living owner."""
         claim = self.claims.acquire(key)
         if isinstance(claim, Owner):
             return claim
         # Short enough that a link to it from a trial's folder fits into its inode. Folders that failed attempts left are passed over.
         shard, number = self.root / "artifacts" / key[:1], claim.token
-        while (folder := shard / f"{key[:16]}.{number}").exists():
+        while True:
+            place = shard / f"{key[:16]}.{number}"
+            try:
+                if folder:
+                    place.mkdir(parents=True)
+                if folder or not place.exists():
+                    return Attempt(claim, place)
+            except FileExistsError:
+                pass
             number += 1
-        return Attempt(claim, folder)
 
     def publish(self, attempt: Attempt, *, payload: Mapping[str, Any], facts: Mapping[str, Any], **about: Any) -> Record:
         """Make the attempt's files and ``facts`` the result of its stage, durably and at once.

@@ -64,9 +64,9 @@ class Work(Protocol):
     """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are plain data.
 
     Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
-    configuration would now give another result. A work may have ``requires`` (module → mosweep's extra that brings it), looked at
-    before anything starts, and ``runtime``, a name for what is dear to load and shared by stages that run in one process. One that is ``silent`` prints nothing, gets no log unless it
-    fails, and makes ``context.out`` itself if it leaves files.
+    configuration would now give another result. Three attributes are optional: ``requires`` (module → mosweep's extra that brings
+    it) is looked at before anything starts; ``runtime`` names what is dear to load, so that stages which share it share a process;
+    a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files.
     """
 
     kind: ClassVar[str]
