@@ -194,6 +194,22 @@ def test_stock_launchers_give_the_same(shell, launcher):
     assert {trial["status"] for trial in stock.values()} == {"succeeded"}
 
 
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+def test_a_stock_sweeper_gives_the_same_scores(shell, launcher):
+    words = ("-m", *DRY, "lora.rank=4,64", "run_control_trials=false")
+    done = shell(*words, "hydra/sweeper=basic", f"hydra/launcher={launcher}", "experiment.name=stock")
+    assert done.status == 0, done.out + done.err
+    shell(*words, "experiment.name=ours", "store.dir=other")
+
+    def scores(name: str) -> list[float]:
+        return sorted(trial["metrics"]["capitalization/score"] for trial in shell.summary(name).values())
+
+    assert scores("stock") == scores("ours")
+    failed = shell("-m", *DRY, "backend.fail=raise,none", "hydra/sweeper=basic", f"hydra/launcher={launcher}", "experiment.name=failed")
+    assert failed.status == 1, failed.out + failed.err
+    assert {trial["status"] for trial in shell.summary("failed").values()} >= {"failed"}
+
+
 def test_a_failing_trial_under_a_stock_launcher(shell):
     done = shell("-m", *DRY, "backend.fail=none,raise", "hydra/launcher=joblib", "experiment.name=stock")
     assert done.status == 1, done.out + done.err

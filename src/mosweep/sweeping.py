@@ -97,8 +97,6 @@ def _launch(launcher: Any, overrides: Sequence[Sequence[str]]) -> int:
 
 
 def _run_local(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[SweepResult, list[Trial]]:
-    from mosweep.run import run_trials
-
     config = launcher.config
     options = schema.build(Local, {"workers": launcher.workers}, "hydra.launcher")
     trials = compose_trials(config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys)
@@ -137,15 +135,18 @@ def _source_of(control: Trial, trials: Sequence[Trial], lists: Sequence[list[str
 
 def run_whole_trial(config: DictConfig) -> float | None:
     """Hydra's task function: all stages of one trial, in this job. Raises ``StageError`` if one fails."""
-    builder = Builder()
-    plain = _job(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    trial = builder.trial(plain, {}, folder.name)
-    result = run_trials([trial], builder.config(plain), folder.parent, {}, Local(workers=1), within=True)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    trial = Builder().trial(_job(config), _factors(_Levels(), list(hydra.overrides.task), None), folder.name)
+    typed, sweep_folder = config_of(trial), Sweep(folder.parent)
+    if not any(trial.id == known["id"] for launch in sweep_folder.launches for known in launch.trials):
+        # A sweeper of Hydra's own: nobody has frozen the design, so each job adds its trial.
+        prepare([trial], typed, store_of(typed), sweep_folder, _design([trial], None))
+    result = run_trials([trial], typed, folder.parent, {}, Local(workers=1), within=True)
     done = next(found for found in result.trials if found.id == trial.id)
     if done.status != "succeeded":
         raise _failure(done)
-    return _objective(done, plain)
+    return _objective(done, trial.config)
 
 
 def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
