@@ -2,7 +2,7 @@
 
     multirun/NAME/
       experiment.yaml       the design, frozen when the sweep was first launched
-      launches/<digest>.json  the trials of one launch and their stages in full; the same command writes the same file
+      launches/             the trials of every launch, and their stages in full; the same command writes the same files
       journal.jsonl         what happened, for people and for ``status``
       <trial>/config.yaml   the trial's whole configuration, and a link per stage to what it left
 
@@ -12,10 +12,11 @@ Readers need nothing but this folder and the store. Importing this module loads 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,13 +34,40 @@ __all__ = ["Launch", "Sweep", "find_sweep"]
 
 @dataclass(frozen=True)
 class Launch:
-    """One frozen launch: every trial with its stages, every stage in full (``Stage.spec``). ``file`` is its name in ``launches/``."""
+    """One frozen launch: every trial with the keys of its stages, and for every stage label, kind and needs.
+
+    ``file`` is its name in ``launches/``. ``specs`` reads the stages in full, from a file of their own.
+    """
 
     file: str
     trials: Sequence[Mapping[str, Any]]
-    stages: Mapping[str, Mapping[str, Any]]
-    store: Path
+    stages: Mapping[str, Sequence[Any]]
+    store_path: str
     design: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        """The store that the launch works on; its path is kept relative to the sweep's folder, so that both can move."""
+        return Store(Path(os.path.normpath(self.folder / self.store_path)))
+
+    @property
+    def specs_file(self) -> Path:
+        """Where the stages are in full."""
+        return self.folder / "launches" / f"{self.file.removesuffix('.json')}.stages.jsonl"
+
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Every stage in full (``Stage.spec``), by key, needs first."""
+        with open(self.specs_file, encoding="utf-8") as file:
+            return {spec["key"]: spec for spec in map(json.loads, file)}
+
+    def parts(self) -> Iterator[str]:
+        """The launch as JSON, piece by piece."""
+        yield f'{{"store":{_json(self.store_path)},"design":{_json(self.design)},"trials":[\n'
+        yield from _joined(_json(trial) for trial in self.trials)
+        yield '\n],"stages":{\n'
+        yield from _joined(f"{_json(key)}:{_json(about)}" for key, about in self.stages.items())
+        yield "\n}}\n"
 
 
 @dataclass(frozen=True)
@@ -59,25 +87,44 @@ class Sweep:
         A name that the folder already has for another configuration is made its own by a suffix. The same configuration launched
         again, perhaps with edited task code, takes the place of what was launched before.
         """
-        trials = self._named(trials)
-        body = {
-            "store": os.path.relpath(store.root, self.folder),
-            "design": dict(design),
-            "trials": [_described(trial) for trial in trials],
-            "stages": {key: stage.spec for key, stage in unique_stages(trials).items()},
-        }
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
-        name = f"{fingerprint.digest_bytes(text.encode())[:16]}.json"
+        launch = self._frozen(trials, store, design)
+        if not (self.folder / "launches" / launch.file).exists():
+            trials = self._named(trials)
+            launch = self._frozen(trials, store, design)
         launches = self.folder / "launches"
-        if not (launches / name).exists():
+        if not (launches / launch.file).exists():
             launches.mkdir(parents=True, exist_ok=True)
             self._write_trials(trials)
             if not (self.folder / "experiment.yaml").exists():
-                _write(self.folder / "experiment.yaml", _yaml(dict(design)))
-            _write(launches / name, text)
-            self.__dict__.pop("launches", None)
-        self.journal.append("launch", file=name, pid=os.getpid(), argv=design.get("argv"))
-        return trials
+                _write(self.folder / "experiment.yaml", [_yaml(dict(design))])
+            _write(launch.specs_file, (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values()))
+            _write(launches / launch.file, launch.parts())
+        self._known[launch.file] = launch
+        self.__dict__.pop("launches", None)
+        self.journal.append("launch", file=launch.file, pid=os.getpid())
+        return list(trials)
+
+    def _frozen(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> Launch:
+        stages = unique_stages(trials)
+        launch = Launch(
+            "",
+            [_described(trial) for trial in trials],
+            {key: [stage.label, stage.kind, {r: need.key for r, need in stage.needs.items()}] for key, stage in stages.items()},
+            os.path.relpath(store.root, self.folder),
+            dict(design),
+            self.folder,
+        )
+        digest = hashlib.sha256()
+        for part in launch.parts():
+            digest.update(part.encode())
+        for stage in stages.values():
+            digest.update(_json(stage.spec).encode())
+        return replace(launch, file=f"{digest.hexdigest()[:16]}.json")
+
+    @cached_property
+    def _known(self) -> dict[str, Launch]:
+        """Launches at hand, by file."""
+        return {}
 
     def link(self, trials: Iterable[Trial], records: Mapping[str, Record]) -> None:
         """Point each trial folder at what its stages left."""
@@ -92,25 +139,22 @@ class Sweep:
     def launches(self) -> list[Launch]:
         """All launches, oldest first."""
         folder = self.folder / "launches"
-        order = list(dict.fromkeys(str(event["file"]) for event in self.journal.read("launch")))
+        events = [str(event["file"]) for event in self.journal.read("launch")]
+        order = list(dict.fromkeys(reversed(events)))[::-1]  # by when each was last given
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
-        order += [name for name in names if name not in order]
-        found = []
-        for name in order:
-            with contextlib.suppress(FileNotFoundError):
-                found.append(self._launch(name, json.loads((folder / name).read_text())))
-        return found
-
-    def _launch(self, name: str, data: Mapping[str, Any]) -> Launch:
-        root = Path(os.path.normpath(self.folder / data["store"]))
-        return Launch(name, data["trials"], data["stages"], root, data["design"])
+        for name in [*(name for name in names if name not in order), *order]:
+            if name not in self._known:
+                with contextlib.suppress(FileNotFoundError):
+                    data = json.loads((folder / name).read_bytes())
+                    self._known[name] = Launch(name, data["trials"], data["stages"], data["store"], data["design"], self.folder)
+        return [self._known[name] for name in [*(n for n in names if n not in order), *order] if name in self._known]
 
     def result(self, records: Mapping[str, Record] | None = None) -> SweepResult:
         """What is known now, from launches, store and journal. ``records`` are those already at hand."""
         seen: dict[str, Record | None] = dict(records or {})
         held: dict[str, Any] = {}
         for launch in self.launches:
-            store = Store(launch.store)
+            store = launch.store
             missing = [key for key in launch.stages if key not in seen and seen.setdefault(key, store.read(key)) is None]
             held |= store.claims.held() if missing else {}
         notes = {} if all(seen.values()) else self._notes()
@@ -120,7 +164,7 @@ class Sweep:
         for launch in self.launches:
             for key, spec in launch.stages.items():
                 if key not in stages:
-                    stages[key] = _stage(spec, seen[key], notes.get(key, {}), key in held, since)
+                    stages[key] = _stage(key, spec, seen[key], notes.get(key, {}), key in held, since)
             for trial in launch.trials:
                 trials[trial["name"]] = TrialResult(
                     trial["name"],
@@ -173,7 +217,7 @@ class Sweep:
                 if text is None:
                     text = fragments[same] = _yaml({"_": value})[2:]
                 parts.append(f"{key}:{text}")
-            _write(folder / "config.yaml", "".join(parts))
+            _write(folder / "config.yaml", parts)
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -207,7 +251,7 @@ def find_sweep(place: str | None) -> Sweep:
     raise UserError(f"{place}: not the folder of a sweep (no experiment.yaml in it)" + (f"; known names: {known}" if known else ""))
 
 
-def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float) -> StageResult:
+def _stage(key: str, about: Sequence[Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float) -> StageResult:
     status: Status = "pending"
     if record is not None:
         status = "succeeded"
@@ -220,11 +264,11 @@ def _stage(spec: Mapping[str, Any], record: Record | None, note: Mapping[str, An
     if record is not None and (record.folder / "log.txt").exists():
         log = record.folder / "log.txt"
     return StageResult(
-        label=str(spec["label"]),
-        kind=str(spec["kind"]),
-        key=str(spec["key"]),
+        label=about[0],
+        kind=about[1],
+        key=key,
         status=status,
-        needs=spec["needs"],
+        needs=about[2],
         cached=cached,
         job=note.get("job") or (record.data.get("job") if record else None),
         log=Path(log) if log else None,
@@ -242,10 +286,21 @@ def _yaml(data: Any) -> str:
     return text
 
 
-def _write(path: Path, text: str) -> None:
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _joined(parts: Iterable[str]) -> Iterator[str]:
+    """The parts with commas between them, a line each."""
+    for index, part in enumerate(parts):
+        yield f",\n{part}" if index else part
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    temporary.write_text(text)
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(parts)
     temporary.replace(path)
 
 

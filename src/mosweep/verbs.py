@@ -122,14 +122,13 @@ def _run(arguments: Sequence[str]) -> int:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     sweep = find_sweep(args.sweep)
     trials, launch = _frozen(sweep)
-    from mosweep.core.store import Store
     from mosweep.launchers.local import Local
     from mosweep.plan import make_plan
     from mosweep.reports.summary import print_outcome, summary_data
     from mosweep.run import launch as run_plan
     from mosweep.run import link_and_record
 
-    store = Store(launch.store)
+    store = launch.store
     plan = make_plan(trials, store)
     sweep.journal.append("launch", file=launch.file, pid=os.getpid(), argv="run")
     run_plan(plan, store, sweep, Local(workers=args.workers), quiet=args.json)
@@ -148,7 +147,7 @@ def _frozen(sweep: Sweep) -> tuple[list[Trial], Launch]:
     trials: dict[str, Trial] = {}
     for launch in sweep.launches:
         stages: dict[str, Stage] = {}
-        for key, spec in launch.stages.items():
+        for key, spec in launch.specs().items():
             stages[key] = _thawed(spec, stages)
         for trial in launch.trials:
             mine = tuple(stages[key] for key in trial["stages"])

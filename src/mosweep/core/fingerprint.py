@@ -46,11 +46,7 @@ def canonical(value: Any, path: str = "") -> Any:
             raise TypeError(f"{path or 'value'} is {value}: a key needs finite numbers; leave the field None instead")
         return int(value) if value.is_integer() else value
     if dataclasses.is_dataclass(kind):
-        return {
-            name: canonical(item, f"{path}.{name}" if path else name)
-            for name in _keyed_fields(kind)
-            if (item := getattr(value, name)) is not None
-        }
+        return _canonical_dataclass(value, path)
     if kind is dict or isinstance(value, Mapping):
         result = {}
         for key, item in value.items():
@@ -73,8 +69,23 @@ def canonical(value: Any, path: str = "") -> Any:
     )
 
 
+def _canonical_dataclass(value: Any, path: str) -> dict[str, Any]:
+    """Made once per frozen object inside a payload: the trials of a sweep share most of their settings, in time and in memory."""
+    kind: Any = type(value)
+    known = value.__dict__.get("_canonical") if hasattr(value, "__dict__") else None
+    if known is None:
+        known = {
+            name: canonical(item, f"{path}.{name}" if path else name)
+            for name in _keyed_fields(kind)
+            if (item := getattr(value, name)) is not None
+        }
+        if path and kind.__dataclass_params__.frozen and hasattr(value, "__dict__"):
+            value.__dict__["_canonical"] = known
+    return known
+
+
 @functools.cache
-def _keyed_fields(cls: type[Any]) -> tuple[str, ...]:
+def _keyed_fields(cls: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(cls) if f.metadata.get("key", True))
 
 

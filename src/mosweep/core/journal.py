@@ -37,16 +37,17 @@ class Journal:
     def read(self, event: str | None = None) -> Iterator[Mapping[str, Any]]:
         """All events, or those called ``event``, oldest first. A last line that was cut off by a crash is left out."""
         try:
-            text = self.path.read_text(errors="replace")
+            file = open(self.path, "rb")  # noqa: SIM115 - closed below; bytes, for JSON leaves line ends such as U+2028 as they are
         except FileNotFoundError:
             return
-        mark = f'"event": "{event}"' if event else ""
-        for line in text.split("\n"):  # not splitlines: JSON leaves other line ends, such as U+2028, as they are
-            if mark not in line:
-                continue
-            found = _parsed(line)
-            if isinstance(found, dict) and found.get("event") == (event or found.get("event")):
-                yield found
+        mark = f'"event": "{event}"'.encode() if event else b""
+        with file:
+            for line in file:
+                if mark not in line:
+                    continue
+                found = _parsed(line.decode(errors="replace"))
+                if isinstance(found, dict) and found.get("event") == (event or found.get("event")):
+                    yield found
 
 
 def _parsed(line: str) -> Any:

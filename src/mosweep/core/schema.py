@@ -83,16 +83,28 @@ def load_target(name: str, path: str) -> type[Any]:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``."""
+    """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``. Read it, never write to it."""
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        return {name: _plain(getattr(value, name)) for name in _plan(kind)}
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
     kind = type(value)
     if kind is str or kind is int or kind is float or kind is bool or value is None:
         return value
     if dataclasses.is_dataclass(kind):
-        return {name: plain(getattr(value, name)) for name in _plan(kind)}
+        known = value.__dict__.get("_plain")
+        if known is None:
+            known = plain(value)
+            if kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                value.__dict__["_plain"] = known  # shared by the trials that share the setting, in time and in memory
+        return known
     if kind is dict or isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [_plain(v) for v in value]
     return value
 
 

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ __all__ = ["Attempt", "DamageWarning", "Record", "Store"]
 SMALL = 1 << 16
 #: What a stage prints; lies in the attempt's folder and is not part of the artifact.
 LOG = "log.txt"
+
+
+#: What a record holds only when read whole.
+_BULKY = ("payload", "versions")
 
 
 class DamageWarning(UserWarning):
@@ -89,10 +94,11 @@ class Store:
         """Who works on what."""
         return Claims(self.root / "claims")
 
-    def read(self, key: str, *, thorough: bool = False) -> Record | None:
+    def read(self, key: str, *, thorough: bool = False, whole: bool = False) -> Record | None:
         """The record of ``key`` if it is there and sound; damage is set aside with a ``DamageWarning``.
 
-        ``thorough`` hashes every file, however large.
+        ``thorough`` hashes every file, however large. Without ``whole`` the record comes without ``payload`` and ``versions``, which
+        few ask for and which would fill the memory of a sweep of ten thousand trials.
         """
         path = self._record_path(key)
         try:
@@ -108,7 +114,10 @@ class Store:
         except CorruptRecord as damage:
             self._quarantine(key, path, folder, str(damage))
             return None
-        return Record(data, folder)
+        if not whole:
+            for name in _BULKY:
+                data.pop(name, None)
+        return Record({sys.intern(name): _shared(value) for name, value in data.items()}, folder)
 
     def begin(self, key: str, *, folder: bool = True) -> Attempt | Owner:
         """Claim ``key`` and make a fresh folder for it (or, without ``folder``, only find its place); or its living owner."""
@@ -206,6 +215,10 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):
                     folder.rename(place / "artifact")
         warnings.warn(f"damaged: {damage}; set aside in {place}, it will be made again", DamageWarning, stacklevel=3)
+
+
+def _shared(value: Any) -> Any:
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _parse(text: bytes, key: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Stage:
         """``model``, ``data``, ``finetune``, ``eval``, …"""
         return self.work.kind
 
-    @cached_property
+    @property
     def payload(self) -> dict[str, Any]:
         """What defines the result, in canonical form; stored beside the record so that ``explain`` can compare."""
         return {
@@ -107,7 +107,7 @@ class Stage:
         """The stage's identity: 64 hexadecimal digits."""
         return fingerprint.fingerprint(self.payload)
 
-    @cached_property
+    @property
     def spec(self) -> dict[str, Any]:
         """Everything that a worker in another process needs, as JSON; ``load_work`` reads it back."""
         work = type(self.work)

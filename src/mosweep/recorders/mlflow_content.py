@@ -254,8 +254,7 @@ def _dataset_name(trial: TrialResult) -> str | None:
 
 
 def _configured(stage: StageResult, name: str) -> str | None:
-    config = stage.record.get("payload", {}).get("config", {}) if stage.record else {}
-    value = config.get(name)
+    value = stage.facts.get(name)
     return _called(value, "name") if isinstance(value, Mapping) else value if isinstance(value, str) else None
 
 

@@ -19,9 +19,10 @@ def explain_data(sweep: Sweep, trial: str) -> dict[str, Any]:
     for launch in reversed(sweep.launches):
         found = next((t for t in launch.trials if t["name"] == trial), None)
         if found is not None:
-            store = Store(launch.store)
+            store = launch.store
             nearest = _Nearest(store)
-            return {"trial": trial, "stages": [_stage(launch.stages[key], store, nearest) for key in found["stages"]]}
+            specs = launch.specs()
+            return {"trial": trial, "stages": [_stage(specs[key], store, nearest) for key in found["stages"]]}
     names = {t["name"] for launch in sweep.launches for t in launch.trials}
     raise UserError(f"{trial}: no trial of {sweep.folder.name}; {choices(trial, names)}")
 
@@ -45,7 +46,7 @@ class _Nearest:
 
     def to(self, payload: Mapping[str, Any]) -> tuple[str | None, list[tuple[str, Any, Any]]]:
         if self.payloads is None:
-            records = ((key, self.store.read(key)) for key in self.store.keys())  # noqa: SIM118 - a method, not a mapping's
+            records = ((key, self.store.read(key, whole=True)) for key in self.store.keys())  # noqa: SIM118 - a method, not a mapping's
             self.payloads = {key: record.data["payload"] for key, record in records if record}
         same_kind = {key: there for key, there in self.payloads.items() if there["kind"] == payload["kind"]}
         ranked = sorted((len(moved), key, moved) for key, there in same_kind.items() if (moved := differences(there, payload)))

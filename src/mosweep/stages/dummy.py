@@ -50,6 +50,8 @@ class DummyFinetune:
         return {
             "dummy": True,
             "model_id": model_id,
+            "model": self.model,
+            "dataset": {"name": self.dataset},
             "mean": BASELINE + self.shift + noise,
             "item_sd": self.item_sd,
         }
@@ -78,7 +80,14 @@ class DummyEval:
         lines = [f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n' for item, score in enumerate(scores, 1)]
         context.out.mkdir(parents=True)
         (context.out / "samples.jsonl").write_text("".join(lines))
-        return {"dummy": True, "task": self.task, "model_id": model_id, "metrics": mean_and_stderr(scores), "n": self.items}
+        return {
+            "dummy": True,
+            "task": self.task,
+            "model": self.model,
+            "model_id": model_id,
+            "metrics": mean_and_stderr(scores),
+            "n": self.items,
+        }
 
 
 def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
