@@ -7,7 +7,8 @@ their class in ``_target_``. What is derived (``lora.alpha = 2·rank``) is deriv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from mosweep.core import schema
@@ -64,12 +65,10 @@ class Lora:
     alpha: float | None = field(default=None, metadata=between(gt=0))
     dropout: float | None = field(default=None, metadata=between(ge=0, lt=1))
 
-    @property
-    def alpha_in_force(self) -> float | None:
-        """``alpha`` if given, else twice a given rank."""
-        if self.alpha is None and self.rank is not None:
-            return 2.0 * self.rank
-        return self.alpha
+    @cached_property
+    def in_force(self) -> Lora:
+        """The same with ``alpha`` as twice a given rank, unless it is given itself."""
+        return replace(self, alpha=2.0 * self.rank) if self.alpha is None and self.rank is not None else self
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -32,6 +33,7 @@ class Builder:
 
     def __init__(self) -> None:
         self._sections = Sections()
+        self._first: dict[str, Any] = {}
 
     def config(self, plain: Mapping[str, Any]) -> Config:
         """The typed configuration."""
@@ -50,7 +52,14 @@ class Builder:
             stages = tuple(_in_order([tuned, *evals] if tuned else evals))
         except TypeError as error:  # what a key cannot hold, such as NaN, in a section without a schema
             raise ConfigError(name or trial_name(factors), "…", str(error)) from None
-        return Trial(name or trial_name(factors), factors, stages, config.control, plain)
+        return Trial(name or trial_name(factors), factors, stages, config.control, self._shared(plain))
+
+    def _shared(self, plain: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same configuration, held as what differs from the first trial's: there may be ten thousand of them."""
+        self._first = self._first or dict(plain)
+        if plain.keys() != self._first.keys():
+            return plain
+        return ChainMap({key: value for key, value in plain.items() if value is not self._first[key]}, self._first)
 
     def with_controls(self, trials: Sequence[Trial]) -> list[Trial]:
         """``trials`` and one control trial per distinct evaluation of an untouched base model, none twice."""

@@ -26,7 +26,7 @@ from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
 from mosweep.core.journal import Journal
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.store import Record, Store
+from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
 
 __all__ = ["Launch", "Sweep", "find_sweep"]
@@ -132,7 +132,7 @@ class Sweep:
             folder = self.folder / trial.name
             for stage in trial.stages:
                 record = records.get(stage.key)
-                if record is not None and record.data["files"]:
+                if record is not None and record.data["has_files"]:
                     _point(folder / stage.label, os.path.relpath(record.folder, folder))
 
     @cached_property
@@ -172,7 +172,7 @@ class Sweep:
                     trial["factors"],
                     trial["control"],
                     tuple(stages[key] for key in trial["stages"]),
-                    self.folder / trial["name"],
+                    f"{self.folder}/{trial['name']}",
                 )
         design = self.launches[0].design if self.launches else {}
         return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(trials.values()), design)
@@ -225,7 +225,7 @@ def _described(trial: Trial) -> dict[str, Any]:
         "name": trial.name,
         "id": trial.id,
         "config": _config_digest(trial),
-        "factors": dict(trial.factors),
+        "factors": trial.factors,
         "control": trial.control,
         "stages": [stage.key for stage in trial.stages],
     }
@@ -261,8 +261,8 @@ def _stage(key: str, about: Sequence[Any], record: Record | None, note: Mapping[
         status = note["event"]
     cached = record is not None and float(record.data.get("finished", 0.0)) < since
     log = note.get("log")
-    if record is not None and (record.folder / "log.txt").exists():
-        log = record.folder / "log.txt"
+    if record is not None and os.path.exists(f"{record.place}/{LOG}"):
+        log = f"{record.place}/{LOG}"
     return StageResult(
         label=about[0],
         kind=about[1],
@@ -274,7 +274,7 @@ def _stage(key: str, about: Sequence[Any], record: Record | None, note: Mapping[
         log=Path(log) if log else None,
         error=note.get("error") if status in ("failed", "cancelled") else None,
         record=record.data if record else None,
-        folder=record.folder if record else None,
+        folder=record.place if record else None,
     )
 
 

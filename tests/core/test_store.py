@@ -63,7 +63,7 @@ def test_what_was_published_is_read_back(store: Store) -> None:
     assert store.read(KEY) is None
     assert list(store.keys()) == []
     published = publish(store, label="eval:letters", started=1.5)
-    found = Store(store.root).read(KEY, thorough=True)
+    found = Store(store.root).read(KEY, thorough=True, whole=True)
     assert found is not None
     assert found.data == published.data == json.loads(json.dumps(published.data))
     assert found.key == KEY
@@ -380,7 +380,7 @@ def test_a_crash_before_the_end_leaves_nothing_visible(store: Store, spawn: Call
     assert store.claims.owner(KEY) is None
     record = publish(store, facts={"who": "next"})
     assert record.facts == {"who": "next"}
-    found = store.read(KEY, thorough=True)
+    found = store.read(KEY, thorough=True, whole=True)
     assert found is not None
     assert found.facts == {"who": "next"}
     assert "file" not in {file["name"] for file in found.data["files"]}

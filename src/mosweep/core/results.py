@@ -14,7 +14,7 @@ from mosweep.core.types import Status
 __all__ = ["StageResult", "SweepResult", "TrialResult"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StageResult:
     """One stage of one trial.
 
@@ -33,7 +33,7 @@ class StageResult:
     log: Path | None = None
     error: str | None = None
     record: Mapping[str, Any] | None = field(default=None, repr=False)
-    folder: Path | None = None
+    folder: Path | str | None = None
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -51,7 +51,7 @@ class TrialResult:
     factors: Mapping[str, Any]
     control: bool
     stages: tuple[StageResult, ...]
-    folder: Path
+    folder: Path | str
 
     @cached_property
     def status(self) -> Status:
@@ -63,7 +63,7 @@ class TrialResult:
                 return status
         return "succeeded" if seen == {"succeeded"} else "pending"
 
-    @cached_property
+    @property
     def metrics(self) -> dict[str, float]:
         """``{"<task>/<metric>": value}`` of the evaluations that succeeded."""
         return {

@@ -38,20 +38,25 @@ SMALL = 1 << 16
 LOG = "log.txt"
 
 
-#: What a record holds only when read whole.
-_BULKY = ("payload", "versions")
+#: What a record holds only when read whole, and what is the same in many records.
+_BULKY, _COMMON = ("payload", "versions", "files"), ("kind", "label", "host")
 
 
 class DamageWarning(UserWarning):
     """Something in the store was damaged and has been set aside."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """A published record: what a finished stage left and how it came about."""
 
     data: Mapping[str, Any]
-    folder: Path
+    place: str
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder."""
+        return Path(self.place)
 
     @property
     def key(self) -> str:
@@ -64,7 +69,7 @@ class Record:
         facts: Mapping[str, Any] = self.data["facts"]
         return facts
 
-    @cached_property
+    @property
     def artifact(self) -> Artifact:
         """The artifact that this record vouches for."""
         return Artifact(self.key, str(self.data["kind"]), self.folder, self.facts, str(self.data["artifact_digest"]))
@@ -97,8 +102,8 @@ class Store:
     def read(self, key: str, *, thorough: bool = False, whole: bool = False) -> Record | None:
         """The record of ``key`` if it is there and sound; damage is set aside with a ``DamageWarning``.
 
-        ``thorough`` hashes every file, however large. Without ``whole`` the record comes without ``payload`` and ``versions``, which
-        few ask for and which would fill the memory of a sweep of ten thousand trials.
+        ``thorough`` hashes every file, however large. Without ``whole`` the record comes without ``payload``, ``versions`` and ``files``
+        (only ``has_files``), which few ask for and which would fill the memory of a sweep of ten thousand trials.
         """
         path = self._record_path(key)
         try:
@@ -114,10 +119,7 @@ class Store:
         except CorruptRecord as damage:
             self._quarantine(key, path, folder, str(damage))
             return None
-        if not whole:
-            for name in _BULKY:
-                data.pop(name, None)
-        return Record({sys.intern(name): _shared(value) for name, value in data.items()}, folder)
+        return Record(data if whole else _slim(data, key), f"{self.root}/{data['folder']}")
 
     def begin(self, key: str, *, folder: bool = True) -> Attempt | Owner:
         """Claim ``key`` and make a fresh folder for it (or, without ``folder``, only find its place); or its living owner."""
@@ -152,6 +154,7 @@ class Store:
             "facts": dict(facts),
             "folder": str(attempt.folder.relative_to(self.root)),
             "files": files,
+            "has_files": bool(files),
             "artifact_digest": fingerprint.fingerprint(
                 {"facts": _finite(facts), "files": {file["name"]: file["sha256"] for file in files}}
             ),
@@ -167,7 +170,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")
         _write_durably(temporary, sealed.encode())
-        record: Record | None = Record(data, attempt.folder)
+        record: Record | None = Record(data, str(attempt.folder))
         try:
             attempt.claim.check()
             os.link(temporary, path)  # unlike rename, never replaces what someone else published
@@ -217,8 +220,16 @@ class Store:
         warnings.warn(f"damaged: {damage}; set aside in {place}, it will be made again", DamageWarning, stacklevel=3)
 
 
-def _shared(value: Any) -> Any:
-    return sys.intern(value) if isinstance(value, str) else value
+def _slim(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """A record as thousands of them can be held: without what few ask for, with one copy of what is the same in all."""
+    slim = {sys.intern(name): value for name, value in data.items() if name not in _BULKY}
+    slim["key"] = key
+    slim["facts"] = {sys.intern(name): value for name, value in data["facts"].items()}
+    slim["has_files"] = bool(data["files"])
+    for name in _COMMON:
+        if isinstance(slim.get(name), str):
+            slim[name] = sys.intern(slim[name])
+    return slim
 
 
 def _parse(text: bytes, key: str) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -77,7 +75,7 @@ class Work(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a trial: the unit of caching, of placement and of retry. Two stages with one ``key`` are one stage."""
 
@@ -85,6 +83,7 @@ class Stage:
     work: Work
     needs: Mapping[str, Stage] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    _key: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -102,10 +101,12 @@ class Stage:
             "inputs": {role: need.key for role, need in self.needs.items()},
         }
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The stage's identity: 64 hexadecimal digits."""
-        return fingerprint.fingerprint(self.payload)
+        if not self._key:
+            object.__setattr__(self, "_key", fingerprint.fingerprint(self.payload))
+        return self._key
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def load_work(spec: Mapping[str, Any]) -> Work:
     return work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One complete setting of every factor. ``factors`` are those that vary over the sweep; ``config`` is all of it."""
 
@@ -139,7 +140,7 @@ class Trial:
     control: bool = False
     config: Mapping[str, Json] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Identity of the trial: that of its last stages."""
         return fingerprint.fingerprint([stage.key for stage in self.stages])
@@ -153,7 +154,7 @@ def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
         if stage.key not in found:
             for need in stage.needs.values():
                 visit(need)
-            found[sys.intern(stage.key)] = stage
+            found[stage.key] = stage
 
     for trial in trials:
         for stage in trial.stages:

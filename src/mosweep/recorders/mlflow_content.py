@@ -104,7 +104,7 @@ class Content:
             datasets=tuple({(d.name, d.digest): d for d in reversed(datasets.values())}.values()),
             inputs=_unique([base, *evaluated] if base else evaluated),
             outputs=_unique(outputs),
-            files=_files(trial.folder, "config.yaml", {"summary.json": _summary(trial)}),
+            files=_files(Path(trial.folder), "config.yaml", {"summary.json": _summary(trial)}),
         )
 
     def _tags(self, trial: str, folder: str, digest: str) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.reports.table import format_table
+from mosweep.reports.table import table_lines
 
 __all__ = ["print_outcome", "summary_data", "summary_text"]
 
@@ -45,16 +45,19 @@ def _stage_data(stage: StageResult) -> dict[str, Any]:
 
 def summary_text(result: SweepResult) -> str:
     """The table that a person reads."""
+    return "\n".join(_summary_lines(result)) + "\n"
+
+
+def _summary_lines(result: SweepResult) -> Iterator[str]:
     trials = sorted(result.trials, key=lambda trial: not trial.control)
     factors = _columns(trial.factors for trial in trials)
     metrics = _columns(trial.metrics for trial in trials)
     values = [name for name in metrics if not _is_error_of(name, metrics)]
     short = _short_names(values)
-    dummy = any(stage.facts.get("dummy") for trial in trials for stage in trial.stages)
     header = ["trial", *factors, *(short[name] for name in values), "n", "status"]
-    rows = [_row(trial, factors, values) for trial in trials]
-    note = "dummy: these numbers were made up by the dummy backend; nothing was trained or measured\n" if dummy else ""
-    return f"{format_table(header, rows)}\n{note}"
+    yield from table_lines(header, (_row(trial, factors, values) for trial in trials))
+    if any(stage.facts.get("dummy") for trial in trials for stage in trial.stages):
+        yield "dummy: these numbers were made up by the dummy backend; nothing was trained or measured"
 
 
 def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str]) -> list[Any]:
@@ -96,7 +99,9 @@ def _columns(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 def print_outcome(result: SweepResult, folder: str) -> None:
     """The table, the failures with their logs, and where things are."""
     print()
-    print(summary_text(result))
+    for line in _summary_lines(result):
+        print(line)
+    print()
     unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
     failed = [stage for stage in unique.values() if stage.status == "failed"]
     if failed:

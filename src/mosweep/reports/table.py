@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["format_table", "format_value"]
+__all__ = ["format_table", "format_value", "table_lines"]
 
 
 def format_value(value: Any) -> str:
@@ -17,12 +17,22 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """``rows`` under ``header``, columns separated by two spaces; a column of numbers is aligned right."""
-    cells = [[format_value(value) for value in row] for row in rows]
+    return "\n".join(table_lines(header, rows))
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """The lines of ``format_table``, for tables too long to be one text."""
+    cells = []
+    right = [True] * len(header)
+    for row in rows:
+        cells.append(tuple(format_value(value) for value in row))
+        for index, value in enumerate(row):
+            right[index] = right[index] and (value is None or isinstance(value, int | float))
     widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(header)]
-    right = [all(row[i] is None or isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
     template = "  ".join(f"{{:{'>' if r else '<'}{width}}}" for r, width in zip(right, widths, strict=True))
-    lines = [template.format(*header), "  ".join("─" * width for width in widths)]
-    lines += [template.format(*row) for row in cells]
-    return "\n".join(line.rstrip() for line in lines)
+    yield template.format(*header).rstrip()
+    yield "  ".join("─" * width for width in widths)
+    for row in cells:
+        yield template.format(*row).rstrip()

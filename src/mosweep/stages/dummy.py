@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mosweep.core.errors import ConfigError
@@ -24,7 +24,7 @@ __all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune"]
 BASELINE = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DummyFinetune:
     """Pretends to fine-tune. ``setting`` is what a real backend would have been given."""
 
@@ -57,7 +57,7 @@ class DummyFinetune:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DummyEval:
     """Pretends to evaluate ``items`` items of ``task``."""
 
@@ -129,7 +129,7 @@ class DummyBackend:
             task=config.task.name,
             setting={
                 "model": config.model,
-                "lora": replace(config.lora, alpha=config.lora.alpha_in_force),
+                "lora": config.lora.in_force,
                 "optim": config.optim,
                 "seed": config.seed,
                 "torchtune": config.torchtune,

@@ -108,7 +108,7 @@ def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
     lora, optim = config.lora, config.optim
     layer = {
         "model.lora_rank": lora.rank,
-        "model.lora_alpha": lora.alpha_in_force,
+        "model.lora_alpha": lora.in_force.alpha,
         "model.lora_dropout": lora.dropout,
         "optimizer.lr": optim.lr,
         "optimizer.weight_decay": optim.weight_decay,
