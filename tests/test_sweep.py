@@ -124,6 +124,16 @@ def test_a_stage_over_its_time_is_ended(shell):
     assert "time limit" in trials["backend.fail=hang"]["stages"][0]["error"]
 
 
+def test_what_waits_behind_a_stage_over_its_time_still_runs(shell):
+    words = ("-m", *DRY, "backend.fail=hang,none", "seed=0,1", "resources.default.time_min=0.01", "hydra.launcher.workers=1")
+    done = shell(*words, "run_control_trials=false", "experiment.name=queue", timeout=60)
+    assert done.status == 1
+    trials = shell.summary("queue")
+    assert {name: trial["status"] for name, trial in trials.items()} == {
+        f"backend.fail={how},seed={seed}": status for how, status in (("hang", "failed"), ("none", "succeeded")) for seed in (0, 1)
+    }
+
+
 def test_run_goes_on_from_the_frozen_design(shell, started):
     shell("-m", *DRY, "lora.rank=4,64", "experiment.name=grid")
     (record,) = [path for path in (shell.folder / ".mosweep/store/records").glob("*/*.json") if '"eval"' in path.read_text()][:1]

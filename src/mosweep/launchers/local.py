@@ -11,11 +11,8 @@ import heapq
 import json
 import os
 import selectors
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStart
 from mosweep.core.schema import between
 from mosweep.core.store import Store
 from mosweep.launchers.base import Outcome, dependents
+from mosweep.launchers.workers import Worker, count_gpus
 from mosweep.plan import Plan
 
 __all__ = ["Local"]
@@ -49,7 +47,7 @@ class Local:
         """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the exception goes on."""
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
-        gpus = _gpus()
+        gpus = count_gpus()
         wanted = self.workers or gpus or _by_cores(os.cpu_count() or 1)
         launch = _Launch(plan, store, recorder, min(wanted, len(plan.to_run)), gpus)
         try:
@@ -60,28 +58,6 @@ class Local:
 
 def _by_cores(cores: int) -> int:
     return cores if cores <= 4 else max(4, cores // 4)
-
-
-def _gpus() -> int:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()])
-    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
-
-
-@dataclass
-class _Worker:
-    number: int
-    process: subprocess.Popen[bytes]
-    orders: list[str] = field(default_factory=list)
-    started: float | None = None
-    log: str | None = None
-    buffer: bytes = b""
-    runtimes: set[str] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        return f"pid {self.process.pid}"
 
 
 class _Launch:
@@ -99,7 +75,7 @@ class _Launch:
         self.ready: dict[str, list[tuple[int, int, str]]] = {}  # by runtime: longest chain first, then as planned
         self.elsewhere: dict[str, float] = {}
         self.durations: dict[str, tuple[int, float]] = {}
-        self.workers: dict[int, _Worker] = {}
+        self.workers: dict[int, Worker] = {}
         self.selector = selectors.DefaultSelector()
         self.stillborn = 0
         for stage in plan.to_run:
@@ -134,11 +110,9 @@ class _Launch:
                 lines = "".join(json.dumps(self.plan.stages[key].spec) + "\n" for key in batch)
                 if worker.started is None:
                     worker.started = time.monotonic()
-                with contextlib.suppress(BrokenPipeError):  # it died: its end of file is about to be heard
-                    assert worker.process.stdin is not None
-                    worker.process.stdin.write(lines.encode())
+                worker.send(lines)
 
-    def room(self, worker: _Worker) -> int:
+    def room(self, worker: Worker) -> int:
         if not worker.orders:
             return 1 if self.mean(worker.orders) is None else AHEAD
         mean = self.mean(worker.orders)
@@ -150,7 +124,7 @@ class _Launch:
         means = [total / count for kind in kinds if (known := self.durations.get(kind)) for count, total in [known]]
         return max(means) if means and len(means) == len(kinds) else None
 
-    def choose(self, worker: _Worker, room: int) -> list[str]:
+    def choose(self, worker: Worker, room: int) -> list[str]:
         """Up to ``room`` stages for an idle worker; more than one only if they are quick."""
         best = min((queue[0], runtime) for runtime, queue in self.ready.items() if queue) if any(self.ready.values()) else None
         if best is None:
@@ -183,9 +157,8 @@ class _Launch:
 
     # -- what happened ------------------------------------------------------------------------------------------------
 
-    def hear(self, worker: _Worker) -> None:
-        assert worker.process.stdout is not None
-        data = os.read(worker.process.stdout.fileno(), 1 << 16)
+    def hear(self, worker: Worker) -> None:
+        data = os.read(worker.events.fileno(), 1 << 16)
         if not data:
             self.bury(worker)
             return
@@ -193,7 +166,7 @@ class _Launch:
         for line in lines:
             self.note(worker, json.loads(line))
 
-    def note(self, worker: _Worker, event: dict[str, Any]) -> None:
+    def note(self, worker: Worker, event: dict[str, Any]) -> None:
         key, kind = event["key"], event["event"]
         if kind == "started":
             worker.started, worker.log = time.monotonic(), event["log"]
@@ -254,30 +227,15 @@ class _Launch:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def hire(self, number: int) -> _Worker:
-        environment = dict(os.environ)
-        threads = max(1, (os.cpu_count() or 1) // self.size)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-        if self.gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.gpus)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mosweep.worker", str(self.store.root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
-        worker = _Worker(number, process)
-        self.selector.register(_stdout(process), selectors.EVENT_READ, worker)
+    def hire(self, number: int) -> Worker:
+        worker = Worker.start(number, self.size, self.gpus, self.store.root)
+        self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
-    def bury(self, worker: _Worker) -> None:
+    def bury(self, worker: Worker) -> None:
         """A worker is gone: the stage it was at has failed, what it had not begun goes back, another takes its place."""
-        self.selector.unregister(_stdout(worker.process))
-        _end(worker.process)
+        self.selector.unregister(worker.events)
+        worker.end()
         if worker.log is None and worker.orders:
             self.stillborn += 1
             if self.stillborn >= STILLBORN:
@@ -285,14 +243,14 @@ class _Launch:
         else:
             self.stillborn = 0
         if worker.log is not None:
-            error = f"its process died ({_cause(worker.process.returncode)})"
-            _note(Path(worker.log), error)
+            error = f"its process died ({worker.cause})"
+            worker.note(error)
             self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
         for key in worker.orders:
             self.offer(key)
         self.workers[worker.number] = self.hire(worker.number)
 
-    def limit(self, worker: _Worker) -> float | None:
+    def limit(self, worker: Worker) -> float | None:
         return self.plan.stages[worker.orders[0]].resources.time_min
 
     def enforce_time_limits(self) -> None:
@@ -300,58 +258,23 @@ class _Launch:
         for worker in list(self.workers.values()):
             if worker.log and worker.started and (limit := self.limit(worker)) and now - worker.started > limit * 60:
                 error = f"over its time limit of {limit:g} min"
-                _note(Path(worker.log), error)
+                worker.note(error)
                 self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
                 worker.log = None
                 for key in worker.orders:
                     self.offer(key)
                 worker.orders = []
-                _end(worker.process)
+                self.bury(worker)
 
     def close(self) -> None:
         for worker in self.workers.values():
-            self.selector.unregister(_stdout(worker.process))
+            self.selector.unregister(worker.events)
             if worker.orders:
-                _end(worker.process)
+                worker.end()
             else:
-                assert worker.process.stdin is not None
-                worker.process.stdin.close()
+                worker.dismiss()
         for worker in self.workers.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(5)
-            _end(worker.process)
+            worker.end()
         self.selector.close()
-
-
-def _note(log: Path, text: str) -> None:
-    """Add a line to the log of a stage that cannot do so itself any more."""
-    with contextlib.suppress(OSError):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a") as file:
-            file.write(text + "\n")
-
-
-def _stdout(process: subprocess.Popen[bytes]) -> Any:
-    return process.stdout
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the worker and everything it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in _pipes(process):
-        pipe.close()
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> Iterator[Any]:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            yield pipe
-
-
-def _cause(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-    return f"{name}; out of memory?" if -status == signal.SIGKILL else name
