@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from mosweep.config import Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
-from mosweep.core.types import Stage, Trial
+from mosweep.core.types import Trial, in_order
 from mosweep.stages.base import Setting
 
 __all__ = ["Builder", "Factors", "design_overrides", "trial_name"]
@@ -49,7 +49,7 @@ class Builder:
             factors = {key: value for key, value in factors.items() if key.split(".")[0] not in _OF_TRAINING and key != "control"}
             name = name or trial_name({"control": True, **factors})
         try:
-            stages = tuple(_in_order([tuned, *evals] if tuned else evals))
+            stages = tuple(in_order([tuned, *evals] if tuned else evals).values())
         except TypeError as error:  # what a key cannot hold, such as NaN, in a section without a schema
             raise ConfigError(name or trial_name(factors), "…", str(error)) from None
         return Trial(name or trial_name(factors), factors, stages, config.control, self._shared(plain))
@@ -79,20 +79,6 @@ class Builder:
             if control.id not in made:
                 controls.setdefault(control.id, control)
         return [*trials, *controls.values()]
-
-
-def _in_order(stages: Iterable[Stage]) -> list[Stage]:
-    """The stages and all they need, needs first, each once."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        for need in stage.needs.values():
-            visit(need)
-        found.setdefault(stage.key, stage)
-
-    for stage in stages:
-        visit(stage)
-    return list(found.values())
 
 
 def trial_name(factors: Factors) -> str:

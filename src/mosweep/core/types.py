@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mosweep.core import fingerprint, schema
 
-__all__ = ["Artifact", "Context", "Json", "Resources", "Stage", "Status", "Trial", "Work", "load_work", "unique_stages"]
+__all__ = ["Artifact", "Context", "Json", "Resources", "Stage", "Status", "Trial", "Work", "in_order", "load_work", "unique_stages"]
 
 Json = Any
 Status = Literal["succeeded", "failed", "running", "pending", "cancelled"]
@@ -146,8 +146,8 @@ class Trial:
         return fingerprint.fingerprint([stage.key for stage in self.stages])
 
 
-def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
-    """Every stage of the trials once, by key, needs before those who need them."""
+def in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """The stages and all they need, each once, by key, needs before those who need them."""
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -156,7 +156,11 @@ def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
                 visit(need)
             found[stage.key] = stage
 
-    for trial in trials:
-        for stage in trial.stages:
-            visit(stage)
+    for stage in stages:
+        visit(stage)
     return found
+
+
+def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
+    """Every stage of the trials once, by key, needs first."""
+    return in_order(stage for trial in trials for stage in trial.stages)
