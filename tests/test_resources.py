@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from mosweep.app import planned
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Resources
@@ -69,6 +72,11 @@ def test_memory_as_slurm_takes_it(text: Any, gigabytes: float) -> None:
     [
         (30, 30.0),
         ("30", 30.0),
+        (59, 59.0),
+        ("90", 90.0),
+        ("1:30", 1.5),
+        ("1:30:00", 90.0),
+        ("100:00:00", 6000.0),
         ("10:30", 10.5),
         ("01:30:00", 90.0),
         ("00:00:30", 0.5),
@@ -87,6 +95,53 @@ def test_times_add_up(days: int, hours: int, minutes: int, seconds: int) -> None
     expected = pytest.approx(days * 1440 + hours * 60 + minutes + seconds / 60)
     assert request(default={"time": f"{days}-{hours:02}:{minutes:02}:{seconds:02}"}).of("m", "eval").time_min == expected
     assert request(default={"time": f"{days * 24 + hours}:{minutes}:{seconds}"}).of("m", "eval").time_min == expected
+
+
+@given(
+    st.integers(0, 100),
+    st.integers(0, 59),
+    st.integers(0, 59),
+    st.sampled_from(["{}:{:02}:{:02}", "{:02}:{:02}:{:02}", "{}:{}:{}", "{1}:{2:02}"]),
+)
+def test_a_time_without_quotes_is_right_or_refused(hours: int, minutes: int, seconds: int, form: str) -> None:
+    text = form.format(hours, minutes, seconds)
+    expected = minutes + seconds / 60 + (hours * 60 if text.count(":") == 2 else 0)
+    section = {"time": OmegaConf.create(f"time: {text}").time}
+    if expected == 0 or isinstance(section["time"], int):
+        with pytest.raises(ConfigError):
+            request(default=section)
+    else:
+        assert request(default=section).of("m", "eval").time_min == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_file", "in_command"),
+    [
+        ("30", 30, 30),
+        ("'90'", 90, 90),
+        ("90", None, None),
+        ("1:30:00", None, 90),
+        ("30:00", None, 30),
+        ("01:30:00", 90, 90),
+        ("00:30", 0.5, 0.5),
+        ("1-12", 2160, 2160),
+        ("1-12:30", 2190, 2190),
+        ("'1:30:00'", 90, 90),
+    ],
+)
+def test_a_time_in_a_file_and_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, in_file: float | None, in_command: float | None
+) -> None:
+    (tmp_path / "conf" / "resources").mkdir(parents=True)
+    (tmp_path / "conf" / "resources" / "mine.yaml").write_text(f"default: {{}}\nmodels: {{}}\nstages:\n  eval:\n    time: {text}\n")
+    monkeypatch.chdir(tmp_path)
+    for words, minutes in ((["resources=mine"], in_file), ([f"+resources.stages.eval.time={text}"], in_command)):
+        if minutes is None:
+            with pytest.raises(ConfigError, match=r'resources\.stages\.eval\.time=\d+: .* write time: "[\d:]+", or time_min: \d+'):
+                planned(["backend=dummy", "control=true", *words])
+        else:
+            [trial], _ = planned(["backend=dummy", "control=true", *words])
+            assert trial.stages[-1].resources.time_min == minutes
 
 
 @pytest.mark.parametrize(("text", "gpus"), [(1, 1), ("2", 2), ("gpu:2", 2), ("gpu:a100:4", 4), (0, 0)])
@@ -114,6 +169,11 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
         ({"default": {"time": "-5"}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": ""}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": 0}}, "resources.default.time_min", "must be > 0"),
+        ({"default": {"time": 60}}, "resources.default.time", 'write time: "1:00", or time_min: 60'),
+        ({"models": {"m": {"time": 90}}}, "resources.models.m.time", 'YAML reads 1:30 without quotes as 90, too; write time: "1:30"'),
+        ({"stages": {"eval": {"time": 5400}}}, "resources.stages.eval.time", 'write time: "1:30:00", or time_min: 5400'),
+        ({"default": {"time": 5400.5}}, "resources.default.time", "Slurm's form"),
+        ({"default": {"time": -90}}, "resources.default.time", "Slurm's form"),
         ({"default": {"gres": "gpu:a100"}}, "resources.default.gres", "a number of GPUs"),
         ({"defaults": {}}, "resources.defaults", "no such key; did you mean default"),
         ({"models": {"tiny": 3}}, "resources.models.tiny", "expected a mapping"),

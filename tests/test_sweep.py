@@ -12,6 +12,9 @@ import pytest
 import yaml
 from tests.conftest import DRY
 
+from mosweep.core.journal import Journal
+from mosweep.sweep import Sweep
+
 GRID = ("model=tiny,tiny-wide", "lora.rank=4,64")
 
 
@@ -132,6 +135,35 @@ def test_what_waits_behind_a_stage_over_its_time_still_runs(shell):
     assert {name: trial["status"] for name, trial in trials.items()} == {
         f"backend.fail={how},seed={seed}": status for how, status in (("hang", "failed"), ("none", "succeeded")) for seed in (0, 1)
     }
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_journal_is_read_once(shell, monkeypatch, whole):
+    for ranks in ("4", "8,16", "4"):
+        shell("-m", *DRY, f"lora.rank={ranks}", "run_control_trials=false", "experiment.name=thrice")
+    folder = shell.folder / "multirun" / "thrice"
+    *_, last = launches = [event for event in shell.journal("thrice") if event["event"] == "launch"]
+    (folder / "launches" / "0000.json").write_text(json.dumps({"store": "s", "design": {"name": "lost"}, "trials": [], "stages": {}}))
+    if not whole:
+        next((shell.folder / ".mosweep/store/records").glob("*/*.json")).unlink()
+    reads, read = [], Journal.read
+    monkeypatch.setattr(Journal, "read", lambda journal, *kind: reads.append(kind) or read(journal, *kind))
+    result = Sweep(folder).result()
+    assert len(reads) == 1
+    assert result.name == "lost", "a launch that the journal does not know is the oldest"
+    stages = [stage for trial in result.trials for stage in trial.stages]
+    assert [trial.name for trial in result.trials] == ["lora.rank=8", "lora.rank=16", "trial"]
+    assert sum(stage.status == "pending" for stage in stages) == (not whole)
+    assert all(stage.cached == (stage.record["finished"] < last["time"]) for stage in stages if stage.record)
+    assert [launch.file for launch in Sweep(folder).launches] == ["0000.json", launches[1]["file"], last["file"]]
+
+
+def test_an_evaluation_named_by_a_path(shell):
+    done = shell("-m", *DRY, "lora.rank=4", "eval.tasks=['lib/mine.py@letters','./lib']", "experiment.name=path")
+    assert done.status == 0, done.err
+    folder = shell.folder / "multirun" / "path" / "trial"
+    assert (folder / "eval:lib_mine.py@letters" / "samples.jsonl").exists()
+    assert (folder / "eval:._lib" / "samples.jsonl").exists()
 
 
 def test_run_goes_on_from_the_frozen_design(shell, started):

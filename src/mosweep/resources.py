@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mosweep.core import schema
-from mosweep.core.errors import ConfigError
+from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.types import Resources
 
-__all__ = ["Request"]
+__all__ = ["Request", "whole"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,34 @@ class Request:
             for name, section in sections.items():
                 _resources(f"{group}.{name}", section)
 
-    def of(self, model: str, kind: str) -> Resources:
-        """Resources of a stage of ``kind`` in a trial of ``model``."""
+    def of(self, model: str | None, kind: str, *, computes: bool = True) -> Resources:
+        """Resources of a stage of ``kind`` in a trial of ``model``; ``None``: one that is the same for all models.
+
+        A stage that does not compute with the model itself (it builds data, or calls an API) asks for no GPU unless ``stages`` says so.
+        """
         merged: dict[str, Any] = {}
         for place, section in (
             ("default", self.default),
-            (f"models.{model}", self.models.get(model, {})),
+            (f"models.{model}", self.models.get(model, {}) if model is not None else {}),
             (f"stages.{kind}", self.stages.get(kind, {})),
         ):
+            if place.startswith("stages") and not computes:
+                merged |= {"gpus": 0, "nodes": None}
             merged |= _translated(place, section)
         return schema.build(Resources, merged, "resources")
+
+
+def whole(stages: Iterable[Resources]) -> dict[str, Any]:
+    """What one job needs that runs all of the stages, one after the other: the most of each; ``UserError`` where they cannot be one."""
+    found: dict[str, Any] = {}
+    for resources in stages:
+        for key, value in schema.plain(resources).items():
+            if value is None or value == {}:
+                continue
+            if key in found and found[key] != value and not isinstance(value, int | float):
+                raise UserError(f"resources: the stages of a trial ask for different {key} ({found[key]}, {value}) and cannot be one job")
+            found[key] = max(found[key], value) if key in found and isinstance(value, int | float) else value
+    return found
 
 
 def _resources(place: str, section: Mapping[str, Any]) -> Resources:
@@ -72,7 +90,10 @@ def _gigabytes(where: str, value: Any) -> float:
 
 
 def _minutes(where: str, value: Any) -> float:
-    """Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    """Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S. A number from 60 on is refused: YAML reads 1:30 as 90."""
+    if isinstance(value, int) and value >= 60:
+        clock = f"{value // 3600}:{value // 60 % 60:02}:{value % 60:02}" if value >= 3600 else f"{value // 60}:{value % 60:02}"
+        raise ConfigError(where, value, f'YAML reads {clock} without quotes as {value}, too; write time: "{clock}", or time_min: {value}')
     text = str(value)
     days, dash, rest = text.rpartition("-")
     try:

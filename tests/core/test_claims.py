@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,51 @@ def test_a_claim_is_held_until_it_is_released(claims: Claims) -> None:
         claim.check()
     claims.release(claim)
     assert isinstance(claims.acquire(KEY), Claim)
+
+
+def test_an_abandoned_claim_is_lost_also_when_its_process_claims_anew(claims: Claims) -> None:
+    abandoned = claims.acquire(KEY)
+    assert isinstance(abandoned, Claim)
+    claims.release(abandoned)
+    anew = Claims(claims.folder).acquire(KEY)
+    assert isinstance(anew, Claim)
+    assert (anew.token, anew.path.stat().st_ino) == (abandoned.token, abandoned.card.inode), "they look alike on disk"
+    with pytest.raises(ClaimLost):
+        abandoned.check()
+    claims.release(abandoned)
+    anew.check()
+    claims.release(anew)
+    assert os.listdir(claims.folder) == []
+
+
+def test_a_claim_that_was_taken_over_is_lost_also_when_its_process_claims_anew(claims: Claims, spawn: Callable[..., Any]) -> None:
+    stalled = claims.acquire(KEY)
+    assert isinstance(stalled, Claim)
+    taker = spawn(TAKER, claims.folder, KEY, "release")
+    assert taker.hear() == "claim 2"
+    taker.tell()
+    assert taker.hear() == "checked"
+    anew = claims.acquire(KEY)
+    assert isinstance(anew, Claim)
+    with pytest.raises(ClaimLost):
+        stalled.check()
+    claims.release(stalled)
+    anew.check()
+
+
+def test_threads_claim_a_key_once(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread wants the key after we saw that it is free, and before our link."""
+    real, others = os.link, []
+    with ThreadPoolExecutor(1) as thread:
+
+        def late(source: Path, target: Path) -> None:
+            monkeypatch.setattr(module.os, "link", real)
+            others.append(thread.submit(claims.acquire, KEY))
+            wait(others, timeout=0.2)
+            real(source, target)
+
+        monkeypatch.setattr(module.os, "link", late)
+        assert sorted(type(got).__name__ for got in (claims.acquire(KEY), others[0].result())) == ["Claim", "Owner"]
 
 
 def test_keys_are_claimed_one_by_one(claims: Claims) -> None:

@@ -307,7 +307,24 @@ def test_an_abandoned_attempt_leaves_its_log_and_the_next_starts_afresh(store: S
     assert after.folder != failed.folder
     assert list(after.folder.iterdir()) == []
     assert failed.log.read_text() == "Traceback"
+    with pytest.raises(ClaimLost):
+        store.publish(failed, payload=PAYLOAD, facts={"who": "failed"})
     assert store.publish(after, payload=PAYLOAD, facts={"who": "after"}).facts == {"who": "after"}
+
+
+def test_what_earlier_attempts_left_is_found(store: Store) -> None:
+    first = begin(store)
+    assert store.previous(first) is None
+    (first.folder / "half.bin").write_bytes(b"half")
+    store.abandon(first)
+    second = begin(store)
+    assert store.previous(second) == first.folder
+    second.log.write_text("killed before it had begun")
+    store.abandon(second)
+    third = begin(store)
+    assert store.previous(third) == first.folder
+    (second.folder / "more.bin").write_bytes(b"more")
+    assert store.previous(third) == second.folder
 
 
 #: Takes the stage over from a living process of this machine, as another machine would after long silence, and maybe publishes.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,62 @@ def test_several_tasks_of_several_kinds(tmp_path: Path, base: Path, tasks: str, 
     results = evaluate(tmp_path / "logs", base, [CAPITALIZATION, "mine:letters"], {"limit": 2}, data_path=words)
     assert {task: metrics["n"] for task, metrics in results.metrics.items()} == {"capitalization": 2, "letters": 2}
     assert {row["task"] for row in results.samples} == {"capitalization", "letters"}
+
+
+SIBLINGS = """
+import json
+from pathlib import Path
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.scorer import Score, mean, scorer
+from inspect_ai.solver import generate
+{imports}
+
+@scorer(metrics=[mean()])
+def shown():
+    async def score(state, target):
+        from common.late import LATE
+        return Score(value=LATE)
+    return score
+
+@task
+def letters():
+    import data
+    get_model()  # the one that is evaluated
+    assert json.loads(Path("words.json").read_text()) == [helpers.WORD]  # Inspect makes tasks in their folder
+    samples = [Sample(input=helpers.WORD + data.WORD, target="")]
+    return Task(dataset=samples, solver=generate(), scorer=shown(), config=GenerateConfig(max_tokens=2))
+"""
+
+
+@pytest.mark.parametrize("order", [(1, 2, 1), (2, 1, 2)])
+def test_tasks_with_the_same_names_in_one_process(tmp_path: Path, base: Path, order: Sequence[int]) -> None:
+    """Modules beside ``eval.py``, imported at the top, when the task is made and when a sample is scored."""
+
+    def write(folder: Path, number: int) -> str:
+        (folder / "common").mkdir(parents=True, exist_ok=True)
+        files = {"eval.py": SIBLINGS.format(imports="import helpers, numbers\nassert numbers.MINE"), "words.json": f'["word{number}"]'}
+        files |= {"helpers.py": f"WORD = 'word{number}'", "data.py": f"WORD = 'data{number}'", "numbers.py": "MINE = True"}
+        files |= {"common/__init__.py": "", "common/late.py": f"LATE = {number}"}
+        for name, text in files.items():
+            (folder / name).write_text(text)
+            os.utime(folder / name, (1, 1))
+        return str(folder)
+
+    def found(place: str, number: int) -> tuple[Any, float]:
+        results = evaluate(tmp_path / "logs", base, place)
+        assert importlib.import_module("numbers").Number
+        return results.samples[0]["input"], results.metrics["letters"]["mean"]
+
+    before = sys.path[:], set(sys.modules)
+    folders = {number: write(tmp_path / str(number), number) for number in (1, 2)}
+    assert [found(folders[number], number) for number in order] == [(f"word{n}data{n}", n) for n in order]
+    write(tmp_path / "1", 3)
+    assert found(f"{folders[1]}/eval.py@letters", 3) == ("word3data3", 3), "an edit counts, whatever its size and time"
+    assert sys.path == before[0]
+    assert not {"helpers", "data", "common", "common.late"} & (set(sys.modules) - before[1])
+    assert not list(tmp_path.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,18 @@ def test_names_defaults_and_needs(tmp_path: Path) -> None:
     assert not found.takes("data_path")
 
 
-@pytest.mark.parametrize("decorator", ["@task", "@task()", "@inspect_ai.task", "@inspect_ai.task(x=1)"])
+@pytest.mark.parametrize("decorator", ["@task", "@task()", "@task(x=1)"])
 def test_every_way_to_write_the_decorator(tmp_path: Path, decorator: str) -> None:
     found = task_signature(write(tmp_path, f"{decorator}\ndef t(**kwargs): ..."))
     assert found.open_ended
     assert found.takes("anything")
+
+
+@pytest.mark.parametrize("decorator", ["@inspect_ai.task", "@inspect_ai.task(x=1)"])
+def test_a_decorator_that_inspect_does_not_find_is_refused(tmp_path: Path, decorator: str) -> None:
+    """Inspect would not run the file, and take another file's task of that name, if it has seen one."""
+    with pytest.raises(UserError, match="write: from inspect_ai import task, and @task"):
+        task_signature(write(tmp_path, f"{decorator}\ndef t(): ..."))
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,12 @@ class Claim:
     key: str
     token: int
     path: Path
-    inode: int
+    card: _Card = field(repr=False)
 
     def check(self) -> None:
-        """Raise ``ClaimLost`` unless we are still the owner."""
+        """Raise ``ClaimLost`` unless we are still the owner: this process, and within it whoever acquired ``key`` last."""
         try:
-            ours = self.path.stat().st_ino == self.inode
+            ours = self.card.claims.get(self.key) is self and self.path.stat().st_ino == self.card.inode
         except FileNotFoundError:
             ours = False
         if not ours or self.path.with_name(f"{self.key}.{self.token + 1}").exists():
@@ -74,6 +74,10 @@ class Claims:
     def acquire(self, key: str) -> Claim | Owner:
         """Claim ``key``: the claim if it is ours now, otherwise its living owner."""
         card = _card(self.folder)
+        with card.acquiring:
+            return self._acquire(key, card)
+
+    def _acquire(self, key: str, card: _Card) -> Claim | Owner:
         while True:
             tokens = self._tokens(key)
             for token in tokens:
@@ -83,7 +87,7 @@ class Claims:
             path = self._path(key, tokens[0] + 1 if tokens else 1)
             if not _link(card, path):
                 continue
-            claim = Claim(key, tokens[0] + 1 if tokens else 1, path, card.inode)
+            claim = Claim(key, tokens[0] + 1 if tokens else 1, path, card)
             # Another process may have acted on what it saw before our link: look again, and step back where in doubt.
             others = [token for token in self._tokens(key) if token != claim.token]
             if any(token > claim.token or self._living(key, token) for token in others):
@@ -91,6 +95,7 @@ class Claims:
                 continue
             for token in others:
                 self._path(key, token).unlink(missing_ok=True)
+            card.claims[key] = claim
             return claim
 
     def owner(self, key: str) -> Owner | None:
@@ -102,6 +107,8 @@ class Claims:
         with contextlib.suppress(ClaimLost):
             claim.check()
             claim.path.unlink(missing_ok=True)
+        if claim.card.claims.get(claim.key) is claim:
+            del claim.card.claims[claim.key]
 
     def held(self) -> dict[str, Owner]:
         """Living owners by key."""
@@ -135,8 +142,12 @@ class Claims:
 
 @dataclass(frozen=True)
 class _Card:
+    """``claims`` are this process's latest, by key: its links all look alike, so what an earlier claim may do is not seen on disk."""
+
     path: Path
     inode: int
+    claims: dict[str, Claim] = field(default_factory=dict, compare=False, repr=False)
+    acquiring: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
 
 @cache
@@ -148,7 +159,8 @@ def this_process() -> Owner:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:  # no /proc: macOS; the host's name must do
         boot = namespace = ""
-    job = os.environ.get("SLURM_JOB_ID")
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
     return Owner(host, f"{host}/{boot}/{namespace}", os.getpid(), start_time(os.getpid()) or "", job)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mosweep.core.errors import ConfigError, MissingExtra, StageError, UserError
 from mosweep.evals.base import EvalResults, EvalStatus, write_samples
 from mosweep.evals.inspect_options import InspectOptions, inspect_options
-from mosweep.evals.inspect_tasks import located, reference, signature_of
+from mosweep.evals.inspect_tasks import located, reference, signature_of, with_own_modules
 from mosweep.evals.task_signature import check_arguments
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ async def _evaluate(spec: str, given: Mapping[str, Any], model: Model, folder: P
     task, arguments = reference(spec, given)
     try:
         _silence(display_type())
-        logs = await eval_async(task, model=model, task_args=arguments, log_dir=str(folder), **native)
+        with with_own_modules(spec):
+            logs = await eval_async(task, model=model, task_args=arguments, log_dir=str(folder), **native)
     except asyncio.CancelledError:
         raise
     except Exception as error:

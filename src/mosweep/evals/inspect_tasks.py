@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import UserError
+from mosweep.core.task_modules import task_modules
 from mosweep.evals.task_signature import TaskSignature, task_signature
 
 if TYPE_CHECKING:
     from inspect_ai import Task
 
-__all__ = ["located", "reference", "signature_of"]
+__all__ = ["located", "reference", "signature_of", "with_own_modules"]
 
 
 def located(spec: str) -> tuple[Path, str | None] | None:
     """``(file, task or None)`` if ``spec`` names a file or a task folder."""
-    text, _, name = spec.partition("@")
+    text, _, name = (spec, "", "") if spec.endswith(".py") or "@" not in spec or Path(spec).is_dir() else spec.rpartition("@")
     path = Path(text)
     if path.is_dir():
         path /= "eval.py"
-    return (path.resolve(), name or None) if path.suffix == ".py" else None
+    # A link to a file stands for a file here: what lies beside the link belongs to it.
+    return (path.parent.resolve() / path.name, name or None) if path.suffix == ".py" else None
+
+
+@contextlib.contextmanager
+def with_own_modules(spec: str) -> Iterator[None]:
+    """Where Inspect runs the file that ``spec`` names, the file finds the modules beside it, and no other task's."""
+    place = located(spec)
+    if place is None:
+        yield
+        return
+    inspects: Any = importlib.import_module("inspect_ai._util.module")
+    usual = inspects.SourceFileLoader
+    with task_modules(place[0].parent) as modules:
+        inspects.SourceFileLoader = modules.loader
+        try:
+            yield
+        finally:
+            inspects.SourceFileLoader = usual
 
 
 def signature_of(spec: str) -> TaskSignature:

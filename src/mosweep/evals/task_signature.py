@@ -49,6 +49,8 @@ def task_signature(path: Path, name: str | None = None) -> TaskSignature:
     if len(tasks) != 1:
         found = f"{len(names)}: {', '.join(names)}" if names else "none"
         raise UserError(f"{path} must hold exactly one @task function, found {found}")
+    if not any(isinstance(_called(decorator), ast.Name) for decorator in tasks[0].decorator_list if _is_task(decorator)):
+        raise UserError(f"{path}: Inspect finds no task decorated as {tasks[0].name} is; write: from inspect_ai import task, and @task")
     return _signature(tasks[0])
 
 
@@ -63,9 +65,13 @@ def check_arguments(signature: TaskSignature, given: Mapping[str, Any], where: s
             raise ConfigError(f"{where}.{argument}", "???", f"the task {signature.name} needs a value")
 
 
+def _called(decorator: ast.expr) -> ast.expr:
+    return decorator.func if isinstance(decorator, ast.Call) else decorator
+
+
 def _is_task(decorator: ast.expr) -> bool:
     """``@task``, ``@task(…)``, ``@inspect_ai.task`` …"""
-    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    called = _called(decorator)
     return (isinstance(called, ast.Name) and called.id == "task") or (isinstance(called, ast.Attribute) and called.attr == "task")
 
 

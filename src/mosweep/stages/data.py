@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import inspect
 import json
-import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +19,7 @@ from typing import Any, ClassVar
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError, StageError, choices
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.task_modules import imported_files, python_files, task_modules
 from mosweep.core.types import Context, Stage
 from mosweep.paths import own_and_shipped
 from mosweep.stages.base import Setting
@@ -45,13 +43,17 @@ class BuildData:
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the folder ``data``."""
-        check_code(Path(self.folder), "data.py", self.code)
+        path = Path(self.folder) / "data.py"
+        check_code(path, self.code)
         out = context.out / "data"
         out.mkdir()
-        build = _load_build(Path(self.folder) / "data.py")
-        returned = await asyncio.to_thread(build, self.dataset, out)
-        if inspect.isawaitable(returned):
-            await returned
+        with task_modules(path.parent) as modules:
+            build = getattr(modules.load(path), "build", None)
+            if build is None:
+                raise StageError(f"{path} has no function build(dataset, data_dir)")
+            returned = await asyncio.to_thread(build, self.dataset, out)
+            if inspect.isawaitable(returned):
+                await returned
         return {"task": self.task, **await _described(self.dataset, out, f"{self.folder}/data.py: build({self.dataset!r}, …)")}
 
 
@@ -97,8 +99,8 @@ def data_stage(setting: Setting) -> Stage:
         valid = _names(folder / "data.py")
         if valid and name not in valid:
             raise ConfigError("dataset", name, f"the task {config.task.name} builds no such data set; {choices(name, valid)}")
-        work = BuildData(config.task.name, name, code_digest(folder, "data.py"), str(folder))
-    return Stage("data", work, resources=setting.resources("data"))
+        work = BuildData(config.task.name, name, code_digest(folder / "data.py"), str(folder))
+    return Stage("data", work, resources=setting.resources("data", computes=False))
 
 
 @cache
@@ -115,18 +117,21 @@ def task_folder(name: str, tasks_dir: str | None) -> Path:
 
 
 @cache
-def code_digest(folder: Path, main: str) -> str:
-    """Digest of a task's code as far as ``main`` (``data.py`` or ``eval.py``) may use it: itself and the modules beside it."""
-    other = {"data.py": "eval.py", "eval.py": "data.py"}[main]
-    uses_other = re.search(rf"^\s*(?:from|import)\s+\.?{other[:-3]}\b", (folder / main).read_text(), re.MULTILINE)
-    names = [str(path.relative_to(folder)) for path in folder.rglob("*.py") if "__pycache__" not in path.parts]
-    return fingerprint.digest_tree(folder, [name for name in names if name != other or uses_other])
+def code_digest(path: Path) -> str:
+    """Digest of the code that running ``path`` may use: itself, and what it imports from beside it. For a task's ``data.py`` or
+    ``eval.py`` that is every module beside it, except that the other of the two counts only if one of them imports it.
+    """
+    folder = path.parent
+    pair = {folder / "data.py", folder / "eval.py"}
+    beside = set(python_files(folder)) - pair if path in pair else set()
+    used = imported_files(folder, {path, *beside})
+    return fingerprint.digest_tree(folder, [str(file.relative_to(folder)) for file in used])
 
 
-def check_code(folder: Path, main: str, digest: str) -> None:
+def check_code(path: Path, digest: str) -> None:
     """Refuse to run code that is not what the stage's key stands for."""
-    if code_digest.__wrapped__(folder, main) != digest:
-        raise StageError(f"{folder / main} was edited since this stage was planned; give the sweep's command again")
+    if code_digest.__wrapped__(path) != digest:
+        raise StageError(f"{path} was edited since this stage was planned; give the sweep's command again")
 
 
 def _found(data_dir: str | None, name: str) -> str | None:
@@ -162,19 +167,6 @@ def _names(data_py: Path) -> tuple[str, ...]:
             except (ValueError, TypeError):
                 return ()
     return ()
-
-
-def _load_build(path: Path) -> Any:
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))  # so that data.py finds the modules beside it
-    spec = importlib.util.spec_from_file_location(f"mosweep_task_{path.parent.name}_{fingerprint.digest_file(path)[:8]}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    build = getattr(module, "build", None)
-    if build is None:
-        raise StageError(f"{path} has no function build(dataset, data_dir)")
-    return build
 
 
 async def _described(name: str, folder: Path, origin: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Context, Stage
 from mosweep.evals.inspect_options import inspect_options
+from mosweep.evals.inspect_tasks import located
 from mosweep.evals.task_signature import check_arguments, task_signature
 from mosweep.stages.base import Setting
 from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
@@ -50,8 +51,8 @@ class InspectEval:
         """Leaves the ``.eval`` log and ``samples.jsonl``."""
         from mosweep.evals.inspect import InspectEvalBackend
 
-        if self.code is not None:
-            check_code(Path(self.target), "eval.py", self.code)
+        if self.code is not None and (place := located(self.target)):
+            check_code(place[0], self.code)
         name, model_args = self._reached(context)
         data = context.inputs.get("data")
         backend = InspectEvalBackend(context.out, {**self.options, **self.pace})
@@ -112,17 +113,18 @@ class InspectEvaluation:
         chosen = {**options.eval, **options.generate}
         arguments, code, target = dict(options.task_args), None, name
         data_ext = "jsonl"
-        folder = _folder(name, config.tasks_dir)
-        if folder is not None:
-            defaults = dict(_defaults(folder / "eval.yaml"))
-            signature = task_signature(folder / "eval.py")
+        place = _place(name, config.tasks_dir)
+        if place is not None:
+            file = place[0]
+            defaults = dict(_defaults(file.with_suffix(".yaml"))) if file.name == "eval.py" else {}
+            signature = task_signature(*place)
             data_ext = str(defaults.get("data_ext", data_ext))
             if not signature.takes("data_ext"):
                 defaults.pop("data_ext", None)
             arguments = {**defaults, **arguments}
             wants_data = signature.takes("data_path") and "data_path" not in arguments
             check_arguments(signature, {**arguments, **({"data_path": ""} if wants_data else {})})
-            code, target = code_digest(folder, "eval.py"), str(folder)
+            code, target = code_digest(file), f"{file}@{signature.registered}"
             if wants_data:
                 needs["data"] = data_stage(setting)
         work = InspectEval(
@@ -136,18 +138,17 @@ class InspectEvaluation:
             target=target,
             pace={k: v for k, v in chosen.items() if k in _PACE},
         )
-        return Stage(setting.eval_label(name), work, needs, setting.resources("eval"))
+        resources = setting.resources("eval", computes=source is None or source.inspect is None)
+        return Stage(setting.eval_label(name), work, needs, resources)
 
 
 def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: dict(value) for name, value in options.items() if value}
 
 
-def _folder(name: str, tasks_dir: str | None) -> Path | None:
-    """The task folder that ``name`` means, by path or by name; ``None`` for what Inspect finds by itself."""
-    if Path(name).is_dir() and "/" in name:
-        return Path(name).resolve()
-    return None if set("/:@") & set(name) else task_folder(name, tasks_dir)
+def _place(name: str, tasks_dir: str | None) -> tuple[Path, str | None] | None:
+    """The file that ``name`` means, by path or by the name of a task folder, and the task in it; ``None`` for what Inspect finds."""
+    return located(name) if set("/:@") & set(name) else (task_folder(name, tasks_dir) / "eval.py", None)
 
 
 @cache
