@@ -1,7 +1,8 @@
 # make demo   sets up .venv and runs the main job for real: four fine-tunes, two controls, a table
 # make test   sets up .venv and runs all tests
 # make check  linter, types and import contracts
-.PHONY: demo test check bench clean
+# make slurm  starts a real Slurm cluster on this machine, for its tests (root on Debian/Ubuntu); make slurm-down stops it
+.PHONY: demo test check slurm slurm-down bench clean
 
 demo:
 	./setup.sh
@@ -17,6 +18,12 @@ check:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+slurm:
+	tests/slurm/cluster up $(ARGS)
+
+slurm-down:
+	tests/slurm/cluster down $(ARGS)
 
 bench:
 	./setup.sh dev

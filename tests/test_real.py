@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -81,6 +85,42 @@ def test_explicit_default_is_the_same_stage(demo):
     done = demo("plan", "model=tiny", "lora.rank=4", "lora.alpha=8", "optim.lr=0.003", "torchtune.batch_size=32", "--json")
     assert done.json["stages"]["to_run"] == 0, done.out
     assert demo("plan", "model=tiny", "lora.rank=4", "lora.alpha=32", "--json").json["stages"]["to_run"] == 2
+
+
+def facts(shell: Shell, name: str) -> tuple[dict[str, Any], Path]:
+    """Facts and folder of a sweep's only fine-tune."""
+    store = shell.folder / ".mosweep" / "store"
+    [stage] = [stage for stage in shell.summary(name)["trial"]["stages"] if stage["kind"] == "finetune"]
+    record = json.loads((store / "records" / stage["key"][0] / f"{stage['key']}.json").read_text().splitlines()[0])
+    return record["facts"], store / record["folder"]
+
+
+def test_a_killed_fine_tune_goes_on(demo):
+    words = ("-m", "model=tiny", "lora.rank=4", "optim.epochs=3", "run_control_trials=false", "tracking=none", "experiment.name=killed")
+    process = demo.start(*words, start_new_session=True)
+    store = demo.folder / ".mosweep" / "store"
+    while not (found := list(store.glob("artifacts/*/*/run/work/recipe_state/recipe_state.pt"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    again = demo(*words, timeout=600)
+    assert again.status == 0, again.out + again.err
+    known, folder = facts(demo, "killed")
+    [killed] = [path.parents[3] for path in found]
+    assert folder != killed
+    assert 0 < known["resumed_at_step"] < known["steps"]
+    assert [step for step, _ in json.loads((folder / "losses.json").read_text())] == list(range(1, known["steps"] + 1))
+    assert (killed / "log.txt").exists()
+    assert not (killed / "run" / "work").exists()
+
+
+def test_two_processes_fine_tune_together(demo):
+    words = ("model=tiny", "lora.rank=64", "seed=7", "resources.stages.finetune.gpus=2", "run_control_trials=false", "tracking=none")
+    done = demo("-m", *words, "experiment.name=two", timeout=600)
+    assert done.status == 0, done.out + done.err
+    assert facts(demo, "two")[0]["world_size"] == 2
+    assert demo.summary("two")["trial"]["metrics"]["capitalization/accuracy"] > 0.8
 
 
 def test_mlflow_knows_what_the_disk_knows(demo):

@@ -17,8 +17,11 @@ __all__ = ["main"]
 VERBS = {
     "plan": "what a command would run: trials, cached stages, stages to run (takes the sweep's overrides)",
     "status": "where a sweep stands, trial by trial and stage by stage",
+    "progress": "the same as status",
+    "watch": "a live table of a sweep, from any shell that sees its folder",
     "run": "go on with a sweep: what succeeded is kept, the rest runs",
     "summary": "a sweep's trials with what was measured",
+    "cancel": "end what a sweep has running or waiting, here or in Slurm",
     "explain": "why a stage of a trial is cached, or what differs from the nearest one that is",
     "sync": "project sweeps into MLflow again",
     "ui": "open MLflow's user interface on this machine",

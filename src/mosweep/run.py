@@ -14,10 +14,11 @@ from mosweep.core.errors import MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
-from mosweep.core.schema import plain
+from mosweep.core.schema import build, plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
-from mosweep.launchers.base import Launcher
+from mosweep.launchers.base import Launcher, Outcome
+from mosweep.launchers.local import Local
 from mosweep.paths import home
 from mosweep.plan import Plan, make_plan
 from mosweep.recorders.journal import JournalRecorder
@@ -29,6 +30,7 @@ __all__ = [
     "check_installed",
     "finish",
     "launch",
+    "launcher_of",
     "link_and_record",
     "prepare",
     "run_trials",
@@ -79,11 +81,14 @@ def run_trials(
     store, sweep = store_of(config), Sweep(folder)
     plan = make_plan(trials, store)
     check_installed(plan, config)
+    if plan.to_run:
+        launcher.check(plan)
     if within:
         launch(plan, store, sweep, launcher, quiet=True)
         return sweep.result()
     plan = replace(plan, trials=prepare(trials, config, store, sweep, design))
-    launch(plan, store, sweep, launcher)
+    if launch(plan, store, sweep, launcher).detached:
+        return sweep.result()
     return finish(plan.trials, config, store, sweep, plan.records)
 
 
@@ -97,16 +102,26 @@ def check_installed(plan: Plan, config: Config) -> None:
             raise MissingExtra(name, extra, purpose)
 
 
-def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet: bool = False) -> None:
+def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:
+    """The launcher that ``{"local": options}`` or ``{"slurm": options}`` describes."""
+    (kind, options), *_ = described.items()
+    if kind == "slurm":
+        from mosweep.launchers.slurm.options import Slurm
+
+        return build(Slurm, options, "hydra.launcher")
+    return build(Local, options, "hydra.launcher")
+
+
+def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet: bool = False) -> Outcome:
     """Run what the plan lacks, telling journal and terminal."""
     if not plan.to_run:
-        return
+        return Outcome(finished=set(plan.records))
     progress = [] if quiet else [Progress()]
     recorder = Recorders([JournalRecorder(sweep.journal), *progress])
     counts = plan.counts
     recorder.sweep_started(SweepStarted(sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)))
     try:
-        launcher.run(plan, store, recorder)
+        return launcher.run(plan, store, recorder, sweep.folder)
     finally:
         for shown in progress:
             shown.close()

@@ -11,7 +11,6 @@ Readers need nothing but this folder and the store. Importing this module loads 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -23,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core import fingerprint
+from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
 from mosweep.core.journal import Journal
-from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
 
-__all__ = ["Launch", "Sweep", "find_sweep"]
+__all__ = ["Launch", "Sweep", "find_sweep", "point"]
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,13 @@ class Sweep:
             _write(launches / launch.file, launch.parts())
         self._known[launch.file] = launch
         self.__dict__.pop("launches", None)
-        self.journal.append("launch", file=launch.file, pid=os.getpid())
+        self.note_launch(launch.file)
         return list(trials)
+
+    def note_launch(self, file: str) -> None:
+        """Note that this process now runs the launch in ``file``."""
+        me = this_process()
+        self.journal.append("launch", file=file, pid=me.pid, since=me.started, host=me.host)
 
     def _frozen(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> Launch:
         stages = unique_stages(trials)
@@ -133,38 +138,55 @@ class Sweep:
             for stage in trial.stages:
                 record = records.get(stage.key)
                 if record is not None and record.data["has_files"]:
-                    _point(folder / stage.label, os.path.relpath(record.folder, folder))
+                    # An evaluation may be named by a path.
+                    point(folder / stage.label.replace("/", "_"), os.path.relpath(record.folder, folder))
 
     @cached_property
     def launches(self) -> list[Launch]:
         """All launches, oldest first."""
-        folder = self.folder / "launches"
-        events = [str(event["file"]) for event in self.journal.read("launch")]
-        order = list(dict.fromkeys(reversed(events)))[::-1]  # by when each was last given
-        names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
-        for name in [*(name for name in names if name not in order), *order]:
-            if name not in self._known:
-                with contextlib.suppress(FileNotFoundError):
-                    data = json.loads((folder / name).read_bytes())
-                    self._known[name] = Launch(name, data["trials"], data["stages"], data["store"], data["design"], self.folder)
-        return [self._known[name] for name in [*(n for n in names if n not in order), *order] if name in self._known]
+        return _in_order(self._frozen_launches(), self._history("launch")[0])
 
-    def result(self, records: Mapping[str, Record] | None = None) -> SweepResult:
-        """What is known now, from launches, store and journal. ``records`` are those already at hand."""
+    def _frozen_launches(self) -> dict[str, Launch]:
+        """All launches by file."""
+        names = sorted(path.name for path in (self.folder / "launches").glob("*.json"))
+        for name in names:
+            if name not in self._known:
+                data = json.loads((self.folder / "launches" / name).read_bytes())
+                self._known[name] = Launch(name, data["trials"], data["stages"], data["store"], data["design"], self.folder)
+        return {name: self._known[name] for name in names}
+
+    def _history(self, kind: str | None = None) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        """What the journal says, or its events of one ``kind``: when each launch was last given, in that order; each stage's last word."""
+        launches: dict[str, float] = {}
+        notes: dict[str, dict[str, Any]] = {}
+        for event in self.journal.read(kind):
+            if event["event"] == "launch":
+                file = str(event["file"])
+                launches[file] = max(launches.pop(file, 0.0), float(event["time"]))
+            elif "key" in event:
+                note = notes.setdefault(event["key"], {})
+                if event["event"] in ("started", "queued"):
+                    note.pop("error", None)
+                note.update(event)
+        return launches, notes
+
+    def result(self, records: Mapping[str, Record] | None = None, queued: Mapping[str, Queued] | None = None) -> SweepResult:
+        """What is known now, from launches, store and journal. ``records`` are those already at hand, ``queued`` what a queue says."""
         seen: dict[str, Record | None] = dict(records or {})
         held: dict[str, Any] = {}
-        for launch in self.launches:
+        frozen = self._frozen_launches()
+        for launch in frozen.values():
             store = launch.store
             missing = [key for key in launch.stages if key not in seen and seen.setdefault(key, store.read(key)) is None]
             held |= store.claims.held() if missing else {}
-        notes = {} if all(seen.values()) else self._notes()
-        since = max((float(event["time"]) for event in self.journal.read("launch")), default=0.0)
+        given, notes = self._history("launch" if all(seen.values()) else None)
+        launches, since = _in_order(frozen, given), max(given.values(), default=0.0)
         stages: dict[str, StageResult] = {}
         trials: dict[str, TrialResult] = {}
-        for launch in self.launches:
+        for launch in launches:
             for key, spec in launch.stages.items():
                 if key not in stages:
-                    stages[key] = _stage(key, spec, seen[key], notes.get(key, {}), key in held, since)
+                    stages[key] = _stage(key, spec, seen[key], notes.get(key, {}), key in held, since, (queued or {}).get(key))
             for trial in launch.trials:
                 trials[trial["name"]] = TrialResult(
                     trial["name"],
@@ -174,19 +196,8 @@ class Sweep:
                     tuple(stages[key] for key in trial["stages"]),
                     f"{self.folder}/{trial['name']}",
                 )
-        design = self.launches[0].design if self.launches else {}
+        design = launches[0].design if launches else {}
         return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(trials.values()), design)
-
-    def _notes(self) -> dict[str, dict[str, Any]]:
-        """Per stage the journal's last word."""
-        notes: dict[str, dict[str, Any]] = {}
-        for event in self.journal.read():
-            if "key" in event:
-                note = notes.setdefault(event["key"], {})
-                if event["event"] == "started":
-                    note.pop("error", None)
-                note.update(event)
-        return notes
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials under names of their own: one that the folder has for another configuration gets a suffix."""
@@ -220,6 +231,11 @@ class Sweep:
             _write(folder / "config.yaml", parts)
 
 
+def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
+    """The launches that the journal does not know of, then the others as they were ``given``."""
+    return [*(launches[name] for name in launches if name not in given), *(launches[name] for name in given if name in launches)]
+
+
 def _described(trial: Trial) -> dict[str, Any]:
     return {
         "name": trial.name,
@@ -251,16 +267,21 @@ def find_sweep(place: str | None) -> Sweep:
     raise UserError(f"{place}: not the folder of a sweep (no experiment.yaml in it)" + (f"; known names: {known}" if known else ""))
 
 
-def _stage(key: str, about: Sequence[Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float) -> StageResult:
+def _stage(
+    key: str, about: Sequence[Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float, queue: Queued | None = None
+) -> StageResult:
     status: Status = "pending"
     if record is not None:
         status = "succeeded"
     elif held:
         status = "running"
+    elif queue is not None:
+        status = queue.status
+        note = {**note, "error": note.get("error") or queue.error}
     elif note.get("event") in ("failed", "cancelled"):
         status = note["event"]
     cached = record is not None and float(record.data.get("finished", 0.0)) < since
-    log = note.get("log")
+    log = (queue and queue.log) or note.get("log")
     if record is not None and os.path.exists(f"{record.place}/{LOG}"):
         log = f"{record.place}/{LOG}"
     return StageResult(
@@ -270,11 +291,13 @@ def _stage(key: str, about: Sequence[Any], record: Record | None, note: Mapping[
         status=status,
         needs=about[2],
         cached=cached,
-        job=note.get("job") or (record.data.get("job") if record else None),
+        job=(queue and queue.job) or note.get("job") or (record.data.get("job") if record else None),
         log=Path(log) if log else None,
         error=note.get("error") if status in ("failed", "cancelled") else None,
         record=record.data if record else None,
         folder=record.place if record else None,
+        queue=queue,
+        since=note.get("time") if note.get("event") == "started" else None,
     )
 
 
@@ -304,7 +327,8 @@ def _write(path: Path, parts: Iterable[str]) -> None:
     temporary.replace(path)
 
 
-def _point(link: Path, target: str) -> None:
+def point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, in place of what it pointed to before."""
     try:
         os.symlink(target, link)
     except FileExistsError:

@@ -26,13 +26,15 @@ from omegaconf import DictConfig, OmegaConf
 from mosweep.compose import Composer
 from mosweep.config import Config
 from mosweep.core import schema
-from mosweep.core.errors import MosweepError, StageError, choices
+from mosweep.core.errors import MosweepError, StageError, UserError, choices
 from mosweep.core.results import SweepResult, TrialResult
-from mosweep.core.types import Trial
+from mosweep.core.types import Trial, unique_stages
 from mosweep.experiment import Builder, design_overrides
+from mosweep.launchers.base import Launcher
 from mosweep.launchers.local import Local
 from mosweep.plan import make_plan
-from mosweep.run import check_installed, finish, prepare, run_trials, store_of
+from mosweep.resources import whole
+from mosweep.run import check_installed, finish, launcher_of, prepare, run_trials, store_of
 from mosweep.sweep import Sweep
 
 __all__ = ["Design", "compose_trials", "config_of", "launch", "run_single_trial", "run_whole_trial", "sweep"]
@@ -56,10 +58,10 @@ class Design:
 
 def sweep(config: DictConfig, context: HydraContext, launcher: Any, arguments: Sequence[str]) -> Any:
     """What ``hydra/sweeper=mosweep`` does: the command's trials, launched together."""
-    from hydra_plugins.mosweep.plugin import LocalLauncher
+    from hydra_plugins.mosweep.plugin import PlanningLauncher
 
     design = Design(context.config_loader, config, arguments)
-    if isinstance(launcher, LocalLauncher):
+    if isinstance(launcher, PlanningLauncher):
         launcher.factor_keys = design.factor_keys
         return _launch(launcher, design.overrides)
     return _launch_stock(config, context, launcher, design)
@@ -78,9 +80,9 @@ def compose_trials(config: DictConfig, loader: Any, overrides: Sequence[Sequence
 
 
 def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """What ``hydra/launcher=local`` does for other sweepers: one ``JobReturn`` per trial, holding its primary metric."""
+    """What mosweep's launchers do for other sweepers: one ``JobReturn`` per trial, holding its primary metric."""
     returns: list[JobReturn] = []
-    result, trials = _run_local(launcher, job_overrides)
+    result, trials, _ = _run_planned(launcher, job_overrides)
     by_id = {trial.id: trial for trial in result.trials}  # names may have changed in the sweep's folder
     for overrides, trial in zip(job_overrides, trials, strict=False):
         done = by_id[trial.id]
@@ -92,16 +94,18 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
 
 
 def _launch(launcher: Any, overrides: Sequence[Sequence[str]]) -> int:
-    result, _ = _run_local(launcher, overrides)
-    return _exit_status(result.trials)
+    result, _, options = _run_planned(launcher, overrides)
+    return _exit_status(result.trials, waited=getattr(options, "wait", True))
 
 
-def _run_local(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[SweepResult, list[Trial]]:
+def _run_planned(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[SweepResult, list[Trial], Launcher]:
     config = launcher.config
-    options = schema.build(Local, {"workers": launcher.workers}, "hydra.launcher")
+    given = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in launcher.options.items()}
+    options = launcher_of({launcher.kind: given})
     trials = compose_trials(config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
-    return run_trials(trials, config_of(trials[0]), folder, _design(trials, launcher.factor_keys), options), trials
+    design = _design(trials, launcher.factor_keys) | {"launcher": {launcher.kind: schema.plain(options)}}
+    return run_trials(trials, config_of(trials[0]), folder, design, options), trials, options
 
 
 def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, design: Design) -> int:
@@ -111,6 +115,11 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
     first = config_of(trials[0])
     store, sweep_folder = store_of(first), Sweep(folder)
     check_installed(make_plan(trials, store), first)
+    if (
+        type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher")
+        and "slurm" in str(config.hydra.launcher._target_).lower()
+    ):
+        _place_whole_trials(launcher, trials)
     trials = prepare(trials, first, store, sweep_folder, _design(trials, design.factor_keys))
     lists = [list(overrides) for overrides in design.overrides]
     sources = {trial.name: overrides for trial, overrides in zip(trials, lists, strict=False)}
@@ -123,6 +132,27 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
             raise returned._return_value
     result = finish(trials, first, store, sweep_folder)
     return _exit_status(result.trials)
+
+
+#: What a stage asks for, under hydra-submitit-launcher's names.
+_SUBMITIT = {"ntasks_per_node": "tasks_per_node", "cpus": "cpus_per_task", "gpus": "gpus_per_node", "time_min": "timeout_min"}
+
+
+def _place_whole_trials(launcher: Any, trials: Sequence[Trial]) -> None:
+    """Tell the stock Slurm launcher what trials ask for, if it is the same for all: it has one setting for the whole sweep."""
+    asked = {trial.name: whole(stage.resources for stage in unique_stages([trial]).values()) for trial in trials}
+    (one, first), *others = asked.items()
+    for other, differing in others:
+        if differing != first:
+            keys = [key for key in {**first, **differing} if first.get(key) != differing.get(key)]
+            shown = ", ".join(f"{key} {first.get(key)} and {differing.get(key)}" for key in keys)
+            raise UserError(
+                f"hydra/launcher=submitit_slurm: gives every trial the same resources, but {one} and {other} ask for {shown}; "
+                "use hydra/launcher=slurm, which places every stage on resources of its own"
+            )
+    for key, value in first.items():
+        name = _SUBMITIT.get(key, key)
+        launcher.params[name] = int(value) if key == "time_min" and value == int(value) else value
 
 
 def _source_of(control: Trial, trials: Sequence[Trial], lists: Sequence[list[str]]) -> list[str]:
@@ -272,5 +302,6 @@ def _failure(trial: TrialResult) -> StageError:
     return StageError(f"{trial.name}: did not finish")
 
 
-def _exit_status(trials: Sequence[TrialResult]) -> int:
-    return 0 if all(trial.status == "succeeded" for trial in trials) else 1
+def _exit_status(trials: Sequence[TrialResult], *, waited: bool = True) -> int:
+    fine = ("succeeded",) if waited else ("succeeded", "running", "pending")
+    return 0 if all(trial.status in fine for trial in trials) else 1

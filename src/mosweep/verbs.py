@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mosweep.core.errors import UserError
+from mosweep.core.results import Queued, SweepResult
 from mosweep.core.types import Resources, Stage, Trial, load_work
 from mosweep.sweep import Launch, Sweep, find_sweep
 
@@ -23,6 +28,9 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     functions: dict[str, Callable[[Sequence[str]], int]] = {
         "plan": _plan,
         "status": _status,
+        "progress": _status,
+        "watch": _watch,
+        "cancel": _cancel,
         "run": _run,
         "summary": _summary,
         "explain": _explain,
@@ -50,20 +58,50 @@ def _print_json(data: Any) -> None:
 
 def _status(arguments: Sequence[str]) -> int:
     args = _parser("status", "Where a sweep stands, trial by trial and stage by stage.").parse_args(arguments)
-    result = find_sweep(args.sweep).result()
-    from mosweep.reports.status import status_text
-    from mosweep.reports.summary import summary_data
+    result = _observed(find_sweep(args.sweep))
+    from mosweep.reports.status import status_data, status_text
 
     if args.json:
-        _print_json(summary_data(result))
+        _print_json(status_data(result))
     else:
         print(status_text(result))
     return 0
 
 
+def _watch(arguments: Sequence[str]) -> int:
+    parser = _parser("watch", "A live table of a sweep, until all its trials have ended. Watching changes nothing; Ctrl-C ends it.")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default 5)")
+    args = parser.parse_args(arguments)
+    if args.every <= 0:
+        raise UserError(f"--every {args.every}: must be more than 0 seconds")
+    sweep = find_sweep(args.sweep)
+    from mosweep.reports.status import status_data, status_text
+
+    drawn, last = 0, ""
+    while True:
+        result = _observed(Sweep(sweep.folder))
+        ended = all(trial.status in ("succeeded", "failed", "cancelled") for trial in result.trials)
+        if args.json:
+            print(json.dumps(status_data(result), ensure_ascii=False, default=str), flush=True)
+        else:
+            width, height = shutil.get_terminal_size()
+            text = status_text(result, max(5, height - 8))
+            if sys.stdout.isatty():
+                lines = [line[: width - 1] for line in text.splitlines()]
+                sys.stdout.write((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(lines) + "\n")
+                drawn = len(lines)
+            elif text != last:
+                print(text + "\n", flush=True)
+            last = text
+            sys.stdout.flush()
+        if ended:
+            return 0 if all(trial.status == "succeeded" for trial in result.trials) else 1
+        time.sleep(args.every)
+
+
 def _summary(arguments: Sequence[str]) -> int:
     args = _parser("summary", "A sweep's trials with what was measured; failures are listed, never dropped.").parse_args(arguments)
-    result = find_sweep(args.sweep).result()
+    result = _observed(find_sweep(args.sweep))
     from mosweep.reports.summary import failures_text, summary_data, summary_text
 
     if args.json:
@@ -72,6 +110,18 @@ def _summary(arguments: Sequence[str]) -> int:
         print(summary_text(result))
         print(failures_text(result), end="\n" if failures_text(result) else "")
     return 0
+
+
+def _observed(sweep: Sweep) -> SweepResult:
+    """What is known of a sweep, with what Slurm says of it where it has jobs there."""
+    queued: dict[str, Queued] = {}
+    for launch in sweep.launches:
+        store = launch.store
+        if any((store.root / "slurm" / "open").glob("*")):
+            from mosweep.launchers.slurm.observe import observe
+
+            queued |= observe(store, launch.stages)
+    return sweep.result(queued=queued)
 
 
 def _explain(arguments: Sequence[str]) -> int:
@@ -116,28 +166,79 @@ def _plan(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     parser = _parser("run", "Go on with a sweep: what succeeded is kept, the rest runs.")
-    parser.add_argument("--workers", type=int, help="processes at a time")
+    parser.add_argument("--workers", type=int, help="run here, with so many processes at a time, wherever the sweep ran before")
+    parser.add_argument("--no-wait", action="store_true", help="with Slurm: hand in what is missing and return")
     args = parser.parse_args(arguments)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     sweep = find_sweep(args.sweep)
     trials, launch = _frozen(sweep)
-    from mosweep.launchers.local import Local
     from mosweep.plan import make_plan
     from mosweep.reports.summary import print_outcome, summary_data
     from mosweep.run import launch as run_plan
-    from mosweep.run import link_and_record
+    from mosweep.run import launcher_of, link_and_record
 
+    described = {"local": {"workers": args.workers}} if args.workers else launch.design.get("launcher") or {"local": {}}
+    if "slurm" in described:
+        described = {"slurm": {**described["slurm"], "wait": not args.no_wait}}
+    launcher = launcher_of(described)
     store = launch.store
     plan = make_plan(trials, store)
-    sweep.journal.append("launch", file=launch.file, pid=os.getpid(), argv="run")
-    run_plan(plan, store, sweep, Local(workers=args.workers), quiet=args.json)
+    if plan.to_run:
+        launcher.check(plan)
+    sweep.note_launch(launch.file)
+    if run_plan(plan, store, sweep, launcher, quiet=args.json).detached:
+        return 0
     result = link_and_record(trials, _tracking(launch.design), store, sweep, plan.records)
     if args.json:
         _print_json(summary_data(result))
     else:
         print_outcome(result, os.path.relpath(sweep.folder))
     return 0 if all(trial.status == "succeeded" for trial in result.trials) else 1
+
+
+def _cancel(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "cancel", "End what a sweep has running or waiting, here or in Slurm. What is done stays; mosweep run goes on with it."
+    )
+    args = parser.parse_args(arguments)
+    sweep = find_sweep(args.sweep)
+    result = _observed(sweep)
+    open_ones = {s.key: s for trial in result.trials for s in trial.stages if s.status in ("running", "pending")}
+    drivers = _end_drivers(sweep)
+    jobs: dict[str, str] = {}
+    for launch in sweep.launches:
+        if any((launch.store.root / "slurm" / "open").glob("*")):
+            from mosweep.launchers.slurm.observe import cancel
+
+            jobs |= cancel(launch.store, [key for key in launch.stages if key in open_ones])
+    sweep.journal.append_all(
+        {"event": "cancelled", "key": key, "label": stage.label, "job": jobs.get(key), "error": "cancelled by mosweep cancel"}
+        for key, stage in open_ones.items()
+    )
+    if args.json:
+        _print_json({"stages": len(open_ones), "jobs": sorted(jobs.values()), "processes": drivers})
+    elif open_ones:
+        print(f"cancelled: {len(open_ones)} stages, among them {len(jobs)} jobs in Slurm; mosweep run goes on with them")
+    else:
+        print("nothing to cancel: no stage is running or waiting")
+    return 0
+
+
+def _end_drivers(sweep: Sweep) -> list[int]:
+    """Interrupt the processes of this machine that are running the sweep, as Ctrl-C would; their pids."""
+    from mosweep.core.claims import start_time
+
+    ended = []
+    for event in sweep.journal.read("launch"):
+        pid, since = event.get("pid"), event.get("since")
+        if event.get("host") == socket.gethostname() and pid and since and start_time(pid) == since and pid != os.getpid():
+            os.kill(pid, signal.SIGINT)
+            ended.append(pid)
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and any(start_time(pid) for pid in ended):
+        time.sleep(0.1)
+    return ended
 
 
 def _frozen(sweep: Sweep) -> tuple[list[Trial], Launch]:

@@ -13,18 +13,12 @@ ends itself and the whole process group, so that nothing runs on unseen.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import queue
-import signal
 import sys
-import threading
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +34,8 @@ __all__ = ["main", "perform"]
 Event = dict[str, Any]
 
 
-def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Any] = asyncio.run) -> Event:
-    """Bring one stage to its end and return the closing event; ``emit`` is told when it starts."""
+def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Any] | None = None) -> Event:
+    """Bring one stage to its end and return the closing event; ``emit`` is told when it starts, ``run`` runs its coroutine."""
     key = spec["key"]
     if store.read(key):
         return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
@@ -72,7 +66,9 @@ def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None]
     return {"event": "failed", "key": key, "error": error, "log": str(attempt.log)}
 
 
-def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work, begun: float, run: Callable[..., Any]) -> str | None:
+def _attempt(
+    store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work, begun: float, run: Callable[..., Any] | None
+) -> str | None:
     """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard error."""
     try:
         inputs = {}
@@ -82,8 +78,9 @@ def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work
                 raise StageError(f"its input {role} ({need[:12]}) is not in the store any more; run the sweep again")
             inputs[role] = record.artifact
         resources = schema.build(Resources, spec.get("resources", {}), "resources")
-        context = Context(spec["key"], attempt.folder, inputs, resources)
-        facts = run(work.run(context))
+        previous = None if getattr(work, "silent", False) else store.previous(attempt)
+        context = Context(spec["key"], attempt.folder, inputs, resources, previous)
+        facts = _at_once(work.run(context)) if getattr(work, "immediate", False) else (run or _loop())(work.run(context))
         store.publish(
             attempt,
             payload=spec["payload"],
@@ -94,15 +91,38 @@ def _attempt(store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work
             host=this_process().host,
             job=this_process().job,
             versions=versions(),
+            **_placed(spec),
         )
     except (Exception, SystemExit) as error:
         message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
         if not getattr(work, "silent", False):
             if not isinstance(error, MosweepError):
+                import traceback
+
                 traceback.print_exc()
             print(message, file=sys.stderr)
         return message.strip().splitlines()[0] if message.strip() else type(error).__name__
     return None
+
+
+def _placed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record says of how the stage was placed: what it asked for, and what became of it before."""
+    return {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that awaits nothing. An event loop takes longer to load than a dry run's stage to run."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a work that calls itself immediate has awaited something")
+
+
+def _loop() -> Callable[..., Any]:
+    import asyncio
+
+    return asyncio.run
 
 
 @contextlib.contextmanager
@@ -127,6 +147,12 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def main() -> None:
     """Serve stages until standard input ends."""
+    import asyncio
+    import queue
+    import signal
+    import threading
+    import warnings
+
     store = Store(Path(sys.argv[1]))
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

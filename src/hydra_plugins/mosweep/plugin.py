@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-__all__ = ["LocalLauncher", "MosweepSweeper", "NamesSource"]
+__all__ = ["LocalLauncher", "MosweepSweeper", "NamesSource", "PlanningLauncher", "SlurmLauncher"]
 
 
 class MosweepSweeper(Sweeper):
@@ -39,11 +39,11 @@ class MosweepSweeper(Sweeper):
         return sweep(self.config, self.hydra_context, self.launcher, arguments)
 
 
-class LocalLauncher(Launcher):
-    """``hydra/launcher=local``: all trials planned together, their missing stages run in a pool of worker processes."""
+class PlanningLauncher(Launcher):
+    """A launcher that is given all trials at once, plans them together and runs their missing stages."""
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers
+    def __init__(self, **options: Any) -> None:
+        self.options = options
         self.factor_keys: Sequence[str] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -55,6 +55,18 @@ class LocalLauncher(Launcher):
         from mosweep.sweeping import launch
 
         return launch(self, job_overrides, initial_job_idx)
+
+
+class LocalLauncher(PlanningLauncher):
+    """``hydra/launcher=local``: stages run in a pool of worker processes on this machine."""
+
+    kind = "local"
+
+
+class SlurmLauncher(PlanningLauncher):
+    """``hydra/launcher=slurm``: every stage is a job on a Slurm cluster, with resources of its own."""
+
+    kind = "slurm"
 
 
 class NamesSource(ConfigSource):

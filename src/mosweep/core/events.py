@@ -5,13 +5,23 @@ A recorder overrides the methods it cares about. Events gain fields over time; m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mosweep.core.results import SweepResult
 
-__all__ = ["Recorder", "Recorders", "StageFailed", "StageFinished", "StageStarted", "SweepFinished", "SweepStarted"]
+__all__ = [
+    "Notice",
+    "Recorder",
+    "Recorders",
+    "StageFailed",
+    "StageFinished",
+    "StageQueued",
+    "StageStarted",
+    "SweepFinished",
+    "SweepStarted",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class StageFailed:
-    """A stage failed; those that need it will not run and have no event. ``log`` is where its output went."""
+    """A stage failed or was ``cancelled``; those that need it will not run and have no event. ``log`` is where its output went."""
 
     key: str
     label: str
@@ -58,6 +68,25 @@ class StageFailed:
     job: str
     error: str
     log: Path | None = None
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class StageQueued:
+    """A stage was given to a queue as ``job``. ``tries`` says what became of it there before."""
+
+    key: str
+    label: str
+    trial: str
+    job: str
+    tries: Sequence[Mapping[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know: a queue that does not answer, jobs handed in."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +101,12 @@ class Recorder:
 
     def sweep_started(self, event: SweepStarted) -> None:
         """Called once, before the first stage."""
+
+    def notice(self, event: Notice) -> None:
+        """Called for what should be told but concerns no one stage."""
+
+    def stages_queued(self, events: Sequence[StageQueued]) -> None:
+        """Called when stages were given to a queue, all those of one array at once."""
 
     def stage_started(self, event: StageStarted) -> None:
         """Called when a stage begins."""
@@ -95,6 +130,14 @@ class Recorders(Recorder):
     def sweep_started(self, event: SweepStarted) -> None:
         for member in self.members:
             member.sweep_started(event)
+
+    def notice(self, event: Notice) -> None:
+        for member in self.members:
+            member.notice(event)
+
+    def stages_queued(self, events: Sequence[StageQueued]) -> None:
+        for member in self.members:
+            member.stages_queued(events)
 
     def stage_started(self, event: StageStarted) -> None:
         for member in self.members:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,14 @@ class Journal:
 
     def append(self, event: str, **fields: Any) -> None:
         """Add one event; ``None`` fields are left out."""
-        line = {"time": round(time.time(), 3), "event": event, **{k: v for k, v in fields.items() if v is not None}}
-        data = (json.dumps(line, default=str, ensure_ascii=False) + "\n").encode(errors="backslashreplace")  # as JSON escapes it
+        self.append_all([{"event": event, **fields}])
+
+    def append_all(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Add several events at once, each with its name under ``event``."""
+        now = round(time.time(), 3)
+        lines = ({"time": now, **{k: v for k, v in event.items() if v is not None}} for event in events)
+        text = "".join(json.dumps(line, default=str, ensure_ascii=False) + "\n" for line in lines)
+        data = text.encode(errors="backslashreplace")  # as JSON escapes it
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(descriptor, data)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import subprocess
+import os
 import sys
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,29 @@ _MATTER = ("mosweep", "hydra-core", "torch", "torchtune", "torchao", "transforme
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the installed libraries that may matter."""
-    found = {"python": platform.python_version()}
-    for name in _MATTER:
+    """Versions of the installed libraries that may matter.
+
+    Read off the names of their ``.dist-info`` folders: a look at each folder of ``sys.path``, and no import of ``importlib.metadata``.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
         try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+            names = os.listdir(folder or ".")
+        except OSError:
             continue
-    return found
+        for name in names:
+            if name.endswith(".dist-info"):
+                distribution, _, version = name.removesuffix(".dist-info").rpartition("-")
+                found.setdefault(distribution.replace("_", "-").lower(), version)
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python, **{name: found[name] for name in _MATTER if name in found}}
 
 
 @cache
 def provenance(folder: Path) -> dict[str, Any]:
     """Git state of ``folder`` (commit and, if the tree is dirty, a digest of the difference), versions, machine."""
+    import platform
+
     found: dict[str, Any] = {"versions": versions(), "platform": platform.platform(), "executable": sys.executable}
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
@@ -41,6 +49,8 @@ def provenance(folder: Path) -> dict[str, Any]:
 
 
 def _git(folder: Path, *words: str) -> bytes | None:
+    import subprocess
+
     try:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -11,7 +11,21 @@ from typing import Any
 from mosweep.core import fingerprint
 from mosweep.core.types import Status
 
-__all__ = ["StageResult", "SweepResult", "TrialResult"]
+__all__ = ["Queued", "StageResult", "SweepResult", "TrialResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """What a queue, such as Slurm's, says of a stage's job: its own name of the ``state``, and why. Times in seconds."""
+
+    job: str
+    state: str
+    status: Status
+    reason: str = ""
+    node: str = ""
+    elapsed_s: float | None = None
+    error: str | None = None
+    log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +34,8 @@ class StageResult:
 
     ``label`` is what the trial calls it (``finetune``, ``eval:capitalization``). ``record`` is the published record's data (``facts``,
     ``files``, ``payload``, ``started``, ``finished`` …) and ``folder`` the artifact's; both are ``None`` until the stage succeeded.
-    ``cached`` tells whether the latest launch found the stage done. ``needs`` maps roles to the keys of other stages.
+    ``cached`` tells whether the latest launch found the stage done. ``needs`` maps roles to the keys of other stages. ``queue`` is what a
+    queue says of its job, where one was asked; ``since`` is when it started (unix seconds), as far as the journal knows.
     """
 
     label: str
@@ -34,6 +49,8 @@ class StageResult:
     error: str | None = None
     record: Mapping[str, Any] | None = field(default=None, repr=False)
     folder: Path | str | None = None
+    queue: Queued | None = None
+    since: float | None = None
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -105,7 +104,7 @@ class Store:
         ``thorough`` hashes every file, however large. Without ``whole`` the record comes without ``payload``, ``versions`` and ``files``
         (only ``has_files``), which few ask for and which would fill the memory of a sweep of ten thousand trials.
         """
-        path = self._record_path(key)
+        path = self.record_path(key)
         try:
             text = path.read_bytes()
         except FileNotFoundError:
@@ -139,6 +138,12 @@ class Store:
                 pass
             number += 1
 
+    def previous(self, attempt: Attempt) -> Path | None:
+        """The folder of the latest attempt before this one that left more than a log. Costs nothing where this is the first."""
+        stem, _, number = attempt.folder.name.rpartition(".")
+        places = (attempt.folder.with_name(f"{stem}.{n}") for n in range(int(number) - 1, 0, -1))
+        return next((place for place in places if place.exists() and set(os.listdir(place)) - {LOG}), None)
+
     def publish(self, attempt: Attempt, *, payload: Mapping[str, Any], facts: Mapping[str, Any], **about: Any) -> Record:
         """Make the attempt's files and ``facts`` the result of its stage, durably and at once.
 
@@ -165,7 +170,7 @@ class Store:
         except (TypeError, ValueError) as error:
             raise StoreError(f"the facts of stage {key[:12]} cannot be recorded: {error}") from error
         sealed = f"{body}\n{fingerprint.digest_bytes(body.encode())}\n"
-        path = self._record_path(key)
+        path = self.record_path(key)
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")
@@ -189,7 +194,7 @@ class Store:
 
     def forget(self, key: str) -> None:
         """Remove the record of ``key``, and its artifact; a no-op where there is none."""
-        path = self._record_path(key)
+        path = self.record_path(key)
         try:
             data = _parse(path.read_bytes(), key)
         except FileNotFoundError:
@@ -198,6 +203,8 @@ class Store:
             path.unlink(missing_ok=True)
             return
         path.unlink(missing_ok=True)
+        import shutil
+
         shutil.rmtree(self.root / data["folder"], ignore_errors=True)
 
     def keys(self) -> Iterator[str]:
@@ -206,7 +213,8 @@ class Store:
             for path in sorted(shard.glob("*.json")):
                 yield path.stem
 
-    def _record_path(self, key: str) -> Path:
+    def record_path(self, key: str) -> Path:
+        """Where the record of `key` is, or would be."""
         return self.root / "records" / key[:1] / f"{key}.json"
 
     def _quarantine(self, key: str, path: Path, folder: Path | None, damage: str) -> None:

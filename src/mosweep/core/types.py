@@ -49,12 +49,17 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Context:
-    """What a work is given when it runs: its inputs, a fresh folder to leave files in, and what it may use."""
+    """What a work is given when it runs: its inputs, a fresh folder to leave files in, and what it may use.
+
+    ``previous`` is the folder that an earlier attempt left which failed or was killed, if there is one. Its process is dead, or stalled
+    and its claim taken over: what is found there may be half written, or change yet.
+    """
 
     key: str
     out: Path
     inputs: Mapping[str, Artifact]
     resources: Resources
+    previous: Path | None = None
 
 
 @runtime_checkable
@@ -62,9 +67,10 @@ class Work(Protocol):
     """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are plain data.
 
     Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
-    configuration would now give another result. Three attributes are optional: ``requires`` (module → mosweep's extra that brings
+    configuration would now give another result. Four attributes are optional: ``requires`` (module → mosweep's extra that brings
     it) is looked at before anything starts; ``runtime`` names what is dear to load, so that stages which share it share a process;
-    a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files.
+    a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files; one that is
+    ``immediate`` awaits nothing, and needs no event loop.
     """
 
     kind: ClassVar[str]
@@ -120,7 +126,7 @@ class Stage:
             "fields": schema.plain(self.work),
             "payload": self.payload,
             "needs": {role: need.key for role, need in self.needs.items()},
-            "resources": {k: v for k, v in schema.plain(self.resources).items() if v},
+            "resources": {k: v for k, v in schema.plain(self.resources).items() if v is not None and v != {}},
         }
 
 

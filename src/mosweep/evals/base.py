@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,11 +40,15 @@ class EvalResults:
     async def save(self, path: str | Path) -> None:
         """Write everything as one JSON file."""
         text = json.dumps(asdict(self), ensure_ascii=False)
+        import asyncio
+
         await asyncio.to_thread(Path(path).write_text, text, encoding="utf-8")
 
     @classmethod
     async def load(cls, path: str | Path) -> Self:
         """The results that ``save`` wrote."""
+        import asyncio
+
         return cls(**json.loads(await asyncio.to_thread(Path(path).read_text, encoding="utf-8")))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from mosweep.core.events import Recorder
@@ -15,17 +16,28 @@ __all__ = ["Launcher", "Outcome"]
 
 @dataclass
 class Outcome:
-    """How a launch ended: the keys whose record is there now, and for the others what went wrong."""
+    """How a launch ended: the keys whose record is there now, and for the others what went wrong.
+
+    ``detached``: it returned before the end, and the rest goes on without us.
+    """
 
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    detached: bool = False
 
 
 class Launcher(Protocol):
     """Runs plans. Implementations are frozen dataclasses: their fields are the keys of ``hydra.launcher``."""
 
-    def run(self, plan: Plan, store: Store, recorder: Recorder) -> Outcome:
-        """Run every stage of ``plan.to_run`` whose needs can be met; returns when nothing more can be done."""
+    def check(self, plan: Plan) -> None:
+        """Raise ``UserError`` for what could never run here; called before anything is written."""
+        ...
+
+    def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
+        """Run every stage of ``plan.to_run`` whose needs can be met; returns when nothing more can be done.
+
+        ``sweep`` is the sweep's folder.
+        """
         ...
 
 

@@ -43,7 +43,10 @@ class Local:
 
     workers: int | None = field(default=None, metadata=between(ge=1))
 
-    def run(self, plan: Plan, store: Store, recorder: Recorder) -> Outcome:
+    def check(self, plan: Plan) -> None:
+        """Any plan can be tried here."""
+
+    def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
         """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the exception goes on."""
         if not plan.to_run:
             return Outcome(finished=set(plan.records))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
+from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageQueued, StageStarted
 from mosweep.core.journal import Journal
 
 __all__ = ["JournalRecorder"]
@@ -16,6 +17,16 @@ class JournalRecorder(Recorder):
 
     journal: Journal
 
+    def notice(self, event: Notice) -> None:
+        """Note it."""
+        self.journal.append("notice", text=event.text)
+
+    def stages_queued(self, events: Sequence[StageQueued]) -> None:
+        """Note which job each stage is."""
+        self.journal.append_all(
+            {"event": "queued", "key": event.key, "job": event.job, **({"tries": event.tries} if event.tries else {})} for event in events
+        )
+
     def stage_started(self, event: StageStarted) -> None:
         """Note who runs it and where its log is."""
         self.journal.append("started", key=event.key, label=event.label, trial=event.trial, job=event.job, log=event.log)
@@ -26,4 +37,5 @@ class JournalRecorder(Recorder):
 
     def stage_failed(self, event: StageFailed) -> None:
         """Note why, and where its log is."""
-        self.journal.append("failed", key=event.key, label=event.label, trial=event.trial, job=event.job, error=event.error, log=event.log)
+        what = "cancelled" if event.cancelled else "failed"
+        self.journal.append(what, key=event.key, label=event.label, trial=event.trial, job=event.job, error=event.error, log=event.log)

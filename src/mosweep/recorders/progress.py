@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
-from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted, SweepStarted
+from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageStarted, SweepStarted
 
 __all__ = ["Progress"]
 
@@ -44,6 +44,10 @@ class Progress(Recorder):
         if self.live:
             threading.Thread(target=self._refresh, daemon=True).start()
 
+    def notice(self, event: Notice) -> None:
+        """One line."""
+        self._line(event.text)
+
     def stage_started(self, event: StageStarted) -> None:
         """Show it as running."""
         with self.lock:
@@ -58,7 +62,8 @@ class Progress(Recorder):
         """One line, and one for the log's path."""
         self.failed += 1
         log = f"\n{'':>{len(self._place())}} log: {event.log}" if event.log else ""
-        self._ended(event.key, f"{event.label:<24} {event.trial}  FAILED: {event.error}{log}")
+        what = "cancelled" if event.cancelled else "FAILED"
+        self._ended(event.key, f"{event.label:<24} {event.trial}  {what}: {event.error}{log}")
 
     def close(self) -> None:
         """Stop drawing and leave the cursor below the last line."""

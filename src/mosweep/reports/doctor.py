@@ -77,7 +77,20 @@ def _slurm() -> Check:
         return Check("slurm", False, "no sbatch on this machine")
     if importlib.util.find_spec("submitit") is None:
         return Check("slurm", False, f"{found}, but submitit is missing: pip install 'mosweep[slurm]'")
-    return Check("slurm", True, found)
+    from mosweep.core.errors import MosweepError
+    from mosweep.launchers.slurm.client import NoAccounting, SlurmClient
+
+    client = SlurmClient(timeout_s=10)
+    try:
+        partitions, size = ", ".join(client.partitions()), client.max_array_size()
+        try:
+            client.accounting(["1"])
+            accounting = "accounting"
+        except NoAccounting as error:
+            accounting = f"no accounting ({error}): the cause of a job's end is known for a few minutes only"
+    except MosweepError as error:
+        return Check("slurm", False, f"{found}, but Slurm does not answer: {error}")
+    return Check("slurm", True, f"{found}; partitions {partitions}; arrays of up to {size}; {accounting}")
 
 
 def _home() -> Check:

@@ -1,35 +1,106 @@
-"""``status``: a row per trial and stage with its state, who runs it, and where its log is."""
+"""``status`` and ``watch``: a row per stage that is not done, with its state, who runs it, how long yet, and where its log is."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
-from mosweep.core.results import SweepResult
+from mosweep.core.results import StageResult, SweepResult
 from mosweep.core.types import Status
+from mosweep.reports.summary import summary_data
 from mosweep.reports.table import format_table
 
-__all__ = ["status_text"]
+__all__ = ["status_data", "status_text"]
 
 
-def status_text(result: SweepResult) -> str:
-    """Counts, then every stage that is not simply done, then what failed."""
+def status_data(result: SweepResult) -> dict[str, Any]:
+    """``summary_data``, and per stage what its queue says: ``state``, ``reason``, ``node``, ``elapsed_s``, ``eta_s`` (seconds or null)."""
+    data = summary_data(result)
+    usual = _usual_seconds(result)
+    for trial, described in zip(result.trials, data["trials"], strict=True):
+        for stage, row in zip(trial.stages, described["stages"], strict=True):
+            queue = stage.queue
+            row |= {
+                "state": queue.state if queue else None,
+                "reason": queue.reason or None if queue else None,
+                "node": queue.node or None if queue else None,
+                "elapsed_s": _elapsed(stage),
+                "eta_s": _eta(stage, usual),
+            }
+    return data
+
+
+def status_text(result: SweepResult, rows: int | None = None) -> str:
+    """Counts, then every stage that is not simply done (at most ``rows`` of them, what runs and what failed first)."""
     trials = Counter(trial.status for trial in result.trials)
     unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
     stages = Counter(stage.status for stage in unique.values())
+    usual = _usual_seconds(result)
     lines = [
         f"{result.name}: {result.folder}",
         f"trials  {_counts(trials)}",
         f"stages  {_counts(stages)}",
     ]
-    rows = [
-        [trial.name, stage.label, stage.status, stage.job, stage.error or "", str(stage.log or "")]
-        for trial in result.trials
-        for stage in trial.stages
-        if stage.status != "succeeded"
-    ]
-    if rows:
-        lines += ["", format_table(["trial", "stage", "status", "job", "error", "log"], rows)]
+    seen: set[str] = set()
+    open_ones = []
+    for trial in result.trials:
+        for stage in trial.stages:
+            if stage.status != "succeeded" and stage.key not in seen:
+                seen.add(stage.key)
+                open_ones.append((trial.name, stage))
+    if rows is not None:
+        order = {"running": 0, "failed": 1, "cancelled": 1, "pending": 2}
+        open_ones.sort(key=lambda item: order[item[1].status])
+    shown = open_ones[:rows]
+    if shown:
+        head = ["trial", "stage", "status", "job", "state", "node", "elapsed", "eta", "error", "log"]
+        table = [[name, *_cells(stage, usual)] for name, stage in shown]
+        used = [index for index in range(len(head)) if index < 4 or any(row[index] not in ("", None) for row in table)]
+        lines += ["", format_table([head[index] for index in used], [[row[index] for index in used] for row in table])]
+    if len(open_ones) > len(shown):
+        lines.append(f"… and {len(open_ones) - len(shown)} more")
     return "\n".join(lines)
+
+
+def _cells(stage: StageResult, usual: Mapping[str, float]) -> list[Any]:
+    queue = stage.queue
+    state = f"{queue.state} ({queue.reason})" if queue and queue.reason else queue.state if queue else ""
+    times = [_clock(_elapsed(stage)), _clock(_eta(stage, usual))]
+    return [stage.label, stage.status, stage.job, state, queue.node if queue else "", *times, stage.error or "", str(stage.log or "")]
+
+
+def _usual_seconds(result: SweepResult) -> dict[str, float]:
+    """How long finished stages of each label took, on average, in seconds."""
+    took: dict[str, list[float]] = {}
+    for stage in {stage.key: stage for trial in result.trials for stage in trial.stages}.values():
+        if stage.record and "started" in stage.record and "finished" in stage.record:
+            took.setdefault(stage.label, []).append(stage.record["finished"] - stage.record["started"])
+    return {label: sum(seconds) / len(seconds) for label, seconds in took.items()}
+
+
+def _elapsed(stage: StageResult) -> float | None:
+    """Seconds that a running stage has run, as its queue or else the journal knows."""
+    if stage.status != "running":
+        return None
+    if stage.queue and stage.queue.elapsed_s is not None:
+        return stage.queue.elapsed_s
+    return max(0.0, time.time() - stage.since) if stage.since is not None else None
+
+
+def _eta(stage: StageResult, usual: Mapping[str, float]) -> float | None:
+    """Seconds that a running stage has yet to run if it takes as long as its finished siblings."""
+    elapsed = _elapsed(stage)
+    return max(0.0, usual[stage.label] - elapsed) if elapsed is not None and stage.label in usual else None
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _counts(counter: Counter[Status]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from mosweep.config import Config
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Resources, Stage
+from mosweep.resources import Request
 
 __all__ = ["Backend", "Evaluation", "Setting"]
 
@@ -26,11 +27,10 @@ class Setting:
     config: Config
     plain: Mapping[str, Any]
 
-    def resources(self, kind: str) -> Resources:
-        """What the configuration asks for a stage of ``kind``."""
-        request = self.config.resources
-        resources: Resources = request.of(self.config.model.name, kind) if request else Resources()
-        return resources
+    def resources(self, kind: str, *, computes: bool = True) -> Resources:
+        """What the configuration asks for a stage of ``kind``; one that does not compute with the model asks for no GPU."""
+        request = self.config.resources or Request()
+        return request.of(None if kind == "data" else self.config.model.name, kind, computes=computes)
 
     def eval_label(self, task: str) -> str:
         """What the trial calls the evaluation of ``task``."""

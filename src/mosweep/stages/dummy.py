@@ -9,14 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
 from mosweep.evals.dummy import SCORE, draw, mean_and_stderr
-from mosweep.stages.base import Setting
 from mosweep.training.dummy import DummyTrainingRun, Failure
+
+if TYPE_CHECKING:
+    from mosweep.stages.base import Setting
 
 __all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune"]
 
@@ -41,6 +43,11 @@ class DummyFinetune:
     kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 1
     silent: ClassVar[bool] = True
+
+    @property
+    def immediate(self) -> bool:
+        """Whether it waits for nothing."""
+        return self.delay_s == 0 and self.fail != "hang"
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
@@ -70,6 +77,7 @@ class DummyEval:
     kind: ClassVar[str] = "eval"
     version: ClassVar[int] = 1
     silent: ClassVar[bool] = True
+    immediate: ClassVar[bool] = True
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""

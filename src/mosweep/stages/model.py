@@ -66,7 +66,9 @@ def base_model(setting: Setting) -> tuple[Stage | None, ModelSource | None]:
     """The stage that makes the trial's base model, or else its source."""
     model = setting.config.model
     if model.generate is not None:
-        return Stage("model", GenerateModel(model.generate, model.generate_seed), resources=setting.resources("model")), None
+        return Stage(
+            "model", GenerateModel(model.generate, model.generate_seed), resources=setting.resources("model", computes=False)
+        ), None
     return None, _source(model, setting.config.model_dir)
 
 

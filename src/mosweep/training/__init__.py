@@ -1,7 +1,23 @@
 """Fine-tuning backends: ``DummyTrainingBackend`` in ``training.dummy``, ``TorchtuneTrainingBackend`` in ``training.torchtune``."""
 
-from mosweep.training.base import RunStatus, TrainingBackend, TrainingRun
-from mosweep.training.dummy import DummyTrainingBackend
-from mosweep.training.torchtune import TorchtuneTrainingBackend
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mosweep.training.base import RunStatus, TrainingBackend, TrainingRun
+    from mosweep.training.dummy import DummyTrainingBackend
+    from mosweep.training.torchtune import TorchtuneTrainingBackend
 
 __all__ = ["DummyTrainingBackend", "RunStatus", "TorchtuneTrainingBackend", "TrainingBackend", "TrainingRun"]
+
+_PLACES = {"DummyTrainingBackend": "dummy", "TorchtuneTrainingBackend": "torchtune"}
+
+
+def __getattr__(name: str) -> Any:
+    """Backends are loaded when they are asked for: a job of one loads nothing of the others."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_PLACES.get(name, 'base')}"), name)

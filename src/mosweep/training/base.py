@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
-from mosweep.datasets.jsonl import JSONLDataset
+if TYPE_CHECKING:
+    from mosweep.datasets.jsonl import JSONLDataset
 
 __all__ = ["RunStatus", "TrainingBackend", "TrainingRun"]
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import StageError
-from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.training.base import RunStatus
+
+if TYPE_CHECKING:
+    from mosweep.datasets.jsonl import JSONLDataset
 
 __all__ = ["DummyTrainingBackend", "DummyTrainingRun", "Failure"]
 
@@ -41,7 +42,7 @@ class DummyTrainingRun:
     async def wait(self) -> str:
         """The model id, after ``delay_s``; ``StageError`` if it was to fail or was cancelled."""
         if self.status == "running":
-            await asyncio.sleep(self.delay_s)
+            await _pause(self.delay_s)
             await _fail(self)
             if self.status == "running":  # not cancelled meanwhile
                 self.status = "succeeded"
@@ -81,6 +82,13 @@ class DummyTrainingBackend:
         return DummyTrainingRun(f"dummy-{key[:12]}", f"dummy/{name}", self.delay_s, self.fail)
 
 
+async def _pause(seconds: float) -> None:
+    if seconds:
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+
 async def _fail(run: DummyTrainingRun) -> None:
     match run.fail:
         case "raise":
@@ -91,6 +99,6 @@ async def _fail(run: DummyTrainingRun) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             while run.status == "running":
-                await asyncio.sleep(0.05)
+                await _pause(0.05)
         case "none":
             pass

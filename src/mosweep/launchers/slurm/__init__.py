@@ -1,0 +1,1 @@
+"""``hydra/launcher=slurm``: the missing stages as arrays of Slurm jobs."""

@@ -1,0 +1,615 @@
+"""One launch on Slurm: submit what is missing, follow it, submit again what was lost. It may die at any moment and be run again.
+
+What is done is the store's to say, what is alive Slurm's. A stage that ended is looked for among files first; Slurm is asked at a steady
+pace, once for all jobs, and its accounting only for the cause of an end that nothing else explains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mosweep.core.claims import Claim
+from mosweep.core.errors import MissingExtra, MosweepError, UserError
+from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageQueued, StageStarted
+from mosweep.core.store import Store
+from mosweep.core.types import Stage
+from mosweep.launchers.base import Outcome, dependents
+from mosweep.launchers.slurm.arrays import Array, Place, arrange
+from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmFull, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.options import Slurm
+from mosweep.launchers.slurm.submissions import Submission, Submissions
+from mosweep.plan import Plan
+from mosweep.sweep import point
+
+__all__ = ["Launch", "check"]
+
+#: Files are looked at this often, in seconds.
+LOOK_S = 0.25
+#: A job that Slurm calls ended is believed after this long, for files may be seen late; one it does not know at all after the second.
+SETTLE_S, LOST_S = 4.0, 20.0
+#: While something seems over but is not settled, Slurm is asked this often, in seconds.
+HURRY_S = 1.5
+#: A running job whose process is gone is given up after this long, in seconds: a requeued one may just be starting.
+GONE_S = 12.0
+#: An unanswered submission of another machine is looked for in Slurm once it is this old, in seconds: its sbatch has ended by then.
+FOREIGN_S = 120.0
+#: After this long without an answer from Slurm the user is told, in seconds; and told again at every multiple.
+TELL_S = 60.0
+#: The claim that is held while deciding what to submit.
+DECIDING = "slurm-submissions"
+#: Ends of a job that say nothing against its stage.
+LOST = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LOST", "GONE"})
+
+
+@dataclass(frozen=True)
+class _At:
+    """The job that a stage is at."""
+
+    submission: Submission
+    index: int
+
+    @property
+    def place(self) -> Place:
+        assert self.submission.array is not None
+        return Place(self.submission.array, self.index)
+
+
+@dataclass
+class _Ended:
+    """A job that is over, as far as Slurm knows, and whose stage left no word of its end."""
+
+    since: float
+    job: Job | None = None
+
+
+def check(options: Slurm, plan: Plan) -> None:
+    """``UserError`` if there is no Slurm here, or if it would never run what a stage asks for."""
+    if find_spec("submitit") is None:
+        raise MissingExtra("submitit", "slurm", "hydra/launcher=slurm")
+    client = SlurmClient()
+    asked: dict[str, Stage] = {}
+    for stage in plan.to_run:
+        asked.setdefault(str(options.parameters(stage.resources)), stage)
+    for stage in asked.values():
+        try:
+            client.test(options.parameters(stage.resources))
+        except SlurmSilent:
+            return  # it may answer by the time there is something to submit
+        except SlurmRefused as error:
+            raise UserError(_refusal(client, options, stage, error)) from None
+
+
+def _refusal(client: SlurmClient, options: Slurm, stage: Stage, error: SlurmRefused) -> str:
+    parameters = options.parameters(stage.resources)
+    given = " ".join(f"--{name}" if value is True else f"--{name}={value}" for name, value in parameters.items())
+    known = ""
+    if "partition" in str(error).lower():
+        with contextlib.suppress(SlurmSilent):
+            known = f"; valid partitions: {', '.join(client.partitions())}"
+    return f"Slurm refuses jobs for {stage.label}: {error}{known}\nasked for: {given} (from resources.* and hydra.launcher.*)"
+
+
+class Launch:
+    """One run of one plan."""
+
+    def __init__(
+        self, options: Slurm, plan: Plan, store: Store, recorder: Recorder, sweep: Path, client: SlurmClient | None = None
+    ) -> None:
+        self.options, self.plan, self.store, self.recorder, self.sweep = options, plan, store, recorder, sweep
+        self.client = client or SlurmClient()
+        self.submissions = Submissions(store.root / "slurm")
+        self.outcome = Outcome(finished=set(plan.records))
+        self.todo: dict[str, Stage] = {stage.key: stage for stage in plan.to_run}
+        self.dependents = dependents(plan)
+        self.depth = _depths(plan)
+        self.followed: dict[str, Submission] = {}
+        self.at: dict[str, _At] = {}
+        self.tries: dict[str, list[dict[str, str]]] = {}
+        self.running: dict[str, float] = {}
+        self.waiting: set[str] = set()  # stages whose jobs were last seen waiting
+        self.ended: dict[str, _Ended] = {}
+        self.gone: dict[str, float] = {}
+        self.left: set[tuple[str, str]] = set()  # submission and stage of the jobs whose end has been dealt with
+        self.blocked: set[str] = set()  # stages whose submission may or may not have reached Slurm
+        self.submit_at = self.ask_at = 0.0
+        self.handed_in = self.full = False
+        self.asked = 0
+        self.silent_since: float | None = None
+        self.told = 0.0
+
+    def run(self) -> Outcome:
+        """Until nothing is left to do or, without ``wait``, to submit."""
+        try:
+            self.attach()
+            while self.todo:
+                self.submit()
+                if not self.options.wait and self.handed_in:
+                    break
+                self.hear()
+                self.ask()
+                if self.todo:
+                    time.sleep(LOOK_S)
+        except KeyboardInterrupt:
+            self.tell(f"{self.living()} go on in Slurm: {self.verbs()}; the same command attaches to them again")
+            raise
+        if self.todo:
+            self.outcome.detached = True
+            rest = len(self.todo) - len(self.at)
+            more = f"; {rest} stages had no room there yet, `mosweep run` hands them in" if rest else ""
+            self.tell(f"{self.living()} in Slurm: {self.verbs()}{more}")
+        return self.outcome
+
+    def living(self) -> str:
+        """How many jobs there are, in words."""
+        return f"{len(self.at)} job{'' if len(self.at) == 1 else 's'}"
+
+    def verbs(self) -> str:
+        """What can be done about them, in words."""
+        folder = os.path.relpath(self.sweep)
+        return f"`mosweep watch {folder}` follows them, `mosweep cancel {folder}` ends them"
+
+    def tell(self, text: str) -> None:
+        """Say something that concerns no one stage."""
+        self.recorder.notice(Notice(text))
+
+    # -- submitting ----------------------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Find the jobs that earlier launches, or other sweeps, have submitted for our stages. What failed there goes in again."""
+        if not self.submissions.open():
+            return
+        while True:
+            try:
+                with self.deciding():
+                    self.follow()
+                jobs = dict(self.client.queue({at.place.array for at in self.at.values()})) if self.at else {}
+                unknown = {at.place.array for at in self.at.values() if str(at.place) not in jobs}
+                jobs |= {name: job for name, job in self.accounted(unknown).items() if name not in jobs} if unknown else {}
+                break
+            except SlurmSilent as error:
+                self.silence(error)
+                time.sleep(self.options.poll_s)
+        self.answered()
+        for key, at in list(self.at.items()):
+            if self.store.read(key):
+                self.finished(key, 0.0)
+                continue
+            job, mark = jobs.get(str(at.place)), at.submission.mark(at.index, "ended")
+            running = job is not None and job.alive
+            if not running and ((mark and mark["event"] == "failed") or (job and job.state in ("FAILED", "CANCELLED"))):
+                self.leave(key)
+        if self.at:
+            self.tell(f"{self.living()} of this sweep {'is' if len(self.at) == 1 else 'are'} in Slurm already")
+
+    def follow(self) -> None:
+        """Learn of open submissions that hold stages of ours; settle those that sbatch may or may not have got through."""
+        self.blocked.clear()
+        for name, submission in self.submissions.open(self.followed).items():
+            wanted = {index: key for index, key in submission.keys.items() if key in self.todo and (name, key) not in self.left}
+            if submission.array is None and not self.resolve(submission):
+                self.blocked |= set() if submission.is_void else set(wanted.values())
+                continue
+            if wanted:
+                self.followed[name] = submission
+            for index, key in wanted.items():
+                if key not in self.at:
+                    self.at[key] = _At(submission, index)
+                    self.tries[key] = list(submission.intent["tries"].get(key, []))
+
+    def resolve(self, submission: Submission) -> bool:
+        """Whether the submission is in Slurm. One that never got there is void. Raises ``SlurmSilent``."""
+        while submission.read_answer():
+            time.sleep(0.1)  # sbatch still runs, though who started it may be dead
+        if submission.array is not None:
+            return True
+        if submission.foreign and submission.age_s < FOREIGN_S:
+            return False
+        number = self.client.find(submission.job_name)
+        if number is None:
+            self.submissions.close(submission, void=True)
+            return False
+        submission.adopt(number)
+        return True
+
+    def unsubmitted(self) -> list[Stage]:
+        """Stages that can be submitted: what they need is done, or on its way."""
+        return [
+            stage
+            for key, stage in self.todo.items()
+            if key not in self.at
+            and key not in self.blocked
+            and all(
+                need.key in self.outcome.finished or (need.key in self.at and need.key not in self.ended) for need in stage.needs.values()
+            )
+        ]
+
+    def submit(self) -> None:
+        """Hand in what can be, as few arrays as possible."""
+        if time.monotonic() < self.submit_at or not self.room() or not (self.blocked or self.unsubmitted()):
+            return
+        self.handed_in = True
+        try:
+            with self.deciding():
+                self.follow()  # another sweep may have been quicker
+                for stage in self.unsubmitted():
+                    if self.store.read(stage.key):
+                        self.finished(stage.key, 0.0, elsewhere=True)
+                elsewhere = self.store.claims.held()
+                limit = self.client.max_array_size()
+                while (room := self.room()) and (stages := [stage for stage in self.unsubmitted() if stage.key not in elsewhere]):
+                    stages.sort(key=lambda stage: -self.depth[stage.key])
+                    behind = {stage.key: self.waits(stage) for stage in stages[:room]}
+                    for array in arrange([(stage, behind[stage.key]) for stage in stages[:room]], limit):
+                        self.submit_array(array, behind)
+            self.answered()
+        except SlurmSilent as error:
+            self.silence(error)
+            self.handed_in = False
+            self.submit_at = time.monotonic() + self.options.poll_s
+        except SlurmFull as error:
+            if not self.full:
+                self.tell(f"Slurm takes no more jobs at present ({error}); the rest goes in as others end")
+            self.full = True
+            self.submit_at = time.monotonic() + self.options.poll_s
+        if self.blocked or self.unsubmitted():  # there is no room, or others are at it: see again, but not at every turn
+            self.submit_at = max(self.submit_at, time.monotonic() + 1.0)
+
+    def room(self) -> int:
+        """How many more jobs may be handed in; none while it is not worth a call of sbatch."""
+        if self.options.max_jobs is None:
+            return len(self.todo)
+        room = self.options.max_jobs - len(self.at)
+        return room if room >= max(1, self.options.max_jobs // 4) or not self.at else 0
+
+    def waits(self, stage: Stage) -> list[Place]:
+        """The jobs that the stage has to wait for. A need that another need of it waits for itself goes without saying."""
+        needs = {need.key: need for need in stage.needs.values() if need.key in self.at}
+        implied: set[str] = set()
+        for need in needs.values():
+            implied |= self.ancestors(need)
+        return sorted(self.at[key].place for key in needs if key not in implied)
+
+    def ancestors(self, stage: Stage) -> set[str]:
+        """The keys of all that a stage needs, and that those need."""
+        found: set[str] = set()
+        for need in stage.needs.values():
+            found |= {need.key} | self.ancestors(need)
+        return found
+
+    def submit_array(self, array: Array, behind: Mapping[str, Sequence[Place]]) -> None:
+        """Intent first, then sbatch, then the journal. Whatever is lost on the way, ``resolve`` finds out."""
+        array = Array({index: self.grown(stage) for index, stage in array.stages.items()}, array.after, array.along)
+        keys = [stage.key for stage in array.stages.values()]
+        tries = {key: self.tries[key] for key in keys if self.tries.get(key)}
+        submission = self.submissions.create(array, self.options.name, str(self.sweep), behind, tries, self.options.output)
+        submission.script.write_text(self.options.script(array, submission, self.store.root))
+        try:
+            submission.array = self.client.submit(submission.script, submission.answer)
+        except SlurmFull:
+            self.submissions.close(submission, void=True)
+            raise
+        except SlurmRefused as error:
+            self.submissions.close(submission, void=True)
+            for stage in array.stages.values():
+                self.failed(stage.key, "sbatch", f"Slurm refuses the job: {error}", None)
+            return
+        self.followed[submission.name] = submission
+        for index, key in submission.keys.items():
+            self.at[key] = _At(submission, index)
+            self.ended.pop(key, None)
+        self.recorder.stages_queued(
+            [StageQueued(key, self.label(key), self.plan.trial_of[key], str(self.at[key].place), self.tries.get(key, ())) for key in keys]
+        )
+        self.link_script(submission)
+        self.tell(_handed_in(array, submission))
+
+    def link_script(self, submission: Submission) -> None:
+        """Each trial's folder shows the script that its stage was submitted with."""
+        mine = set(submission.keys.values())
+        for trial in self.plan.trials:
+            for stage in trial.stages:
+                if stage.key in mine and (folder := self.sweep / trial.name).is_dir():
+                    point(folder / f"{stage.label.replace('/', '_')}.sbatch", os.path.relpath(submission.script, folder))
+
+    def grown(self, stage: Stage) -> Stage:
+        """The stage with more memory if it ran out of it before."""
+        often = sum(tried["state"] == "OUT_OF_MEMORY" for tried in self.tries.get(stage.key, ()))
+        if not often or self.options.max_mem_gb is None:
+            return stage
+        memory = (stage.resources.mem_gb or self.options.mem_gb or self.options.max_mem_gb / 2) * 2**often
+        return replace(stage, resources=replace(stage.resources, mem_gb=min(memory, self.options.max_mem_gb)))
+
+    @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Alone among all processes that submit for this store."""
+        begun, told = time.monotonic(), False
+        while not isinstance(claim := self.store.claims.acquire(DECIDING), Claim):
+            if time.monotonic() - begun > 10 and not told:
+                self.tell(f"waiting for {claim}, which is submitting jobs")
+                told = True
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            self.store.claims.release(claim)
+
+    # -- following -----------------------------------------------------------------------------------------------------
+
+    def hear(self) -> None:
+        """Look at the files that jobs leave when they start and end."""
+        mine = {(at.submission.name, at.index): key for key, at in self.at.items()}
+        for name, submission in self.followed.items():
+            for index, what in submission.news():
+                key = mine.get((name, index))
+                if key is None or (mark := submission.mark(index, what)) is None:
+                    continue
+                if what == "ended":
+                    self.heard_end(key, mark)
+        if len(self.followed) > len(with_jobs := {at.submission.name for at in self.at.values()}):
+            for name in self.followed.keys() - with_jobs:
+                self.close(self.followed[name])
+
+    def heard_end(self, key: str, mark: Mapping[str, Any]) -> None:
+        """A job's own word of its end. That it succeeded is believed when its record is there."""
+        at = self.at[key]
+        if mark["event"] == "failed":
+            self.failed(key, str(at.place), mark["error"], Path(mark["log"]))
+        elif self.store.read(key):
+            self.finished(key, float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
+        else:
+            at.submission.unhear(at.index)  # the record is seen late; Slurm's word and time will tell
+
+    def ask(self) -> None:
+        """Ask Slurm, when it is time: one query for all jobs, and one of the accounting for those that ended without a word."""
+        if not self.at or time.monotonic() < self.ask_at:
+            return
+        self.asked += 1
+        try:
+            jobs = self.client.queue({at.place.array for at in self.at.values()})
+            owners = self.store.claims.held()
+            for key in list(self.at):
+                job = jobs.get(str(self.at[key].place))
+                if job is not None and job.alive:
+                    self.alive(key, job, key in owners)
+                else:
+                    self.ended.setdefault(key, _Ended(time.monotonic())).job = job
+            self.settle()
+        except SlurmSilent as error:
+            self.silence(error)
+        else:
+            self.answered()
+        # Quick at first, then at the configured pace.
+        pace = min(self.options.poll_s, 0.5 * 1.5 ** min(self.asked, 20))
+        self.ask_at = time.monotonic() + (min(pace, HURRY_S) if self.ended or self.gone else pace)
+
+    def alive(self, key: str, job: Job, owned: bool) -> None:
+        """Slurm says that the job waits or runs: if it runs, tell so once; if nothing of it is left, give it up."""
+        at = self.at[key]
+        self.ended.pop(key, None)
+        if job.state == "PENDING" and job.reason == "DependencyNeverSatisfied":
+            self.cancel([key])  # a cluster that does not heed kill-on-invalid-dep
+            return
+        if job.state != "RUNNING":
+            self.gone.pop(key, None)
+            if job.state == "PENDING":
+                self.waiting.add(key)
+            return
+        self.waiting.discard(key)
+        mark = at.submission.mark(at.index, "started")
+        if mark is None or (job.started is not None and mark["time"] < job.started - 5):  # of a run before it was requeued
+            self.gone.pop(key, None)
+            return
+        if self.running.get(key) != mark["time"]:
+            self.running[key] = mark["time"]
+            name = f"{at.place} {job.node}".strip()
+            self.recorder.stage_started(StageStarted(key, self.label(key), self.plan.trial_of[key], name, Path(mark["log"])))
+        if owned or self.store.record_path(key).exists() or at.submission.mark(at.index, "ended"):
+            self.gone.pop(key, None)
+        elif time.monotonic() - self.gone.setdefault(key, time.monotonic()) > GONE_S:
+            self.cancel([key])
+            self.lost(key, replace(job, state="GONE", reason="its process is gone though Slurm says that it runs"))
+
+    def settle(self) -> None:
+        """Deal with the jobs that Slurm calls ended, or does not know, and that left no word themselves."""
+        now = time.monotonic()
+        due: list[str] = []
+        for key, ended in list(self.ended.items()):
+            if key not in self.at:
+                del self.ended[key]
+            elif self.store.read(key):
+                self.finished(key, 0.0)
+            elif mark := self.at[key].submission.mark(self.at[key].index, "ended"):
+                if mark["event"] == "failed":
+                    self.heard_end(key, mark)
+                elif now - ended.since > LOST_S:
+                    self.failed(key, str(self.at[key].place), "its job said that it was done, but there is no record", None)
+            elif now - ended.since > (SETTLE_S if ended.job and ended.job.state != "COMPLETED" else LOST_S):
+                due.append(key)
+        unclear = {self.at[key].place.array for key in due if self.is_unclear(self.ended[key].job)}
+        if unclear:
+            known = self.accounted(unclear)
+            for key in due:
+                found = known.get(str(self.at[key].place))
+                if found and (self.ended[key].job is None or not found.alive):
+                    self.ended[key].job = found
+        for key in due:
+            if key in self.at:
+                # Slurm forgets an element of an array at once if it is cancelled while it waits.
+                job = self.ended[key].job or Job(str(self.at[key].place), "CANCELLED" if key in self.waiting else "LOST")
+                if job.alive and now - self.ended[key].since < 3 * LOST_S:
+                    continue  # the accounting is late
+                self.lost(key, replace(job, state="LOST") if job.alive else job)
+
+    def is_unclear(self, job: Job | None) -> bool:
+        """Whether the accounting may know better: who cancelled it, whether it was memory."""
+        return job is None or job.state in ("CANCELLED", "FAILED")
+
+    def accounted(self, arrays: Iterable[str]) -> Mapping[str, Job]:
+        """What the accounting says, if there is any."""
+        try:
+            return self.client.accounting(set(arrays))
+        except (NoAccounting, SlurmSilent):
+            return {}
+
+    def lost(self, key: str, job: Job) -> None:
+        """A job ended and left no word: what now depends on the cause."""
+        at, name, state = self.at[key], str(self.at[key].place), job.state
+        where = f" on {job.node}" if job.node else ""
+        log = self.log_of(at)
+        tried = [each["state"] for each in self.tries.get(key, ())]
+        again = {
+            **dict.fromkeys(LOST, sum(state in LOST for state in tried) < self.options.retries),
+            "TIMEOUT": tried.count("TIMEOUT") < self.options.max_num_timeout,
+            "OUT_OF_MEMORY": self.may_grow(key, tried.count("OUT_OF_MEMORY")),
+        }
+        if again.get(state):
+            self.retry(key, job)
+        elif state == "CANCELLED" and self.broken(key):
+            self.leave(key)  # with what it waited for; it goes in again behind the next try
+        elif state == "CANCELLED":
+            self.failed(key, name, f"cancelled{f' by {job.by}' if job.by else ''}", log, cancelled=True)
+        elif state == "COMPLETED":
+            self.failed(key, name, f"its job{where} ended without a result (is a disk full?)", log)
+        elif state == "FAILED":
+            code = f", exit status {job.exit_code}" if job.exit_code else ""
+            self.failed(key, name, f"its process{where} died{code}", log)
+        else:
+            often = f", {len(tried) + 1} times" if tried else ""
+            hint = " (hydra.launcher.max_mem_gb allows more)" if state == "OUT_OF_MEMORY" else ""
+            self.failed(key, name, f"{state}{where}{often}{hint}", log)
+
+    def may_grow(self, key: str, often: int) -> bool:
+        """Whether there is memory left to give to a stage that ran out of it ``often`` times before."""
+        if self.options.max_mem_gb is None:
+            return False
+        asked = self.todo[key].resources.mem_gb or self.options.mem_gb
+        return often < 1 if asked is None else asked * 2**often < self.options.max_mem_gb
+
+    def broken(self, key: str) -> bool:
+        """Whether something the stage needs is neither done nor well on its way, so that Slurm itself took the job out."""
+        return any(
+            need.key not in self.outcome.finished
+            and (need.key not in self.at or need.key in self.ended or self.behind_another(key, need.key))
+            for need in self.todo[key].needs.values()
+        )
+
+    def behind_another(self, key: str, need: str) -> bool:
+        """Whether the stage's job was put behind an earlier try of what it needs."""
+        behind = self.at[key].submission.intent["behind"].get(key, [])
+        return bool(behind) and need in self.at and bool(self.tries.get(need)) and str(self.at[need].place) not in behind
+
+    def retry(self, key: str, job: Job) -> None:
+        """Take the stage out of its job, and what waits behind that job as well; both go in again."""
+        tried = {"job": str(self.at[key].place), "state": job.state, **({"node": job.node} if job.node else {})}
+        waiting = [other for other in self.descendants(key) if other in self.at]
+        # A job that Slurm has lost sight of must not be alive after all.
+        self.cancel([*waiting, *([key] if job.state in ("LOST", "GONE") else [])])
+        self.tries.setdefault(key, []).append(tried)
+        for other in [key, *waiting]:
+            self.leave(other)
+        where = f" on {job.node}" if job.node else ""
+        self.tell(f"{self.label(key)} of {self.plan.trial_of[key]}: {job.state}{where} (job {tried['job']}); goes in again")
+
+    def descendants(self, key: str) -> set[str]:
+        """All that needs the stage, directly or not."""
+        found: set[str] = set()
+        for other in self.dependents[key]:
+            found |= {other} | self.descendants(other)
+        return found
+
+    def cancel(self, keys: Sequence[str]) -> None:
+        """Take the stages' jobs out of Slurm, patiently."""
+        ids = [str(self.at[key].place) for key in keys if key in self.at]
+        if ids:
+            self.client.cancel(ids)
+
+    def leave(self, key: str) -> None:
+        """The stage is at no job any more."""
+        at = self.at.pop(key)
+        self.left.add((at.submission.name, key))
+        self.waiting.discard(key)
+        for about in (self.ended, self.gone, self.running):
+            about.pop(key, None)
+
+    def log_of(self, at: _At) -> Path:
+        """The stage's log if it began, else what its job printed."""
+        mark = at.submission.mark(at.index, "started")
+        return Path(mark["log"]) if mark and Path(mark["log"]).exists() else at.submission.log(at.index)
+
+    # -- ends ----------------------------------------------------------------------------------------------------------
+
+    def finished(self, key: str, seconds: float, elsewhere: bool = False) -> None:
+        """The stage's record is there."""
+        job = str(self.at[key].place) if key in self.at else "another process"
+        if key in self.at:
+            self.leave(key)
+        del self.todo[key]
+        self.outcome.finished.add(key)
+        self.recorder.stage_finished(StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere))
+
+    def failed(self, key: str, job: str, error: str, log: Path | None, *, cancelled: bool = False) -> None:
+        """The stage failed for good, and what needs it will not run."""
+        if key in self.at:
+            self.leave(key)
+        del self.todo[key]
+        self.outcome.failed[key] = error
+        self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log, cancelled))
+        waiting = [other for other in self.descendants(key) if other in self.todo]
+        if waiting:
+            with contextlib.suppress(SlurmSilent):  # they end by themselves as well
+                self.cancel(waiting)
+        for other in waiting:
+            if other in self.at:
+                self.leave(other)
+            del self.todo[other]
+            self.outcome.failed[other] = f"not run: {self.label(key)} failed"
+
+    def close(self, submission: Submission) -> None:
+        """Nothing of ours is at this submission any more; if nothing of anybody's is, it is closed."""
+        others = (key for key in submission.keys.values() if (submission.name, key) not in self.left)
+        if all(key in self.outcome.finished or self.store.record_path(key).exists() for key in others):
+            self.submissions.close(submission)
+        del self.followed[submission.name]
+
+    def label(self, key: str) -> str:
+        """What the stage is called."""
+        return self.plan.stages[key].label
+
+    # -- silence -------------------------------------------------------------------------------------------------------
+
+    def silence(self, error: SlurmSilent) -> None:
+        """Slurm did not answer: say so now and then, and give up after ``patience_min``; what runs there goes on."""
+        now = time.monotonic()
+        self.silent_since = self.silent_since or now
+        if now - self.silent_since > self.options.patience_min * 60:
+            waited = f"Slurm has not answered for {self.options.patience_min:g} min ({error})"
+            raise MosweepError(f"{waited}; what runs there goes on, and the same command attaches to it")
+        if now - max(self.silent_since, self.told) > TELL_S:
+            self.told = now
+            self.tell(f"Slurm has not answered for {now - self.silent_since:.0f} s ({error}); still trying")
+
+    def answered(self) -> None:
+        """Slurm did answer."""
+        if self.silent_since is not None and self.told > self.silent_since:
+            self.tell("Slurm answers again")
+        self.silent_since = None
+
+
+def _depths(plan: Plan) -> dict[str, int]:
+    """How many stages deep each stage lies."""
+    depths: dict[str, int] = {}
+    for key, stage in plan.stages.items():
+        depths[key] = 1 + max((depths[need.key] for need in stage.needs.values()), default=0)
+    return depths
+
+
+def _handed_in(array: Array, submission: Submission) -> str:
+    number = len(array.stages)
+    return f"submitted {array.first.label}: {number} job{'' if number == 1 else 's'} as Slurm array {submission.array}"
