@@ -231,7 +231,68 @@ def demo(bench: Bench) -> None:
     bench.verdict("(e) demo, base models at hand / its tune run processes", cpu["warm"] / cpu["tune"], 1.5)
 
 
-ALL: dict[str, Callable[[Bench], None]] = {f.__name__: f for f in (starting, orchestration, snakemake, scaling, demo)}
+def slurm(bench: Bench) -> None:
+    """(f): 500 dry trials of two stages in two resource classes on a real Slurm (``make slurm``), against bare arrays of no-ops."""
+    if shutil.which("sbatch") is None or subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode:
+        print("skipped: no Slurm answers here; make slurm starts one")
+        return
+    trials = 500
+    script = [sys.executable, str(HERE / "slurm_submission.py")]
+
+    def submission(who: str) -> Callable[[Path], Cost]:
+        def run(folder: Path) -> Cost:
+            done = subprocess.run([*script, who, str(trials)], cwd=folder, capture_output=True, text=True, check=True)
+            found = json.loads(done.stdout)
+            subprocess.run(["scancel", *found["arrays"]], check=True)
+            _drained()
+            return Cost(found["cpu"], 0, 0)
+
+        return run
+
+    def no_ops(line: str) -> Callable[[Path], Cost]:
+        def run(folder: Path) -> Cost:
+            started = time.perf_counter()
+            for memory in ("100M", "150M"):
+                behind = ""
+                for _ in range(2):
+                    options = f"#SBATCH --array=0-{trials // 2 - 1} --mem={memory} -c 1 -p cpu -t 60 -o /dev/null {behind}"
+                    (folder / "no-op.sh").write_text(f"#!/bin/bash\n{options}\n{line}\n")
+                    array = subprocess.run(["sbatch", "--parsable", "no-op.sh"], cwd=folder, capture_output=True, text=True, check=True)
+                    behind = f"-d aftercorr:{array.stdout.strip()}"
+            _drained()
+            return Cost(0, time.perf_counter() - started, 0)
+
+        return run
+
+    factors = ["model=tiny,tiny-wide", f"seed=range({trials // 2})", "run_control_trials=false"]
+    place = ["hydra/launcher=slurm", "hydra.launcher.partition=cpu", "hydra.launcher.cpus_per_task=1"]
+    memory = ["resources.models.tiny.mem=100M", "resources.models.tiny-wide.mem=150M"]
+    command = [*MOSWEEP, "-m", *DRY, *factors, *place, *memory]
+    costs = bench.interleaved(
+        {
+            "submitit's submission": submission("submitit"),
+            "mosweep's submission": submission("mosweep"),
+            "arrays of true": no_ops("true"),
+            "arrays of python": no_ops(f"exec {sys.executable} -c pass"),
+            "mosweep": lambda folder: measure(command, folder),
+        }
+    )
+    ours, theirs = costs["mosweep's submission"].cpu, costs["submitit's submission"].cpu
+    walls = {name: costs[name].wall for name in ("arrays of true", "arrays of python", "mosweep")}
+    print(f"handing in 1,000 jobs: submitit {theirs:.2f} s, mosweep {ours:.2f} s CPU")
+    print(f"until all are done: {', '.join(f'{name} {wall:.0f} s' for name, wall in walls.items())}")
+    bench.verdict("(f) submission CPU / submitit's map_array", ours / theirs, 2)
+    bench.verdict("(f) command to table / the same arrays of `true`", walls["mosweep"] / walls["arrays of true"], 1.15)
+    bench.verdict("(f) command to table / those of `python -c pass`", walls["mosweep"] / walls["arrays of python"], 1.15)
+
+
+def _drained() -> None:
+    """Wait until Slurm has none of our jobs."""
+    while subprocess.run(["squeue", "-h", "--me"], capture_output=True, text=True, check=True).stdout.strip():
+        time.sleep(0.2)
+
+
+ALL: dict[str, Callable[[Bench], None]] = {f.__name__: f for f in (starting, orchestration, snakemake, scaling, demo, slurm)}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,13 @@ TELL_S = 60.0
 DECIDING = "slurm-submissions"
 #: Ends of a job that say nothing against its stage.
 LOST = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LOST", "GONE"})
+#: What Slurm, the kernel or torchtune's parent process says when host memory ran out (CUDA's words are others).
+_OUT_OF_MEMORY = re.compile(r"exceeded memory limit|oom[-_ ]kill|killed \(out of memory\?\)|MemoryError", re.IGNORECASE)
+#: Why Slurm lets a job wait that will not start unless somebody changes something.
+_STUCK = re.compile(
+    r"PartitionConfig|PartitionTimeLimit|PartitionNodeLimit|PartitionDown|PartitionInactive|BadConstraints|InvalidAccount|InvalidQOS|JobHeld"
+    r"|launch failed|ReservationDeleted|PerJob|MaxWallDuration"
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ class Launch:
         self.at: dict[str, _At] = {}
         self.tries: dict[str, list[dict[str, str]]] = {}
         self.running: dict[str, float] = {}
+        self.stuck: set[tuple[str, str]] = set()  # label and reason that the user was told of
         self.waiting: set[str] = set()  # stages whose jobs were last seen waiting
         self.ended: dict[str, _Ended] = {}
         self.gone: dict[str, float] = {}
@@ -360,6 +369,10 @@ class Launch:
         """A job's own word of its end. That it succeeded is believed when its record is there."""
         at = self.at[key]
         if mark["event"] == "failed":
+            often = [tried["state"] for tried in self.tries.get(key, ())].count("OUT_OF_MEMORY")
+            if _OUT_OF_MEMORY.search(mark["error"]) and self.may_grow(key, often):  # what the stage had started was killed
+                self.retry(key, Job(str(at.place), "OUT_OF_MEMORY"))
+                return
             self.failed(key, str(at.place), mark["error"], Path(mark["log"]))
         elif self.store.read(key):
             self.finished(key, float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
@@ -400,6 +413,9 @@ class Launch:
             self.gone.pop(key, None)
             if job.state == "PENDING":
                 self.waiting.add(key)
+                if _STUCK.search(job.reason) and (self.label(key), job.reason) not in self.stuck:
+                    self.stuck.add((self.label(key), job.reason))
+                    self.tell(f"{self.label(key)} (job {at.place}) will not start as things are: Slurm says {job.reason}")
             return
         self.waiting.discard(key)
         mark = at.submission.mark(at.index, "started")
@@ -460,6 +476,8 @@ class Launch:
 
     def lost(self, key: str, job: Job) -> None:
         """A job ended and left no word: what now depends on the cause."""
+        if job.state == "FAILED" and _OUT_OF_MEMORY.search(self.at[key].submission.printed(self.at[key].index)):
+            job = replace(job, state="OUT_OF_MEMORY")  # without cgroups Slurm says so to the job only
         at, name, state = self.at[key], str(self.at[key].place), job.state
         where = f" on {job.node}" if job.node else ""
         log = self.log_of(at)

@@ -14,6 +14,7 @@ They lie in the store, so that every sweep which wants a stage finds the job tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -102,6 +103,15 @@ class Submission:
     def log(self, index: int) -> Path:
         """What element ``index`` printed outside of its stage: all there is when it never began."""
         return Path(self.intent["output"].replace("%A", self.array or "").replace("%a", str(index)))
+
+    def printed(self, index: int) -> str:
+        """The last that the job printed outside of its stage, Slurm's own words among it."""
+        texts = []
+        for path in (self.log(index), self.log(index).with_suffix(".err")):
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - 4096))
+                texts.append(file.read().decode(errors="replace"))
+        return "\n".join(texts)
 
     def news(self) -> Iterator[tuple[int, str]]:
         """``(index, "started" | "ended")`` of the marks that have appeared since the last call."""
