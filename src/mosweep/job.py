@@ -32,7 +32,7 @@ def main(store: Store, folder: Path) -> int:
         return 1
     begun = time.time()
     spec = _spec(folder, index)
-    _heed_warning(spec)
+    _heed_signals(spec)
     _await_inputs(store, spec)
 
     def started(event: dict[str, Any]) -> None:
@@ -61,24 +61,32 @@ def _await_inputs(store: Store, spec: dict[str, Any]) -> None:
         time.sleep(0.5)
 
 
-def _heed_warning(spec: dict[str, Any]) -> None:
-    """When Slurm announces the end of the time limit, go back into the queue with what was saved so far, a bounded number of times."""
+def _heed_signals(spec: dict[str, Any]) -> None:
+    """When Slurm announces the end of the time limit, go back into the queue with what was saved so far, a bounded number of times.
+
+    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last: who ends at the first has failed, as Slurm
+    sees it, and is not requeued. What gets done in between counts.
+    """
     end, allowed = os.environ.get("SLURM_JOB_END_TIME"), int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0"))
     margin = float(os.environ.get("MOSWEEP_SIGNAL_DELAY_S", "0")) + 60
 
     def warned(number: int, frame: object) -> None:
         left = float(end) - time.time() if end else 0.0
         if left > margin:
-            print("mosweep: Slurm announces preemption", file=sys.stderr)
+            print("mosweep: Slurm announces preemption", file=sys.stderr, flush=True)
         elif int(os.environ.get("SLURM_RESTART_COUNT", "0")) < allowed:
-            print(f"mosweep: {spec['label']} is near its time limit: back into the queue", file=sys.stderr, flush=True)
             import subprocess
 
+            print(f"mosweep: {spec['label']} is near its time limit: back into the queue", file=sys.stderr, flush=True)
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         else:
-            print(f"mosweep: {spec['label']} is near its time limit", file=sys.stderr)
+            print(f"mosweep: {spec['label']} is near its time limit", file=sys.stderr, flush=True)
+
+    def told(number: int, frame: object) -> None:
+        print("mosweep: Slurm will end this job", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGUSR2, warned)
+    signal.signal(signal.SIGTERM, told)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

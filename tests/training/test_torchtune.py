@@ -16,7 +16,8 @@ from mosweep.core.errors import ConfigError, StageError
 from mosweep.paths import shipped
 from mosweep.training import TrainingBackend, TrainingRun
 from mosweep.training.torchtune import TorchtuneTrainingBackend, TorchtuneTrainingRun, last_error
-from mosweep.training.torchtune_child import check_losses, read_losses
+from mosweep.training.torchtune_child import check_losses
+from mosweep.training.torchtune_resume import read_losses
 
 RECIPE = shipped("recipes") / "torchtune" / "tiny.yaml"
 SHORT = {"batch_size": 16, "max_steps_per_epoch": 3, "lr_scheduler.num_warmup_steps": 1, "optimizer.lr": 3e-3}
@@ -161,5 +162,11 @@ def test_the_reason_is_the_exceptions_own_line(tmp_path: Path) -> None:
     assert last_error(log) is None
     log.write_text("starting\nTraceback (most recent call last):\n  File x\nValueError: bad rank\nan error was reported above\n")
     assert last_error(log) == "ValueError: bad rank"
+    log.write_text(
+        "[rank1]: ValueError: later\nRankError: rank 0: first\n[node] XError: gone\nsrun: error: node: task 1: Exited with exit code 1\n"
+    )
+    assert last_error(log) == "rank 0: first"
+    log.write_text("srun: error: Unable to create step\n")
+    assert last_error(log) == "srun: error: Unable to create step"
     log.write_text("Segmentation fault (core dumped)\n")
     assert last_error(log) == "Segmentation fault (core dumped)"

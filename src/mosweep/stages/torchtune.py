@@ -1,4 +1,4 @@
-"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipe, one process per run."""
+"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes, in one process per GPU that ``resources`` ask for."""
 
 from __future__ import annotations
 
@@ -43,12 +43,22 @@ class TorchtuneFinetune:
         return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses."""
+        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on where a killed attempt stopped."""
         from mosweep.training.torchtune import TorchtuneTrainingBackend
 
         data = context.inputs["data"]
         backend = TorchtuneTrainingBackend(
-            self.config, context.out, self.python, self.recipe, self.environment, self.device, self.merged, detached=False
+            self.config,
+            context.out,
+            self.python,
+            self.recipe,
+            self.environment,
+            self.device,
+            self.merged,
+            detached=False,
+            processes=context.resources.gpus or 1,
+            nodes=context.resources.nodes or 1,
+            previous=context.previous,
         )
         run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, folder_of(context, self.source), suffix=context.key[:12])
         await run.wait()
@@ -65,6 +75,8 @@ class TorchtuneFinetune:
             "train_seconds": result.train_seconds,
             "device": result.device,
             "dtype": result.dtype,
+            "world_size": result.world_size,
+            "resumed_at_step": result.resumed_at_step,
             "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
         }
 
@@ -81,10 +93,12 @@ class TorchtuneBackend:
     environment: Mapping[str, str] | None = None
 
     def finetune(self, setting: Setting) -> Stage:
-        """The fine-tuning stage of a trial, on its data set and base model."""
+        """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its GPUs could not share a batch."""
         made, source = base_model(setting)
         needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
         config = native_config(setting, self.config)
+        resources = setting.resources("finetune")
+        torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         device = None if self.device == "auto" else self.device
         work = TorchtuneFinetune(
             model=setting.config.model.name,
@@ -96,7 +110,7 @@ class TorchtuneBackend:
             device=device or config.get("device"),
             environment=self.environment or {},
         )
-        return Stage("finetune", work, needs, setting.resources("finetune"))
+        return Stage("finetune", work, needs, resources)
 
 
 def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""Fine-tuning with torchtune's stock recipes, in a process of its own, under any Python that has torchtune.
+"""Fine-tuning with torchtune's stock recipes, in processes of their own, under any Python that has torchtune.
 
 A run lives in a folder: ``torchtune.yaml`` (the native config as run), ``torchtune.log``, ``losses.json`` (``[[step, loss], …]``),
 ``adapter/`` in PEFT's layout, ``merged/`` if asked for, and ``run/``, which lets another process attach to it.
+
+A run that was killed can be gone on with, in another folder, from the end of its last epoch: torchtune saves nothing in between, so an
+only epoch starts from its first step again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -20,7 +24,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import mosweep.models.lora as lora
-from mosweep.core.errors import StageError
+from mosweep.core.errors import ConfigError, StageError
+from mosweep.core.fingerprint import digest_file
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.training import torchtune_child, torchtune_config
 from mosweep.training.base import RunStatus
@@ -40,7 +45,11 @@ CHILD_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TorchtuneResult:
-    """What a finished run measured. ``seconds``: wall time of everything; ``train_seconds``: of the recipe alone."""
+    """What a finished run measured. ``seconds``: wall time of everything; ``train_seconds``: of the recipe alone.
+
+    A run that went on with an earlier one has the losses of all steps from the first, but the times are its own; ``resumed_at_step``
+    says how many steps it did not have to take (0: none). ``world_size``: processes that trained.
+    """
 
     steps: int
     final_loss: float
@@ -49,6 +58,8 @@ class TorchtuneResult:
     losses: tuple[tuple[int, float], ...]
     device: str
     dtype: str
+    world_size: int
+    resumed_at_step: int
 
 
 @dataclass
@@ -153,6 +164,13 @@ class TorchtuneTrainingBackend:
     Each run gets ``folder`` if that has none yet, else a new folder below it. ``environment`` is laid over ours and over the
     defaults ``CHILD_ENVIRONMENT``. ``device`` overrides the recipe's. ``merged`` also writes the full model. A ``detached`` run goes on
     when the process that started it ends; another ends with it, and when ``wait`` is given up.
+
+    ``processes`` per node, on ``nodes`` of the Slurm job that we are in, share each batch of ``batch_size`` samples evenly, under torchrun
+    and with torchtune's distributed recipe in the place of ``lora_finetune_single_device``; another recipe stays as named. They take
+    the steps that one process would, but draw the adapter's first weights otherwise.
+
+    ``previous``: the folder of an earlier attempt at the very same run, whose processes are dead. What it saved is copied, and used if it
+    is sound; so is what the attempts saved that it knew of. Their checkpoints are removed once this run has succeeded.
     """
 
     config: Mapping[str, Any] | str | Path
@@ -163,6 +181,9 @@ class TorchtuneTrainingBackend:
     device: str | None = None
     merged: bool = False
     detached: bool = True
+    processes: int = 1
+    nodes: int = 1
+    previous: str | Path | None = None
 
     async def train(
         self,
@@ -174,13 +195,18 @@ class TorchtuneTrainingBackend:
         """Start fine-tuning the Hugging Face model in the folder ``model`` on ``dataset`` (or the file it is in).
 
         ``hyperparameters`` are native settings by dotted path (``{"optimizer.lr": 1e-4}``); one that the config does not have
-        is a ``ConfigError``, and so is a data set too small for one step.
+        is a ``ConfigError``, and so are a data set too small for one step, a batch that the processes cannot share evenly, and several
+        nodes outside of a Slurm job.
         """
+        if self.nodes > 1 and "SLURM_JOB_ID" not in os.environ:
+            problem = "to train on several nodes, run in a Slurm job that has them (hydra/launcher=slurm)"
+            raise ConfigError("resources.nodes", self.nodes, problem)
         if not isinstance(dataset, JSONLDataset):
             dataset = await JSONLDataset.load(dataset)
         config = self.config if isinstance(self.config, Mapping) else torchtune_config.load_recipe(self.config)
         config = torchtune_config.merge(config, hyperparameters or {})
         torchtune_config.check(config, len(dataset))
+        shared = torchtune_config.share(config, self.processes, self.nodes, len(dataset))
         run_id = f"{suffix or 'torchtune'}-{secrets.token_hex(4)}"
         folder = Path(self.folder).resolve()
         if (folder / "run").exists():
@@ -188,10 +214,16 @@ class TorchtuneTrainingBackend:
         run, base = folder / "run", Path(model).resolve()
         # Only the messages: rows with differing extra keys trip the loader that torchtune uses.
         await JSONLDataset(dataset.to_openai_format()).save(run / "train.jsonl")
-        native = torchtune_config.complete(config, base=base, data=run / "train.jsonl", output=run / "work", device=self.device)
+        native = torchtune_config.complete(shared, base=base, data=run / "train.jsonl", output=run / "work", device=self.device)
+        several = self.processes * self.nodes > 1
+        identity = json.dumps([config, self.recipe, str(base), digest_file(run / "train.jsonl")], sort_keys=True, default=str)
         spec = {
-            "recipe": self.recipe,
+            "recipe": torchtune_config.DISTRIBUTED.get(self.recipe, self.recipe) if several else self.recipe,
             "config": native,
+            "processes": self.processes,
+            "nodes": self.nodes,
+            "identity": hashlib.sha256(identity.encode()).hexdigest(),
+            "previous": str(Path(self.previous).resolve()) if self.previous else None,
             "base": str(base),
             "merged": self.merged,
             "lora": lora.__file__,
@@ -220,8 +252,9 @@ def last_error(log: Path) -> str | None:
     except FileNotFoundError:
         return None
     named = [line for line in lines if re.match(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b(?::|$)", line)]
-    found = named or [line for line in lines if _ERROR.match(line)]
+    errors = [line for line in lines if _ERROR.match(line)]
+    found = named or [line for line in errors if not line.startswith("srun: ")] or errors  # srun only says that something ended
     if not found:
         return None
-    text = found[-1].removeprefix("RuntimeError: ")
+    text = found[-1].removeprefix("RuntimeError: ").removeprefix("__main__.RankError: ").removeprefix("RankError: ")
     return text if len(text) <= 300 else text[:297] + "…"

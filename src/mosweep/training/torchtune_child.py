@@ -1,40 +1,56 @@
 """Run one torchtune recipe and package what it leaves. A script for the interpreter that trains, which need not have mosweep.
 
-``python torchtune_child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base, adapter files wanted), runs
-torchtune's own recipe unchanged, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json`` and ``run/result.json``. Its exit
-status tells the truth: a run whose loss is not finite, or that took no step, or left no adapter, has failed.
+``python torchtune_child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base, processes …), runs torchtune's own
+recipe, from the last checkpoint of an earlier attempt if there is one, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json``
+and ``run/result.json``. Its exit status tells the truth: a run whose loss is not finite, or that took no step, or left no adapter, has
+failed.
+
+One process runs the recipe itself. Several are started by torchrun, as ``torchtune_child.py FOLDER rank``; on several nodes of a Slurm
+job, srun first starts ``torchtune_child.py FOLDER agent ENDPOINT ID`` on each. ``mend`` says what is changed in torchtune, and why.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import json
 import math
 import os
-import re
 import runpy
 import shutil
 import signal
+import socket
+import subprocess
 import sys
+import textwrap
 import threading
 import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-LOSS = re.compile(r"^Step (\d+) \|.*?\bloss:(\S+)")
 SITES = ("q_proj", "k_proj")
+PR_SET_PDEATHSIG = 1
 
 
-def read_losses(folder: Path) -> list[list[float]]:
-    """``[[step, loss], …]`` from the files that torchtune's DiskLogger wrote into ``folder``, by step."""
-    found: dict[int, float] = {}
-    for path in sorted(folder.glob("log_*.txt")):
-        for line in path.read_text().splitlines():
-            if match := LOSS.match(line):
-                found[int(match[1])] = float(match[2])
-    return [[step, found[step]] for step in sorted(found)]
+def _load(path: str | Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"mosweep_{Path(path).stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from mosweep.training import torchtune_resume as resume
+else:
+    resume = _load(Path(__file__).with_name("torchtune_resume.py"))
 
 
 def check_losses(losses: list[list[float]]) -> None:
@@ -91,6 +107,17 @@ def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "device": device, "dtype": dtype}
 
 
+def alone(spec: Mapping[str, Any]) -> bool:
+    """Whether the recipe runs in one process, which is this one."""
+    return bool(spec["processes"] * spec["nodes"] == 1)
+
+
+def in_a_fork(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function`` returns in a process that ends at once: one that has looked at a GPU holds on to it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def watch(lifeline: int) -> None:
     """End this process and all it started when the other end of the pipe ``lifeline`` is closed: who wanted the result is dead."""
 
@@ -99,6 +126,42 @@ def watch(lifeline: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=listen, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when torchrun, which started it in a session of its own, is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def mend(config: Mapping[str, Any], recipe: str, work: Path) -> None:
+    """Change torchtune 0.6.1 in this process where it does not do what is asked of it. Its recipes' files stay as they are."""
+    import torch
+    import torchtune.config
+    import torchtune.training
+
+    resume.follow(work, recipe)
+    several = "RANK" in os.environ
+    if steps := len(resume.losses_before(work)):
+        # A resumed single-device recipe begins the schedule of the learning rate anew (its global_step stays 0) unless
+        # max_steps_per_epoch cuts its epochs short; and no recipe keeps the state of the random numbers.
+        instantiate = torchtune.config.instantiate
+
+        def instantiate_at_step(node: Any, *args: Any, **options: Any) -> Any:
+            if "last_epoch" in options:
+                options["last_epoch"] = steps - 1
+                if not several:
+                    resume.restore_random(work)
+            return instantiate(node, *args, **options)
+
+        torchtune.config.instantiate = instantiate_at_step
+    if config["device"] == "cpu" and several:
+        # lora_finetune_distributed asks for NCCL, for memory statistics and for an emptied cache, whatever the device; a CPU has none.
+        init = torch.distributed.init_process_group
+        torch.distributed.init_process_group = lambda backend=None, **options: init("gloo", **options)
+        torchtune.training.get_memory_stats = lambda device, reset_stats=True: {}
+        torchtune.training.log_memory_stats = lambda stats, message="": None
+        torchtune.training.cleanup_before_training = gc.collect
 
 
 def run_recipe(recipe: str, config: Path) -> None:
@@ -111,44 +174,144 @@ def run_recipe(recipe: str, config: Path) -> None:
             raise
 
 
+def train(folder: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Run the recipe, here or in as many processes as are asked for."""
+    if alone(spec):
+        mend(config, spec["recipe"], folder / "run" / "work")
+        run_recipe(spec["recipe"], folder / "torchtune.yaml")
+    elif spec["nodes"] == 1:
+        torchrun(folder, spec, ["--standalone"])
+    else:
+        srun(folder, spec)
+
+
+class RankError(RuntimeError):
+    """One of several processes failed."""
+
+
+def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> None:
+    """Run the recipe in ``spec["processes"]`` processes on this machine.
+
+    ``RankError`` says which of them failed first, and why. If one was killed, or we are to end, ``SystemExit`` has the signal as a
+    shell reports it.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        words = [*rendezvous, "--nproc-per-node", str(spec["processes"]), __file__, str(folder), "rank"]
+        run(parse_args(words))  # type: ignore[no-untyped-call]
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            print(f"RankError: rank {rank} was killed (signal {-failure.exitcode}; out of memory?)", file=sys.stderr)
+            sys.exit(128 - failure.exitcode)
+        reason: Any = failure.message  # what ``record`` left, which may be more than text
+        reason = reason["message"] if isinstance(reason, dict) else reason
+        raise RankError(f"rank {rank}: {' '.join(str(reason).split())}") from None
+    except SignalException as signalled:
+        sys.exit(128 + signalled.sigval)
+
+
+def srun(folder: Path, spec: Mapping[str, Any]) -> None:
+    """Run torchrun on every node of this Slurm job. We are on the first, where they meet.
+
+    ``SystemExit`` if it fails; the agents say why.
+    """
+    job, nodes = os.environ["SLURM_JOB_ID"], str(spec["nodes"])
+    endpoint = f"{socket.gethostname()}:{20000 + int(job) % 12000}"  # below the ports that Linux hands out by itself
+    meeting = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
+    how = ["--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+    command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", *how, sys.executable, __file__, str(folder), "agent", endpoint, meeting]
+    # srun hands its input to all agents, who end with it. A killed srun would leave them alone, so no signal to our group may reach it.
+    held, lifeline = os.pipe()
+    code = subprocess.run(command, stdin=held, start_new_session=True, check=False).returncode
+    os.close(lifeline)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+
+
 def main(folder: Path) -> None:
     """Train, check, package."""
     spec = json.loads((folder / "run" / "spec.json").read_text())
     if spec["lifeline"] is not None:
         watch(spec["lifeline"])
     base, work, native = Path(spec["base"]), folder / "run" / "work", folder / "torchtune.yaml"
-    config = resolve_auto(spec["config"])
+    config = resolve_auto(spec["config"]) if alone(spec) else in_a_fork(resolve_auto, spec["config"])
     import yaml  # torchtune needs it too
 
-    native.write_text(yaml.safe_dump(config, sort_keys=False))
-    started = time.perf_counter()
-    run_recipe(spec["recipe"], native)
-    seconds = time.perf_counter() - started
-    losses = read_losses(work / "logs")
-    check_losses(losses)
+    earlier = list(resume.earlier(spec))
+    losses, seconds = resume.take_trained(earlier, folder), 0.0
+    begun = len(losses or [])
+    if losses is None:
+        begun = resume.adopt(earlier, work, spec["recipe"])
+        native.write_text(yaml.safe_dump(config | {"resume_from_checkpoint": begun > 0}, sort_keys=False))
+        started = time.perf_counter()
+        try:
+            train(folder, spec, config)
+        except (Exception, SystemExit) as problem:
+            failed = not isinstance(problem, SystemExit) or problem.code == 1  # and not killed
+            if failed and begun and len(resume.losses_of(work)) == begun:
+                resume.forget(folder, spec)
+                print("not a step was taken from the checkpoint: the next attempt will start from the first step", flush=True)
+            raise
+        seconds = time.perf_counter() - started
+        losses = resume.losses_of(work)
+        check_losses(losses)
+        epochs = sorted(work.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
+        if not epochs:
+            raise RuntimeError("training left no checkpoint")
+        package_adapter(epochs[-1], folder / "adapter", base)
+        resume.mark_trained(folder, losses)
+    else:
+        native.write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "losses.json").write_text(json.dumps(losses) + "\n")
-    epochs = sorted(work.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
-    if not epochs:
-        raise RuntimeError("training left no checkpoint")
-    package_adapter(epochs[-1], folder / "adapter", base)
     if spec["merged"]:
-        _lora(spec["lora"]).merge(base, folder / "adapter", folder / "merged")
-    shutil.rmtree(work)  # torchtune's own folders mix files that no loader may meet together
-    result = {"steps": len(losses), "final_loss": losses[-1][1], "train_seconds": round(seconds, 3)}
-    result |= {"device": config["device"], "dtype": config["dtype"]}
+        _load(spec["lora"]).merge(base, folder / "adapter", folder / "merged")
+    shutil.rmtree(work, ignore_errors=True)  # torchtune's own folders mix files that no loader may meet together
+    result = {"steps": len(losses), "final_loss": losses[-1][1], "train_seconds": round(seconds, 3), "resumed_at_step": begun}
+    result |= {"device": config["device"], "dtype": config["dtype"], "world_size": spec["processes"] * spec["nodes"]}
     (folder / "run" / "result.json").write_text(json.dumps(result) + "\n")
+    for other in earlier:
+        if not (other / "run" / "result.json").exists():
+            for name in ("run/work", "merged"):
+                shutil.rmtree(other / name, ignore_errors=True)
 
 
-def _lora(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mosweep_lora", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def agent(folder: Path, endpoint: str, meeting: str) -> None:
+    """This node's share of a run on several."""
+    watch(0)
+    spec = json.loads((folder / "run" / "spec.json").read_text())
+    rendezvous = ["--nnodes", str(spec["nodes"]), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", meeting]
+    try:
+        torchrun(folder, spec, rendezvous)
+    except RankError:
+        raise
+    except Exception:  # the other nodes are gone: marked, so that what happened there is not taken for the consequence
+        print(textwrap.indent(traceback.format_exc(), f"[{socket.gethostname()}] "), file=sys.stderr)
+        sys.exit(1)
+
+
+def rank(folder: Path) -> None:
+    """One process of a run in several."""
+    end_with_parent()
+    import yaml
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    spec = json.loads((folder / "run" / "spec.json").read_text())
+    native = folder / "torchtune.yaml"
+    mend(yaml.safe_load(native.read_text()), spec["recipe"], folder / "run" / "work")
+    record(run_recipe)(spec["recipe"], native)
 
 
 if __name__ == "__main__":
     gc.set_threshold(100_000, 50, 100)  # importing torchtune makes so many objects that looking through them takes a second
     sys.path.pop(0)  # this file's folder: its torchtune.py would hide the library
-    main(Path(sys.argv[1]))
+    place, *role = sys.argv[1:]
+    if role == ["rank"]:
+        rank(Path(place))
+    elif role:
+        agent(Path(place), *role[1:])
+    else:
+        main(Path(place))

@@ -17,7 +17,20 @@ import yaml
 
 from mosweep.core.errors import ConfigError, UserError, choices
 
-__all__ = ["COMPONENT", "OWNED", "architecture_of", "check", "complete", "leaves", "load_recipe", "merge", "set_path", "steps_of"]
+__all__ = [
+    "COMPONENT",
+    "DISTRIBUTED",
+    "OWNED",
+    "architecture_of",
+    "check",
+    "complete",
+    "leaves",
+    "load_recipe",
+    "merge",
+    "set_path",
+    "share",
+    "steps_of",
+]
 
 COMPONENT = "_component_"
 PREFIX = "torchtune"
@@ -52,6 +65,9 @@ OWNED: dict[str, str] = {
         )
     },
 }
+
+#: The recipe that does in several processes what one does in one, with the same settings.
+DISTRIBUTED = {"lora_finetune_single_device": "lora_finetune_distributed"}
 
 #: Builders that take any dimensions, by model type of the base: these recipes get theirs from the base's ``config.json``.
 SIZED_BY_BASE = {
@@ -270,6 +286,27 @@ def check(config: Mapping[str, Any], rows: int) -> None:
         batch = config["batch_size"] * config["gradient_accumulation_steps"]
         problem = f"no step would be taken: {rows} samples, a step needs {batch} (batch_size · gradient_accumulation_steps)"
         raise ConfigError(f"{PREFIX}.batch_size", config["batch_size"], problem)
+
+
+def share(config: Mapping[str, Any], processes: int, nodes: int = 1, rows: int | None = None) -> dict[str, Any]:
+    """The config of each of ``processes`` on each of ``nodes``, such that together they take the very steps that one process would.
+
+    ``batch_size`` counts the samples that all of them take at a time; torchtune's own counts those of each. ``rows``: samples in the data
+    set, if known. ``ConfigError`` where the batch cannot be shared evenly.
+    """
+    world, batch = processes * nodes, config["batch_size"]
+    if world == 1:
+        return dict(config)
+    if batch % world:
+        valid = ", ".join(str(count) for count in range(1, batch + 1) if batch % count == 0)
+        problem = f"{world} processes (gpus · nodes) cannot share batch_size={batch} evenly; valid: {valid} of them"
+        problem += f", or a batch_size that is a multiple of {world}"
+        raise ConfigError("resources.gpus", processes, problem)
+    shared = {**config, "batch_size": batch // world}
+    if rows is not None and not config["dataset"].get("packed"):
+        # The sampler fills up the last round with samples from the first, of which a whole batch may come that one process would not take.
+        shared["max_steps_per_epoch"] = steps_of(config, rows) // int(config["epochs"])
+    return shared
 
 
 def _model_config(base: Path) -> dict[str, Any]:
