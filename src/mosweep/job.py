@@ -64,8 +64,8 @@ def _await_inputs(store: Store, spec: dict[str, Any]) -> None:
 def _heed_signals(spec: dict[str, Any]) -> None:
     """When Slurm announces the end of the time limit, go back into the queue with what was saved so far, a bounded number of times.
 
-    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last: who ends at the first has failed, as Slurm
-    sees it, and is not requeued. What gets done in between counts.
+    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last. Who ends at the first has failed, as
+    Slurm sees it, and is not requeued; and what gets done in between counts.
     """
     end, allowed = os.environ.get("SLURM_JOB_END_TIME"), int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0"))
     margin = float(os.environ.get("MOSWEEP_SIGNAL_DELAY_S", "0")) + 60

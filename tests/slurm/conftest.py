@@ -20,10 +20,14 @@ SCRIPT = Path(__file__).parent / "cluster"
 STATE = Path(os.environ.get("MOSWEEP_SLURM", "/var/lib/mosweep-slurm"))
 T = TypeVar("T")
 
+SACCT = ("--allusers", "--allocations", "--noheader", "--parsable2", "--delimiter=\x1f")
+FIELDS = "JobID,JobName,Partition,State,ExitCode,ReqMem,ReqTRES,NodeList,Submit,Start,End"
+STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,TO"
+
 RECORDER = """\
 #!/bin/bash
 IFS=$'\\x1f'
-printf '%s\\x1e' "$EPOCHREALTIME${IFS}{program}${IFS}$*" >> '{log}'
+printf '%s\\x1e' "$EPOCHREALTIME$IFS"'{program}'"$IFS$*" >> '{log}'
 exec {real} "$@"
 """
 
@@ -50,6 +54,15 @@ class Calls:
         return [call for call in calls if not programs or call.program in programs]
 
 
+def elements(job: str) -> list[str]:
+    """``12_[0-1,7%2]``, as accounting calls elements that wait, as ``12_0``, ``12_1`` and ``12_7``."""
+    array, bracket, indices = job.partition("_[")
+    if not bracket:
+        return [job]
+    ranges = [part.split("-") for part in indices.rstrip("]").partition("%")[0].split(",")]
+    return [f"{array}_{index}" for ends in ranges for index in range(int(ends[0]), int(ends[-1]) + 1)]
+
+
 class Cluster:
     """The cluster, and what happens to clusters. Only a test that asks for ``lonely_cluster`` may use what harms other tests."""
 
@@ -61,32 +74,45 @@ class Cluster:
 
     def run(self, *command: str) -> str:
         """What a Slurm command prints; it has to succeed."""
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "SLURM_TIME_FORMAT": "%s"})
+        environment = {**os.environ, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}  # seconds; and no array's indices cut short
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def jobs(self, name_prefix: str = "", *, every_run: bool = False) -> list[dict[str, Any]]:
-        """Jobs of the last day by accounting, elements of arrays one by one; a requeued job's earlier runs too with ``every_run``.
+        """Jobs of the last day, by accounting; elements of arrays one by one; a requeued job's earlier runs too with ``every_run``.
 
         Keys: id (``12`` or ``12_3``), name, partition, state (one word), exit_code, req_mem, gpus, nodelist, submit, start, end (seconds
         since 1970, or None).
         """
-        fields = "JobID,JobName,Partition,State,ExitCode,ReqMem,ReqTRES,NodeList,Submit,Start,End"
-        words = ("--allusers", "--array", "--starttime=now-1day", "--noheader", "--parsable2", "--delimiter=\x1f", f"--format={fields}")
-        printed = self.run("sacct", "--allocations", *words, *(["--duplicates"] if every_run else []))
+        # A query by time leaves out jobs that were never allowed to start, a query by number does not; so first the numbers.
+        ended = self.run("sacct", *SACCT, "--starttime=now-1day", "--endtime=now", f"--state={STATES}", "--format=JobID")
+        numbers = {line.split("_")[0] for line in (ended + self.run("squeue", "--noheader", "--states=all", "--format=%F")).split()}
+        if not numbers:
+            return []
+        duplicates = ["--duplicates"] if every_run else []
+        printed = self.run("sacct", *SACCT, *duplicates, f"--jobs={','.join(sorted(numbers))}", f"--format={FIELDS}")
+        lines = [line.split("\x1f") for line in printed.splitlines()]
+        known = {line[0] for line in lines}
         jobs: list[dict[str, Any]] = []
-        for line in printed.splitlines():
-            job, name, partition, state, exit_code, req_mem, tres, nodelist, *times = line.split("\x1f")
+        for ids, name, partition, state, exit_code, req_mem, tres, nodelist, *times in lines:
             gpus = re.search(r"gres/gpu=(\d+)", tres)
             submit, start, end = (int(when) if when.isdigit() else None for when in times)
-            what = {"id": job, "name": name, "partition": partition, "state": state.split()[0], "exit_code": exit_code, "req_mem": req_mem}
-            where = {"gpus": int(gpus[1]) if gpus else 0, "nodelist": nodelist, "submit": submit, "start": start, "end": end}
-            jobs.append({**what, **where})
+            what = {"name": name, "partition": partition, "state": state.split()[0], "exit_code": exit_code, "req_mem": req_mem}
+            where = {
+                "gpus": int(gpus[1]) if gpus else 0,
+                "nodelist": nodelist.replace("None assigned", ""),
+                "submit": submit,
+                "start": start,
+                "end": end,
+            }
+            # For a moment accounting may list an element both by itself and among those that wait.
+            jobs += [{"id": job, **what, **where} for job in elements(ids) if job == ids or job not in known]
         return [job for job in jobs if job["name"].startswith(name_prefix)]
 
     def job(self, job: str) -> dict[str, Any]:
-        """The last run of one job, by accounting."""
-        return next(found for found in self.jobs() if found["id"] == job)
+        """The last run of one job, by accounting, which may learn of it seconds late: until then its state is ``""``."""
+        return next((found for found in self.jobs() if found["id"] == job), {"id": job, "state": ""})
 
     def queue(self) -> dict[str, tuple[str, str]]:
         """State and reason of all jobs that squeue still knows, ended ones too."""
@@ -126,9 +152,12 @@ class Cluster:
         """Returns when the node is back."""
         self.script("start", name)
 
-    def restart_controller(self, down_s: float = 0) -> None:
-        """``kill -9`` of slurmctld; ``down_s`` later it is started again. Returns when it answers."""
-        self.script("kill", "slurmctld")
+    def restart_controller(self, down_s: float = 0, *, crash: bool = False) -> None:
+        """Ends slurmctld, by ``kill -9`` if it is to ``crash``, and starts it again ``down_s`` later. Returns when it answers.
+
+        A crash forgets what was submitted in the last 5 s or so, and gives those numbers again.
+        """
+        self.script("kill" if crash else "stop", "slurmctld")
         time.sleep(down_s)
         self.script("start", "slurmctld")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mosweep.core.errors import MosweepError
+from mosweep.core.errors import ConfigError, MosweepError
 from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
 from mosweep.core.schema import between
 from mosweep.core.store import Store
@@ -39,20 +39,27 @@ STILLBORN = 3
 
 @dataclass(frozen=True)
 class Local:
-    """``workers``: processes at a time; by default one per GPU, or else one per core, up to four, and one per four cores beyond."""
+    """``workers``: processes at a time. By default one per GPU, or per as many as a stage asks for; without GPUs one per core, up to four,
+    and one per four cores beyond.
+    """
 
     workers: int | None = field(default=None, metadata=between(ge=1))
 
     def check(self, plan: Plan) -> None:
-        """Any plan can be tried here."""
+        """Refuse what asks for more GPUs than there are, where there are any; elsewhere processes share the CPU."""
+        gpus = count_gpus()
+        for stage in plan.to_run:
+            if gpus and (stage.resources.gpus or 0) > gpus:
+                raise ConfigError("resources.gpus", stage.resources.gpus, f"{stage.label} asks for more GPUs than are here ({gpus})")
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
         """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the exception goes on."""
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
         gpus = count_gpus()
-        wanted = self.workers or gpus or _by_cores(os.cpu_count() or 1)
-        launch = _Launch(plan, store, recorder, min(wanted, len(plan.to_run)), gpus)
+        each = min(max((stage.resources.gpus or 1 for stage in plan.to_run), default=1), gpus) if gpus else 1
+        wanted = self.workers or gpus // each or _by_cores(os.cpu_count() or 1)
+        launch = _Launch(plan, store, recorder, min(wanted, len(plan.to_run)), gpus, each)
         try:
             return launch.run()
         finally:
@@ -66,8 +73,8 @@ def _by_cores(cores: int) -> int:
 class _Launch:
     """One run of one plan."""
 
-    def __init__(self, plan: Plan, store: Store, recorder: Recorder, workers: int, gpus: int) -> None:
-        self.plan, self.store, self.recorder, self.size, self.gpus = plan, store, recorder, workers, gpus
+    def __init__(self, plan: Plan, store: Store, recorder: Recorder, workers: int, gpus: int, each: int) -> None:
+        self.plan, self.store, self.recorder, self.size, self.gpus, self.each = plan, store, recorder, workers, gpus, each
         self.outcome = Outcome(finished=set(plan.records))
         self.dependents = dependents(plan)
         self.missing = {stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records} for stage in plan.to_run}
@@ -231,7 +238,7 @@ class _Launch:
     # -- workers ------------------------------------------------------------------------------------------------------
 
     def hire(self, number: int) -> Worker:
-        worker = Worker.start(number, self.size, self.gpus, self.store.root)
+        worker = Worker.start(number, self.size, self.gpus, self.store.root, self.each)
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 

@@ -39,14 +39,15 @@ class Worker:
     runtimes: set[str] = field(default_factory=set)
 
     @classmethod
-    def start(cls, number: int, of: int, gpus: int, store: Path) -> Self:
-        """Start worker ``number`` of ``of``, with its share of the cores and, where there are ``gpus``, one of them."""
+    def start(cls, number: int, of: int, gpus: int, store: Path, each: int = 1) -> Self:
+        """Start worker ``number`` of ``of``, with its share of the cores and, where there are ``gpus``, ``each`` of them."""
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // of)))
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         if gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+            mine = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         process = subprocess.Popen(
             [sys.executable, "-m", "mosweep.worker", str(store)],
             stdin=subprocess.PIPE,
