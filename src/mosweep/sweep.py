@@ -29,7 +29,7 @@ from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
 
-__all__ = ["Launch", "Sweep", "find_sweep", "point"]
+__all__ = ["Launch", "Sweep", "config_digest", "find_sweep", "point"]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Sweep:
         taken = {t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials}
         named = []
         for trial in trials:
-            name, config = trial.name, _config_digest(trial)
+            name, config = trial.name, config_digest(trial.config)
             there, same = taken.setdefault(name, (config, trial.id))
             if there != config and same != trial.id:
                 name = f"{name}~{config[:8]}"
@@ -240,16 +240,16 @@ def _described(trial: Trial) -> dict[str, Any]:
     return {
         "name": trial.name,
         "id": trial.id,
-        "config": _config_digest(trial),
+        "config": config_digest(trial.config),
         "factors": trial.factors,
         "control": trial.control,
         "stages": [stage.key for stage in trial.stages],
     }
 
 
-def _config_digest(trial: Trial) -> str:
-    """Tells configurations apart, not code: an edited task makes other stages of the same trial."""
-    relevant = {key: value for key, value in trial.config.items() if key not in ("tracking", "store", "resources")}
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Tells configurations of trials apart, not code: an edited task makes other stages of the same trial."""
+    relevant = {key: value for key, value in config.items() if key not in ("tracking", "store", "resources")}
     return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
 
 
@@ -273,7 +273,7 @@ def _stage(
     status: Status = "pending"
     if record is not None:
         status = "succeeded"
-    elif held:
+    elif held and not (queue and queue.status == "cancelled"):  # its process has moments to live
         status = "running"
     elif queue is not None:
         status = queue.status

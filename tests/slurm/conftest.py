@@ -97,17 +97,12 @@ class Cluster:
         jobs: list[dict[str, Any]] = []
         for ids, name, partition, state, exit_code, req_mem, tres, nodelist, *times in lines:
             gpus = re.search(r"gres/gpu=(\d+)", tres)
-            submit, start, end = (int(when) if when.isdigit() else None for when in times)
-            what = {"name": name, "partition": partition, "state": state.split()[0], "exit_code": exit_code, "req_mem": req_mem}
-            where = {
-                "gpus": int(gpus[1]) if gpus else 0,
-                "nodelist": nodelist.replace("None assigned", ""),
-                "submit": submit,
-                "start": start,
-                "end": end,
-            }
+            submit, start, end = (int(moment) if moment.isdigit() else None for moment in times)
+            job: dict[str, Any] = {"name": name, "partition": partition, "state": state.split()[0], "exit_code": exit_code}
+            job |= {"req_mem": req_mem, "gpus": int(gpus[1]) if gpus else 0, "nodelist": "" if nodelist == "None assigned" else nodelist}
+            job |= {"submit": submit, "start": start, "end": end}
             # For a moment accounting may list an element both by itself and among those that wait.
-            jobs += [{"id": job, **what, **where} for job in elements(ids) if job == ids or job not in known]
+            jobs += [{"id": one, **job} for one in elements(ids) if one == ids or one not in known]
         return [job for job in jobs if job["name"].startswith(name_prefix)]
 
     def job(self, job: str) -> dict[str, Any]:
@@ -160,6 +155,10 @@ class Cluster:
         self.script("kill" if crash else "stop", "slurmctld")
         time.sleep(down_s)
         self.script("start", "slurmctld")
+
+    def configure(self, *options: str) -> None:
+        """Starts the daemons again as ``tests/slurm/cluster up`` would with these options (``--max-array 11``, ``--no-accounting`` …)."""
+        self.script("up", "--for-tests", *options)
 
     @contextmanager
     def calls(self, folder: Path) -> Iterator[Calls]:
@@ -219,7 +218,7 @@ def turn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
     cluster: Cluster = request.getfixturevalue("cluster")
     with cluster.turn(alone="lonely_cluster" in request.fixturenames):
         yield
-        jobs = (line.split(" ", 1) for line in cluster.run("squeue", "--noheader", "--format=%A %Z").splitlines())
+        jobs = (line.split(" ", 1) for line in cluster.run("squeue", "--noheader", "--format=%F %Z").splitlines())
         if mine := sorted({job for job, folder in jobs if Path(folder).is_relative_to(tmp_path)}):
             cluster.run("scancel", *mine)
 
@@ -228,7 +227,7 @@ def turn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 def lonely_cluster(cluster: Cluster, turn: None) -> Iterator[Cluster]:
     """The cluster while no other test uses it: for tests that kill daemons or change the configuration. It is whole again afterwards."""
     yield cluster
-    cluster.script("up", "--for-tests")
+    cluster.configure()
 
 
 @pytest.fixture

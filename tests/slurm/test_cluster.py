@@ -163,7 +163,7 @@ def test_a_crash_of_the_controller_forgets_the_last_jobs_and_gives_their_numbers
 
 
 def test_without_accounting_sacct_says_so(lonely_cluster):
-    lonely_cluster.script("up", "--no-accounting")
+    lonely_cluster.configure("--no-accounting")
     done = subprocess.run(["sacct"], capture_output=True, text=True, check=False)
     assert "disabled" in done.stderr
     assert lonely_cluster.queue() is not None
