@@ -13,12 +13,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import UserError
 from mosweep.core.results import Queued, SweepResult
 from mosweep.core.types import Resources, Stage, Trial, load_work
 from mosweep.sweep import Launch, Sweep, find_sweep
+
+if TYPE_CHECKING:
+    from mosweep.core.store import Store
+    from mosweep.plan import Plan
 
 __all__ = ["run_verb"]
 
@@ -35,6 +39,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         "summary": _summary,
         "explain": _explain,
         "sync": _sync,
+        "bundle": _bundle,
+        "verify": _verify,
         "ui": _ui,
         "doctor": _doctor,
     }
@@ -146,17 +152,23 @@ def _explain(arguments: Sequence[str]) -> int:
 
 def _plan(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="mosweep plan", description="What a command would run. Writes nothing, submits nothing.")
-    parser.add_argument("overrides", nargs="*", help="the overrides of the sweep, as after mosweep -m")
+    parser.add_argument("overrides", nargs="*", help="the overrides of the sweep, as after mosweep -m; or a sweep that is there")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted, since a sweep's command has it")
+    _add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))
-    from mosweep.app import planned
-    from mosweep.plan import make_plan
     from mosweep.reports.plan import plan_data, plan_text
-    from mosweep.run import store_of
 
-    trials, config = planned(args.overrides)
-    plan = make_plan(trials, store_of(config))
+    if len(args.overrides) == 1 and "=" not in args.overrides[0]:
+        trials, launch = _frozen(find_sweep(args.overrides[0]))
+        store = launch.store
+    else:
+        from mosweep.app import planned
+        from mosweep.run import store_of
+
+        trials, config = planned(args.overrides)
+        store = store_of(config)
+    plan, _ = _selected_plan(trials, store, args)
     if args.json:
         _print_json(plan_data(plan))
     else:
@@ -168,12 +180,12 @@ def _run(arguments: Sequence[str]) -> int:
     parser = _parser("run", "Go on with a sweep: what succeeded is kept, the rest runs.")
     parser.add_argument("--workers", type=int, help="run here, with so many processes at a time, wherever the sweep ran before")
     parser.add_argument("--no-wait", action="store_true", help="with Slurm: hand in what is missing and return")
+    _add_selection(parser)
     args = parser.parse_args(arguments)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     sweep = find_sweep(args.sweep)
     trials, launch = _frozen(sweep)
-    from mosweep.plan import make_plan
     from mosweep.reports.summary import print_outcome, summary_data
     from mosweep.run import launch as run_plan
     from mosweep.run import launcher_of, link_and_record
@@ -183,9 +195,10 @@ def _run(arguments: Sequence[str]) -> int:
         described = {"slurm": {**described["slurm"], "wait": not args.no_wait}}
     launcher = launcher_of(described)
     store = launch.store
-    plan = make_plan(trials, store)
+    plan, redo = _selected_plan(trials, store, args)
     if plan.to_run:
         launcher.check(plan)
+    _forget(redo, store)
     sweep.note_launch(launch.file)
     if run_plan(plan, store, sweep, launcher, quiet=args.json).detached:
         return 0
@@ -195,6 +208,41 @@ def _run(arguments: Sequence[str]) -> int:
     else:
         print_outcome(result, os.path.relpath(sweep.folder))
     return 0 if all(trial.status == "succeeded" for trial in result.trials) else 1
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stage", action="append", default=[], help="only stages of this kind or label (finetune, eval, eval:TASK); repeatable"
+    )
+    parser.add_argument(
+        "--trials", action="append", default=[], help="only these: names, a glob, or conditions such as lora.rank>=16; repeatable"
+    )
+    parser.add_argument("--force", action="store_true", help="redo what is selected, and what depends on it; all else is kept")
+
+
+def _selected_plan(trials: Sequence[Trial], store: Store, args: argparse.Namespace) -> tuple[Plan, Mapping[str, Stage]]:
+    """The plan of the selected trials and stages, and what is to be redone by force."""
+    from dataclasses import replace
+
+    from mosweep.plan import make_plan
+    from mosweep.selection import forced, select_stages, select_trials, with_stages
+
+    stages = [name for given in args.stage for name in given.split(",")]
+    chosen = select_trials(trials, args.trials)
+    redo = forced(trials, chosen, stages) if args.force else {}
+    selected = select_stages(chosen, stages, lambda key: key not in redo and store.read(key) is not None)
+    plan = make_plan(with_stages(trials, selected, redo), store)
+    return replace(plan, records={key: record for key, record in plan.records.items() if key not in redo}), redo
+
+
+def _forget(redo: Mapping[str, Stage], store: Store) -> None:
+    """Remove the records of what is to be redone; refused while another process is at any of it."""
+    held = store.claims.held() if redo else {}
+    for key, stage in redo.items():
+        if key in held:
+            raise UserError(f"--force: {stage.label} ({key[:12]}) is running right now ({held[key]}); cancel it first")
+    for key in redo:
+        store.forget(key)
 
 
 def _cancel(arguments: Sequence[str]) -> int:
@@ -279,24 +327,28 @@ def _tracking(design: Mapping[str, Any]) -> Any:
 
 
 def _sync(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="mosweep sync", description="Project sweeps into MLflow again; disk is the truth.")
+    parser = argparse.ArgumentParser(prog="mosweep sync", description="Project sweeps into MLflow or W&B again; disk is the truth.")
     parser.add_argument("sweeps", nargs="*", help="folders or names of sweeps; by default all under multirun/ and outputs/")
+    parser.add_argument("--to", choices=["mlflow", "wandb", "mlflow+wandb"], help="by default what the sweep's tracking says, else MLflow")
     parser.add_argument("--uri", help="MLflow's tracking URI; by default the sweep's own")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
-    from mosweep.recorders.mlflow import project
+    from mosweep.recorders import mlflow, wandb
     from mosweep.run import tracking_uri
 
     rows = []
     for sweep in [find_sweep(place) for place in args.sweeps] or _all_sweeps():
         result = sweep.result()
-        done = project(result, args.uri or tracking_uri(_tracking(result.design).uri))
-        rows.append({"sweep": os.path.relpath(sweep.folder), **asdict(done)})
+        tracking = _tracking(sweep.launches[-1].design if sweep.launches else {})
+        for name in args.to.split("+") if args.to else ["mlflow"] if args.uri else tracking.recorders or ["mlflow"]:
+            to_wandb = name == "wandb"
+            done = wandb.project(result, tracking) if to_wandb else mlflow.project(result, args.uri or tracking_uri(tracking.uri))
+            rows.append({"sweep": os.path.relpath(sweep.folder), "recorder": name, **asdict(done)})
     if args.json:
         _print_json(rows)
     else:
         for row in rows:
-            print("{sweep}: {created} runs created, {updated} updated, {unchanged} unchanged, {failed} failed".format(**row))
+            print("{sweep}: {recorder}: {created} runs created, {updated} updated, {unchanged} unchanged, {failed} failed".format(**row))
     return 1 if any(row["failed"] for row in rows) else 0
 
 
@@ -305,6 +357,48 @@ def _all_sweeps() -> list[Sweep]:
     if not found:
         raise UserError("there is no sweep under multirun/ or outputs/")
     return [Sweep(folder) for folder in found]
+
+
+def _bundle(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "bundle", "A sweep as one archive: design, configurations, records, logs and samples. mosweep verify checks it anywhere."
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to (default: NAME.tar.gz)")
+    parser.add_argument("--weights", action="store_true", help="with adapters and models; without, their SHA-256 is there")
+    parser.add_argument("--data", action="store_true", help="with data sets; without, their SHA-256 is there")
+    parser.add_argument(
+        "--author", action="append", default=[], metavar="NAME", help="for CITATION.cff: 'Family, Given', or a group's name"
+    )
+    parser.add_argument("--anyway", action="store_true", help="even if something in it looks like a secret")
+    args = parser.parse_args(arguments)
+    sweep = find_sweep(args.sweep)
+    from mosweep.reports.bundle import pack
+    from mosweep.reports.verify import verdict_text
+
+    output = args.output or Path(f"{sweep.folder.name}.tar.gz")
+    verdict = pack(sweep, output, weights=args.weights, data=args.data, authors=args.author, anyway=args.anyway)
+    if args.json:
+        _print_json({**asdict(verdict), "holds": verdict.holds})
+    else:
+        print(f"{verdict_text(verdict)}\n{output}: {output.stat().st_size / 1e6:,.1f} MB; to check it: mosweep verify {output}")
+    return 0
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mosweep verify", description="Derive every digest in a bundle again. Needs no store, runs nothing."
+    )
+    parser.add_argument("bundle", type=Path, help="the archive that mosweep bundle wrote")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(arguments)
+    from mosweep.reports.verify import verdict_text, verify
+
+    verdict = verify(args.bundle)
+    if args.json:
+        _print_json({**asdict(verdict), "holds": verdict.holds})
+    else:
+        print(verdict_text(verdict))
+    return 0 if verdict.holds else 1
 
 
 def _ui(arguments: Sequence[str]) -> int:
