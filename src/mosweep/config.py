@@ -16,7 +16,7 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between
 from mosweep.models.tiny import TinyArchitecture
 
-__all__ = ["Config", "Dataset", "Experiment", "Lora", "Model", "Optim", "StoreConfig", "Task", "Tracking"]
+__all__ = ["Budget", "Config", "Dataset", "Experiment", "Lora", "Model", "Optim", "StoreConfig", "Task", "Tracking"]
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,21 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where results are projected: ``mlflow`` or ``none``. ``uri`` is MLflow's tracking URI, by default SQLite in mosweep's home."""
+    """Where results are projected. ``uri`` is MLflow's tracking URI, by default SQLite in mosweep's home.
 
-    recorder: Literal["mlflow", "none"] = "mlflow"
+    ``project``, ``entity`` and ``mode`` are W&B's; offline, runs are written below mosweep's home for ``wandb sync``.
+    """
+
+    recorder: Literal["mlflow", "wandb", "mlflow+wandb", "none"] = "mlflow"
     uri: str | None = None
+    project: str = "mosweep"
+    entity: str | None = None
+    mode: Literal["online", "offline"] | None = None
+
+    @property
+    def recorders(self) -> list[str]:
+        """Names of the recorders, none for ``none``."""
+        return [] if self.recorder == "none" else self.recorder.split("+")
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,13 @@ class StoreConfig:
     """``dir``: where the store lies, by default in mosweep's home."""
 
     dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a launch may take at most, by records of like stages; ``None``: any."""
+
+    gpu_hours: float | None = field(default=None, metadata=between(ge=0))
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,7 @@ class Config:
     experiment: Experiment = Experiment()
     tracking: Tracking = Tracking()
     store: StoreConfig = StoreConfig()
+    budget: Budget = Budget()
     torchtune: Mapping[str, Any] = field(default_factory=dict)
     inspect: Mapping[str, Any] = field(default_factory=dict)
     tasks_dir: str | None = None
@@ -186,6 +205,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "experiment": Experiment,
     "tracking": Tracking,
     "store": StoreConfig,
+    "budget": Budget,
 }
 
 

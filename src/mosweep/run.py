@@ -17,6 +17,7 @@ from mosweep.core.results import SweepResult
 from mosweep.core.schema import build, plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
+from mosweep.estimate import check_budget
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.local import Local
 from mosweep.paths import home
@@ -51,12 +52,17 @@ def tracking_uri(uri: str | None) -> str:
 
 
 def tracking_recorder(tracking: Tracking) -> list[Recorder]:
-    """The projection that the configuration asks for; none for ``tracking=none``."""
-    if tracking.recorder == "none":
-        return []
-    from mosweep.recorders.mlflow import MLflowRecorder
+    """The projections that the configuration asks for; none for ``tracking=none``."""
+    recorders: list[Recorder] = []
+    if "mlflow" in tracking.recorders:
+        from mosweep.recorders.mlflow import MLflowRecorder
 
-    return [MLflowRecorder(tracking_uri(tracking.uri))]
+        recorders.append(MLflowRecorder(tracking_uri(tracking.uri)))
+    if "wandb" in tracking.recorders:
+        from mosweep.recorders.wandb import WandbRecorder
+
+        recorders.append(WandbRecorder(tracking))
+    return recorders
 
 
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
@@ -82,6 +88,7 @@ def run_trials(
     plan = make_plan(trials, store)
     check_installed(plan, config)
     if plan.to_run:
+        check_budget(plan, store, config.budget)
         launcher.check(plan)
     if within:
         launch(plan, store, sweep, launcher, quiet=True)
@@ -95,8 +102,8 @@ def run_trials(
 def check_installed(plan: Plan, config: Config) -> None:
     """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not here."""
     needed = {name: (extra, stage.label) for stage in plan.to_run for name, extra in getattr(stage.work, "requires", {}).items()}
-    if config.tracking.recorder == "mlflow":
-        needed["mlflow"] = ("mlflow", "tracking=mlflow (or give tracking=none)")
+    for name in config.tracking.recorders:
+        needed[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
     for name, (extra, purpose) in needed.items():
         if find_spec(name) is None:
             raise MissingExtra(name, extra, purpose)

@@ -249,7 +249,7 @@ def _described(trial: Trial) -> dict[str, Any]:
 
 def config_digest(config: Mapping[str, Any]) -> str:
     """Tells configurations of trials apart, not code: an edited task makes other stages of the same trial."""
-    relevant = {key: value for key, value in config.items() if key not in ("tracking", "store", "resources")}
+    relevant = {key: value for key, value in config.items() if key not in ("tracking", "store", "resources", "budget")}
     return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
 
 

@@ -238,7 +238,9 @@ def _plain_value(value: Any) -> Any:
 
 
 #: Overrides that place or label a sweep; they are no factors of a single run.
-_NOT_FACTORS = frozenset("experiment tracking store hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric".split())
+_NOT_FACTORS = frozenset(
+    "experiment tracking store budget hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric".split()
+)
 
 
 def _factors(known: _Levels, overrides: Sequence[str], keys: Sequence[str] | None) -> dict[str, Any]:

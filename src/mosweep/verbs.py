@@ -157,6 +157,7 @@ def _plan(arguments: Sequence[str]) -> int:
     _add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))
+    from mosweep.estimate import estimate
     from mosweep.reports.plan import plan_data, plan_text
 
     if len(args.overrides) == 1 and "=" not in args.overrides[0]:
@@ -170,9 +171,9 @@ def _plan(arguments: Sequence[str]) -> int:
         store = store_of(config)
     plan, _ = _selected_plan(trials, store, args)
     if args.json:
-        _print_json(plan_data(plan))
+        _print_json(plan_data(plan, estimate(plan, store)))
     else:
-        print(plan_text(plan))
+        print(plan_text(plan, estimate(plan, store)))
     return 0
 
 

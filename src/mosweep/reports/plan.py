@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from mosweep.core.schema import plain
+from mosweep.core.types import Resources
+from mosweep.estimate import Estimate, Range
 from mosweep.plan import Plan
 from mosweep.reports.table import format_table
 
 __all__ = ["plan_data", "plan_text"]
 
 
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON-able data, in the fixed form of ``mosweep plan --json``."""
+def plan_data(plan: Plan, cost: Estimate) -> dict[str, Any]:
+    """The plan as JSON-able data, in the fixed form of ``mosweep plan --json``. What is not known is null, not 0."""
     jobs = [
         {
             "stage": stage.label,
@@ -25,16 +28,47 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         }
         for stage in plan.to_run
     ]
-    # What a run costs is not known before like stages have been timed and priced: unknown, not 0.
-    cost = {"gpu_hours": None, "usd": None}
-    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": cost}
+    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": {**asdict(cost), "usd": None}}
 
 
-def plan_text(plan: Plan) -> str:
-    """Trials, and stages by kind and state."""
+def plan_text(plan: Plan, cost: Estimate) -> str:
+    """Trials, stages by kind and state, jobs by resources, and what it will take."""
     states = Counter((stage.kind, plan.state(key)) for key, stage in plan.stages.items())
     kinds = dict.fromkeys(stage.kind for stage in plan.stages.values())
     rows = [[kind, *(states[kind, state] for state in ("cached", "running", "to_run"))] for kind in kinds]
     control = sum(trial.control for trial in plan.trials)
     head = f"{len(plan.trials)} trials, {control} of them control trials; {len(plan.stages)} stages, {len(plan.to_run)} to run"
-    return f"{head}\n\n{format_table(['stage', 'cached', 'running elsewhere', 'to run'], rows)}"
+    lines = [head, "", format_table(["stage", "cached", "running elsewhere", "to run"], rows)]
+    asked = Counter((stage.kind, _asked(stage.resources)) for stage in plan.to_run)
+    if any(resources for _, resources in asked):
+        lines += ["", format_table(["stage", "to run", "each on"], [[kind, count, words] for (kind, words), count in asked.items()])]
+    if plan.to_run:
+        lines += ["", _cost_text(cost)]
+    return "\n".join(lines)
+
+
+def _asked(resources: Resources) -> str:
+    """What a stage asks for, in words."""
+    given = plain(resources) | dict(resources.additional_parameters)
+    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items() if value)
+
+
+def _cost_text(cost: Estimate) -> str:
+    if cost.unknown:
+        return f"time: unknown; no like stage is on record for {', '.join(cost.unknown)}"
+    assert cost.seconds is not None
+    text = f"computing time: {_span(cost.seconds)} in all, by like stages on record"
+    if cost.gpu_hours is not None and cost.gpu_hours.high > 0:
+        hours = cost.gpu_hours
+        text += f"; GPU-hours: {hours.expected:.3g} ({hours.low:.3g} to {hours.high:.3g})"
+    return text
+
+
+def _span(seconds: Range) -> str:
+    return f"{_time(seconds.expected)} ({_time(seconds.low)} to {_time(seconds.high)})"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
