@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "mlflow", "inspect_ai", "tinker", "openai", "pandas", "submitit", "transformers", "torchtune", "numpy", "rich"}
+HEAVY = {"torch", "mlflow", "wandb", "inspect_ai", "tinker", "openai", "pandas", "submitit", "transformers", "torchtune", "numpy", "rich"}
 
 
 def loaded(code: str) -> set[str]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
-from mosweep.secrets import looks_secret, refuse_secrets
+from mosweep.secrets import find_secrets, looks_secret, masked, refuse_secrets
 
 SECRET_KEYS = [
     *("api_key", "apikey", "api-key".replace("-", "_"), "OPENAI_API_KEY", "openai_api_key", "secret", "secret_key", "client_secret"),
@@ -85,3 +85,23 @@ def test_looks_secret_tells_by_key_or_by_value() -> None:
     assert looks_secret("note", SECRETS[0])
     assert not looks_secret("note", "abc")
     assert not looks_secret("api_key", "null")
+
+
+@pytest.mark.parametrize(
+    "text", ["{key}: {value}", '{{"a": 1, "{key}": "{value}"}}', "x: {{{key}: {value}}}", "  {key}: '{value}'", "{key}={value}"]
+)
+def test_secrets_in_text_are_found_by_their_keys(text: str) -> None:
+    for key in ("api_key", "HF_TOKEN", "password", "backend.secret"):
+        assert find_secrets("fine: 1\n" + text.format(key=key, value="hunter2"), keys=True) == [f"line 2 ({key})"]
+        assert find_secrets(text.format(key=key, value="hunter2"), keys=False) == []
+        for value in ("null", "true", "12", "1.5e-3", ""):
+            assert find_secrets(text.format(key=key, value=value).replace("''", ""), keys=True) == []
+    for key in ("max_tokens", "pad_token", "token_limit", "author"):
+        assert find_secrets(text.format(key=key, value="abc"), keys=True) == []
+
+
+@given(st.sampled_from(SECRETS), st.text("abcx_ :", max_size=4))
+def test_secrets_in_text_are_found_by_their_looks(secret: str, around: str) -> None:
+    assert find_secrets(f"{around}\n{around} {secret} {around}", keys=False) == ["line 2"]
+    found = masked({"a": [{"note": f"see {secret}"}], "api_key": "abc", "n": 1, "fine": ["x", None]})
+    assert found == {"a": [{"note": "(looks like a secret)"}], "api_key": "(looks like a secret)", "n": 1, "fine": ["x", None]}

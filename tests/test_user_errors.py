@@ -15,7 +15,7 @@ CASES = [
     (["model=nope"], ["model=nope", "tiny-wide"]),
     (["model=tinny"], ["model=tinny", "did you mean tiny"]),
     (["backend=nope"], ["backend=nope", "dummy, torchtune"]),
-    (["tracking=nope"], ["tracking=nope", "mlflow, none"]),
+    (["tracking=nope"], ["tracking=nope", "mlflow, mlflow+wandb, none, wandb"]),
     (["task=nope"], ["task=nope", "capitalization"]),
     (["dataset=nope"], ["dataset=nope", "words"]),
     (["dataset.path=nope.jsonl"], ["dataset.path=nope.jsonl", "no such file"]),

@@ -23,7 +23,11 @@ VERBS = {
     "summary": "a sweep's trials with what was measured",
     "cancel": "end what a sweep has running or waiting, here or in Slurm",
     "explain": "why a stage of a trial is cached, or what differs from the nearest one that is",
-    "sync": "project sweeps into MLflow again",
+    "contamination": "which evaluation items were in the training data, and the scores without them",
+    "analyze": "a sweep as a report: a page for the browser, Markdown, plots, tables",
+    "bundle": "a sweep as one archive, with everything that its numbers rest on",
+    "verify": "check a bundle, anywhere: every digest, key and mean in it is derived again",
+    "sync": "project sweeps into MLflow or W&B again",
     "ui": "open MLflow's user interface on this machine",
     "doctor": "what is installed, which backends would work here and why not",
 }
@@ -81,5 +85,5 @@ def print_verbs() -> None:
     print("mosweep VERB …          one of the verbs below; mosweep VERB --help tells more")
     print("mosweep OVERRIDES …     one trial; mosweep -m OVERRIDES … a sweep: model=a,b lora.rank=4,64\n")
     for verb, text in VERBS.items():
-        print(f"  {verb:<9} {text}")
+        print(f"  {verb:<13} {text}")
     print()

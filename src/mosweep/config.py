@@ -16,7 +16,7 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between
 from mosweep.models.tiny import TinyArchitecture
 
-__all__ = ["Budget", "Config", "Dataset", "Experiment", "Lora", "Model", "Optim", "StoreConfig", "Task", "Tracking"]
+__all__ = ["Budget", "Config", "Contamination", "Dataset", "Experiment", "Lora", "Model", "Optim", "StoreConfig", "Task", "Tracking"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,13 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Contamination:
+    """``max_overlap``: the fraction of evaluation items that may occur in the training data before scores are marked; ``None``: any."""
+
+    max_overlap: float | None = field(default=None, metadata=between(ge=0, le=1))
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything about one trial."""
 
@@ -149,6 +156,7 @@ class Config:
     tracking: Tracking = Tracking()
     store: StoreConfig = StoreConfig()
     budget: Budget = Budget()
+    contamination: Contamination = Contamination()
     torchtune: Mapping[str, Any] = field(default_factory=dict)
     inspect: Mapping[str, Any] = field(default_factory=dict)
     tasks_dir: str | None = None
@@ -159,6 +167,8 @@ class Config:
     seeds: Any = None
     run_control_trials: bool = True
     primary_metric: str | None = None
+    contrasts: Any = None
+    delta: float | None = field(default=None, metadata=between(gt=0))
 
 
 class Sections:
@@ -206,6 +216,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "tracking": Tracking,
     "store": StoreConfig,
     "budget": Budget,
+    "contamination": Contamination,
 }
 
 

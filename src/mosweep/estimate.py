@@ -1,7 +1,7 @@
 """What a plan will take, from records of like stages: an honest range, or unknown.
 
-Stages are alike if they are of one kind, on one model, of one size (steps, items) and, for evaluations, of one task. What like stages took is
-no promise, for another rank, data set or machine moves it: the range is from the quickest to the slowest of those on record.
+Stages are alike if they are of one kind, on one model, of one size (steps, items) and, for evaluations, of one task. What like stages took
+is no promise, for another rank, data set or machine moves it: the range is from the quickest to the slowest of those on record.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
 
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
-    about = {**design, "tracking": plain(config.tracking), "provenance": provenance(Path.cwd())}
+    asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
+    about = {**design, **asked, "provenance": provenance(Path.cwd())}
     return sweep.freeze(trials, store, about)
 
 

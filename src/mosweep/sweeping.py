@@ -33,6 +33,7 @@ from mosweep.experiment import Builder, design_overrides
 from mosweep.launchers.base import Launcher
 from mosweep.launchers.local import Local
 from mosweep.plan import make_plan
+from mosweep.reports.effects import contrasts_of
 from mosweep.resources import whole
 from mosweep.run import check_installed, finish, launcher_of, prepare, run_trials, store_of
 from mosweep.sweep import Sweep
@@ -105,6 +106,7 @@ def _run_planned(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[Swe
     trials = compose_trials(config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     design = _design(trials, launcher.factor_keys) | {"launcher": {launcher.kind: schema.plain(options)}}
+    contrasts_of(design["contrasts"], design["treatments"], control=any(trial.control for trial in trials))  # a mistake is told now
     return run_trials(trials, config_of(trials[0]), folder, design, options), trials, options
 
 
@@ -239,7 +241,8 @@ def _plain_value(value: Any) -> Any:
 
 #: Overrides that place or label a sweep; they are no factors of a single run.
 _NOT_FACTORS = frozenset(
-    "experiment tracking store budget hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric".split()
+    "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric "
+    "contrasts delta".split()
 )
 
 
@@ -277,6 +280,8 @@ def _design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[
         "treatments": levels,
         "run_control_trials": first.get("run_control_trials"),
         "primary_metric": first.get("primary_metric"),
+        "contrasts": first.get("contrasts"),
+        "delta": first.get("delta"),
         "trials": len(trials),
     }
 

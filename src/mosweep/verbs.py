@@ -39,6 +39,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         "summary": _summary,
         "explain": _explain,
         "sync": _sync,
+        "contamination": _contamination,
+        "analyze": _analyze,
         "bundle": _bundle,
         "verify": _verify,
         "ui": _ui,
@@ -322,6 +324,51 @@ def _tracking(design: Mapping[str, Any]) -> Any:
     from mosweep.config import Tracking
 
     return Tracking(**design.get("tracking", {}))
+
+
+def _contamination(arguments: Sequence[str]) -> int:
+    parser = _parser("contamination", "Which evaluation items were in the training data, and the scores without them.")
+    parser.add_argument("--max-overlap", type=float, metavar="FRACTION", help="refuse more; by default as the sweep's design says")
+    args = parser.parse_args(arguments)
+    if args.max_overlap is not None and not 0 <= args.max_overlap <= 1:
+        raise UserError(f"--max-overlap {args.max_overlap}: must be between 0 and 1")
+    result = find_sweep(args.sweep).result()
+    from mosweep.reports.contamination import limit_of, overlap, overlap_text
+
+    overlaps, limit = overlap(result), limit_of(result) if args.max_overlap is None else args.max_overlap
+    refused = [one for one in overlaps if limit is not None and one.fraction > limit]
+    if args.json:
+        names = list(dict.fromkeys(one.trial for one in refused))
+        _print_json({"max_overlap": limit, "refused": names, "overlaps": [asdict(one) for one in overlaps]})
+    else:
+        print(overlap_text(overlaps))
+        for one in refused:
+            print(f"REFUSED {one.trial}: {one.fraction:.1%} of {one.task}'s items are in the training data, more than {limit:.1%}")
+    return 1 if refused else 0
+
+
+def _analyze(arguments: Sequence[str]) -> int:
+    parser = _parser("analyze", "A sweep as a report: a page that opens anywhere, the same as Markdown, plots, and tables.")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="where to (default: report/ in the sweep's folder)")
+    args = parser.parse_args(arguments)
+    sweep = find_sweep(args.sweep)
+    output = args.output or sweep.folder / "report"
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is there, and not a folder")
+    from mosweep.reports.analyze import analyze
+    from mosweep.reports.effects import effects_data
+
+    done = analyze(sweep, _observed(sweep), output)
+    if args.json:
+        _print_json({"folder": str(done.folder), "files": done.files, "problem": done.problem, "effects": effects_data(done.effects)})
+    else:
+        for effect in done.effects:
+            estimate = f"{effect.estimate:+.3f}, " if effect.estimate is not None else ""
+            print(f"{effect.contrast}: {effect.metric}: {estimate}{effect.verdict}")
+        if done.problem:
+            print(f"no effects: {done.problem}")
+        print(os.path.relpath(done.folder / "report.html"))
+    return 0
 
 
 # -- projections -------------------------------------------------------------------------------------------------------

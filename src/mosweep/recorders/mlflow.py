@@ -13,18 +13,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from mosweep.core import fingerprint
-from mosweep.core.claims import Claims, Owner
 from mosweep.core.events import Recorder, SweepFinished
 from mosweep.core.results import SweepResult
 from mosweep.recorders import mlflow_client, mlflow_sqlite
+from mosweep.recorders.base import Projection, ProjectionWarning, turn
 from mosweep.recorders.mlflow_content import Content, run_digest, sweep_id
 from mosweep.recorders.mlflow_entities import Run
 
@@ -32,27 +31,6 @@ __all__ = ["MARKER", "MLflowRecorder", "Projection", "ProjectionWarning", "proje
 
 #: Name of the marker in a sweep's folder.
 MARKER = ".mlflow.json"
-
-#: The longest that a waiting process sleeps between two looks, in seconds.
-_WAIT_S = 0.2
-
-
-class ProjectionWarning(UserWarning):
-    """Something was not recorded in MLflow. Nothing is lost: disk is the truth, and the next projection tries again."""
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What a projection did: the number of trials whose runs were created, updated, left as they were, or could not be written.
-
-    ``page`` is the address of the experiment's runs in MLflow's user interface, relative to its server's.
-    """
-
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    page: str = ""
 
 
 class Writer(Protocol):
@@ -94,7 +72,7 @@ def project(result: SweepResult, uri: str, artifact_root: Path | None = None, *,
     if page := _recorded(result, uri, wanted):
         return Projection(unchanged=len(result.trials), page=page)
     file = mlflow_sqlite.file_of(uri)
-    with _turn(locks or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims")):
+    with turn(locks or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims"), "mlflow"):
         if page := _recorded(result, uri, wanted):
             return Projection(unchanged=len(result.trials), page=page)
         with contextlib.closing(_open(result.name, uri, file, artifact_root)) as writer:
@@ -194,17 +172,3 @@ def _mark(result: SweepResult, marker: Mapping[str, Any]) -> None:
 def _anonymous(uri: str) -> str:
     """The URI as the marker knows it: it may hold a password."""
     return fingerprint.digest_bytes(uri.encode())
-
-
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes, and keep others waiting for as long as the context lasts."""
-    claims = Claims(folder)
-    pause_s = 0.01
-    while isinstance(claim := claims.acquire("mlflow"), Owner):
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _WAIT_S)
-    try:
-        yield
-    finally:
-        claims.release(claim)

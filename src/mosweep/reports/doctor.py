@@ -36,6 +36,7 @@ def diagnose() -> list[Check]:
         Check("backend=dummy", True, "needs nothing"),
         _libraries("eval=inspect", ["inspect-ai"], "inspect"),
         _libraries("tracking=mlflow", ["mlflow"], "mlflow"),
+        _libraries("tracking=wandb", ["wandb"], "wandb"),
         _torchao(),
         _gpus(),
         _slurm(),

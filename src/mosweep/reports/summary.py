@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.reports.contamination import contaminated
 from mosweep.reports.table import table_lines
 
 __all__ = ["print_outcome", "summary_data", "summary_text"]
@@ -14,6 +15,7 @@ __all__ = ["print_outcome", "summary_data", "summary_text"]
 
 def summary_data(result: SweepResult) -> dict[str, Any]:
     """The summary as JSON-able data, in the fixed form of ``mosweep summary --json``."""
+    marked = contaminated(result)
     return {
         "experiment": result.name,
         "trials": [
@@ -24,6 +26,7 @@ def summary_data(result: SweepResult) -> dict[str, Any]:
                 "status": trial.status,
                 "metrics": trial.metrics,
                 "stages": [_stage_data(stage) for stage in trial.stages],
+                **({"contamination": {one.task: one.fraction for one in marked[trial.name]}} if trial.name in marked else {}),
             }
             for trial in result.trials
         ],
@@ -55,12 +58,15 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
     values = [name for name in metrics if not _is_error_of(name, metrics)]
     short = _short_names(values)
     header = ["trial", *factors, *(short[name] for name in values), "n", "status"]
-    yield from table_lines(header, (_row(trial, factors, values) for trial in trials))
+    marked = contaminated(result)
+    yield from table_lines(header, (_row(trial, factors, values, trial.name in marked) for trial in trials))
+    if marked:
+        yield "contaminated: more evaluation items than contamination.max_overlap are in the training data; see mosweep contamination"
     if any(stage.facts.get("dummy") for trial in trials for stage in trial.stages):
         yield "dummy: these numbers were made up by the dummy backend; nothing was trained or measured"
 
 
-def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str]) -> list[Any]:
+def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], marked: bool) -> list[Any]:
     cells: list[Any] = ["control" if trial.control else "tuned"]
     cells += [trial.factors.get(name) for name in factors]
     counts: dict[str, int] = {stage.facts["task"]: stage.facts["n"] for stage in trial.stages if stage.kind == "eval" and stage.record}
@@ -73,7 +79,7 @@ def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str]) -> l
         else:
             cells.append(f"{value:.3f} ± {error:.3f}")
     sizes = sorted(set(counts.values()))
-    cells += ["/".join(map(str, sizes)), trial.status]
+    cells += ["/".join(map(str, sizes)), f"{trial.status}, contaminated" if marked else trial.status]
     return cells
 
 

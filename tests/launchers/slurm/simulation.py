@@ -60,10 +60,12 @@ class Stubs:
         self.error: BaseException | None = None
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
+        self.pipes: dict[str, int] = {}
         self.requests = folder / "requests"
         os.mkfifo(self.requests)
         for command in COMMANDS:
             os.mkfifo(folder / f"{command}.reply")
+            self.pipes[command] = os.open(folder / f"{command}.reply", os.O_RDWR | os.O_NONBLOCK)  # neither end has to wait for the other
             script = self.bin / command
             script.write_text(f"#!/bin/sh\nprintf '%s\\n' \"{command} $*\" >'{self.requests}'\n. '{folder}/{command}.reply'\n")
             script.chmod(0o755)
@@ -74,13 +76,20 @@ class Stubs:
     def reply(self, command: str, reply: Reply) -> None:
         """Let the command that waits print ``reply`` and end."""
         script = f"printf %s {shlex.quote(reply.out)}\nprintf %s {shlex.quote(reply.err)} >&2\nexit {reply.status}\n"
-        with open(self.folder / f"{command}.reply", "w") as fifo:
-            fifo.write(script)
+        pipe = self.pipes[command]
+        with contextlib.suppress(BlockingIOError):  # a command that was killed did not read its reply
+            while os.read(pipe, 1 << 16):
+                pass
+        data = script.encode()
+        while data:
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(pipe, data) :]
 
     def close(self) -> None:
         os.write(self.descriptor, b"\n")
         self.thread.join()
-        os.close(self.descriptor)
+        for descriptor in (self.descriptor, *self.pipes.values()):
+            os.close(descriptor)
 
     def _serve(self) -> None:
         with open(self.requests) as requests:
@@ -148,7 +157,10 @@ class Fate:
 
 @dataclass
 class Element:
-    """One element of an array: what is really the case, and ``past``: from when on it was how (seconds, state, by, node)."""
+    """One element of an array: what is really the case, and ``past``: from when on it was how (seconds, state, by, node).
+
+    ``idle``: its submission was void when it started, so it did nothing.
+    """
 
     array: int
     index: int
@@ -168,6 +180,7 @@ class Element:
     started: float | None = None
     ended: float | None = None
     vanished: bool = False
+    idle: bool = False
     fates: list[str] = field(default_factory=list)
     epoch: int = 0
     claim: Claim | None = None
@@ -246,7 +259,9 @@ class Cluster:
         if self.submit_limit is not None and living + len(indices) > self.submit_limit:
             return Reply(err=f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {FULL}\n", status=1)
         after, along = _dependencies(given.get("dependency", ""))
-        if self.unknown_parent == "refused" and not all(self.known(array) for array in {a for a, _ in after} | ({along} if along else set())):
+        if self.unknown_parent == "refused" and not all(
+            self.known(array) for array in {a for a, _ in after} | ({along} if along else set())
+        ):
             return Reply(err="sbatch: error: Batch job submission failed: Job dependency problem\n", status=1)
         array = self.next_array
         self.next_array += 1
@@ -254,7 +269,9 @@ class Cluster:
         label = json.loads((script.parent / "intent.json").read_bytes())["label"]
         parameters = {name: value.strip('"') for name, value in given.items()}
         for index in indices:
-            element = Element(array, index, parameters["job-name"], script.parent, keys[str(index)], label, parameters, self.now, after, along)
+            element = Element(
+                array, index, parameters["job-name"], script.parent, keys[str(index)], label, parameters, self.now, after, along
+            )
             self.elements[array, index] = element
             self.change(element, "PENDING", reason="Dependency" if after or along else "Priority")
             twins = [other.id for other in self.of(element.key) if other.alive and other is not element and not other.void]
@@ -325,6 +342,7 @@ class Cluster:
         element.started = self.now
         self.change(element, "RUNNING", node=f"n{1 + element.array % 3}")
         if element.void:
+            element.idle = True
             self.within(element, 0.5, lambda: self.end(element, "FAILED", exit_code="1:0"))
             return
         twins = [other.id for other in self.of(element.key) if other.state in BUSY and other is not element]
@@ -386,7 +404,9 @@ class Cluster:
         event = perform(self.store, self.spec(element), lambda event: None)
         if event["event"] == "finished" and not event.get("elsewhere"):
             self.executed[element.key] += 1
-        self.tell(f"  {element.label} {element.key[:6]} {element.id}: record ({event['event']}{', elsewhere' if event.get('elsewhere') else ''})")
+        self.tell(
+            f"  {element.label} {element.key[:6]} {element.id}: record ({event['event']}{', elsewhere' if event.get('elsewhere') else ''})"
+        )
         return event
 
     def fail(self, element: Element) -> None:
@@ -405,7 +425,14 @@ class Cluster:
         self.within(element, max(fate.queue_s, 15.0), lambda: self.start(element, fate))
 
     def end(
-        self, element: Element, state: str, by: str = "", reason: str = "", exit_code: str = "0:0", node: str | None = None, keep: bool = False
+        self,
+        element: Element,
+        state: str,
+        by: str = "",
+        reason: str = "",
+        exit_code: str = "0:0",
+        node: str | None = None,
+        keep: bool = False,
     ) -> None:
         """Slurm calls it ended; with ``keep`` its process is about to publish."""
         if not keep:
@@ -471,7 +498,7 @@ class Commands:
         """The rows as squeue's ``-o`` wants them, with ``--name`` only those of this name."""
         wanted = next((word.removeprefix("--name=") for word in words if word.startswith("--name=")), None)
         form = words[words.index("-o") + 1]
-        lines = [re.sub(r"%(\w)", lambda found: row[found[1]], form) for row in rows if wanted in (None, row["j"])]
+        lines = [re.sub(r"%(\w)", lambda found, row=row: row[found[1]], form) for row in rows if wanted in (None, row["j"])]
         return "".join(line + "\n" for line in lines)
 
     def queue_rows(self) -> list[dict[str, str]]:

@@ -21,8 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launchers.slurm.simulation import Clock, Cluster, Commands, Element, Fate, Heard, Killed, Reply, Stubs, evaluated, limited, settled
-from tests.launchers.slurm.simulation import trials_of, tuned
+from tests.launchers.slurm.simulation import (
+    Clock,
+    Cluster,
+    Commands,
+    Element,
+    Fate,
+    Heard,
+    Killed,
+    Reply,
+    Stubs,
+    evaluated,
+    limited,
+    settled,
+    trials_of,
+    tuned,
+)
 
 from mosweep.core.events import StageFailed, StageFinished
 from mosweep.core.store import Store
@@ -32,7 +46,7 @@ from mosweep.launchers.slurm import launch, submissions
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.plan import Plan, make_plan
 
-SEQUENCES = 500
+SEQUENCES = int(os.environ.get("N", "500"))
 LATE_S, SEEN_S = 12.0, 3.0
 TRANSIENT = (
     "Unable to contact slurm controller (connect failure)",
@@ -96,12 +110,14 @@ class Liar(Commands):
         self.refuses = None if self.refuses is None else self.refuses - 1
         if self.refuses == 0:
             self.refused = True
-            return Reply(err="sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n", status=1)
+            return Reply(
+                err="sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n", status=1
+            )
         if self.cluster.now < self.silent_until or self.lies(0.4):
             lost = rng.choice(("refused", "accepted", "accepted late", "half an answer"))
             self.cluster.tell(f"sbatch's reply is lost; the job is {lost}")
             if lost == "accepted late":
-                self.cluster.later(rng.uniform(0, 6), lambda: None if self.cluster.accept(script) else None)
+                self.cluster.later(rng.uniform(0, 6), lambda: self.accepted_late(script))
             elif lost != "refused":
                 reply = self.cluster.accept(script)
                 if lost == "half an answer" and reply.out:
@@ -110,6 +126,10 @@ class Liar(Commands):
         if self.lies(0.1):
             return Reply(err="sbatch: error: Batch job submission failed: Job violates accounting/QOS policy\n", status=1)
         return self.cluster.accept(script)
+
+    def accepted_late(self, script: Path) -> None:
+        """Nobody hears the answer."""
+        self.cluster.accept(script)
 
     def finish(self, script: Path) -> None:
         self.stubs.reply("sbatch", self.cluster.accept(script))
@@ -151,7 +171,10 @@ class Liar(Commands):
         """Jobs of the same numbers from before Slurm was set up anew, as long as the database has not heard of the new ones."""
         state = self.rng.choice(("FAILED", "COMPLETED", "CANCELLED by 7", "NODE_FAIL"))
         found = [e for e in self.cluster.elements.values() if str(e.array) in words[words.index("-j") + 1].split(",")]
-        return [f"{e.id}|{state}|1:0|old|00:01:00|2020-01-01T00:00:00|2020-01-01T00:01:00\n" for e in found if f"{e.array}_" not in known]
+        row = {"State": state, "ExitCode": "1:0", "NodeList": "old", "Elapsed": "00:01:00", "JobName": "old"}
+        columns = words[words.index("-o") + 1].split(",")
+        rows = [{**row, "JobID": e.id} for e in found if f"{e.array}_" not in known]
+        return ["|".join(row.get(column, "2020-01-01T00:00:00") for column in columns) + "\n" for row in rows]
 
     def garbled(self, text: str) -> str:
         first, second = sorted(self.rng.randrange(len(text) + 1) for _ in "ab")
@@ -214,7 +237,7 @@ class Sequence:
         )
         self.trials = self.plan()
         self.spoilt: set[str] = set()
-        self.launches = 0
+        self.launches = self.kills = 0
         self.lived_s = 0.0
 
     def plan(self) -> list[Trial]:
@@ -286,6 +309,7 @@ class Sequence:
         try:
             outcome = run.run()
         except Killed:
+            self.kills += 1
             return None
         finally:
             self.slurm.kill_at_sbatch = None
@@ -330,7 +354,9 @@ class Sequence:
         assert max(cluster.executed.values(), default=0) <= 1, "a stage was done twice"
         assert list((self.store.root / "claims").glob("*")) == []
         for key, stage in stages.items():
-            jobs = [element for element in cluster.of(key) if not element.void]
+            # A job that reaches Slurm so late that what it was to wait for is forgotten is cancelled by Slurm, and made up for.
+            late = [each for each in cluster.of(key) if each.reason == "DependencyNeverSatisfied" and each.started is None]
+            jobs = [element for element in cluster.of(key) if not element.idle and element not in late]
             fates = [fate for element in jobs for fate in element.fates]
             if self.is_clean(stage):
                 assert key in outcome.finished, f"{stage.label} {key[:6]} had no bad luck, and is not finished"
@@ -340,7 +366,7 @@ class Sequence:
             assert fates.count("TIMEOUT") <= (self.options.max_num_timeout + 1) * self.launches
             assert fates.count("OUT_OF_MEMORY") <= (3 if self.options.max_mem_gb else 1) * self.launches
         open_ones = list((self.store.root / "slurm" / "open").glob("*"))
-        assert self.launches > 1 or not open_ones, "submissions without jobs are left open"
+        assert self.kills or not open_ones, "submissions without jobs are left open"
 
     def is_clean(self, stage: Stage) -> bool:
         """Whether nothing ever happened to the stage's jobs, or to those of what it needs."""
@@ -368,7 +394,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Stubs
 
 
 @pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # sbatch outlives the launcher that was killed
-@pytest.mark.parametrize("seed", range(SEQUENCES))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("S", 0)), SEQUENCES))
 def test_lies(seed: int, home: tuple[Path, Stubs], monkeypatch: pytest.MonkeyPatch) -> None:
     root, stubs = home
     for name in ("records", "artifacts", "slurm", "quarantine"):

@@ -49,7 +49,10 @@ class Array:
 
 
 def arrange(stages: Iterable[tuple[Stage, Sequence[Place]]], size: int) -> list[Array]:
-    """As few arrays as can hold the stages, each of which waits for its places; at most ``size`` elements, indices below ``size``."""
+    """As few arrays as can hold the stages, each of which waits for its places; at most ``size`` elements in each.
+
+    Indices are below ``size``, or those of the array that the stages go along with.
+    """
     groups: dict[tuple[str, str], list[tuple[Stage, frozenset[Place]]]] = {}
     known: dict[int, str] = {}
     for stage, places in stages:
@@ -58,7 +61,7 @@ def arrange(stages: Iterable[tuple[Stage, Sequence[Place]]], size: int) -> list[
     arrays: list[Array] = []
     for members in groups.values():
         together = _together(members, size)
-        along = _along([member for member in members if member[1]])
+        along = _along([member for member in members if member[1]], size)
         along += _together([member for member in members if not member[1]], size)
         arrays += along if len(along) < len(together) else together
     return arrays
@@ -87,7 +90,7 @@ def _together(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> l
     ]
 
 
-def _along(members: Sequence[tuple[Stage, frozenset[Place]]]) -> list[Array]:
+def _along(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> list[Array]:
     """Each stage at the index of the one place of its own; what it waits for besides is common to its array."""
     uses: dict[Place, int] = {}
     for _, places in members:
@@ -97,7 +100,7 @@ def _along(members: Sequence[tuple[Stage, frozenset[Place]]]) -> list[Array]:
     for stage, places in members:
         own = min(places, key=lambda place: (uses[place], place))
         layer = 0  # two stages at one place cannot be in one array
-        while own.index in groups.get((own.array, places - {own}, layer), {}):
+        while own.index in (group := groups.get((own.array, places - {own}, layer), {})) or len(group) >= size:
             layer += 1
         groups.setdefault((own.array, places - {own}, layer), {})[own.index] = stage
     return [Array(stages, tuple(sorted(after)), along) for (along, after, _), stages in groups.items()]

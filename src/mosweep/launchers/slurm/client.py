@@ -200,25 +200,30 @@ class SlurmClient:
             raise failure
 
     def queue(self, arrays: Collection[str]) -> dict[str, Job]:
-        """What the controller knows of the tasks of these arrays (and jobs), by id; those it has forgotten are missing."""
+        """What the controller knows of the tasks of these arrays (and jobs), by id; those it has forgotten are missing.
+
+        Of ``arrays`` that map numbers to names, only jobs of that name: a controller that crashed gives its last numbers again.
+        """
         # All of the user's jobs: asked for by number, an unknown one is an error, and the controller sends everyone's jobs anyway.
         # Not with -r: of 0-1000:2 it leaves out 1000.
         if not arrays:
             return {}
         wanted = set(arrays)
         jobs: dict[str, Job] = {}
-        for line in self._ask("squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-o", "%F|%K|%T|%N|%M|%S|%r").splitlines():
-            fields = line.split("|", 6)
-            if len(fields) < 7 or fields[0] not in wanted:
+        names = arrays if isinstance(arrays, Mapping) else {}
+        form = f"%F|%K|%T|%N|%M|%S|{'%j|' if names else ''}%r"
+        for line in self._ask("squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-o", form).splitlines():
+            fields = line.split("|", 7 if names else 6)
+            if len(fields) < (8 if names else 7) or fields[0] not in wanted or (names and fields[6] != names[fields[0]]):
                 continue
-            array, index, state, node, elapsed, start, reason = fields
+            array, index, state, node, elapsed, start, *_, reason = fields
             for id in _ids(array, "" if index == "N/A" else index):
                 if job := _job(id, state, node, elapsed, start, reason=reason):
                     jobs[id] = job
         return jobs
 
     def accounting(self, arrays: Collection[str]) -> dict[str, Job]:
-        """What the database knows of the tasks of these arrays (and jobs), by id; ``NoAccounting`` if there is none.
+        """What the database knows of the tasks of these arrays (and jobs), by id; ``NoAccounting`` if there is none. Names as in ``queue``.
 
         Of a job that was requeued, its last run. If a step ran out of memory and Slurm calls the job failed or cancelled, its state here
         is OUT_OF_MEMORY.
@@ -226,8 +231,10 @@ class SlurmClient:
         if not arrays:
             return {}
         numbers = [word for part in _parts(sorted(set(arrays)), PER_WORD) for word in ("-j", ",".join(part))]
+        names = arrays if isinstance(arrays, Mapping) else {}
         # The end is not used: a line without it was cut short.
-        answer = self._ask_accounting("-n", "-P", *numbers, "-o", "JobID,State,ExitCode,NodeList,Elapsed,Start,End")
+        columns = f"JobID,State,ExitCode,NodeList,Elapsed,Start,{'JobName,' if names else ''}End"
+        answer = self._ask_accounting("-n", "-P", *numbers, "-o", columns)
         wanted = set(arrays)
         singly: dict[str, Job] = {}
         together: dict[str, Job] = {}
@@ -235,10 +242,12 @@ class SlurmClient:
         for line in answer.splitlines():
             fields = line.split("|")
             name = re.fullmatch(r"(\d+)(?:_(\d+|\[[^]]*\]))?(\.\S+)?", fields[0])
-            if len(fields) != 7 or name is None or name[1] not in wanted:
+            if len(fields) != (8 if names else 7) or name is None or name[1] not in wanted:
                 continue
             index, step = name[2] or "", name[3]
-            _, state, exit_code, node, elapsed, start, _ = fields
+            if names and step is None and fields[6] != names[name[1]]:
+                continue
+            _, state, exit_code, node, elapsed, start, *_ = fields
             for id in _ids(name[1], index):
                 if step is not None:
                     if state.startswith("OUT_OF_ME"):

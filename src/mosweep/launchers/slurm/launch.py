@@ -23,7 +23,7 @@ from mosweep.core.store import Store
 from mosweep.core.types import Stage
 from mosweep.launchers.base import Outcome, dependents
 from mosweep.launchers.slurm.arrays import Array, Place, arrange
-from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmFull, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.client import ARRAY_SIZE_MAX, Job, NoAccounting, SlurmClient, SlurmFull, SlurmRefused, SlurmSilent
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.plan import Plan
@@ -41,6 +41,10 @@ HURRY_S = 1.5
 GONE_S = 12.0
 #: An unanswered submission of another machine is looked for in Slurm once it is this old, in seconds: its sbatch has ended by then.
 FOREIGN_S = 120.0
+#: A submission without an answer is void if Slurm does not know it at first and not after this long either, in seconds.
+UNHEARD_S = 20.0
+#: The submit limit that was run into is believed this long, in seconds: others of the same group may have used it up.
+FULL_S = 600.0
 #: After this long without an answer from Slurm the user is told, in seconds; and told again at every multiple.
 TELL_S = 60.0
 #: The claim that is held while deciding what to submit.
@@ -71,10 +75,10 @@ class _At:
 
 @dataclass
 class _Ended:
-    """A job that is over, as far as Slurm knows, and whose stage left no word of its end."""
+    """A job that left no word, and that is over as ``squeue`` has it since ``since``: how, or ``None`` if it does not know the job."""
 
     since: float
-    job: Job | None = None
+    job: Job | None
 
 
 def check(options: Slurm, plan: Plan) -> None:
@@ -127,6 +131,10 @@ class Launch:
         self.gone: dict[str, float] = {}
         self.left: set[tuple[str, str]] = set()  # submission and stage of the jobs whose end has been dealt with
         self.blocked: set[str] = set()  # stages whose submission may or may not have reached Slurm
+        self.unheard: dict[str, float] = {}  # submissions that Slurm may yet turn out to know, and since when it does not
+        self.doomed: set[str] = set()  # jobs that are yet to be cancelled
+        self.limit: int | None = None
+        self.most: tuple[int, float] | None = None  # the submit limit that we ran into, and until when it is believed
         self.submit_at = self.ask_at = 0.0
         self.handed_in = self.full = False
         self.asked = 0
@@ -137,14 +145,15 @@ class Launch:
         """Until nothing is left to do or, without ``wait``, to submit."""
         try:
             self.attach()
-            while self.todo:
+            while self.todo or self.doomed or self.unheard:
                 self.submit()
-                if not self.options.wait and self.handed_in:
+                if not self.options.wait and self.handed_in and not self.blocked and not self.unheard:
                     break
                 self.hear()
                 self.ask()
-                if self.todo:
+                if self.todo or self.doomed or self.unheard:
                     time.sleep(LOOK_S)
+            self.tidy()
         except KeyboardInterrupt:
             self.tell(f"{self.living()} go on in Slurm: {self.verbs()}; the same command attaches to them again")
             raise
@@ -178,7 +187,7 @@ class Launch:
             try:
                 with self.deciding():
                     self.follow()
-                jobs = dict(self.client.queue({at.place.array for at in self.at.values()})) if self.at else {}
+                jobs = dict(self.client.queue(self.names())) if self.at else {}
                 unknown = {at.place.array for at in self.at.values() if str(at.place) not in jobs}
                 jobs |= {name: job for name, job in self.accounted(unknown).items() if name not in jobs} if unknown else {}
                 break
@@ -193,7 +202,12 @@ class Launch:
             job, mark = jobs.get(str(at.place)), at.submission.mark(at.index, "ended")
             running = job is not None and job.alive
             if not running and ((mark and mark["event"] == "failed") or (job and job.state in ("FAILED", "CANCELLED"))):
+                self.cancel([key])  # should it be alive after all
                 self.leave(key)
+        for submission in self.submissions.open(self.followed).values():
+            if all(self.store.record_path(key).exists() for key in submission.keys.values()):
+                self.submissions.close(submission)  # its launcher did not live to see this
+                self.unheard.pop(submission.name, None)
         if self.at:
             self.tell(f"{self.living()} of this sweep {'is' if len(self.at) == 1 else 'are'} in Slurm already")
 
@@ -208,7 +222,9 @@ class Launch:
             if wanted:
                 self.followed[name] = submission
             for index, key in wanted.items():
-                if key not in self.at:
+                if key not in self.at or self.at[key].submission.intent["time"] < submission.intent["time"]:
+                    if key in self.at:
+                        self.leave(key)  # the job was lost, and another launch has submitted the stage again
                     self.at[key] = _At(submission, index)
                     self.tries[key] = list(submission.intent["tries"].get(key, []))
 
@@ -216,15 +232,23 @@ class Launch:
         """Whether the submission is in Slurm. One that never got there is void. Raises ``SlurmSilent``."""
         while submission.read_answer():
             time.sleep(0.1)  # sbatch still runs, though who started it may be dead
-        if submission.array is not None:
-            return True
-        if submission.foreign and submission.age_s < FOREIGN_S:
-            return False
-        number = self.client.find(submission.job_name)
-        if number is None:
-            self.submissions.close(submission, void=True)
-            return False
-        submission.adopt(number)
+        if submission.array is None:
+            if submission.foreign and submission.age_s < FOREIGN_S:
+                return False
+            number = self.client.find(submission.job_name)
+            if number is None:
+                # A controller that was too busy to answer may be too busy yet to show what it took.
+                if time.monotonic() - self.unheard.setdefault(submission.name, time.monotonic()) >= UNHEARD_S:
+                    self.submissions.close(submission, void=True)
+                    del self.unheard[submission.name]
+                return False
+            submission.adopt(number)
+        if self.unheard.pop(submission.name, None) is not None:
+            self.followed[submission.name] = submission
+            for index, key in submission.keys.items():
+                if key in self.outcome.failed:  # what it needs has failed meanwhile
+                    self.doomed.add(f"{submission.array}_{index}")
+                    self.left.add((submission.name, key))
         return True
 
     def unsubmitted(self) -> list[Stage]:
@@ -241,41 +265,62 @@ class Launch:
 
     def submit(self) -> None:
         """Hand in what can be, as few arrays as possible."""
-        if time.monotonic() < self.submit_at or not self.room() or not (self.blocked or self.unsubmitted()):
+        if time.monotonic() < self.submit_at:
             return
-        self.handed_in = True
+        self.handed_in = not (self.blocked or self.unheard or self.doomed or (self.room() and self.unsubmitted()))
+        if self.handed_in:
+            return
         try:
             with self.deciding():
+                self.carry_out()
                 self.follow()  # another sweep may have been quicker
                 for stage in self.unsubmitted():
                     if self.store.read(stage.key):
                         self.finished(stage.key, 0.0, elsewhere=True)
                 elsewhere = self.store.claims.held()
-                limit = self.client.max_array_size()
+                size = ARRAY_SIZE_MAX
                 while (room := self.room()) and (stages := [stage for stage in self.unsubmitted() if stage.key not in elsewhere]):
+                    self.limit = self.limit or self.client.max_array_size()
+                    size = min(size, self.limit)
                     stages.sort(key=lambda stage: -self.depth[stage.key])
                     behind = {stage.key: self.waits(stage) for stage in stages[:room]}
-                    for array in arrange([(stage, behind[stage.key]) for stage in stages[:room]], limit):
-                        self.submit_array(array, behind)
+                    for array in arrange([(self.grown(stage), behind[stage.key]) for stage in stages[:room]], size):
+                        try:
+                            self.submit_array(array, behind)
+                        except SlurmFull as error:
+                            if len(array.stages) == 1:
+                                raise
+                            size = len(array.stages) // 2  # Slurm takes an array whole or not at all
+                            self.full_of(error)
+                            break
             self.answered()
+            self.handed_in = True
         except SlurmSilent as error:
             self.silence(error)
-            self.handed_in = False
             self.submit_at = time.monotonic() + self.options.poll_s
         except SlurmFull as error:
-            if not self.full:
-                self.tell(f"Slurm takes no more jobs at present ({error}); the rest goes in as others end")
-            self.full = True
+            self.full_of(error)
+            self.answered()
+            self.handed_in = True
+            self.most = (max(1, len(self.at)), time.monotonic() + FULL_S)
             self.submit_at = time.monotonic() + self.options.poll_s
         if self.blocked or self.unsubmitted():  # there is no room, or others are at it: see again, but not at every turn
-            self.submit_at = max(self.submit_at, time.monotonic() + 1.0)
+            self.submit_at = max(self.submit_at, time.monotonic() + (self.options.poll_s if self.blocked else 1.0))
+
+    def full_of(self, error: SlurmFull) -> None:
+        """Say once that not all can go in at once."""
+        if not self.full:
+            self.tell(f"Slurm takes no more jobs at present ({error}); the rest goes in as others end")
+        self.full = True
 
     def room(self) -> int:
         """How many more jobs may be handed in; none while it is not worth a call of sbatch."""
-        if self.options.max_jobs is None:
+        limits = [self.options.max_jobs] if self.options.max_jobs else []
+        limits += [self.most[0]] if self.most and time.monotonic() < self.most[1] else []
+        if not limits:
             return len(self.todo)
-        room = self.options.max_jobs - len(self.at)
-        return room if room >= max(1, self.options.max_jobs // 4) or not self.at else 0
+        room = min(limits) - len(self.at) - len(self.blocked)
+        return max(0, room) if room >= max(1, min(limits) // 4) or not self.at else 0
 
     def waits(self, stage: Stage) -> list[Place]:
         """The jobs that the stage has to wait for. A need that another need of it waits for itself goes without saying."""
@@ -294,18 +339,22 @@ class Launch:
 
     def submit_array(self, array: Array, behind: Mapping[str, Sequence[Place]]) -> None:
         """Intent first, then sbatch, then the journal. Whatever is lost on the way, ``resolve`` finds out."""
-        array = Array({index: self.grown(stage) for index, stage in array.stages.items()}, array.after, array.along)
         keys = [stage.key for stage in array.stages.values()]
         tries = {key: self.tries[key] for key in keys if self.tries.get(key)}
         submission = self.submissions.create(array, self.options.name, str(self.sweep), behind, tries, self.options.output)
         submission.script.write_text(self.options.script(array, submission, self.store.root))
         try:
             submission.array = self.client.submit(submission.script, submission.answer)
+        except SlurmSilent:
+            self.unheard[submission.name] = time.monotonic()
+            raise
         except SlurmFull:
-            self.submissions.close(submission, void=True)
+            self.submissions.discard(submission)
             raise
         except SlurmRefused as error:
             self.submissions.close(submission, void=True)
+            if array.dependency and "dependency" in str(error).lower():  # what it was to wait for has just ended
+                raise SlurmSilent(str(error)) from None
             for stage in array.stages.values():
                 self.failed(stage.key, "sbatch", f"Slurm refuses the job: {error}", None)
             return
@@ -357,11 +406,15 @@ class Launch:
         for name, submission in self.followed.items():
             for index, what in submission.news():
                 key = mine.get((name, index))
-                if key is None or (mark := submission.mark(index, what)) is None:
+                if key not in self.at or (mark := submission.mark(index, what)) is None:
                     continue
                 if what == "ended":
                     self.heard_end(key, mark)
-        if len(self.followed) > len(with_jobs := {at.submission.name for at in self.at.values()}):
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Close the submissions that hold no jobs of ours any more."""
+        if not self.doomed and len(self.followed) > len(with_jobs := {at.submission.name for at in self.at.values()}):
             for name in self.followed.keys() - with_jobs:
                 self.close(self.followed[name])
 
@@ -372,8 +425,10 @@ class Launch:
             often = [tried["state"] for tried in self.tries.get(key, ())].count("OUT_OF_MEMORY")
             if _OUT_OF_MEMORY.search(mark["error"]) and self.may_grow(key, often):  # what the stage had started was killed
                 self.retry(key, Job(str(at.place), "OUT_OF_MEMORY"))
-                return
-            self.failed(key, str(at.place), mark["error"], Path(mark["log"]))
+            elif any(need.key not in self.outcome.finished for need in self.todo[key].needs.values()):
+                self.leave(key)  # Slurm had forgotten what it was to wait for, and started it without its inputs
+            else:
+                self.failed(key, str(at.place), mark["error"], Path(mark["log"]))
         elif self.store.read(key):
             self.finished(key, float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
         else:
@@ -381,19 +436,23 @@ class Launch:
 
     def ask(self) -> None:
         """Ask Slurm, when it is time: one query for all jobs, and one of the accounting for those that ended without a word."""
-        if not self.at or time.monotonic() < self.ask_at:
+        if not (self.at or self.doomed) or time.monotonic() < self.ask_at:
             return
         self.asked += 1
         try:
-            jobs = self.client.queue({at.place.array for at in self.at.values()})
+            self.carry_out()
+            jobs = self.client.queue(self.names())
             owners = self.store.claims.held()
-            for key in list(self.at):
-                job = jobs.get(str(self.at[key].place))
+            for key, at in list(self.at.items()):
+                job = jobs.get(str(at.place))
+                if key not in self.at:
+                    continue
                 if job is not None and job.alive:
                     self.alive(key, job, key in owners)
-                else:
-                    self.ended.setdefault(key, _Ended(time.monotonic())).job = job
+                elif key not in self.ended or (job is not None and job.state != _state(self.ended[key].job)):
+                    self.ended[key] = _Ended(time.monotonic(), job)  # one that it calls ended may be forgotten later
             self.settle()
+            self.carry_out()
         except SlurmSilent as error:
             self.silence(error)
         else:
@@ -408,6 +467,7 @@ class Launch:
         self.ended.pop(key, None)
         if job.state == "PENDING" and job.reason == "DependencyNeverSatisfied":
             self.cancel([key])  # a cluster that does not heed kill-on-invalid-dep
+            self.leave(key)
             return
         if job.state != "RUNNING":
             self.gone.pop(key, None)
@@ -438,8 +498,8 @@ class Launch:
         due: list[str] = []
         for key, ended in list(self.ended.items()):
             if key not in self.at:
-                del self.ended[key]
-            elif self.store.read(key):
+                continue
+            if self.store.read(key):
                 self.finished(key, 0.0)
             elif mark := self.at[key].submission.mark(self.at[key].index, "ended"):
                 if mark["event"] == "failed":
@@ -448,20 +508,29 @@ class Launch:
                     self.failed(key, str(self.at[key].place), "its job said that it was done, but there is no record", None)
             elif now - ended.since > (SETTLE_S if ended.job and ended.job.state != "COMPLETED" else LOST_S):
                 due.append(key)
-        unclear = {self.at[key].place.array for key in due if self.is_unclear(self.ended[key].job)}
-        if unclear:
-            known = self.accounted(unclear)
-            for key in due:
-                found = known.get(str(self.at[key].place))
-                if found and (self.ended[key].job is None or not found.alive):
-                    self.ended[key].job = found
+        unclear = {self.at[key].place.array for key in due if key in self.at and self.is_unclear(self.ended[key].job)}
+        known = self.accounted(unclear) if unclear else {}
         for key in due:
-            if key in self.at:
-                # Slurm forgets an element of an array at once if it is cancelled while it waits.
-                job = self.ended[key].job or Job(str(self.at[key].place), "CANCELLED" if key in self.waiting else "LOST")
-                if job.alive and now - self.ended[key].since < 3 * LOST_S:
-                    continue  # the accounting is late
-                self.lost(key, replace(job, state="LOST") if job.alive else job)
+            if key in self.at and (job := self.verdict(key, self.ended[key], known)):
+                self.lost(key, job)
+
+    def verdict(self, key: str, ended: _Ended, known: Mapping[str, Job]) -> Job | None:
+        """How the stage's job ended, by all that is ``known``; ``None`` if that is not clear yet."""
+        at, said = self.at[key], ended.job
+        found = known.get(str(at.place)) if self.is_unclear(said) else None
+        if found is not None and found.alive and time.monotonic() - ended.since < 3 * LOST_S:
+            return said  # the accounting is late
+        if said is None:
+            self.cancel([key])  # what Slurm has lost sight of must not be alive after all
+        if found is not None and not found.alive:
+            return replace(found, reason=said.reason if said else "")
+        # Slurm forgets an element of an array at once if it is cancelled while it waits.
+        waited = key in self.waiting and at.submission.mark(at.index, "started") is None
+        return said or Job(str(at.place), "CANCELLED" if waited and found is None else "LOST")
+
+    def names(self) -> dict[str, str]:
+        """The names of the jobs that our stages are at, by number."""
+        return {at.place.array: at.submission.job_name for at in self.at.values()}
 
     def is_unclear(self, job: Job | None) -> bool:
         """Whether the accounting may know better: who cancelled it, whether it was memory."""
@@ -470,7 +539,8 @@ class Launch:
     def accounted(self, arrays: Iterable[str]) -> Mapping[str, Job]:
         """What the accounting says, if there is any."""
         try:
-            return self.client.accounting(set(arrays))
+            names = self.names()
+            return self.client.accounting({array: names[array] for array in arrays})
         except (NoAccounting, SlurmSilent):
             return {}
 
@@ -489,7 +559,7 @@ class Launch:
         }
         if again.get(state):
             self.retry(key, job)
-        elif state == "CANCELLED" and self.broken(key):
+        elif state == "CANCELLED" and (self.broken(key) or job.reason.startswith("Dependency")):
             self.leave(key)  # with what it waited for; it goes in again behind the next try
         elif state == "CANCELLED":
             self.failed(key, name, f"cancelled{f' by {job.by}' if job.by else ''}", log, cancelled=True)
@@ -527,8 +597,7 @@ class Launch:
         """Take the stage out of its job, and what waits behind that job as well; both go in again."""
         tried = {"job": str(self.at[key].place), "state": job.state, **({"node": job.node} if job.node else {})}
         waiting = [other for other in self.descendants(key) if other in self.at]
-        # A job that Slurm has lost sight of must not be alive after all.
-        self.cancel([*waiting, *([key] if job.state in ("LOST", "GONE") else [])])
+        self.cancel(waiting)
         self.tries.setdefault(key, []).append(tried)
         for other in [key, *waiting]:
             self.leave(other)
@@ -543,10 +612,14 @@ class Launch:
         return found
 
     def cancel(self, keys: Sequence[str]) -> None:
-        """Take the stages' jobs out of Slurm, patiently."""
-        ids = [str(self.at[key].place) for key in keys if key in self.at]
-        if ids:
-            self.client.cancel(ids)
+        """Have the stages' jobs taken out of Slurm; nothing is handed in before that is done."""
+        self.doomed |= {str(self.at[key].place) for key in keys if key in self.at}
+
+    def carry_out(self) -> None:
+        """Cancel what is to be cancelled. Raises ``SlurmSilent``."""
+        if self.doomed:
+            self.client.cancel(self.doomed)
+            self.doomed.clear()
 
     def leave(self, key: str) -> None:
         """The stage is at no job any more."""
@@ -580,9 +653,7 @@ class Launch:
         self.outcome.failed[key] = error
         self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log, cancelled))
         waiting = [other for other in self.descendants(key) if other in self.todo]
-        if waiting:
-            with contextlib.suppress(SlurmSilent):  # they end by themselves as well
-                self.cancel(waiting)
+        self.cancel(waiting)
         for other in waiting:
             if other in self.at:
                 self.leave(other)
@@ -608,6 +679,11 @@ class Launch:
         self.silent_since = self.silent_since or now
         if now - self.silent_since > self.options.patience_min * 60:
             waited = f"Slurm has not answered for {self.options.patience_min:g} min ({error})"
+            if not self.todo:
+                self.tell(f"{waited}; jobs that nobody needs may go on there: {' '.join(sorted({*self.doomed, *self.unheard}))}")
+                self.doomed.clear()
+                self.unheard.clear()
+                return
             raise MosweepError(f"{waited}; what runs there goes on, and the same command attaches to it")
         if now - max(self.silent_since, self.told) > TELL_S:
             self.told = now
@@ -618,6 +694,10 @@ class Launch:
         if self.silent_since is not None and self.told > self.silent_since:
             self.tell("Slurm answers again")
         self.silent_since = None
+
+
+def _state(job: Job | None) -> str | None:
+    return job.state if job else None
 
 
 def _depths(plan: Plan) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mosweep.core.results import Queued
@@ -20,12 +20,12 @@ def observe(store: Store, keys: Collection[str], client: SlurmClient | None = No
     places = _places(store, keys)
     if not places:
         return {}
-    arrays = {submission.array for submission, _ in places.values() if submission.array}
+    arrays = {submission.array: submission.job_name for submission, _ in places.values() if submission.array}
     try:
         jobs = dict(client.queue(arrays)) if arrays else {}
         unknown = {s.array for s, index in places.values() if s.array and _unclear(jobs.get(f"{s.array}_{index}"))}
         if unknown:
-            jobs |= _accounted(client, unknown, jobs)
+            jobs |= _accounted(client, {array: arrays[array] for array in unknown}, jobs)
         silent = ""
     except SlurmSilent as error:
         jobs, silent = {}, f"Slurm does not answer: {error}"
@@ -35,9 +35,10 @@ def observe(store: Store, keys: Collection[str], client: SlurmClient | None = No
 def cancel(store: Store, keys: Collection[str], client: SlurmClient | None = None) -> dict[str, str]:
     """Take the jobs of those stages among ``keys`` that have no record out of Slurm; the jobs' ids by stage. Raises ``SlurmSilent``."""
     client = client or SlurmClient()
-    ids = {key: f"{submission.array}_{index}" for key, (submission, index) in _places(store, keys).items() if submission.array}
+    places = {key: place for key, place in _places(store, keys).items() if place[0].array}
+    ids = {key: f"{submission.array}_{index}" for key, (submission, index) in places.items()}
     if ids:
-        jobs = client.queue({name.partition("_")[0] for name in ids.values()})
+        jobs = client.queue({str(submission.array): submission.job_name for submission, _ in places.values()})
         ids = {key: name for key, name in ids.items() if name in jobs and jobs[name].alive}
         client.cancel(ids.values())
     return ids
@@ -59,9 +60,9 @@ def _unclear(job: Job | None) -> bool:
     return job is None or job.state in ("CANCELLED", "FAILED")
 
 
-def _accounted(client: SlurmClient, arrays: Iterable[str], jobs: dict[str, Job]) -> dict[str, Job]:
+def _accounted(client: SlurmClient, arrays: Mapping[str, str], jobs: dict[str, Job]) -> dict[str, Job]:
     try:
-        found = client.accounting(set(arrays))
+        found = client.accounting(arrays)
     except (NoAccounting, SlurmSilent):
         return {}
     return {name: job for name, job in found.items() if _unclear(jobs.get(name)) and not (name in jobs and job.alive)}

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -195,6 +196,11 @@ class Submissions:
         if void:
             (submission.folder / "void").touch()
         (self.root / "open" / submission.name).unlink(missing_ok=True)
+
+    def discard(self, submission: Submission) -> None:
+        """Slurm did not take it, for sure; it is meant no more."""
+        self.close(submission)
+        shutil.rmtree(submission.folder, ignore_errors=True)
 
 
 def _write(path: Path, text: str) -> None:

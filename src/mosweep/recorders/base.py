@@ -1,0 +1,48 @@
+"""What projections have in common: disk is the truth, they show it elsewhere, one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mosweep.core.claims import Claims, Owner
+
+__all__ = ["Projection", "ProjectionWarning", "turn"]
+
+#: The longest that a waiting process sleeps between two looks, in seconds.
+_WAIT_S = 0.2
+
+
+class ProjectionWarning(UserWarning):
+    """Something was not recorded. Nothing is lost: disk is the truth, and the next projection tries again."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What a projection did: the number of trials whose runs were created, updated, left as they were, or could not be written.
+
+    ``page`` is the address of the experiment's runs in MLflow's user interface, relative to its server's.
+    """
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    page: str = ""
+
+
+@contextlib.contextmanager
+def turn(folder: Path, name: str) -> Iterator[None]:
+    """Wait until no other process writes, and keep others waiting for as long as the context lasts."""
+    claims = Claims(folder)
+    pause_s = 0.01
+    while isinstance(claim := claims.acquire(name), Owner):
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _WAIT_S)
+    try:
+        yield
+    finally:
+        claims.release(claim)

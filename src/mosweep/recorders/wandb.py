@@ -1,0 +1,199 @@
+"""Recording a sweep in Weights & Biases: as with MLflow, a projection of what lies on disk.
+
+A run per trial that has ended. Its group is the sweep, its job type ``tuned`` or ``control``, its tags are the levels of its factors. Its
+config is the trial's, with the ``factors`` and, as ``lineage``, the keys and digests of data, model and evaluations; its summary are the
+scores ``<task>/<metric>``, its history is the loss. Nothing is uploaded: files stay in the store.
+
+A run's id follows from sweep, trial and the keys of its stages, so that recording again resumes it. ``wandb/recorded/`` in mosweep's home
+notes what was recorded where: a server need not be asked, and offline there is none. Without it runs are merely written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosweep.config import Tracking
+from mosweep.core import fingerprint
+from mosweep.core.errors import MissingExtra, MosweepError
+from mosweep.core.events import Recorder, SweepFinished
+from mosweep.core.journal import Journal
+from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.paths import home
+from mosweep.recorders.base import Projection, ProjectionWarning, turn
+from mosweep.secrets import masked
+
+__all__ = ["WandbRecorder", "project"]
+
+#: Raise it when what is written for an unchanged trial changes: everything is then recorded anew.
+FORMAT = 1
+
+#: W&B's limits, in characters.
+_NAME, _TAG = 128, 64
+
+#: A server that does not answer is given up after so many seconds. So many runs are written before that is noted.
+_PATIENCE_S, _BATCH = 60.0, 100
+
+
+@dataclass(frozen=True)
+class WandbRecorder(Recorder):
+    """Records a sweep in W&B when it ends. That it cannot is a ``ProjectionWarning``: the sweep itself has succeeded or not."""
+
+    tracking: Tracking
+
+    def sweep_finished(self, event: SweepFinished) -> None:
+        """Project what is known at the end."""
+        try:
+            project(event.result, self.tracking)
+        except Exception as error:
+            message = f"not recorded in W&B ({_line(error)}); `mosweep sync` makes up for it, tracking.mode=offline needs no server"
+            warnings.warn(message, ProjectionWarning, stacklevel=2)
+
+
+def project(result: SweepResult, tracking: Tracking) -> Projection:
+    """Bring W&B up to what ``result`` says of its trials that have ended; offline, write runs into ``wandb/`` in mosweep's home.
+
+    ``MissingExtra`` without the library, ``MosweepError`` when W&B cannot be reached or refuses.
+    """
+    folder = Path(os.environ.get("WANDB_DIR") or home()).absolute()
+    mode = tracking.mode or os.environ.get("WANDB_MODE") or "online"
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
+    where = [str(folder)] if mode == "offline" else [os.environ.get("WANDB_BASE_URL"), tracking.entity, tracking.project]
+    notes = folder / "wandb" / "recorded"
+    ledger = Journal(notes / f"{fingerprint.fingerprint([mode, where, str(result.folder.absolute())])[:32]}.jsonl")
+    wanted = {trial.name: f"{FORMAT}-{trial.digest}" for trial in result.trials if trial.status not in ("running", "pending")}
+    if mode == "disabled" or wanted.items() <= _recorded(ledger).items():
+        return Projection(unchanged=len(result.trials))
+    wandb = _import()
+    with turn(notes / "claims", "wandb"):
+        known = _recorded(ledger)
+        missing = [trial for trial in result.trials if trial.name in wanted and known.get(trial.name) != wanted[trial.name]]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            _write(wandb, [run_of(result, trial) for trial in batch], tracking, mode, folder)
+            ledger.append_all({"event": "recorded", "trial": trial.name, "digest": wanted[trial.name]} for trial in batch)
+    updated = sum(trial.name in known for trial in missing)
+    return Projection(len(missing) - updated, updated, len(result.trials) - len(missing))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What W&B is told of a trial."""
+
+    id: str
+    name: str
+    group: str
+    job_type: str
+    notes: str | None
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    loss: Mapping[int, float]
+    failed: bool
+
+
+def run_of(result: SweepResult, trial: TrialResult) -> Run:
+    """A trial as a run of W&B."""
+    dummy = any(stage.facts.get("dummy") for stage in trial.stages)
+    tags = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in trial.factors.items()]
+    errors = [f"{stage.label}: {stage.error}" for stage in trial.stages if stage.error]
+    summary: dict[str, Any] = {**trial.metrics, "status": trial.status}
+    return Run(
+        id=fingerprint.fingerprint([result.name, trial.name, trial.id])[:16],
+        name=trial.name[:_NAME],
+        group=result.name[:_NAME],
+        job_type="control" if trial.control else "tuned",
+        notes=result.design.get("description"),
+        tags=tuple(dict.fromkeys(tag[:_TAG] for tag in [*tags, *(["dummy"] if dummy else [])])),
+        config=masked({**_configuration(trial), "factors": trial.factors, "lineage": {s.label: _lineage(s) for s in trial.stages}}),
+        summary=masked({**summary, **({"error": errors[0]} if errors else {})}),
+        loss={int(step): float(loss) for stage in trial.stages if stage.kind == "finetune" for step, loss in stage.facts.get("loss", ())},
+        failed=trial.status != "succeeded",
+    )
+
+
+def _lineage(stage: StageResult) -> dict[str, Any]:
+    """Where a stage's result came from, and what it is: the same digests as in the store's records."""
+    found = {"key": stage.key, "needs": stage.needs, "artifact_digest": stage.record and stage.record["artifact_digest"]}
+    return found | {name: stage.facts[name] for name in ("name", "digest", "rows", "model_id", "dataset", "n") if name in stage.facts}
+
+
+def _configuration(trial: TrialResult) -> dict[str, Any]:
+    """The trial's resolved configuration; empty for trials of the library, which have none."""
+    import yaml
+
+    try:
+        data = yaml.safe_load((Path(trial.folder) / "config.yaml").read_bytes())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folder: Path) -> None:
+    """Write runs. They are on disk, or with the server, when this returns."""
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        symlink=False,
+        save_code=False,
+        disable_git=True,
+        init_timeout=_PATIENCE_S,
+        finish_timeout=_PATIENCE_S,
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    try:
+        wandb.setup(wandb.Settings(silent=True))  # else it would ask for a key at the terminal
+        for run in runs:
+            made = wandb.init(
+                id=run.id,
+                name=run.name,
+                group=run.group,
+                job_type=run.job_type,
+                notes=run.notes,
+                tags=run.tags,
+                config=run.config,
+                project=tracking.project,
+                entity=tracking.entity,
+                mode=mode,
+                dir=str(folder),
+                resume="allow",
+                reinit="create_new",
+                settings=settings,
+            )
+            for step, loss in sorted(run.loss.items()):
+                made.log({"train/loss": loss}, step=step)
+            made.summary.update(run.summary)
+            made.finish(exit_code=int(run.failed))
+        if wandb.run is None:  # no run of the user's own in this process
+            wandb.teardown()  # a finished run is still in the hands of W&B's service, which now ends
+    except (wandb.Error, TimeoutError) as error:
+        raise MosweepError(f"W&B: {_line(error)}") from error
+
+
+def _import() -> Any:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        if error.name == "wandb":
+            raise MissingExtra("wandb", "wandb", "tracking=wandb") from error
+        raise
+    return wandb
+
+
+def _recorded(ledger: Journal) -> dict[str, str]:
+    """The digests of what was recorded, by trial."""
+    return {event["trial"]: event["digest"] for event in ledger.read("recorded")}
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
