@@ -208,7 +208,7 @@ def test_effects_are_what_was_planted(shell):
 
 
 def test_interrupted_sweep_exits_130_and_continues(shell, started):
-    process = shell.start("-m", *DRY, "seed=range(4)", "backend.delay_s=1", "run_control_trials=false", "experiment.name=stop")
+    process = shell.start("-m", *DRY, "seed=range(12)", "backend.delay_s=1", "run_control_trials=false", "experiment.name=stop")
     journal = shell.folder / "multirun" / "stop" / "journal.jsonl"
     deadline = time.monotonic() + 30
     while not (journal.exists() and '"finished"' in journal.read_text()):
@@ -219,7 +219,7 @@ def test_interrupted_sweep_exits_130_and_continues(shell, started):
     assert process.returncode == 130, out + err
     assert "Traceback" not in err
     finished = {event["key"] for event in shell.journal("stop") if event["event"] == "finished"}
-    done = shell("-m", *DRY, "seed=range(4)", "backend.delay_s=1", "run_control_trials=false", "experiment.name=stop")
+    done = shell("-m", *DRY, "seed=range(12)", "backend.delay_s=1", "run_control_trials=false", "experiment.name=stop")
     assert done.status == 0
     restarted = [event["key"] for event in shell.journal("stop") if event["event"] == "started"]
     assert all(restarted.count(key) == 1 for key in finished)

@@ -55,12 +55,16 @@ class Calls:
 
 
 def elements(job: str) -> list[str]:
-    """``12_[0-1,7%2]``, as accounting calls elements that wait, as ``12_0``, ``12_1`` and ``12_7``."""
+    """``12_[0-1,7%2]``, as accounting calls elements that wait, as ``12_0``, ``12_1`` and ``12_7``; ``0-4:2`` has a step."""
     array, bracket, indices = job.partition("_[")
     if not bracket:
         return [job]
-    ranges = [part.split("-") for part in indices.rstrip("]").partition("%")[0].split(",")]
-    return [f"{array}_{index}" for ends in ranges for index in range(int(ends[0]), int(ends[-1]) + 1)]
+    found: list[int] = []
+    for part in indices.rstrip("]").partition("%")[0].split(","):
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
+        found += range(int(first), int(last or first) + 1, int(step or 1))
+    return [f"{array}_{index}" for index in found]
 
 
 class Cluster:

@@ -498,7 +498,10 @@ class Commands:
         """The rows as squeue's ``-o`` wants them, with ``--name`` only those of this name."""
         wanted = next((word.removeprefix("--name=") for word in words if word.startswith("--name=")), None)
         form = words[words.index("-o") + 1]
-        lines = [re.sub(r"%(\w)", lambda found, row=row: row[found[1]], form) for row in rows if wanted in (None, row["j"])]
+        columns, ends = re.findall(r"%(\w)", form), re.split(r"%\w", form)[1:]
+        lines = (
+            "".join(row[column] + end for column, end in zip(columns, ends, strict=True)) for row in rows if wanted in (None, row["j"])
+        )
         return "".join(line + "\n" for line in lines)
 
     def queue_rows(self) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 Every sequence is a random small plan on a made-up cluster (``simulation.py``) whose jobs meet random ends and whose commands answer with
 random lies; the launcher is killed now and then and started again. A failing sequence prints all that happened, and
-``pytest tests/launchers/slurm/test_lies.py -k '[SEED]'`` plays it again.
+``pytest tests/launchers/slurm/test_lies.py -k '[SEED]'`` plays it again; ``MOSWEEP_LIES=500:5000`` plays others.
 
 No lie lasts for ever, or no launcher could tell it from the truth. The bounds: ``squeue`` is at most ``LATE_S`` behind, and after it hid a
 job, its next answer is whole and true; ``sacct`` is at most a minute behind; a silence lasts two minutes at most; files are seen at most
@@ -11,12 +11,13 @@ job, its next answer is whole and true; ``sacct`` is at most a minute behind; a 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ from mosweep.launchers.slurm import launch, submissions
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.plan import Plan, make_plan
 
-SEQUENCES = int(os.environ.get("N", "500"))
+#: The sequences to play, as first:last.
+FIRST, LAST = map(int, os.environ.get("MOSWEEP_LIES", "0:500").split(":"))
 LATE_S, SEEN_S = 12.0, 3.0
 TRANSIENT = (
     "Unable to contact slurm controller (connect failure)",
@@ -55,7 +57,7 @@ TRANSIENT = (
     "Connection refused",
     "Slurm backup controller in standby mode",
 )
-BAD = ("failure", "requeue", "zombie", "unsaid", "empty", "CANCELLED", "vanished")
+BAD: tuple[str, ...] = ("failure", "requeue", "zombie", "unsaid", "empty", "CANCELLED", "vanished")
 BAD += ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "BOOT_FAIL", "PREEMPTED")
 #: Ends after which a stage goes in again.
 AGAIN = {"NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "zombie"}
@@ -152,7 +154,7 @@ class Liar(Commands):
             self.owes_truth = False
             return Reply(text)
         self.owes_truth = True
-        return Reply(self.garbled(text))
+        return Reply(self.garbled(text, whole_lines="%K" not in words[-1]))
 
     def sacct(self, words: list[str]) -> Reply:
         if not self.has_accounting:
@@ -165,7 +167,7 @@ class Liar(Commands):
         if "-j" in words and self.lies(0.5):
             lines = self.earlier_life(words, "".join(lines)) + lines
         text = "".join(lines)
-        return Reply(self.garbled(text) if self.lies(0.3) else text)
+        return Reply(self.garbled(text, whole_lines="-j" not in words) if self.lies(0.3) else text)
 
     def earlier_life(self, words: list[str], known: str) -> list[str]:
         """Jobs of the same numbers from before Slurm was set up anew, as long as the database has not heard of the new ones."""
@@ -176,8 +178,11 @@ class Liar(Commands):
         rows = [{**row, "JobID": e.id} for e in found if f"{e.array}_" not in known]
         return ["|".join(row.get(column, "2020-01-01T00:00:00") for column in columns) + "\n" for row in rows]
 
-    def garbled(self, text: str) -> str:
+    def garbled(self, text: str, whole_lines: bool) -> str:
+        """Parts are missing, or there is noise. A number that is searched for by name is never cut: that would be another job's."""
         first, second = sorted(self.rng.randrange(len(text) + 1) for _ in "ab")
+        if whole_lines:
+            first, second = (text.rfind("\n", 0, place) + 1 for place in (first, second))
         match self.rng.randrange(4):
             case 0:
                 return text[:first]
@@ -212,7 +217,7 @@ class Witness(Heard):
             raise Killed
 
 
-class Sequence:
+class Story:
     """One random story, from its seed."""
 
     def __init__(self, seed: int, root: Path, stubs: Stubs, clock: Clock) -> None:
@@ -237,7 +242,7 @@ class Sequence:
         )
         self.trials = self.plan()
         self.spoilt: set[str] = set()
-        self.launches = self.kills = 0
+        self.launches, self.abandoned = 0, False
         self.lived_s = 0.0
 
     def plan(self) -> list[Trial]:
@@ -274,10 +279,10 @@ class Sequence:
 
     # -- the launcher's lives ------------------------------------------------------------------------------------------
 
-    def launch(self, *, mortal: bool, wait: bool = True) -> Outcome | None:
+    def launch(self, trials: Sequence[Trial], *, mortal: bool, wait: bool = True) -> Outcome | None:
         """One launch; ``None`` if it was killed."""
         rng, cluster = self.rng, self.cluster
-        plan = make_plan(self.trials, self.store)
+        plan = make_plan(trials, self.store)
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
         self.launches += 1
@@ -309,11 +314,12 @@ class Sequence:
         try:
             outcome = run.run()
         except Killed:
-            self.kills += 1
+            self.abandoned = True
             return None
         finally:
             self.slurm.kill_at_sbatch = None
             self.lived_s += cluster.now - begun
+        self.abandoned = self.abandoned or outcome.detached
         self.examine(plan, outcome, witness)
         return outcome
 
@@ -322,15 +328,24 @@ class Sequence:
         if rng.random() < 0.2:
             self.slurm.refuses = rng.randint(1, 3)
         for _ in range(rng.choice((0, 0, 1, 2))):
-            if self.launch(mortal=True, wait=rng.random() < 0.7) is None:
+            trials = self.trials if rng.random() < 0.7 else rng.sample(self.trials, rng.randint(1, len(self.trials)))
+            if self.launch(trials, mortal=True, wait=rng.random() < 0.7) is None:
                 cluster.advance(cluster.now + rng.choice((0.0, 1.0, 15.0, 400.0)))
-        outcome = self.launch(mortal=False)
+                if rng.random() < 0.2:
+                    self.move()
+        outcome = self.launch(self.trials, mortal=False)
         assert outcome is not None
         left = [f"{e.label} {e.id}" for e in cluster.living() if not e.void]
         assert not left, f"left behind in Slurm: {left}"
         assert not outcome.detached
         cluster.advance(cluster.now + 3600)
         self.check(outcome)
+
+    def move(self) -> None:
+        """The next launch is on another machine."""
+        self.cluster.tell("the next launch is on another machine")
+        for intent in (self.store.root / "slurm").glob("*/intent.json"):
+            intent.write_text(json.dumps({**json.loads(intent.read_text()), "host": "elsewhere"}))
 
     # -- what has to hold ----------------------------------------------------------------------------------------------
 
@@ -354,6 +369,9 @@ class Sequence:
         assert max(cluster.executed.values(), default=0) <= 1, "a stage was done twice"
         assert list((self.store.root / "claims").glob("*")) == []
         for key, stage in stages.items():
+            assert (self.store.read(key) is not None) == (key in outcome.finished), (
+                f"{stage.label} {key[:6]} was done, and is said to have failed"
+            )
             # A job that reaches Slurm so late that what it was to wait for is forgotten is cancelled by Slurm, and made up for.
             late = [each for each in cluster.of(key) if each.reason == "DependencyNeverSatisfied" and each.started is None]
             jobs = [element for element in cluster.of(key) if not element.idle and element not in late]
@@ -366,7 +384,7 @@ class Sequence:
             assert fates.count("TIMEOUT") <= (self.options.max_num_timeout + 1) * self.launches
             assert fates.count("OUT_OF_MEMORY") <= (3 if self.options.max_mem_gb else 1) * self.launches
         open_ones = list((self.store.root / "slurm" / "open").glob("*"))
-        assert self.kills or not open_ones, "submissions without jobs are left open"
+        assert self.abandoned or not open_ones, "submissions without jobs are left open"
 
     def is_clean(self, stage: Stage) -> bool:
         """Whether nothing ever happened to the stage's jobs, or to those of what it needs."""
@@ -394,7 +412,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Stubs
 
 
 @pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # sbatch outlives the launcher that was killed
-@pytest.mark.parametrize("seed", range(int(os.environ.get("S", 0)), SEQUENCES))
+@pytest.mark.parametrize("seed", range(FIRST, LAST))
 def test_lies(seed: int, home: tuple[Path, Stubs], monkeypatch: pytest.MonkeyPatch) -> None:
     root, stubs = home
     for name in ("records", "artifacts", "slurm", "quarantine"):
@@ -403,7 +421,7 @@ def test_lies(seed: int, home: tuple[Path, Stubs], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(launch, "time", clock)
     monkeypatch.setattr(submissions, "time", clock)
     monkeypatch.setattr(launch, "LOOK_S", 1.0)
-    story = Sequence(seed, root, stubs, clock)
+    story = Story(seed, root, stubs, clock)
     try:
         with limited(60):
             story.play()

@@ -131,7 +131,7 @@ class Launch:
         self.gone: dict[str, float] = {}
         self.left: set[tuple[str, str]] = set()  # submission and stage of the jobs whose end has been dealt with
         self.blocked: set[str] = set()  # stages whose submission may or may not have reached Slurm
-        self.unheard: dict[str, float] = {}  # submissions that Slurm may yet turn out to know, and since when it does not
+        self.unheard: dict[str, float | None] = {}  # submissions without an answer, and since when Slurm was seen not to know them
         self.doomed: set[str] = set()  # jobs that are yet to be cancelled
         self.limit: int | None = None
         self.most: tuple[int, float] | None = None  # the submit limit that we ran into, and until when it is believed
@@ -214,8 +214,12 @@ class Launch:
     def follow(self) -> None:
         """Learn of open submissions that hold stages of ours; settle those that sbatch may or may not have got through."""
         self.blocked.clear()
-        for name, submission in self.submissions.open(self.followed).items():
+        submissions = self.submissions.open(self.followed)
+        self.unheard = {name: since for name, since in self.unheard.items() if name in submissions}
+        for name, submission in submissions.items():
             wanted = {index: key for index, key in submission.keys.items() if key in self.todo and (name, key) not in self.left}
+            if not wanted and name not in self.unheard:
+                continue
             if submission.array is None and not self.resolve(submission):
                 self.blocked |= set() if submission.is_void else set(wanted.values())
                 continue
@@ -230,23 +234,28 @@ class Launch:
 
     def resolve(self, submission: Submission) -> bool:
         """Whether the submission is in Slurm. One that never got there is void. Raises ``SlurmSilent``."""
-        while submission.read_answer():
-            time.sleep(0.1)  # sbatch still runs, though who started it may be dead
+        begun = time.monotonic()
+        while submission.read_answer():  # sbatch still runs, though who started it may be dead
+            if time.monotonic() - begun > UNHEARD_S:
+                raise SlurmSilent(f"the sbatch of {submission.job_name} has not ended yet")
+            time.sleep(0.1)
         if submission.array is None:
             if submission.foreign and submission.age_s < FOREIGN_S:
                 return False
             number = self.client.find(submission.job_name)
             if number is None:
                 # A controller that was too busy to answer may be too busy yet to show what it took.
-                if time.monotonic() - self.unheard.setdefault(submission.name, time.monotonic()) >= UNHEARD_S:
+                since = self.unheard[submission.name] = self.unheard.get(submission.name) or time.monotonic()
+                if time.monotonic() - since >= UNHEARD_S:
                     self.submissions.close(submission, void=True)
                     del self.unheard[submission.name]
                 return False
             submission.adopt(number)
-        if self.unheard.pop(submission.name, None) is not None:
+        if submission.name in self.unheard:
+            del self.unheard[submission.name]
             self.followed[submission.name] = submission
             for index, key in submission.keys.items():
-                if key in self.outcome.failed:  # what it needs has failed meanwhile
+                if key in self.outcome.failed and submission.intent["sweep"] == str(self.sweep):  # what it needs has failed meanwhile
                     self.doomed.add(f"{submission.array}_{index}")
                     self.left.add((submission.name, key))
         return True
@@ -346,7 +355,7 @@ class Launch:
         try:
             submission.array = self.client.submit(submission.script, submission.answer)
         except SlurmSilent:
-            self.unheard[submission.name] = time.monotonic()
+            self.unheard[submission.name] = None
             raise
         except SlurmFull:
             self.submissions.discard(submission)
@@ -523,7 +532,8 @@ class Launch:
         if said is None:
             self.cancel([key])  # what Slurm has lost sight of must not be alive after all
         if found is not None and not found.alive:
-            return replace(found, reason=said.reason if said else "")
+            in_vain = not found.by and at.submission.intent["behind"].get(key)  # a user who cancels a job is named
+            return replace(found, reason=said.reason if said else "Dependency" if in_vain else "")
         # Slurm forgets an element of an array at once if it is cancelled while it waits.
         waited = key in self.waiting and at.submission.mark(at.index, "started") is None
         return said or Job(str(at.place), "CANCELLED" if waited and found is None else "LOST")
