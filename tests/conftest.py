@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -51,13 +52,14 @@ class Shell:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """The command in the background, its output captured."""
+        """The command in the background, its output captured. It heeds Ctrl-C even where we, as background jobs do, ignore it."""
         return subprocess.Popen(
             self.command(*words),
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             text=True,
             **options,
         )

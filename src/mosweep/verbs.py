@@ -286,9 +286,13 @@ def _end_drivers(sweep: Sweep) -> list[int]:
         if event.get("host") == socket.gethostname() and pid and since and start_time(pid) == since and pid != os.getpid():
             os.kill(pid, signal.SIGINT)
             ended.append(pid)
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and any(start_time(pid) for pid in ended):
-        time.sleep(0.1)
+    for patience, stronger in ((10.0, signal.SIGTERM), (5.0, signal.SIGKILL)):  # a driver in the background may ignore Ctrl-C
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and any(start_time(pid) for pid in ended):
+            time.sleep(0.1)
+        for pid in ended:
+            if start_time(pid):
+                os.kill(pid, stronger)
     return ended
 
 
