@@ -68,14 +68,6 @@ def test_a_preempted_job_goes_back_into_the_queue(cluster, submit):
     assert runs[0] == "PREEMPTED"
 
 
-def test_a_preempted_job_that_dies_of_sigterm_has_failed(cluster, submit):
-    low = submit("srun sleep 300", "--partition=low", *WHOLE_NODE)
-    cluster.wait_until(lambda: cluster.state(low) == "RUNNING")
-    cluster.wait_until(lambda: "sleep" in cluster.run("sacct", "--noheader", "--jobs", low, "--format=JobName"))
-    submit("true", "--partition=high", *WHOLE_NODE)
-    cluster.wait_until(lambda: cluster.queue()[low] == ("FAILED", "NonZeroExitCode"), timeout=120)
-
-
 def test_a_job_over_its_memory_has_failed_and_only_its_output_says_why(cluster, submit, tmp_path):
     hog = """python3 -c 'import time; held = bytearray(200 << 20); time.sleep(60)'"""
     job = submit(hog, "--mem=50")

@@ -270,7 +270,7 @@ def test_a_job_out_of_memory_gets_more_up_to_the_limit(weather: Weather) -> None
     assert len(weather.site.attempts("hog-hog")) == 2
     assert weather.of("hog-hog")["status"] == "failed"
     assert "OUT_OF_MEMORY" in weather.of("hog-hog")["error"]
-    record = next(json.loads(record.split(b"\n")[0]) for record in records(weather.site) if b"scripted/hog-ok" in record)
+    record = next(json.loads(record.split(b"\n")[0]) for record in records(weather.site) if b'"play":"hog-ok"' in record)
     assert record["resources"]["mem_gb"] == pytest.approx(0.2)
     assert [tried["state"] for tried in record["tries"]] == ["OUT_OF_MEMORY"]
 

@@ -580,7 +580,7 @@ class Launch:
             self.failed(key, name, f"its process{where} died{code}", log)
         else:
             often = f", {len(tried) + 1} times" if tried else ""
-            hint = " (hydra.launcher.max_mem_gb allows more)" if state == "OUT_OF_MEMORY" else ""
+            hint = " (a larger hydra.launcher.max_mem_gb would allow another try)" if state == "OUT_OF_MEMORY" else ""
             self.failed(key, name, f"{state}{where}{often}{hint}", log)
 
     def may_grow(self, key: str, often: int) -> bool:
