@@ -70,6 +70,7 @@ class Stubs:
             script.write_text(f"#!/bin/sh\nprintf '%s\\n' \"{command} $*\" >'{self.requests}'\n. '{folder}/{command}.reply'\n")
             script.chmod(0o755)
         self.descriptor = os.open(self.requests, os.O_RDWR)
+        self.serving = threading.Lock()
         self.thread = threading.Thread(target=self._serve, name="simulated Slurm", daemon=True)
         self.thread.start()
 
@@ -97,13 +98,14 @@ class Stubs:
                 command, *words = line.rstrip("\n").split(" ")
                 if not command:
                     return
-                try:
-                    reply = self.slurm(command, words)
-                except BaseException as error:  # told by the test that finds it
-                    self.error = self.error or error
-                    reply = Reply(err=f"the simulation broke: {error!r}\n", status=1)
-                if reply is not None:
-                    self.reply(command, reply)
+                with self.serving:
+                    try:
+                        reply = self.slurm(command, words)
+                    except BaseException as error:  # told by the test that finds it
+                        self.error = self.error or error
+                        reply = Reply(err=f"the simulation broke: {error!r}\n", status=1)
+                    if reply is not None:
+                        self.reply(command, reply)
 
 
 @contextlib.contextmanager
@@ -259,9 +261,7 @@ class Cluster:
         if self.submit_limit is not None and living + len(indices) > self.submit_limit:
             return Reply(err=f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {FULL}\n", status=1)
         after, along = _dependencies(given.get("dependency", ""))
-        if self.unknown_parent == "refused" and not all(
-            self.known(array) for array in {a for a, _ in after} | ({along} if along else set())
-        ):
+        if self.unknown_parent == "refused" and not all(self.known(*parent) for parent in [*after, *([(along, None)] if along else [])]):
             return Reply(err="sbatch: error: Batch job submission failed: Job dependency problem\n", status=1)
         array = self.next_array
         self.next_array += 1
@@ -281,9 +281,9 @@ class Cluster:
         self.look()
         return Reply(out=f"{array}\n")
 
-    def known(self, array: int) -> bool:
-        """Whether the controller remembers anything of an array."""
-        return any(element.array == array and self.remembered(element) for element in self.elements.values())
+    def known(self, array: int, index: int | None) -> bool:
+        """Whether the controller remembers an element, or anything, of an array."""
+        return any(each.array == array and index in (None, each.index) and self.remembered(each) for each in self.elements.values())
 
     def remembered(self, element: Element) -> bool:
         return not element.vanished and (element.ended is None or self.now - element.ended < self.min_job_age)

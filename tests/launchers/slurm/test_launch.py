@@ -27,6 +27,7 @@ from tests.launchers.slurm.simulation import (
     tuned,
 )
 
+from mosweep.core.claims import Claim
 from mosweep.core.errors import MosweepError
 from mosweep.core.events import Notice, StageFailed, StageFinished, StageQueued, StageStarted
 from mosweep.core.store import Store
@@ -191,6 +192,16 @@ def test_without_waiting_a_lost_answer_is_waited_for(site: Site) -> None:
     assert site.commands.count("sbatch") == 2
 
 
+def test_what_another_process_is_at_is_left_to_it(site: Site) -> None:
+    model = tuned("m")
+    claim = site.store.claims.acquire(model.key)
+    assert isinstance(claim, Claim)
+    site.cluster.later(30, lambda: site.store.claims.release(claim))
+    assert site.launch(trials_of([model])).finished == {model.key}
+    assert site.jobs(model)[0].submitted >= 1030
+    assert site.commands.count("scontrol") == 1
+
+
 def lost_once(site: Site) -> Callable[[str, list[str]], Reply | None]:
     """The first sbatch gets through, and its answer does not."""
 
@@ -290,6 +301,35 @@ def test_a_job_that_slurm_has_lost_sight_of_is_cancelled_before_it_goes_in_again
     assert site.launch(trials_of([model])).finished == {model.key}
     assert [element.state for element in site.jobs(model)] == ["CANCELLED", "COMPLETED"]
     assert [tried["state"] for tried in site.record(model)["tries"]] == ["LOST"]
+
+
+def test_what_slurm_once_called_ended_it_may_forget(site: Site) -> None:
+    model = tuned("m")
+    site.cluster.min_job_age = 3.0
+    site.fates["finetune"] = [Fate("FAILED")]
+    disabled = Reply(err="Slurm accounting storage is disabled\n", status=1)
+    site.commands.instead = lambda command, words: disabled if command == "sacct" else None
+    assert re.fullmatch(r"its process on n\d died", site.launch(trials_of([model])).failed[model.key])
+    assert len(site.jobs(model)) == 1
+
+
+def test_one_answer_that_makes_no_sense_is_no_end(site: Site) -> None:
+    """For some seconds Slurm does not show the job, then it calls it failed, once."""
+    model = tuned("m")
+    site.fates["finetune"] = [Fate(after_s=60)]
+    said = iter(["FAILED"])
+
+    def answer(command: str, words: list[str]) -> Reply | None:
+        if command == "squeue" and 1010 < site.clock.now < 1016:
+            return Reply("\n")
+        if command == "squeue" and site.clock.now > 1016 and (state := next(said, None)):
+            rows = [{**row, "T": state} for row in site.commands.queue_rows()]
+            return Reply(site.commands.told(words, rows))
+        return None
+
+    site.commands.instead = answer
+    assert site.launch(trials_of([model])).finished == {model.key}
+    assert len(site.jobs(model)) == 1
 
 
 def test_lost_jobs_are_bounded(site: Site) -> None:

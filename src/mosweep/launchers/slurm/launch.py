@@ -283,6 +283,7 @@ class Launch:
             with self.deciding():
                 self.carry_out()
                 self.follow()  # another sweep may have been quicker
+                self.hear()  # what has ended need not be waited for
                 for stage in self.unsubmitted():
                     if self.store.read(stage.key):
                         self.finished(stage.key, 0.0, elsewhere=True)
