@@ -10,7 +10,7 @@ demo:
 
 test:
 	./setup.sh dev
-	.venv/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n auto --dist loadfile --durations=20 $(ARGS)
 
 check:
 	./setup.sh dev
