@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.store import Store
-from mosweep.worker import perform
+from mosweep.worker import perform_now
 
 __all__ = ["main"]
 
@@ -38,7 +38,7 @@ def main(store: Store, folder: Path) -> int:
     def started(event: dict[str, Any]) -> None:
         _write(folder / f"{index}.started", {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")})
 
-    while (event := perform(store, spec, started))["event"] == "busy":
+    while (event := perform_now(store, spec, started))["event"] == "busy":
         time.sleep(LOOK_S)  # another sweep's process is at it: its result will do, or its end makes room
     _write(folder / f"{index}.ended", {**event, "time": time.time()})
     return 0 if event["event"] == "finished" else 1

@@ -1,8 +1,9 @@
-"""The process in which stages run: ``python -m mosweep.worker STORE``.
+"""The process in which stages run: ``python -m mosweep.worker STORE``, or ``… STORE remote``.
 
 Reads one stage a line from standard input (``Stage.spec`` as JSON) and writes one event a line to what was its standard output;
 what the stages themselves print goes to their logs. It runs one stage at a time and keeps what it imported, so that the next
-stage of a kind starts at once. When its standard input ends while a stage runs, whoever gave the order is dead: the worker
+stage of a kind starts at once; as ``remote``, it runs all that it is given at the same time in one event loop, for stages that wait
+for somebody else's computer. When its standard input ends while a stage runs, whoever gave the order is dead: the worker
 ends itself and the whole process group, so that nothing runs on unseen.
 
     → {"key": …, "target": "mosweep.stages.finetune.DummyFinetune", "fields": {…}, "needs": {"data": key}, …}
@@ -14,13 +15,16 @@ ends itself and the whole process group, so that nothing runs on unseen.
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mosweep.core import schema
 from mosweep.core.claims import Owner, this_process
@@ -29,13 +33,21 @@ from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, DamageWarning, Store
 from mosweep.core.types import Context, Resources, Work, load_work
 
-__all__ = ["main", "perform"]
+__all__ = ["main", "perform", "perform_now"]
 
 Event = dict[str, Any]
+Output = Callable[[Path], contextlib.AbstractContextManager[None]]
+Bounded = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 
 
-def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Any] | None = None) -> Event:
-    """Bring one stage to its end and return the closing event; ``emit`` is told when it starts, ``run`` runs its coroutine."""
+async def perform(
+    store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], output: Output | None = None, bounded: Bounded | None = None
+) -> Event:
+    """Bring one stage to its end and return the closing event.
+
+    ``emit`` is told when it starts; ``output`` sends what it prints to its log, by default all that the process prints; ``bounded``
+    may end its coroutine early.
+    """
     key = spec["key"]
     if store.read(key):
         return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
@@ -50,11 +62,11 @@ def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None]
     try:
         work = load_work(spec)
         if getattr(work, "silent", False):
-            error = _attempt(store, attempt, spec, work, begun, run)
+            error = await _attempt(store, attempt, spec, work, begun, bounded)
         else:
             attempt.folder.mkdir(parents=True)
-            with _output_to(attempt.log):
-                error = _attempt(store, attempt, spec, work, begun, run)
+            with (output or _output_to)(attempt.log):
+                error = await _attempt(store, attempt, spec, work, begun, bounded)
     except Exception as problem:  # not the stage's own: its code cannot be loaded, its folder cannot be made
         error = f"{type(problem).__name__}: {problem}"
     if error is None:
@@ -66,8 +78,14 @@ def perform(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None]
     return {"event": "failed", "key": key, "error": error, "log": str(attempt.log)}
 
 
-def _attempt(
-    store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work, begun: float, run: Callable[..., Any] | None
+def perform_now(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Event] | None = None) -> Event:
+    """``perform`` for who has no event loop: ``run`` runs the coroutine, by default in a loop of its own."""
+    performing = perform(store, spec, emit)
+    return _at_once(performing) if _immediate(spec) else (run or _loop())(performing)
+
+
+async def _attempt(
+    store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work, begun: float, bounded: Bounded | None
 ) -> str | None:
     """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard error."""
     try:
@@ -79,8 +97,8 @@ def _attempt(
             inputs[role] = record.artifact
         resources = schema.build(Resources, spec.get("resources", {}), "resources")
         previous = None if getattr(work, "silent", False) else store.previous(attempt)
-        context = Context(spec["key"], attempt.folder, inputs, resources, previous)
-        facts = _at_once(work.run(context)) if getattr(work, "immediate", False) else (run or _loop())(work.run(context))
+        running = work.run(Context(spec["key"], attempt.folder, inputs, resources, previous))
+        facts = await (bounded(running) if bounded else running)
         store.publish(
             attempt,
             payload=spec["payload"],
@@ -108,6 +126,14 @@ def _attempt(
 def _placed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the record says of how the stage was placed: what it asked for, and what became of it before."""
     return {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
+
+
+def _immediate(spec: Mapping[str, Any]) -> bool:
+    """Whether the stage's work awaits nothing; one that cannot be loaded does not get that far."""
+    try:
+        return bool(getattr(load_work(spec), "immediate", False))
+    except Exception:
+        return True
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -147,18 +173,24 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def main() -> None:
     """Serve stages until standard input ends."""
-    import asyncio
-    import queue
-    import signal
-    import threading
     import warnings
 
     store = Store(Path(sys.argv[1]))
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
+    warnings.simplefilter("always", DamageWarning)
+    (_serve_together if sys.argv[2:] == ["remote"] else _serve_in_turn)(store, lambda event: print(json.dumps(event), file=events))
+
+
+def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
+    """One stage at a time; thousands of quick ones a second."""
+    import asyncio
+    import queue
+    import threading
+
     orders: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
     busy, ended = threading.Event(), threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
 
     def listen() -> None:
         for line in sys.stdin:
@@ -168,17 +200,86 @@ def main() -> None:
             os.killpg(0, signal.SIGKILL)
         orders.put(None)
 
-    def emit(event: Event) -> None:
-        events.write(json.dumps(event) + "\n")
-
-    warnings.simplefilter("always", DamageWarning)
     threading.Thread(target=listen, daemon=True).start()
     loop = asyncio.new_event_loop()
     while (order := orders.get()) is not None and not ended.is_set():
         busy.set()
-        emit(perform(store, order, emit, loop.run_until_complete))
+        emit(perform_now(store, order, emit, loop.run_until_complete))
         busy.clear()
     loop.close()
+
+
+def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
+    """All stages at the same time, in one event loop; what each prints goes to its own log."""
+    import asyncio
+    import threading
+
+    sys.stdout = sys.stderr = _Routed(sys.stderr)
+    loop = asyncio.new_event_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(order: Mapping[str, Any]) -> None:
+        async def bounded(running: Coroutine[Any, Any, Any]) -> Any:
+            minutes = order["resources"].get("time_min")
+            try:
+                async with asyncio.timeout(minutes and minutes * 60) as limit:
+                    return await running
+            except TimeoutError:
+                if limit.expired():
+                    raise StageError(f"over its time limit of {minutes:g} min") from None
+                raise
+
+        emit(await perform(store, order, emit, _routed_to, bounded))
+
+    def take(order: Mapping[str, Any] | None) -> None:
+        if order is None:
+            if tasks:
+                os.killpg(0, signal.SIGKILL)
+            loop.stop()
+            return
+        task = loop.create_task(serve(order))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def listen() -> None:
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(take, json.loads(line))
+        loop.call_soon_threadsafe(take, None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    loop.run_forever()
+    loop.close()
+
+
+#: Where what the running task prints goes.
+_log: contextvars.ContextVar[Path | None] = contextvars.ContextVar("log", default=None)
+
+
+class _Routed(io.TextIOBase):
+    """A standard stream that many tasks share: each one's text is added to its log, everybody else's goes to ``rest``."""
+
+    def __init__(self, rest: IO[str]) -> None:
+        self.rest = rest
+
+    def write(self, text: str) -> int:
+        log = _log.get()
+        if log is None:
+            return self.rest.write(text)
+        with open(log, "a") as file:
+            return file.write(text)
+
+    def flush(self) -> None:
+        self.rest.flush()
+
+
+@contextlib.contextmanager
+def _routed_to(log: Path) -> Iterator[None]:
+    """Send what this task prints to ``log``."""
+    token = _log.set(log)
+    try:
+        yield
+    finally:
+        _log.reset(token)
 
 
 if __name__ == "__main__":

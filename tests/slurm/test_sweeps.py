@@ -148,9 +148,14 @@ def test_submit_look_and_take_back(site: Site) -> None:
     done = site.shell(*words)
     assert (done.status, "mosweep watch" in done.out) == (0, True), done.out + done.err
     assert time.monotonic() - begun < 30
-    stages = site.cluster.wait_until(lambda: (s := site.stages(site.status())) and any(x["state"] == "RUNNING" for x in s.values()) and s)
+
+    def running() -> Mapping[tuple[str, str], Mapping[str, Any]] | None:
+        stages = site.stages(site.status())
+        tuned = stages[("seed=0", "finetune")]
+        return stages if tuned["status"] == "running" and tuned["node"] and tuned["log"] else None
+
+    stages = site.cluster.wait_until(running)
     tuned, scored = stages[("seed=0", "finetune")], stages[("seed=0", "eval:capitalization")]
-    assert (tuned["status"], tuned["node"] != "", tuned["log"] is not None) == ("running", True, True)
     assert (scored["status"], scored["state"], scored["reason"]) == ("pending", "PENDING", "Dependency")
     table = site.shell("status", site.name).out
     assert tuned["job"] in table
@@ -209,7 +214,7 @@ class Weather:
 
 
 @pytest.fixture(scope="module")
-def weather(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weather]:
+def weather(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Weather:
     """One sweep, and what befalls its fine-tunes.
 
     ``hang-ok`` is requeued by an administrator, ``hang-sleep1`` killed without a trace, ``hang-sleep2`` runs into its time limit and goes
@@ -232,7 +237,8 @@ def weather(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             out, err = sweep.communicate(timeout=400)
         finally:
             sweep.kill()
-        yield Weather(site, site.stages(site.status()), sweep.returncode, out + err, noticed)
+        weather = Weather(site, site.stages(site.status()), sweep.returncode, out + err, noticed)
+    return weather  # our turn is over: a test that needs the cluster alone would wait for us for ever
 
 
 def test_the_sweep_ends_and_tells_what_failed(weather: Weather) -> None:

@@ -67,10 +67,12 @@ class Work(Protocol):
     """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are plain data.
 
     Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
-    configuration would now give another result. Four attributes are optional: ``requires`` (module → mosweep's extra that brings
+    configuration would now give another result. Some attributes are optional: ``requires`` (module → mosweep's extra that brings
     it) is looked at before anything starts; ``runtime`` names what is dear to load, so that stages which share it share a process;
     a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files; one that is
-    ``immediate`` awaits nothing, and needs no event loop.
+    ``immediate`` awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the provider in ``remote``
+    and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
+    block.
     """
 
     kind: ClassVar[str]

@@ -1,7 +1,9 @@
 """``hydra/launcher=local``: the missing stages on this machine, in a bounded pool of worker processes.
 
 Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that kills its process (``os._exit``, the
-kernel's out-of-memory killer, a segmentation fault) costs that stage alone. Quick stages are handed out many at a time.
+kernel's out-of-memory killer, a segmentation fault) costs that stage alone. Quick stages are handed out many at a time. Stages that wait
+for somebody else's computer (a work's ``remote`` names the provider) share one more process, up to ``max_concurrent`` of a provider's at
+a time.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from mosweep.core.errors import ConfigError, MosweepError
 from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
 from mosweep.core.schema import between
 from mosweep.core.store import Store
+from mosweep.core.types import Stage
 from mosweep.launchers.base import Outcome, dependents
-from mosweep.launchers.workers import Worker, count_gpus
+from mosweep.launchers.workers import RemoteWorker, Worker, count_gpus
 from mosweep.plan import Plan
 
 __all__ = ["Local"]
@@ -59,7 +62,8 @@ class Local:
         gpus = count_gpus()
         each = min(max((stage.resources.gpus or 1 for stage in plan.to_run), default=1), gpus) if gpus else 1
         wanted = self.workers or gpus // each or _by_cores(os.cpu_count() or 1)
-        launch = _Launch(plan, store, recorder, min(wanted, len(plan.to_run)), gpus, each)
+        here = sum(not _provider(stage) for stage in plan.to_run)
+        launch = _Launch(plan, store, recorder, min(wanted, here), gpus, each)
         try:
             return launch.run()
         finally:
@@ -68,6 +72,10 @@ class Local:
 
 def _by_cores(cores: int) -> int:
     return cores if cores <= 4 else max(4, cores // 4)
+
+
+def _provider(stage: Stage) -> str | None:
+    return getattr(stage.work, "remote", None)
 
 
 class _Launch:
@@ -83,9 +91,11 @@ class _Launch:
             self.height[stage.key] = 1 + max((self.height[key] for key in self.dependents[stage.key]), default=0)
         self.order = {stage.key: index for index, stage in enumerate(plan.to_run)}
         self.ready: dict[str, list[tuple[int, int, str]]] = {}  # by runtime: longest chain first, then as planned
+        self.ready_remote: dict[str, list[tuple[int, int, str]]] = {}  # by provider, the same
         self.elsewhere: dict[str, float] = {}
         self.durations: dict[str, tuple[int, float]] = {}
         self.workers: dict[int, Worker] = {}
+        self.remote: RemoteWorker | None = None
         self.selector = selectors.DefaultSelector()
         self.stillborn = 0
         for stage in plan.to_run:
@@ -107,7 +117,9 @@ class _Launch:
     # -- what can run -------------------------------------------------------------------------------------------------
 
     def offer(self, key: str) -> None:
-        heapq.heappush(self.ready.setdefault(self.runtime(key), []), (-self.height[key], self.order[key], key))
+        provider = _provider(self.plan.stages[key])
+        queue = self.ready_remote.setdefault(provider, []) if provider else self.ready.setdefault(self.runtime(key), [])
+        heapq.heappush(queue, (-self.height[key], self.order[key], key))
 
     def runtime(self, key: str) -> str:
         return getattr(self.plan.stages[key].work, "runtime", "")
@@ -121,6 +133,15 @@ class _Launch:
                 if worker.started is None:
                     worker.started = time.monotonic()
                 worker.send(lines)
+        for provider, waiting in self.ready_remote.items():
+            while waiting and self.in_flight(provider) < self.plan.stages[waiting[0][2]].work.max_concurrent:  # type: ignore[attr-defined]
+                self.remote = self.remote or self.hire_remote()
+                key = heapq.heappop(waiting)[2]
+                self.remote.orders.append(key)
+                self.remote.send(json.dumps(self.plan.stages[key].spec) + "\n")
+
+    def in_flight(self, provider: str) -> int:
+        return sum(_provider(self.plan.stages[key]) == provider for key in self.remote.orders) if self.remote else 0
 
     def room(self, worker: Worker) -> int:
         if not worker.orders:
@@ -179,10 +200,15 @@ class _Launch:
     def note(self, worker: Worker, event: dict[str, Any]) -> None:
         key, kind = event["key"], event["event"]
         if kind == "started":
-            worker.started, worker.log = time.monotonic(), event["log"]
+            if isinstance(worker, RemoteWorker):
+                worker.logs[key] = Path(event["log"])
+            else:
+                worker.started, worker.log = time.monotonic(), event["log"]
             self.recorder.stage_started(StageStarted(key, self.label(key), self.plan.trial_of[key], worker.name, Path(event["log"])))
             return
         worker.orders.remove(key)
+        if isinstance(worker, RemoteWorker):
+            worker.logs.pop(key, None)
         worker.log = None
         worker.started = time.monotonic() if worker.orders else None
         if kind == "finished":
@@ -242,10 +268,29 @@ class _Launch:
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
+    def hire_remote(self) -> RemoteWorker:
+        worker = RemoteWorker.start(len(self.workers), 1, 0, self.store.root, mode=["remote"])
+        self.selector.register(worker.events, selectors.EVENT_READ, worker)
+        return worker
+
+    def bury_remote(self, worker: RemoteWorker) -> None:
+        """The process of the remote stages is gone: those it had begun have failed, though what they began elsewhere may go on."""
+        self.remote = None
+        for key in worker.orders:
+            if log := worker.logs.get(key):
+                error = f"its process died ({worker.cause})"
+                worker.note(error, log)
+                self.failed(key, worker.name, error, log)
+            else:
+                self.offer(key)
+
     def bury(self, worker: Worker) -> None:
         """A worker is gone: the stage it was at has failed, what it had not begun goes back, another takes its place."""
         self.selector.unregister(worker.events)
         worker.end()
+        if isinstance(worker, RemoteWorker) and worker.logs:
+            self.bury_remote(worker)
+            return
         if worker.log is None and worker.orders:
             self.stillborn += 1
             if self.stillborn >= STILLBORN:
@@ -254,11 +299,14 @@ class _Launch:
             self.stillborn = 0
         if worker.log is not None:
             error = f"its process died ({worker.cause})"
-            worker.note(error)
+            worker.note(error, Path(worker.log))
             self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
         for key in worker.orders:
             self.offer(key)
-        self.workers[worker.number] = self.hire(worker.number)
+        if worker is self.remote:
+            self.remote = None
+        else:
+            self.workers[worker.number] = self.hire(worker.number)
 
     def limit(self, worker: Worker) -> float | None:
         return self.plan.stages[worker.orders[0]].resources.time_min
@@ -268,7 +316,7 @@ class _Launch:
         for worker in list(self.workers.values()):
             if worker.log and worker.started and (limit := self.limit(worker)) and now - worker.started > limit * 60:
                 error = f"over its time limit of {limit:g} min"
-                worker.note(error)
+                worker.note(error, Path(worker.log))
                 self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
                 worker.log = None
                 for key in worker.orders:
@@ -277,13 +325,14 @@ class _Launch:
                 self.bury(worker)
 
     def close(self) -> None:
-        for worker in self.workers.values():
+        everyone = [*self.workers.values(), *([self.remote] if self.remote else [])]
+        for worker in everyone:
             self.selector.unregister(worker.events)
             if worker.orders:
                 worker.end()
             else:
                 worker.dismiss()
-        for worker in self.workers.values():
+        for worker in everyone:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(5)
             worker.end()

@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
-__all__ = ["Worker", "count_gpus"]
+__all__ = ["RemoteWorker", "Worker", "count_gpus"]
 
 
 def count_gpus() -> int:
@@ -39,7 +40,7 @@ class Worker:
     runtimes: set[str] = field(default_factory=set)
 
     @classmethod
-    def start(cls, number: int, of: int, gpus: int, store: Path, each: int = 1) -> Self:
+    def start(cls, number: int, of: int, gpus: int, store: Path, each: int = 1, mode: Sequence[str] = ()) -> Self:
         """Start worker ``number`` of ``of``, with its share of the cores and, where there are ``gpus``, ``each`` of them."""
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // of)))
@@ -49,7 +50,7 @@ class Worker:
             mine = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         process = subprocess.Popen(
-            [sys.executable, "-m", "mosweep.worker", str(store)],
+            [sys.executable, "-m", "mosweep.worker", str(store), *mode],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -89,11 +90,9 @@ class Worker:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
-    def note(self, text: str) -> None:
-        """Add a line to the log of the stage it is at, which can do so no more."""
-        if self.log is None:
-            return
-        log = Path(self.log)
+    @staticmethod
+    def note(text: str, log: Path) -> None:
+        """Add a line to the log of a stage that can do so no more."""
         with contextlib.suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a") as file:
@@ -107,3 +106,10 @@ class Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+@dataclass
+class RemoteWorker(Worker):
+    """The worker process that is at all its orders at the same time; ``logs`` are those of what it has begun."""
+
+    logs: dict[str, Path] = field(default_factory=dict)

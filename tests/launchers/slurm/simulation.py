@@ -29,7 +29,7 @@ from mosweep.core.store import Store
 from mosweep.core.types import Resources, Stage, Trial
 from mosweep.launchers.slurm.client import read_answer
 from mosweep.stages.dummy import DummyEval, DummyFinetune
-from mosweep.worker import perform
+from mosweep.worker import perform_now
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")
 #: What our clock shows at 0, in Unix seconds.
@@ -401,7 +401,7 @@ class Cluster:
 
     def publish(self, element: Element) -> dict[str, Any]:
         self.release(element)
-        event = perform(self.store, self.spec(element), lambda event: None)
+        event = perform_now(self.store, self.spec(element), lambda event: None)
         if event["event"] == "finished" and not event.get("elsewhere"):
             self.executed[element.key] += 1
         self.tell(
