@@ -324,6 +324,26 @@ def test_a_node_dies_and_the_controller_is_away(lonely_cluster: Cluster, tmp_pat
     assert {trial["status"] for trial in site.status()["trials"]} == {"succeeded"}
 
 
+def test_without_accounting(lonely_cluster: Cluster, tmp_path: Path) -> None:
+    """Clusters without slurmdbd; and jobs whose Python is in a container, which a prefix enters."""
+    lonely_cluster.configure("--no-accounting")
+    site = site_in(tmp_path, lonely_cluster)
+    entered = tmp_path / "entered"
+    prefix = tmp_path / "enter"
+    prefix.write_text(f'#!/bin/sh\necho "$SLURM_ARRAY_TASK_ID" >> {entered}\nexec "$@"\n')
+    prefix.chmod(0o755)
+    words = site.words(*DRY, "seed=0,1", "backend.delay_s=4,0", "run_control_trials=false", f"hydra.launcher.command_prefix={prefix}")
+    assert site.shell(*words, "hydra.launcher.wait=false").status == 0
+    stages = lonely_cluster.wait_until(
+        lambda: (s := site.stages(site.status())) and any(x["state"] == "RUNNING" and x["job"] for x in s.values()) and s
+    )
+    assert {stage["status"] for stage in stages.values()} <= {"running", "pending", "succeeded"}
+    done = site.shell("run", site.name, timeout=120)
+    assert done.status == 0, done.out + done.err
+    assert {trial["status"] for trial in site.status()["trials"]} == {"succeeded"}
+    assert len(entered.read_text().split()) == 8, "each stage in one job, through the prefix"
+
+
 @pytest.mark.parametrize("kills", [30])
 def test_the_driver_is_killed_at_thirty_moments(site: Site, kills: int) -> None:
     design = ["model=tiny,tiny-wide", "lora.rank=4,8", "seed=0,1,2", "run_control_trials=false"]
