@@ -6,7 +6,8 @@ their class in ``_target_``. What is derived (``lora.alpha = 2·rank``) is deriv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -16,7 +17,10 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between
 from mosweep.models.tiny import TinyArchitecture
 
-__all__ = ["Budget", "Config", "Contamination", "Dataset", "Experiment", "Lora", "Model", "Optim", "StoreConfig", "Task", "Tracking"]
+__all__ = [
+    *("Budget", "Config", "Contamination", "Dataset", "EvalOps", "Experiment", "Loop", "Lora", "Model", "Optim", "StoreConfig", "Task"),
+    "Tracking",
+]
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,10 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a launch may take at most, by records of like stages; ``None``: any."""
+    """What a launch may take at most, by records of like stages; ``None``: any. ``usd`` is what providers ask for tokens."""
 
     gpu_hours: float | None = field(default=None, metadata=between(ge=0))
+    usd: float | None = field(default=None, metadata=between(ge=0))
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,77 @@ class Contamination:
     """``max_overlap``: the fraction of evaluation items that may occur in the training data before scores are marked; ``None``: any."""
 
     max_overlap: float | None = field(default=None, metadata=between(ge=0, le=1))
+
+
+@dataclass(frozen=True)
+class EvalOps:
+    """Where each round is told of: ``url`` of an EvalOps service and the ``suite`` (id) that its test runs belong to; ``None``: nowhere.
+
+    The key is read from ``EVALOPS_API_KEY``. A service that does not answer costs a warning: ``tries`` of ``timeout_s`` seconds at most.
+    """
+
+    url: str | None = None
+    suite: str | None = None
+    tries: int = field(default=3, metadata=between(ge=1, le=10))
+    timeout_s: float = field(default=10.0, metadata=between(gt=0, le=300))
+
+    def __post_init__(self) -> None:
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ConfigError("url", self.url, "expected an address that starts with https:// or http://")
+        if self.url is not None and self.suite is None:
+            raise ConfigError("suite", None, "loop.evalops.url needs the id of a test suite")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Evaluation-driven fine-tuning: rounds of ``steps_per_round`` optimizer steps, each evaluated, until one reaches ``threshold``.
+
+    Watched is ``metric`` of ``task``, by default those of ``primary_metric``, else the trial's task and its only metric. The learning rate
+    of round k peaks at ``lr · lr_decay^(k-1)``, not below ``min_lr``; over the whole run it warms up and falls as a cosine
+    (``training.schedule``). The run is ``max_steps`` long, by default ``max_rounds · steps_per_round``. ``hard_examples`` decides what the
+    examples of the groups in which evaluation samples failed are worth in the next round: as any other (``off``), up to ``hard_factor``
+    times as much (``boost``), or everything (``mine``); ``hard_by`` are the names in the metadata that make groups.
+    """
+
+    enabled: bool = False
+    task: str | None = None
+    metric: str | None = None
+    threshold: float = field(default=0.8, metadata=between(ge=0, le=1))
+    max_rounds: int = field(default=3, metadata=between(ge=1, le=100))
+    steps_per_round: int = field(default=100, metadata=between(ge=1))
+    max_steps: int | None = field(default=None, metadata=between(ge=1))
+    lr_decay: float = field(default=0.8, metadata=between(gt=0, le=1))
+    min_lr: float = field(default=0.0, metadata=between(ge=0))
+    warmup_steps: int = field(default=0, metadata=between(ge=0))
+    use_recommended_lr: bool = False
+    batch_size: int | None = field(default=None, metadata=between(ge=1))
+    max_seq_length: int | None = field(default=None, metadata=between(ge=1))
+    renderer: str | None = None
+    hard_examples: Literal["off", "boost", "mine"] | bool = "off"
+    hard_factor: float = field(default=3.0, metadata=between(ge=1))
+    hard_by: Sequence[str] | None = None
+    evalops: EvalOps = EvalOps()
+
+    def __post_init__(self) -> None:
+        if self.hard_examples is False:  # what YAML makes of an unquoted off
+            object.__setattr__(self, "hard_examples", "off")
+        if self.hard_examples is True:
+            raise ConfigError("hard_examples", "true", "valid: off, boost, mine")
+        if self.hard_by is not None and not self.hard_by:
+            raise ConfigError("hard_by", "[]", "names no metadata; null for topic, task and what scorers note")
+        if self.warmup_steps >= self.total_steps:
+            length = "loop.max_steps" if self.max_steps else "loop.max_rounds · loop.steps_per_round"
+            raise ConfigError("warmup_steps", self.warmup_steps, f"must be less than the run's {self.total_steps} steps ({length})")
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the whole run, in optimizer steps: where the schedule of the learning rate ends."""
+        return self.max_steps or self.max_rounds * self.steps_per_round
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds there are at most; ``max_steps`` may allow fewer than ``max_rounds``."""
+        return min(self.max_rounds, math.ceil(self.total_steps / self.steps_per_round))
 
 
 @dataclass(frozen=True)
@@ -149,6 +225,7 @@ class Config:
     eval: Any
     lora: Lora = Lora()
     optim: Optim = Optim()
+    loop: Loop = Loop()
     seed: int = field(default=0, metadata=between(ge=0))
     control: bool = False
     resources: Any = None
@@ -212,6 +289,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "task": Task,
     "lora": Lora,
     "optim": Optim,
+    "loop": Loop,
     "experiment": Experiment,
     "tracking": Tracking,
     "store": StoreConfig,

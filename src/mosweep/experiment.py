@@ -25,7 +25,7 @@ __all__ = ["Builder", "Factors", "design_overrides", "trial_name"]
 Factors = Mapping[str, Any]
 
 #: Group choices and keys that do not matter to a control trial: it trains nothing.
-_OF_TRAINING = ("backend", "lora", "optim", "torchtune", "seed")
+_OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "seed")
 
 
 class Builder:
@@ -43,8 +43,13 @@ class Builder:
         """The trial of one configuration. Raises ``ConfigError`` for whatever cannot work."""
         config = self.config(plain)
         setting = Setting(config, plain)
-        tuned = None if config.control else config.backend.finetune(setting)
-        evals = config.eval.stages(setting, tuned)
+        if config.loop.enabled and not config.control:
+            from mosweep.stages.loop import loop_stages
+
+            tuned, evals = loop_stages(setting)
+        else:
+            tuned = None if config.control else config.backend.finetune(setting)
+            evals = config.eval.stages(setting, tuned)
         if config.control:
             factors = {key: value for key, value in factors.items() if key.split(".")[0] not in _OF_TRAINING and key != "control"}
             name = name or trial_name({"control": True, **factors})

@@ -1,4 +1,7 @@
-"""Chat data sets: JSONL (or a JSON array) in OpenAI's fine-tuning format, checked row by row as it is read."""
+"""Chat data sets: JSONL (or a JSON array) in OpenAI's fine-tuning format, checked row by row as it is read.
+
+Rows with ``instruction``, perhaps ``input``, and ``output`` (as Alpaca has them) are read as a chat of two turns.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class JSONLDataset:
     samples: tuple[Sample, ...]
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        rows = tuple(samples)
+        rows = tuple(map(_as_chat, samples))
         for number, row in enumerate(rows, 1):
             if problem := _problem(row):
                 raise UserError(f"sample {number}: {problem}")
@@ -65,6 +68,13 @@ class JSONLDataset:
         done = min(len(self), len(other))
         return _trusted([*rows, *self.samples[done:], *other.samples[done:]])
 
+    def unique(self) -> JSONLDataset:
+        """Without samples that are the very same as one before, as a whole: what merely asks the same stays."""
+        first: dict[str, Sample] = {}
+        for row in self.samples:
+            first.setdefault(fingerprint.canonical_json(row), row)
+        return _trusted(first.values())
+
     def to_openai_format(self) -> list[dict[str, Any]]:
         """Rows with nothing but ``messages``, of nothing but what OpenAI's format knows."""
         known = ("role", "content", "name", "weight")
@@ -88,7 +98,7 @@ class JSONLDataset:
             raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
         parse = _array_rows if text.lstrip().startswith("[") else _lines
         rows = []
-        for line, row in parse(path, text):
+        for line, row in ((line, _as_chat(row)) for line, row in parse(path, text)):
             if problem := _problem(row):
                 raise UserError(f"{path}, line {line}: {problem}")
             rows.append(row)
@@ -177,6 +187,17 @@ def _problem(row: Any) -> str | None:
     if not any(message["role"] == "assistant" for message in messages):
         return "no assistant turn, so there is nothing to learn"
     return None
+
+
+def _as_chat(row: Any) -> Any:
+    """A row of instruction, input and output as chat; any other as it is."""
+    if not isinstance(row, Mapping) or "messages" in row or not {"instruction", "output"} <= set(row):
+        return row
+    asked, given, answer = row["instruction"], row.get("input") or "", row["output"]
+    if not all(isinstance(text, str) for text in (asked, given, answer)):
+        return row
+    messages = [{"role": "user", "content": f"{asked}\n\n{given}" if given else asked}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, **{key: value for key, value in row.items() if key not in ("instruction", "input", "output")}}
 
 
 def _kind(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per fine-tune + N(0, item_sd) per item``: a known truth to test designs,
 statistics and failure handling against. Scores are not clipped, so that they are exactly normal.
+
+In a loop the 0.5 is what ``backend.rounds`` says of the round; by default each round halves what is missing to 1.
 """
 
 from __future__ import annotations
@@ -11,19 +13,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mosweep.core.errors import ConfigError
+from mosweep.core import schema
+from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
 from mosweep.evals.dummy import SCORE, draw, mean_and_stderr
 from mosweep.training.dummy import DummyTrainingRun, Failure
+from mosweep.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from mosweep.stages.base import Setting
+    from mosweep.stages.loop import Round
 
-__all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune"]
+__all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune", "DummyRound"]
 
 #: Mean score of the untouched base model.
 BASELINE = 0.5
+#: Learning rate of a pretended loop to which none is given.
+LR = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,28 @@ class DummyFinetune:
             "mean": BASELINE + self.shift + noise,
             "item_sd": self.item_sd,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class DummyRound(DummyFinetune):
+    """Pretends to train a round of a loop. ``plan`` is what a real backend would have been told, ``level`` the score that comes of it."""
+
+    plan: Mapping[str, Any]
+    level: float
+
+    kind: ClassVar[str] = "round"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """As a fine-tune, with the learning rates of the round's steps; goes on counting where the round before stopped."""
+        facts = await DummyFinetune.run(self, context)
+        previous, plan = context.inputs.get("previous"), self.plan
+        done = previous.facts["steps_done"] if previous else 0
+        if done != plan["before"]:
+            raise StageError(f"round {plan['number']} starts after {plan['before']} steps, but the round before left {done}")
+        schedule = Schedule(**plan["schedule"])
+        rates = [schedule.lr(done + step) for step in range(1, plan["steps"] + 1)]
+        facts = {**facts, "mean": facts["mean"] - BASELINE + self.level, "round": plan["number"], "steps": plan["steps"]}
+        return facts | {"steps_done": done + plan["steps"], "lr": {"peak": schedule.peak, "first": rates[0], "last": rates[-1]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +149,42 @@ class DummyBackend:
     effects: Mapping[str, Any] | None = None
     item_sd: float = field(default=0.1, metadata=between(ge=0))
     seed_sd: float = field(default=0.02, metadata=between(ge=0))
+    rounds: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
+        if self.rounds is not None and not self.rounds:
+            raise ConfigError("rounds", "[]", "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one holds from then on")
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial."""
+        return Stage("finetune", DummyFinetune(**self._told(setting)), resources=setting.resources("finetune"))
+
+    def peak_lr(self, setting: Setting) -> float:
+        """As given, or as good as any."""
+        return setting.config.optim.lr or LR
+
+    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+        """A round of a loop."""
+        levels, number = self.rounds, this.number
+        level = levels[min(number, len(levels)) - 1] if levels else 1 - (1 - BASELINE) * 0.5 ** (number - 1)
+        loop = setting.config.loop
+        told = {name: getattr(loop, name) for name in ("max_seq_length", "renderer")}
+        work = DummyRound(**self._told(setting), plan={**schema.plain(this), **told}, level=level)
+        return Stage("round", work, {"previous": previous} if previous else {}, setting.resources("finetune"))
+
+    def _told(self, setting: Setting) -> dict[str, Any]:
+        """What a pretended fine-tune is given."""
         config = setting.config
         if config.torchtune:
             from mosweep.stages.torchtune import native_config
 
             native_config(setting)  # a dry run of a torchtune sweep finds the typos that the sweep would
-        work = DummyFinetune(
-            model=config.model.name,
-            dataset=config.dataset.name,
-            task=config.task.name,
-            setting={
+        return {
+            "model": config.model.name,
+            "dataset": config.dataset.name,
+            "task": config.task.name,
+            "setting": {
                 "model": config.model,
                 "lora": config.lora.in_force,
                 "optim": config.optim,
@@ -143,13 +192,12 @@ class DummyBackend:
                 "torchtune": config.torchtune,
                 "dataset_path": config.dataset.path,
             },
-            shift=sum(shift for level, shift in (self.effects or {}).items() if setting.at_level(level)),
-            delay_s=self.delay_s,
-            fail=self.fail,
-            item_sd=self.item_sd,
-            seed_sd=self.seed_sd,
-        )
-        return Stage("finetune", work, resources=setting.resources("finetune"))
+            "shift": sum(shift for level, shift in (self.effects or {}).items() if setting.at_level(level)),
+            "delay_s": self.delay_s,
+            "fail": self.fail,
+            "item_sd": self.item_sd,
+            "seed_sd": self.seed_sd,
+        }
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from mosweep.core.types import Context, Stage
 from mosweep.paths import own_and_shipped
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.loop import STATE, Round, chosen_examples
 from mosweep.stages.model import ModelSource, base_model, folder_of
 from mosweep.training import torchtune_config
 
-__all__ = ["TorchtuneBackend", "TorchtuneFinetune", "native_config"]
+__all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,79 @@ class TorchtuneFinetune:
 
 
 @dataclass(frozen=True)
+class TorchtuneRound:
+    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of the order of the examples."""
+
+    config: Mapping[str, Any]
+    recipe: str
+    plan: Round
+    seed: int
+    source: ModelSource | None
+    model: str = field(metadata=unkeyed)
+    python: str = field(metadata=unkeyed)
+    device: str | None = field(metadata=unkeyed)
+    environment: Mapping[str, str] = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "round"
+    version: ClassVar[int] = 1
+
+    @property
+    def requires(self) -> Mapping[str, str]:
+        """Libraries that this process's own interpreter has to have, and the extras that bring them."""
+        return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``adapter``, ``state`` for the next round, the native config and the losses."""
+        from mosweep.training.torchtune import Part, TorchtuneTrainingBackend
+
+        data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
+        count = plan.steps * self.config["batch_size"] * self.config["gradient_accumulation_steps"]
+        examples, about = await chosen_examples(context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed)
+        backend = TorchtuneTrainingBackend(
+            self.config,
+            context.out,
+            self.python,
+            self.recipe,
+            self.environment,
+            self.device,
+            detached=False,
+            processes=context.resources.gpus or 1,
+            nodes=context.resources.nodes or 1,
+            part=Part(tuple(plan.rates), previous.folder / STATE if previous else None),
+        )
+        run = await backend.train(examples, folder_of(context, self.source), suffix=context.key[:12])
+        await run.wait()
+        result = run.result()
+        shutil.rmtree(context.out / "run")
+        return {
+            "model_id": f"torchtune/{self.model}@{context.key[:12]}",
+            "inspect": f"mosweep/{self.model}",
+            "adapter": "adapter",
+            "round": plan.number,
+            "steps": result.steps,
+            "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
+            "final_loss": result.final_loss,
+            "loss": [[plan.before + step, loss] for step, loss in result.losses],
+            "seconds": result.seconds,
+            "train_seconds": result.train_seconds,
+            "device": result.device,
+            "dtype": result.dtype,
+            "world_size": result.world_size,
+            "data": about,
+            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+        }
+
+
+#: Settings of a recipe that say how long it trains, in which order and with which learning rate: in a loop its rounds do.
+_OF_ROUNDS = {
+    "epochs": "set loop.max_rounds and loop.steps_per_round",
+    "max_steps_per_epoch": "set loop.steps_per_round",
+    "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, loop.warmup_steps)",
+    "shuffle": "rounds read one shuffled sequence (seed)",
+}
+
+
+@dataclass(frozen=True)
 class TorchtuneBackend:
     """The group ``backend=torchtune``."""
 
@@ -111,6 +185,44 @@ class TorchtuneBackend:
             environment=self.environment or {},
         )
         return Stage("finetune", work, needs, resources)
+
+    def peak_lr(self, setting: Setting) -> float:
+        """``optim.lr``, or else the recipe's."""
+        return float(native_config(setting, self.config)["optimizer"]["lr"])
+
+    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+        """A round of a loop."""
+        loop = setting.config.loop
+        if self.recipe not in torchtune_config.DISTRIBUTED:
+            raise ConfigError("backend.recipe", self.recipe, f"cannot train in rounds; valid: {', '.join(torchtune_config.DISTRIBUTED)}")
+        if loop.renderer is not None:
+            raise ConfigError("loop.renderer", loop.renderer, "is Tinker's; torchtune renders as the recipe's tokenizer does")
+        for path, value in setting.config.torchtune.items():
+            if (name := path.partition(".")[0]) in _OF_ROUNDS:
+                raise ConfigError(f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}")
+        made, source = base_model(setting)
+        needs = {"data": data_stage(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        config = native_config(setting, self.config)
+        if config["dataset"].get("packed"):
+            raise ConfigError("torchtune.dataset.packed", "true", "a round is made of examples, which packing would hide; give false")
+        config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
+        if loop.max_seq_length:
+            config = torchtune_config.set_path(config, "tokenizer.max_seq_len", loop.max_seq_length)
+        resources = setting.resources("finetune")
+        torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
+        device = None if self.device == "auto" else self.device
+        work = TorchtuneRound(
+            model=setting.config.model.name,
+            config={key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)},
+            recipe=self.recipe,
+            plan=this,
+            seed=setting.config.seed,
+            source=source,
+            python=self.python or sys.executable,
+            device=device or config.get("device"),
+            environment=self.environment or {},
+        )
+        return Stage("round", work, needs, resources)
 
 
 def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:

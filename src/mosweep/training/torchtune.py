@@ -31,7 +31,7 @@ from mosweep.training import torchtune_child, torchtune_config
 from mosweep.training.base import RunStatus
 from mosweep.training.detached import LIFELINE, Detached
 
-__all__ = ["TorchtuneResult", "TorchtuneTrainingBackend", "TorchtuneTrainingRun", "last_error"]
+__all__ = ["Part", "TorchtuneResult", "TorchtuneTrainingBackend", "TorchtuneTrainingRun", "last_error"]
 
 #: What every child gets unless the environment says otherwise. More threads than free cores make small models many times slower.
 CHILD_ENVIRONMENT = {
@@ -158,6 +158,22 @@ class TorchtuneTrainingRun:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a longer run: one pass over the data in its order, a step for each of ``rates``, its learning rate.
+
+    It goes on from the adapter and the optimizer in the folder ``start``, the ``state`` that the part before left, and leaves its own.
+    """
+
+    rates: tuple[float, ...]
+    start: str | Path | None = None
+
+    def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The native config with what such a part needs."""
+        scheduler = {torchtune_config.COMPONENT: "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup", "num_warmup_steps": 0}
+        return {**config, "epochs": 1, "max_steps_per_epoch": None, "shuffle": False, "lr_scheduler": scheduler}
+
+
+@dataclass(frozen=True)
 class TorchtuneTrainingBackend:
     """Runs ``recipe`` from ``config`` (a native config, or the path of one) under the interpreter ``python``.
 
@@ -170,7 +186,8 @@ class TorchtuneTrainingBackend:
     the steps that one process would, but draw the adapter's first weights otherwise.
 
     ``previous``: the folder of an earlier attempt at the very same run, whose processes are dead. What it saved is copied, and used if it
-    is sound; so is what the attempts saved that it knew of. Their checkpoints are removed once this run has succeeded.
+    is sound; so is what the attempts saved that it knew of. Their checkpoints are removed once this run has succeeded. A ``part`` takes
+    nothing of theirs: it starts where it was to start.
     """
 
     config: Mapping[str, Any] | str | Path
@@ -184,6 +201,7 @@ class TorchtuneTrainingBackend:
     processes: int = 1
     nodes: int = 1
     previous: str | Path | None = None
+    part: Part | None = None
 
     async def train(
         self,
@@ -205,6 +223,8 @@ class TorchtuneTrainingBackend:
             dataset = await JSONLDataset.load(dataset)
         config = self.config if isinstance(self.config, Mapping) else torchtune_config.load_recipe(self.config)
         config = torchtune_config.merge(config, hyperparameters or {})
+        if self.part:
+            config = self.part.of(config)
         torchtune_config.check(config, len(dataset))
         shared = torchtune_config.share(config, self.processes, self.nodes, len(dataset))
         run_id = f"{suffix or 'torchtune'}-{secrets.token_hex(4)}"
@@ -226,6 +246,7 @@ class TorchtuneTrainingBackend:
             "previous": str(Path(self.previous).resolve()) if self.previous else None,
             "base": str(base),
             "merged": self.merged,
+            "part": {"rates": self.part.rates, "start": str(self.part.start) if self.part.start else None} if self.part else None,
             "lora": lora.__file__,
             "started": time.time(),
             "lifeline": None if self.detached else LIFELINE,

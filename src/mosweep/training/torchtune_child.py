@@ -134,15 +134,50 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def mend(config: Mapping[str, Any], recipe: str, work: Path) -> None:
+def end_after_first_epoch() -> None:
+    """Have the recipe end once it has saved the first of the epochs that it is told of: only what is no last epoch has its optimizer saved."""
+    from torch.utils.data.distributed import DistributedSampler
+
+    begin = DistributedSampler.set_epoch
+
+    def begin_or_end(self: DistributedSampler[Any], epoch: int) -> None:
+        if epoch > 0:
+            sys.exit(0)
+        begin(self, epoch)
+
+    DistributedSampler.set_epoch = begin_or_end  # type: ignore[method-assign]
+
+
+def scheduler_of(rates: list[float], optimizer: Any) -> Any:
+    """A scheduler that gives the optimizer these learning rates, step by step, whatever it had before."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = 1.0
+    return LambdaLR(optimizer, lambda done: rates[min(done, len(rates) - 1)])
+
+
+def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None:
     """Change torchtune 0.6.1 in this process where it does not do what is asked of it. Its recipes' files stay as they are."""
     import torch
     import torchtune.config
     import torchtune.training
 
-    resume.follow(work, recipe)
-    several = "RANK" in os.environ
-    if steps := len(resume.losses_before(work)):
+    resume.follow(work, spec["recipe"])
+    several, part = "RANK" in os.environ, spec["part"]
+    if part:
+        instantiate_native = torchtune.config.instantiate
+
+        def instantiate_part(node: Any, *args: Any, **options: Any) -> Any:
+            if "last_epoch" not in options:
+                return instantiate_native(node, *args, **options)
+            if part["start"] and not several:
+                resume.restore_random(work)
+            return scheduler_of(part["rates"], args[0])
+
+        torchtune.config.instantiate = instantiate_part
+        end_after_first_epoch()
+    elif steps := len(resume.losses_before(work)):
         # A resumed single-device recipe begins the schedule of the learning rate anew (its global_step stays 0) unless
         # max_steps_per_epoch cuts its epochs short; and no recipe keeps the state of the random numbers.
         instantiate = torchtune.config.instantiate
@@ -177,7 +212,7 @@ def run_recipe(recipe: str, config: Path) -> None:
 def train(folder: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Run the recipe, here or in as many processes as are asked for."""
     if alone(spec):
-        mend(config, spec["recipe"], folder / "run" / "work")
+        mend(config, spec, folder / "run" / "work")
         run_recipe(spec["recipe"], folder / "torchtune.yaml")
     elif spec["nodes"] == 1:
         torchrun(folder, spec, ["--standalone"])
@@ -241,12 +276,19 @@ def main(folder: Path) -> None:
     config = resolve_auto(spec["config"]) if alone(spec) else in_a_fork(resolve_auto, spec["config"])
     import yaml  # torchtune needs it too
 
-    earlier = list(resume.earlier(spec))
-    losses, seconds = resume.take_trained(earlier, folder), 0.0
+    earlier, part = list(resume.earlier(spec)), spec["part"]
+    losses, seconds = None if part else resume.take_trained(earlier, folder), 0.0
     begun = len(losses or [])
     if losses is None:
-        begun = resume.adopt(earlier, work, spec["recipe"])
-        native.write_text(yaml.safe_dump(config | {"resume_from_checkpoint": begun > 0}, sort_keys=False))
+        if part:
+            config |= {"epochs": 2}  # of which it takes one
+            resumes = bool(part["start"])
+            if resumes:
+                resume.begin_part(Path(part["start"]), work, spec["recipe"], config["max_steps_per_epoch"])
+        else:
+            begun = resume.adopt(earlier, work, spec["recipe"])
+            resumes = begun > 0
+        native.write_text(yaml.safe_dump(config | {"resume_from_checkpoint": resumes}, sort_keys=False))
         started = time.perf_counter()
         try:
             train(folder, spec, config)
@@ -263,6 +305,8 @@ def main(folder: Path) -> None:
         if not epochs:
             raise RuntimeError("training left no checkpoint")
         package_adapter(epochs[-1], folder / "adapter", base)
+        if part:
+            resume.end_part(work, folder / "state", len(part["rates"]), len(losses))
         resume.mark_trained(folder, losses)
     else:
         native.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -301,7 +345,7 @@ def rank(folder: Path) -> None:
 
     spec = json.loads((folder / "run" / "spec.json").read_text())
     native = folder / "torchtune.yaml"
-    mend(yaml.safe_load(native.read_text()), spec["recipe"], folder / "run" / "work")
+    mend(yaml.safe_load(native.read_text()), spec, folder / "run" / "work")
     record(run_recipe)(spec["recipe"], native)
 
 

@@ -5,6 +5,8 @@ torchtune saves at the end of every epoch but the last, into ``run/work``: ``epo
 losses so far, the state of the random numbers. The state of the epoch before is kept as ``recipe_state/before.pt``. A run that goes on
 has copies of the files it started from in the same places, and the losses of the steps before it in ``before.json``.
 
+The parts of a run that is made in parts hand on the same two files, in a folder.
+
 Once its adapter is packaged a run has ``run/trained.json``: its losses, and the digests of the adapter's files.
 """
 
@@ -23,7 +25,9 @@ from typing import Any
 
 __all__ = [
     "adopt",
+    "begin_part",
     "earlier",
+    "end_part",
     "follow",
     "forget",
     "losses_before",
@@ -186,6 +190,27 @@ def _take(old: Path, state: str, work: Path, recipe: str) -> Losses:
         raise ValueError("its adapter is not finite")
     _write(work / "before.json", losses)
     return losses
+
+
+def begin_part(state: Path, work: Path, recipe: str, max_steps_per_epoch: int | None) -> None:
+    """Have a recipe go on from what the part before left in ``state``, as if it were about to begin its first epoch."""
+    import torch
+
+    known = _copied(state / "recipe_state.pt", work / STATES[0])
+    if known["recipe"] != recipe:
+        problem = f"this part is trained by the recipe {recipe}, the one before was by {known['recipe']}, whose optimizer has another state"
+        raise RuntimeError(f"{problem}: give all rounds the same resources")
+    _copied(state / "adapter_model.pt", work / "epoch_0" / "adapter_model.pt")
+    torch.save({**known, "epochs_run": 0, "max_steps_per_epoch": max_steps_per_epoch}, work / STATES[0])
+
+
+def end_part(work: Path, state: Path, wanted: int, taken: int) -> None:
+    """Leave in ``state`` what the next part goes on from; ``RuntimeError`` if not all steps were taken."""
+    if taken != wanted:
+        raise RuntimeError(f"training took {taken} steps where {wanted} were asked for")
+    state.mkdir()
+    for source in (work / STATES[0], work / "epoch_0" / "adapter_model.pt"):
+        shutil.copyfile(source, state / source.name)
 
 
 def _copied(source: Path, target: Path) -> Any:
