@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from mosweep.config import Budget
 from mosweep.core.claims import Owner
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Stage, Trial, unique_stages
@@ -16,12 +17,13 @@ __all__ = ["Plan", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of trials needs. ``stages`` holds every unique stage by key, needs first."""
+    """What a set of trials needs. ``stages`` holds every unique stage by key, needs first; ``budget`` is what running it may take."""
 
     trials: Sequence[Trial]
     stages: Mapping[str, Stage]
     records: Mapping[str, Record]
     running: Mapping[str, Owner]
+    budget: Budget = field(default_factory=Budget)
 
     @cached_property
     def to_run(self) -> list[Stage]:

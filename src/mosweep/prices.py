@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between, build
 from mosweep.paths import own_and_shipped
 
-__all__ = ["Price", "Quote", "Usage", "facts", "quote"]
+__all__ = ["Price", "Quote", "Usage", "cost", "facts", "paid_provider", "quote", "usages"]
 
 FILE = "prices.yaml"
 MILLION = 1_000_000
@@ -71,6 +71,37 @@ def facts(usage: Usage) -> dict[str, Any]:
     """``usage`` as a stage records it, with what it cost (``usd``) and the date of the prices, both ``None`` if unknown."""
     found = quote(usage.provider, usage.model)
     return {**asdict(usage), "usd": found and found.price.usd(usage), "prices_as_of": found and found.as_of}
+
+
+def usages(facts: Mapping[str, Any]) -> list[Usage]:
+    """What the facts of a stage say of its usage: one, several (an evaluation whose judge is another model), or none."""
+    found = facts.get("usage") or []
+    kinds = ("provider", "model", "train_tokens", "input_tokens", "output_tokens")
+    return [Usage(**{name: one[name] for name in kinds if name in one}) for one in ([found] if isinstance(found, Mapping) else found)]
+
+
+def cost(used: Iterable[Usage]) -> float | None:
+    """USD of all that was used, by today's list, or ``None`` where some price is unknown. Nothing costs nothing."""
+    total = 0.0
+    for usage in used:
+        found = quote(usage.provider, usage.model)
+        usd = found.price.usd(usage) if found else None
+        if usd is None:
+            return None
+        total += usd
+    return total
+
+
+#: Inspect's providers that run models on one's own machines.
+_OWN = frozenset("mosweep hf vllm sglang llama-cpp-python ollama transformer_lens nnterp mockllm none".split())
+
+
+def paid_provider(model: str) -> str | None:
+    """Who is paid for the tokens of the model that Inspect calls so (``openai/gpt-4o-mini``); ``None`` for one's own machine."""
+    provider, _, rest = model.partition("/")
+    if provider == "openai-api":
+        provider = rest.partition("/")[0]
+    return None if provider in _OWN or not rest else provider
 
 
 def quote(provider: str, model: str) -> Quote | None:

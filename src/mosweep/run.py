@@ -9,15 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mosweep.config import Config, Tracking
+from mosweep.budget import check_budget
+from mosweep.config import Budget, Config, Tracking
 from mosweep.core.errors import MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
 from mosweep.core.schema import build, plain
 from mosweep.core.store import Record, Store
-from mosweep.core.types import Trial, unique_stages
-from mosweep.estimate import check_budget
+from mosweep.core.types import Trial, Work, unique_stages
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.local import Local
 from mosweep.paths import home
@@ -28,6 +28,7 @@ from mosweep.reports.summary import print_outcome
 from mosweep.sweep import Sweep
 
 __all__ = [
+    "check_access",
     "check_installed",
     "finish",
     "launch",
@@ -68,6 +69,8 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
     asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
+    if config.budget != Budget():
+        asked["budget"] = plain(config.budget)
     about = {**design, **asked, "provenance": provenance(Path.cwd())}
     return sweep.freeze(trials, store, about)
 
@@ -86,11 +89,13 @@ def run_trials(
     ``within``: one job of a sweep whose design is frozen, recorded and reported elsewhere.
     """
     store, sweep = store_of(config), Sweep(folder)
-    plan = make_plan(trials, store)
+    plan = replace(make_plan(trials, store), budget=config.budget)
     check_installed(plan, config)
     if plan.to_run:
-        check_budget(plan, store, config.budget)
+        check_budget(plan, store)
         launcher.check(plan)
+        if not within:
+            check_access(plan)
     if within:
         launch(plan, store, sweep, launcher, quiet=True)
         return sweep.result()
@@ -108,6 +113,16 @@ def check_installed(plan: Plan, config: Config) -> None:
     for name, (extra, purpose) in needed.items():
         if find_spec(name) is None:
             raise MissingExtra(name, extra, purpose)
+
+
+def check_access(plan: Plan) -> None:
+    """Ask the providers that ``plan`` needs whether they would take its stages; ``UserError`` if one would not."""
+    works: dict[type[Work], list[Work]] = {}
+    for stage in plan.to_run:
+        works.setdefault(type(stage.work), []).append(stage.work)
+    for kind, mine in works.items():
+        if check := getattr(kind, "check_access", None):
+            check(mine)
 
 
 def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:

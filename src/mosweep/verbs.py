@@ -189,9 +189,14 @@ def _run(arguments: Sequence[str]) -> int:
         raise UserError(f"--workers {args.workers}: must be at least 1")
     sweep = find_sweep(args.sweep)
     trials, launch = _frozen(sweep)
+    from dataclasses import replace
+
+    from mosweep.budget import check_budget
+    from mosweep.config import Budget
+    from mosweep.core.schema import build
     from mosweep.reports.summary import print_outcome, summary_data
+    from mosweep.run import check_access, launcher_of, link_and_record
     from mosweep.run import launch as run_plan
-    from mosweep.run import launcher_of, link_and_record
 
     described = {"local": {"workers": args.workers}} if args.workers else launch.design.get("launcher") or {"local": {}}
     if "slurm" in described:
@@ -199,8 +204,11 @@ def _run(arguments: Sequence[str]) -> int:
     launcher = launcher_of(described)
     store = launch.store
     plan, redo = _selected_plan(trials, store, args)
+    plan = replace(plan, budget=build(Budget, launch.design.get("budget") or {}, "budget"))
     if plan.to_run:
+        check_budget(plan, store)
         launcher.check(plan)
+        check_access(plan)
     _forget(redo, store)
     sweep.note_launch(launch.file)
     if run_plan(plan, store, sweep, launcher, quiet=args.json).detached:

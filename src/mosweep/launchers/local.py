@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mosweep.budget import Meter
 from mosweep.core.errors import ConfigError, MosweepError
 from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
 from mosweep.core.schema import between
@@ -98,6 +99,7 @@ class _Launch:
         self.remote: RemoteWorker | None = None
         self.selector = selectors.DefaultSelector()
         self.stillborn = 0
+        self.meter = Meter.of(plan, store)
         for stage in plan.to_run:
             if not self.missing[stage.key]:
                 self.offer(stage.key)
@@ -106,17 +108,20 @@ class _Launch:
         todo = len(self.plan.to_run)
         for number in range(self.size):
             self.workers[number] = self.hire(number)
-        while len(self.outcome.finished) - len(self.plan.records) + len(self.outcome.failed) < todo:
+        while True:
             self.hand_out()
+            if len(self.outcome.finished) - len(self.plan.records) + len(self.outcome.failed) >= todo:
+                return self.outcome
             for event, _ in self.selector.select(self.patience()):
                 self.hear(event.data)
             self.look_elsewhere()
             self.enforce_time_limits()
-        return self.outcome
 
     # -- what can run -------------------------------------------------------------------------------------------------
 
     def offer(self, key: str) -> None:
+        if self.meter:
+            self.meter.returns(key)
         provider = _provider(self.plan.stages[key])
         queue = self.ready_remote.setdefault(provider, []) if provider else self.ready.setdefault(self.runtime(key), [])
         heapq.heappush(queue, (-self.height[key], self.order[key], key))
@@ -134,11 +139,27 @@ class _Launch:
                     worker.started = time.monotonic()
                 worker.send(lines)
         for provider, waiting in self.ready_remote.items():
-            while waiting and self.in_flight(provider) < self.plan.stages[waiting[0][2]].work.max_concurrent:  # type: ignore[attr-defined]
+            while self.may_start(waiting) and self.in_flight(provider) < self.plan.stages[waiting[0][2]].work.max_concurrent:  # type: ignore[attr-defined]
                 self.remote = self.remote or self.hire_remote()
-                key = heapq.heappop(waiting)[2]
+                key = self.take(waiting)
                 self.remote.orders.append(key)
                 self.remote.send(json.dumps(self.plan.stages[key].spec) + "\n")
+
+    def may_start(self, queue: list[tuple[int, int, str]]) -> bool:
+        """Whether the first in line may start now; those that a cap keeps from starting at all leave the line."""
+        while queue and self.meter and (why := self.meter.refusal(queue[0][2])):
+            key = heapq.heappop(queue)[2]
+            self.outcome.failed[key] = why
+            self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], "", why, cancelled=True))
+            self.give_up(key)
+        return bool(queue) and not (self.meter and self.meter.must_wait(queue[0][2]))
+
+    def take(self, queue: list[tuple[int, int, str]]) -> str:
+        """The first in line, which starts now."""
+        key = heapq.heappop(queue)[2]
+        if self.meter:
+            self.meter.starts(key)
+        return key
 
     def in_flight(self, provider: str) -> int:
         return sum(_provider(self.plan.stages[key]) == provider for key in self.remote.orders) if self.remote else 0
@@ -157,21 +178,24 @@ class _Launch:
 
     def choose(self, worker: Worker, room: int) -> list[str]:
         """Up to ``room`` stages for an idle worker; more than one only if they are quick."""
-        best = min((queue[0], runtime) for runtime, queue in self.ready.items() if queue) if any(self.ready.values()) else None
+        ready = [runtime for runtime, queue in self.ready.items() if self.may_start(queue)]
+        best = min(((self.ready[runtime][0], runtime) for runtime in ready), default=None)
         if best is None:
             return []
-        mine = [runtime for runtime in self.ready if self.ready[runtime] and (runtime in worker.runtimes or not runtime)]
-        pool = mine or [runtime for runtime in self.ready if self.ready[runtime] and self.worth_loading(runtime)]
+        mine = [runtime for runtime in ready if runtime in worker.runtimes or not runtime]
+        pool = mine or [runtime for runtime in ready if self.worth_loading(runtime)]
         if not pool:
             return []
         runtime = min(pool, key=lambda runtime: self.ready[runtime][0])
         if best[1] != runtime and best[0][0] < self.ready[runtime][0][0] and self.worth_loading(best[1]):
             runtime = best[1]  # a longer chain waits, and its runtime is worth loading here
         queue = self.ready[runtime]
-        batch = [heapq.heappop(queue)[2]]
+        batch = [self.take(queue)]
         mean = self.mean(batch)
-        while queue and len(batch) < room and mean is not None and mean < QUICK_S and self.label(queue[0][2]) == self.label(batch[0]):
-            batch.append(heapq.heappop(queue)[2])
+        while len(batch) < room and mean is not None and mean < QUICK_S and self.may_start(queue):
+            if self.label(queue[0][2]) != self.label(batch[0]):
+                break
+            batch.append(self.take(queue))
         return batch
 
     def worth_loading(self, runtime: str) -> bool:
@@ -215,10 +239,14 @@ class _Launch:
             if not event.get("elsewhere"):
                 count, total = self.durations.get(self.label(key), (0, 0.0))
                 self.durations[self.label(key)] = (count + 1, total + event["seconds"])
+            if self.meter:
+                (self.meter.returns if event.get("elsewhere") else self.meter.finished)(key)
             self.finished(key, worker.name, event["seconds"], bool(event.get("elsewhere")))
         elif kind == "failed":
             self.failed(key, worker.name, event["error"], Path(event["log"]))
         else:
+            if self.meter:
+                self.meter.returns(key)
             self.elsewhere[key] = time.monotonic() + LOOK_S
 
     def finished(self, key: str, job: str, seconds: float, elsewhere: bool) -> None:
@@ -230,6 +258,8 @@ class _Launch:
                 self.offer(other)
 
     def failed(self, key: str, job: str, error: str, log: Path | None) -> None:
+        if self.meter:
+            self.meter.failed(key)
         self.outcome.failed[key] = error
         self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log))
         self.give_up(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +29,7 @@ def plan_data(plan: Plan, cost: Estimate) -> dict[str, Any]:
         }
         for stage in plan.to_run
     ]
-    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": {**asdict(cost), "usd": None}}
+    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": asdict(cost)}
 
 
 def plan_text(plan: Plan, cost: Estimate) -> str:
@@ -54,6 +55,10 @@ def _asked(resources: Resources) -> str:
 
 
 def _cost_text(cost: Estimate) -> str:
+    return "\n".join([_time_text(cost), *_usd_text(cost)])
+
+
+def _time_text(cost: Estimate) -> str:
     if cost.unknown:
         return f"time: unknown; no like stage is on record for {', '.join(cost.unknown)}"
     assert cost.seconds is not None
@@ -62,6 +67,23 @@ def _cost_text(cost: Estimate) -> str:
         hours = cost.gpu_hours
         text += f"; GPU-hours: {hours.expected:.3g} ({hours.low:.3g} to {hours.high:.3g})"
     return text
+
+
+def _usd_text(cost: Estimate) -> Iterator[str]:
+    """What providers will ask; nothing where none is asked."""
+    if cost.usd_unknown:
+        yield f"cost: unknown; {'; '.join(cost.usd_unknown)}"
+    elif cost.usd is not None:
+        about = "about " if cost.usd_about else ""
+        by = "by the tokens of like stages on record"
+        if cost.usd_about:
+            by += f", and for {', '.join(cost.usd_about)} by the length of the data, four characters to a token"
+        dated = f" and prices of {cost.prices_as_of}, which change" if cost.prices_as_of else ""
+        yield f"cost: {about}{_usd(cost.usd.expected)} ({_usd(cost.usd.low)} to {_usd(cost.usd.high)}), {by}{dated}"
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= 1 or amount == 0 else f"${amount:.3g}"
 
 
 def _span(seconds: Range) -> str:

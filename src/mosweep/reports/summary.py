@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mosweep.budget import NOT_RUN
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.reports.contamination import contaminated
 from mosweep.reports.table import table_lines
@@ -79,7 +80,8 @@ def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], mark
         else:
             cells.append(f"{value:.3f} ± {error:.3f}")
     sizes = sorted(set(counts.values()))
-    cells += ["/".join(map(str, sizes)), f"{trial.status}, contaminated" if marked else trial.status]
+    status = "not run: budget" if any(_not_run(stage) for stage in trial.stages) else trial.status
+    cells += ["/".join(map(str, sizes)), f"{status}, contaminated" if marked else status]
     return cells
 
 
@@ -109,16 +111,29 @@ def print_outcome(result: SweepResult, folder: str) -> None:
         print(line)
     print()
     unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
-    failed = [stage for stage in unique.values() if stage.status == "failed"]
-    if failed:
-        print(failures_text(result))
+    if failures := failures_text(result):
+        print(failures)
     elif unique and all(stage.cached for stage in unique.values()):
         print("nothing to do: every stage was done already")
     print(f"{folder}")
 
 
+def _not_run_lines(result: SweepResult) -> Iterator[str]:
+    """What a budget kept from running, by budget."""
+    errors = {stage.key: stage.error or "" for trial in result.trials for stage in trial.stages if _not_run(stage)}
+    caps: dict[str, list[str]] = {}
+    for error in errors.values():
+        caps.setdefault(error.split(": ")[1], []).append(error.removeprefix("not run: "))
+    for found in caps.values():
+        yield f"NOT RUN {len(found)} stage{'s' if len(found) > 1 else ''}: {found[0]}; the same command with a higher budget goes on"
+
+
+def _not_run(stage: StageResult) -> bool:
+    return stage.status == "cancelled" and (stage.error or "").startswith(NOT_RUN)
+
+
 def failures_text(result: SweepResult) -> str:
-    """Every failed stage once: trials, error, log."""
+    """Every failed stage once: trials, error, log; and how many a budget kept from running."""
     lines: dict[str, tuple[StageResult, list[str]]] = {}
     for trial in result.trials:
         for stage in trial.stages:
@@ -128,4 +143,5 @@ def failures_text(result: SweepResult) -> str:
     for stage, trials in lines.values():
         more = f" (and {len(trials) - 1} more)" if len(trials) > 1 else ""
         text.append(f"FAILED {trials[0]}{more}: {stage.label}: {stage.error}\n       log: {stage.log}")
+    text += _not_run_lines(result)
     return "\n".join(text)
