@@ -1,0 +1,286 @@
+"""Atoms: what is in the store, as a workflow sees it. An atom never changes, and knows what it was made from.
+
+An atom's id is ``<type>-<first 16 digits of its key>``. What a sweep's stage left is an atom too: its fine-tunes are ``model`` atoms, its
+data sets ``dataset`` atoms, its evaluations ``eval`` atoms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from mosweep.core import fingerprint
+from mosweep.core.claims import this_process
+from mosweep.core.errors import StoreError, UserError
+from mosweep.core.provenance import versions
+from mosweep.core.store import Attempt, Record, Store
+from mosweep.paths import home
+
+if TYPE_CHECKING:
+    from mosweep.datasets.jsonl import JSONLDataset
+    from mosweep.evals.base import EvalResults
+
+__all__ = ["Atom", "DatasetAtom", "EvalAtom", "ModelAtom", "publish"]
+
+#: How often the result of another process that is at the same work is looked for, in seconds.
+LOOK_S = 0.05
+#: Digits of a key in an id.
+DIGITS = 16
+#: Where an atom's data is in its folder.
+DATA = "data"
+#: What stages of a sweep are as atoms.
+_STAGES = {"data": "dataset", "finetune": "model", "optimize": "model"}
+
+
+@dataclass(frozen=True)
+class Atom:
+    """Something in the store: its data, what it was made from (argument name → atom id), and what is known about it."""
+
+    id: str
+    type: str
+    key: str
+    folder: Path
+    created_at: datetime
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    store: Store = field(default_factory=lambda: default_store(), repr=False, compare=False)
+
+    #: What a subclass is called as ``type``.
+    kind: ClassVar[str | None] = None
+
+    @classmethod
+    def load(cls, atom_id: str, *, store: Store | None = None) -> Self:
+        """The atom called ``atom_id``. ``UserError`` if it is not there, or is of another type than this class."""
+        store = store or default_store()
+        kind, _, digits = atom_id.rpartition("-")
+        if not kind or not digits or set(digits) - set("0123456789abcdef"):
+            raise UserError(f"{atom_id!r} is no atom's id; ids look like model-0123456789abcdef")
+        whole = len(digits) == 64
+        keys = [digits] if whole else [path.stem for path in store.record_path(digits).parent.glob(f"{digits}*.json")]
+        if len(keys) > 1:
+            raise UserError(f"{atom_id} is short for {len(keys)} atoms; give more digits")
+        record = store.read(keys[0], whole=True) if keys else None
+        if record is None:
+            raise UserError(f"there is no atom {atom_id} in {store.root}")
+        atom = _atom(record, store)
+        if atom.type != kind:
+            raise UserError(f"{atom_id} is a {atom.type}, not a {kind}; its id is {atom.id}")
+        if not isinstance(atom, cls):
+            raise UserError(f"{atom_id} is a {atom.type}, not a {cls.kind}")
+        return atom
+
+    @classmethod
+    def create(
+        cls,
+        artifact_path: str | Path,
+        *,
+        type: str | None = None,
+        user: str | None = None,
+        made_from: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        store: Store | None = None,
+    ) -> Self:
+        """Take a copy of the file or folder ``artifact_path`` into the store, which stays where it is.
+
+        The same content with the same metadata is the same atom, whoever (``user``) puts it there.
+        """
+        kind = type or cls.kind
+        if kind is None:
+            raise UserError("an atom needs a type; give type=…, or create a DatasetAtom, ModelAtom or EvalAtom")
+        place = Path(artifact_path)
+        if not place.exists():
+            raise UserError(f"{place} does not exist")
+        names = sorted(_files(place)) if place.is_dir() else [place.name]
+        digest = fingerprint.digest_tree(place if place.is_dir() else place.parent, names)
+        about = {"digest": digest, "metadata": dict(metadata or {}), "made_from": dict(made_from or {})}
+        payload = {"kind": kind, "work": "Atom", "version": 1, "config": about, "inputs": {}}
+        facts = {"type": kind, "metadata": dict(metadata or {}), "made_from": dict(made_from or {}), "user": user}
+        store = store or default_store()
+        atom = _atom(publish(store, payload, facts, place), store)
+        assert isinstance(atom, cls)
+        return atom
+
+    def get_data_path(self) -> Path:
+        """The folder with the atom's files. Read them, never write to them."""
+        inside = self.folder / DATA
+        return inside if inside.is_dir() else self.folder
+
+    def parents(self) -> dict[str, Atom]:
+        """What it was made from, by argument name."""
+        return {name: Atom.load(atom_id, store=self.store) for name, atom_id in self.made_from.items()}
+
+    def provenance(self) -> Iterator[Atom]:
+        """This atom and all that went into it, each once, nearest first."""
+        seen: set[str] = set()
+        waiting = [self]
+        while waiting:
+            atom = waiting.pop(0)
+            if atom.id not in seen:
+                seen.add(atom.id)
+                yield atom
+                waiting += atom.parents().values()
+
+    def tree(self) -> str:
+        """Its provenance as text, one atom a line."""
+        return "\n".join(self._lines("", ""))
+
+    def _lines(self, name: str, indent: str) -> Iterator[str]:
+        yield f"{indent}{f'{name}: ' if name else ''}{self.id}{f'  ({self.step})' if self.step else ''}"
+        for argument, parent in self.parents().items():
+            yield from parent._lines(argument, indent + "  ")
+
+    @property
+    def step(self) -> str:
+        """The workflow's step, or the sweep's stage, that made it; empty for what was put into the store by hand."""
+        return str(self.metadata.get("step", ""))
+
+
+class DatasetAtom(Atom):
+    """A data set: one or more JSONL files."""
+
+    kind = "dataset"
+
+    @classmethod
+    async def from_dataset(cls, dataset: JSONLDataset, *, metadata: Mapping[str, Any] | None = None, store: Store | None = None) -> Self:
+        """Put ``dataset`` into the store."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            await dataset.save(Path(folder) / "train.jsonl")
+            return cls.create(Path(folder) / "train.jsonl", metadata={"samples": len(dataset), **(metadata or {})}, store=store)
+
+    async def to_dataset(self) -> JSONLDataset:
+        """The training samples: ``train.jsonl``, or the only JSONL file."""
+        from mosweep.datasets.jsonl import JSONLDataset
+
+        found = sorted(self.get_data_path().rglob("*.jsonl"))
+        chosen = [path for path in found if path.name == "train.jsonl"] or found
+        if len(chosen) != 1:
+            raise UserError(f"{self.id} has {len(found)} JSONL files and no train.jsonl; load the one you mean with JSONLDataset.load")
+        return await JSONLDataset.load(chosen[0])
+
+
+class ModelAtom(Atom):
+    """A model: a fine-tuned model's id with its provider, or its files, or both."""
+
+    kind = "model"
+
+    def get_model_id(self) -> str:
+        """The id that evaluations reach it by: from the metadata, or the file ``model_id.txt``."""
+        known = self.metadata.get("model_id")
+        file = self.get_data_path() / "model_id.txt"
+        if known is None and file.exists():
+            known = file.read_text().strip()
+        if not known:
+            raise UserError(f"{self.id} has no model id: give AtomConstructor(metadata={{'model_id': …}}) or leave a file model_id.txt")
+        return str(known)
+
+
+class EvalAtom(Atom):
+    """Results of an evaluation."""
+
+    kind = "eval"
+
+    async def to_eval_results(self) -> EvalResults:
+        """What ``EvalResults.save`` wrote, or what a sweep's evaluation measured."""
+        from mosweep.evals.base import EvalResults, read_samples
+
+        if "metrics" in self.metadata:
+            task = str(self.metadata["task"])
+            metrics = {**self.metadata["metrics"], "n": float(self.metadata["n"])}
+            samples = self.folder / "samples.jsonl"
+            return EvalResults(str(self.metadata["model_id"]), {task: metrics}, read_samples(samples) if samples.exists() else ())
+        found = sorted(self.get_data_path().rglob("*.json"))
+        if len(found) != 1:
+            raise UserError(f"{self.id} has {len(found)} JSON files where one of EvalResults.save is expected")
+        return await EvalResults.load(found[0])
+
+
+_CLASSES: Mapping[str, type[Atom]] = {cls.kind: cls for cls in (DatasetAtom, ModelAtom, EvalAtom) if cls.kind}
+
+
+def default_store() -> Store:
+    """The store in mosweep's home, which the sweeps use too."""
+    return Store(home() / "store")
+
+
+def atom_id(kind: str, key: str) -> str:
+    """The id of the atom of type ``kind`` with the given key."""
+    return f"{kind}-{key[:DIGITS]}"
+
+
+def publish(
+    store: Store, payload: Mapping[str, Any], facts: Mapping[str, Any], place: Path, *, move: bool = False, label: str = ""
+) -> Record:
+    """The record for ``payload``, made with a copy of ``place`` if it is not there yet; with ``move``, that need not stay where it is."""
+    key = fingerprint.fingerprint(payload)
+    while True:
+        if (record := store.read(key, whole=True)) is not None:
+            return record
+        attempt = store.begin(key)
+        if isinstance(attempt, Attempt):
+            break
+        time.sleep(LOOK_S)  # another process is at it
+    try:
+        _take(place, attempt.folder / DATA, move)
+        now = round(time.time(), 3)
+        about = {"label": label or str(payload["kind"]), "started": now, "finished": now, "host": this_process().host}
+        store.publish(attempt, payload=payload, facts=facts, versions=versions(), **about)
+    except BaseException:
+        store.abandon(attempt)
+        shutil.rmtree(attempt.folder, ignore_errors=True)
+        raise
+    record = store.read(key, whole=True)
+    if record is None:
+        raise StoreError(f"{payload['kind']} {key[:12]} was damaged as soon as it was written")
+    return record
+
+
+def _take(place: Path, target: Path, move: bool) -> None:
+    if place.is_dir():
+        if move:
+            place.rename(target)
+        else:
+            shutil.copytree(place, target, symlinks=False)
+        return
+    target.mkdir()
+    if move:
+        place.rename(target / place.name)
+    else:
+        shutil.copyfile(place, target / place.name)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            yield str((Path(root) / name).relative_to(folder))
+
+
+def _atom(record: Record, store: Store) -> Atom:
+    facts, data = record.facts, record.data
+    own = "type" in facts and "made_from" in facts
+    kind = str(facts["type"] if own else _STAGES.get(str(data["kind"]), data["kind"]))
+    if own:
+        made_from, metadata = facts["made_from"], facts["metadata"]
+    else:
+        made_from = {role: _id_of(store, key) for role, key in data["payload"]["inputs"].items()}
+        metadata = {**facts, "step": data.get("label", data["kind"])}
+    created = datetime.fromtimestamp(float(data.get("finished", 0)), UTC)
+    cls = _CLASSES.get(kind, Atom)
+    return cls(atom_id(kind, record.key), kind, record.key, record.folder, created, made_from, metadata, store)
+
+
+def _id_of(store: Store, key: str) -> str:
+    """The id of what a sweep's stage needed; by its record, as only that says what it is."""
+    with contextlib.suppress(StoreError):
+        if (record := store.read(key)) is not None:
+            kind = str(record.data["kind"])
+            return atom_id(_STAGES.get(kind, kind), key)
+    return atom_id("stage", key)

@@ -1,0 +1,178 @@
+"""The digest of a step's code: the function, and what of the user's own it uses.
+
+Taken from the source, as the parser sees it, so that comments and layout do not count: the function itself; of its own module the
+functions, classes and values that it names, and what those name in turn; of other modules in the same folder the whole file. Libraries do
+not count (a record says which versions were there). Without source (a function typed into ``python -c``) its bytecode stands for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mosweep.core import fingerprint
+from mosweep.core.errors import UserError
+from mosweep.core.task_modules import imported_files
+
+__all__ = ["code_of"]
+
+_PLAIN = (str, bytes, int, float, bool, complex, type(None))
+
+
+def code_of(fn: Callable[..., Any]) -> str:
+    """Digest of ``fn``'s code, and of the values that are bound into it (closures, partial arguments, an instance's fields)."""
+    return fingerprint.fingerprint({"code": list(_described(fn, set()))})
+
+
+def _described(value: Any, seen: set[int]) -> Iterator[str]:
+    """Texts that stand for ``value``'s code; nothing for what has been described already, or is a library's."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, functools.partial):
+        yield from _described(value.func, seen)
+        yield from _bound([*value.args, *(item for pair in sorted(value.keywords.items()) for item in pair)], seen)
+    elif isinstance(value, types.MethodType):
+        yield from _described(value.__func__, seen)
+        yield from _bound([value.__self__], seen)
+    elif isinstance(value, types.FunctionType):
+        wrapped = inspect.unwrap(value)
+        if wrapped is not value:
+            yield from _described(wrapped, seen)
+        yield from _function(value, seen)
+    elif isinstance(value, type):
+        yield from _class(value, seen)
+    elif callable(value) and not isinstance(value, types.BuiltinFunctionType):
+        yield from _described(type(value), seen)
+        yield from _bound([value], seen)
+    else:
+        yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+
+
+def _function(fn: types.FunctionType, seen: set[int]) -> Iterator[str]:
+    yield _source(fn.__code__)
+    yield from _bound([*(fn.__defaults__ or ()), *(cell.cell_contents for cell in fn.__closure__ or () if _filled(cell))], seen)
+    yield from _named(set(_names(fn.__code__)), fn.__globals__, seen)
+
+
+def _class(cls: type, seen: set[int]) -> Iterator[str]:
+    module = sys.modules.get(cls.__module__)
+    if module is None or not _own(module):
+        yield f"{cls.__module__}.{cls.__qualname__}"
+        return
+    for member in vars(cls).values():
+        member = getattr(member, "__func__", getattr(member, "fget", member))
+        if isinstance(member, types.FunctionType) and member.__module__ == cls.__module__:
+            yield from _described(member, seen)
+    try:
+        yield _parsed(inspect.getsource(cls))
+    except (OSError, TypeError, SyntaxError):
+        yield cls.__qualname__
+    for base in cls.__bases__:
+        yield from _described(base, seen)
+
+
+def _named(names: set[str], scope: dict[str, Any], seen: set[int]) -> Iterator[str]:
+    """What a function means by the names it uses: of its own module the definitions, of modules beside it the files."""
+    definitions = _definitions(scope.get("__file__"))
+    for name in sorted(names & scope.keys()):
+        value = scope[name]
+        module = value if isinstance(value, types.ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
+        if isinstance(value, types.FunctionType | type) and value.__module__ == scope.get("__name__"):
+            yield from _described(value, seen)
+        elif module is not None and _beside(module, scope):
+            yield from _file(module)
+        elif name in definitions:
+            yield f"{name} = {definitions[name]}"
+        elif isinstance(value, _PLAIN):
+            yield f"{name} = {value!r}"
+
+
+@functools.cache
+def _definitions(file: str | None) -> dict[str, str]:
+    """The assignments at the top of a module, by name."""
+    if file is None or not Path(file).is_file():
+        return {}
+    found: dict[str, str] = {}
+    for node in ast.parse(Path(file).read_bytes()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
+        for target in targets:
+            for name in (each.id for each in ast.walk(target) if isinstance(each, ast.Name)):
+                found[name] = found.get(name, "") + ast.dump(node)
+    return found
+
+
+def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
+    """Values that came with the code. Lists and dictionaries may change while the program runs, and are left out."""
+    for value in values:
+        if isinstance(value, _PLAIN):
+            yield repr(value)
+        elif isinstance(value, tuple | frozenset):
+            yield from _bound(sorted(value, key=repr) if isinstance(value, frozenset) else list(value), seen)
+        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial | type):
+            yield from _described(value, seen)
+        else:
+            try:
+                yield fingerprint.canonical_json(value) if hasattr(type(value), "__dataclass_fields__") else type(value).__qualname__
+            except TypeError as error:
+                raise UserError(f"a step's function has a {type(value).__name__} bound into it that has no key: {error}") from error
+
+
+@functools.cache
+def _source(code: types.CodeType) -> str:
+    try:
+        return _parsed(inspect.getsource(code))
+    except (OSError, TypeError, SyntaxError):  # no source: typed in, or a lambda in the middle of a line
+        inner = [_source(item) if isinstance(item, types.CodeType) else repr(item) for item in code.co_consts]
+        return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {inner}"
+
+
+def _parsed(text: str) -> str:
+    tree = ast.parse(textwrap.dedent(text))
+    for node in ast.walk(tree):  # words about the code are not the code
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Global names that ``code``, or a function within it, uses."""
+    yield from code.co_names
+    for item in code.co_consts:
+        if isinstance(item, types.CodeType):
+            yield from _names(item)
+
+
+def _own(module: types.ModuleType) -> bool:
+    """Whether a module is the user's: neither of the standard library nor installed, nor mosweep."""
+    if module.__name__.partition(".")[0] in {*sys.stdlib_module_names, "mosweep"}:
+        return module.__name__ == "__main__"
+    file = getattr(module, "__file__", None)
+    return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
+def _beside(module: types.ModuleType, scope: dict[str, Any]) -> bool:
+    """Whether ``module`` is another file in the folder of the module with the global variables ``scope``, or below it."""
+    own, other = scope.get("__file__"), getattr(module, "__file__", None)
+    return bool(own and other and own != other and _own(module) and Path(other).resolve().is_relative_to(Path(own).resolve().parent))
+
+
+def _file(module: types.ModuleType) -> Iterator[str]:
+    path = Path(str(module.__file__)).resolve()
+    used = imported_files(path.parent, {path})
+    yield fingerprint.digest_tree(path.parent, sorted(str(file.relative_to(path.parent)) for file in used))
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises ValueError while the variable has no value
+    except ValueError:
+        return False
+    return True

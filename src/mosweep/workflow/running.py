@@ -1,0 +1,362 @@
+"""Running workflows: what is cached is read, the rest runs, everything that can at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import shutil
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mosweep.core import fingerprint
+from mosweep.core.claims import Owner, this_process
+from mosweep.core.errors import MosweepError, UserError, choices
+from mosweep.core.provenance import versions
+from mosweep.core.store import Attempt, Record, Store
+from mosweep.workflow.atoms import LOOK_S, Atom, default_store, publish
+from mosweep.workflow.steps import AtomConstructor, Step, Workflow
+
+__all__ = ["StepState", "WorkflowError", "WorkflowState", "run_workflow", "run_workflow_async"]
+
+StepStatus = Literal["pending", "running", "succeeded", "failed", "skipped"]
+
+
+@dataclass
+class StepState:
+    """How a step went. ``cached``: nothing ran; ``input_atoms`` and ``output_atoms``: argument name → atom id; ``log``: where it failed."""
+
+    step_name: str
+    config: Any = None
+    status: StepStatus = "pending"
+    cached: bool = False
+    input_atoms: dict[str, str] = field(default_factory=dict)
+    output_atoms: dict[str, str] = field(default_factory=dict)
+    runtime_seconds: float = 0.0
+    attempts: int = 0
+    error: str | None = None
+
+
+@dataclass
+class WorkflowState:
+    """How a workflow went, step by step."""
+
+    workflow_name: str
+    input_atoms: dict[str, str]
+    config: Any
+    step_states: list[StepState]
+    time_started: datetime
+    time_finished: datetime | None = None
+    store: Store = field(default_factory=default_store, repr=False)
+
+    def __getitem__(self, step: str) -> StepState:
+        for state in self.step_states:
+            if state.step_name == step:
+                return state
+        raise KeyError(step)
+
+    def atom(self, name: str) -> Atom:
+        """The latest atom called ``name``."""
+        for state in reversed(self.step_states):
+            if name in state.output_atoms:
+                return Atom.load(state.output_atoms[name], store=self.store)
+        if name in self.input_atoms:
+            return Atom.load(self.input_atoms[name], store=self.store)
+        known = [*self.input_atoms, *(made for state in self.step_states for made in state.output_atoms)]
+        raise UserError(f"workflow {self.workflow_name!r} made no atom {name!r}; {choices(name, known)}")
+
+
+class WorkflowError(MosweepError):
+    """A step failed. ``state`` is how far the workflow came: steps that did not need the failed one are done."""
+
+    def __init__(self, message: str, state: WorkflowState) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+def run_workflow(
+    workflow: Workflow,
+    input_atoms: Mapping[str, str | Atom] | None = None,
+    config: Any = None,
+    *,
+    selected_steps: Collection[str] | None = None,
+    force: bool | Collection[str] = False,
+    store: Store | None = None,
+    max_parallel: int | None = None,
+    user: str | None = None,
+) -> WorkflowState:
+    """Run ``workflow`` and return how it went; ``WorkflowError`` if a step failed.
+
+    ``input_atoms``: what it is given, by argument name. ``config``: an object or mapping with one part per step. ``selected_steps``: run
+    only these, and take the others from the store. ``force``: run these steps (``True``: all selected) although their result is there;
+    what was made of the old result runs again, too. ``max_parallel``: steps at a time, by default as many as there are cores and four
+    more. ``user`` is noted with what is made.
+
+    Works where an event loop runs already, as in a notebook; there ``await run_workflow_async(…)`` does not block it.
+    """
+    arguments: dict[str, Any] = {"selected_steps": selected_steps, "force": force, "store": store}
+    arguments |= {"max_parallel": max_parallel, "user": user}
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run_workflow_async(workflow, input_atoms, config, **arguments))
+    done: list[WorkflowState | BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(asyncio.run(run_workflow_async(workflow, input_atoms, config, **arguments)))
+        except BaseException as error:
+            done.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if isinstance(done[0], BaseException):
+        raise done[0]
+    return done[0]
+
+
+async def run_workflow_async(
+    workflow: Workflow,
+    input_atoms: Mapping[str, str | Atom] | None = None,
+    config: Any = None,
+    *,
+    selected_steps: Collection[str] | None = None,
+    force: bool | Collection[str] = False,
+    store: Store | None = None,
+    max_parallel: int | None = None,
+    user: str | None = None,
+) -> WorkflowState:
+    """``run_workflow`` for who has an event loop."""
+    run = _Run(workflow, dict(input_atoms or {}), config, selected_steps, force, store or default_store(), max_parallel, user)
+    return await run.run()
+
+
+class _Run:
+    """One run of one workflow."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        given: Mapping[str, str | Atom],
+        config: Any,
+        selected: Collection[str] | None,
+        force: bool | Collection[str],
+        store: Store,
+        max_parallel: int | None,
+        user: str | None,
+    ) -> None:
+        self.workflow, self.store, self.user = workflow, store, user
+        if config is None and workflow.config_class is not None:
+            config = workflow.config_class()
+        for name in (*(selected or ()), *(force if not isinstance(force, bool) else ())):
+            workflow.step(name)
+        self.selected = set(selected) if selected is not None else {step.name for step in workflow.steps}
+        self.forced = (self.selected if force else set()) if isinstance(force, bool) else set(force)
+        self.given = {name: atom if isinstance(atom, Atom) else Atom.load(atom, store=store) for name, atom in given.items()}
+        self._check_given()
+        states = [StepState(step.name, step.configured(config)) for step in workflow.steps]
+        ids = {name: atom.id for name, atom in self.given.items()}
+        self.state = WorkflowState(workflow.name, ids, config, states, datetime.now(UTC), store=store)
+        self.turns = asyncio.Semaphore(max_parallel or (os.cpu_count() or 1) + 4)
+        self.tasks: dict[str, asyncio.Task[bool]] = {}
+        self.made: dict[str, dict[str, Atom]] = {}
+        self.redone: set[str] = set()
+
+    def _check_given(self) -> None:
+        for name, kind in self.workflow.needed().items():
+            atom = self.given.get(name)
+            if atom is None:
+                raise UserError(f"workflow {self.workflow.name!r} needs the atom {name!r} (a {kind}); give input_atoms={{{name!r}: …}}")
+            if atom.type != kind:
+                raise UserError(f"workflow {self.workflow.name!r}: {name!r} must be a {kind}, {atom.id} is a {atom.type}")
+
+    async def run(self) -> WorkflowState:
+        for step in self.workflow.steps:
+            self.tasks[step.name] = asyncio.create_task(self._step(step))
+        try:
+            results = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        except asyncio.CancelledError:
+            for task in self.tasks.values():
+                task.cancel()
+            raise
+        self.state.time_finished = datetime.now(UTC)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        failed = [state for state in self.state.step_states if state.status == "failed"]
+        if failed:
+            raise WorkflowError(f"workflow {self.workflow.name!r}: step {failed[0].step_name!r} failed: {failed[0].error}", self.state)
+        return self.state
+
+    async def _step(self, step: Step) -> bool:
+        """Bring one step to its end, after those whose atoms it reads; whether it succeeded."""
+        state = self.state[step.name]
+        producers = self.workflow.producers(step, self.given)
+        done = [await self.tasks[producer.name] for producer in producers]
+        if not all(done):
+            state.status, state.error = "skipped", "not run: a step that it needs failed"
+            return False
+        inputs = self._inputs(step, producers)
+        state.input_atoms = {name: atom.id for name, atom in inputs.items()}
+        payload = step.payload(state.config, inputs)
+        key = fingerprint.fingerprint(payload)
+        forced = step.name in self.forced or any(producer.name in self.redone for producer in producers)
+        record = None if forced else self.store.read(key)
+        made = self._outputs(record) if record is not None else None
+        if record is not None and made is not None:
+            state.cached = True
+        elif step.name not in self.selected:
+            raise UserError(f"step {step.name!r} is not selected, and what it makes is not in the store; select it, too")
+        else:
+            async with self.turns:
+                found = await self._perform(step, state, payload, key, inputs, forced)
+            if found is None:
+                return False
+            made = found
+            if forced and not state.cached:
+                self.redone.add(step.name)
+        self.made[step.name] = made
+        state.output_atoms = {name: atom.id for name, atom in made.items()}
+        state.status = "succeeded"
+        return True
+
+    def _inputs(self, step: Step, producers: Sequence[Step]) -> dict[str, Atom]:
+        available = dict(self.given)
+        for producer in producers:
+            available |= self.made[producer.name]
+        if step.input_atom_types is None:
+            return available
+        for name, kind in step.input_atom_types.items():
+            if name not in available:
+                raise UserError(f"step {step.name!r} reads the atom {name!r}, which nothing makes; {choices(name, available)}")
+            if available[name].type != kind:
+                raise UserError(f"step {step.name!r}: {name!r} must be a {kind}, {available[name].id} is a {available[name].type}")
+        return {name: available[name] for name in step.input_atom_types}
+
+    def _outputs(self, record: Record) -> dict[str, Atom] | None:
+        """The atoms that a finished step made; ``None`` if one of them is gone or damaged, and the step has to run again."""
+        try:
+            return {name: Atom.load(atom_id, store=self.store) for name, atom_id in record.facts["outputs"].items()}
+        except UserError:
+            self.store.forget(record.key)
+            return None
+
+    async def _perform(
+        self, step: Step, state: StepState, payload: Mapping[str, Any], key: str, inputs: Mapping[str, Atom], forced: bool
+    ) -> dict[str, Atom] | None:
+        """Run the step, unless another process is at the same: then wait for its result. ``None`` if it failed."""
+        while isinstance(attempt := self.store.begin(key), Owner):
+            await asyncio.sleep(LOOK_S)
+        made: dict[str, Atom] | None = None
+        record = None if forced else self.store.read(key)
+        if record is not None and (made := self._outputs(record)) is not None:
+            state.cached = True
+            self.store.abandon(attempt)
+            shutil.rmtree(attempt.folder, ignore_errors=True)
+            return made
+        if forced:
+            self._forget(key)
+        state.status, begun = "running", time.time()
+        try:
+            made = await self._attempt(step, state, payload, key, inputs, attempt.folder)
+            self._publish(attempt, step, payload, made, begun)
+        except Exception as error:
+            state.status = "failed"
+            state.error = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+            self._note(attempt, state.error, error)
+            return None
+        except BaseException:
+            self.store.abandon(attempt)
+            raise
+        finally:
+            state.runtime_seconds = time.time() - begun
+        return made
+
+    async def _attempt(
+        self, step: Step, state: StepState, payload: Mapping[str, Any], key: str, inputs: Mapping[str, Atom], folder: Path
+    ) -> dict[str, Atom]:
+        """Run the function, again if it may, and make its atoms."""
+        while True:
+            workspace = folder / "workspace"
+            workspace.mkdir()
+            state.attempts += 1
+            try:
+                returned = await _call(step, state.config, dict(inputs), workspace)
+            except step.retry_on:
+                if state.attempts > step.retries:
+                    raise
+                shutil.rmtree(workspace)
+                continue
+            made = {}
+            for constructor in _checked(step, returned):
+                atom = await asyncio.to_thread(self._make, step, state, constructor, key, workspace)
+                made[constructor.name] = atom
+            shutil.rmtree(workspace, ignore_errors=True)
+            return made
+
+    def _make(self, step: Step, state: StepState, constructor: AtomConstructor, key: str, workspace: Path) -> Atom:
+        place = Path(constructor.path)
+        if not place.exists():
+            raise UserError(f"step {step.name!r} says that {constructor.name!r} is at {place}, and there is nothing")
+        payload = {
+            "kind": constructor.type,
+            "work": "StepOutput",
+            "version": 1,
+            "config": {"name": constructor.name},
+            "inputs": {"step": key},
+        }
+        metadata = {**constructor.metadata, "workflow": self.workflow.name, "step": step.name, "tags": list(constructor.tags)}
+        facts = {"type": constructor.type, "made_from": state.input_atoms, "metadata": metadata, "user": self.user}
+        inside = place.resolve().is_relative_to(workspace.resolve()) and place.resolve() != workspace.resolve()
+        record = publish(self.store, payload, facts, place, move=inside, label=f"{step.name}/{constructor.name}")
+        return Atom.load(f"{constructor.type}-{record.key}", store=self.store)
+
+    def _publish(self, attempt: Attempt, step: Step, payload: Mapping[str, Any], made: Mapping[str, Atom], begun: float) -> None:
+        facts = {"step": step.name, "outputs": {name: f"{atom.type}-{atom.key}" for name, atom in made.items()}}
+        about = {"label": step.name, "started": round(begun, 3), "finished": round(time.time(), 3), "host": this_process().host}
+        self.store.publish(attempt, payload=payload, facts=facts, versions=versions(), **about)
+
+    def _forget(self, key: str) -> None:
+        """Remove a step's result, and its atoms."""
+        record = self.store.read(key)
+        if record is not None:
+            for atom in (self._outputs(record) or {}).values():
+                self.store.forget(atom.key)
+            self.store.forget(key)
+
+    def _note(self, attempt: Attempt, message: str, error: Exception) -> None:
+        import traceback
+
+        self.store.abandon(attempt)
+        shutil.rmtree(attempt.folder / "workspace", ignore_errors=True)
+        text = message if isinstance(error, MosweepError) else "".join(traceback.format_exception(error))
+        attempt.log.write_text(text.rstrip() + "\n")
+
+
+async def _call(step: Step, config: Any, inputs: dict[str, Atom], workspace: Path) -> Any:
+    """Run a step's function; a plain one in a thread, so that others can run meanwhile."""
+    if inspect.iscoroutinefunction(step.fn):
+        returned: Any = step.fn(config, inputs, workspace)
+    else:
+        returned = await asyncio.to_thread(step.fn, config, inputs, workspace)
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+def _checked(step: Step, returned: Any) -> list[AtomConstructor]:
+    constructors = [returned] if isinstance(returned, AtomConstructor) else returned
+    if not isinstance(constructors, Sequence) or not all(isinstance(each, AtomConstructor) for each in constructors):
+        raise UserError(f"step {step.name!r} must return a list of AtomConstructor, not {returned!r}")
+    names = [constructor.name for constructor in constructors]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"step {step.name!r} made {', '.join(twice)} twice")
+    for name, kind in (step.output_atom_types or {}).items():
+        found = next((constructor for constructor in constructors if constructor.name == name), None)
+        if found is None or found.type != kind:
+            raise UserError(f"step {step.name!r} says that it makes {name!r}, a {kind}; it made {names or 'nothing'}")
+    return list(constructors)
