@@ -35,7 +35,7 @@ from mosweep.launchers.local import Local
 from mosweep.plan import make_plan
 from mosweep.reports.effects import contrasts_of
 from mosweep.resources import whole
-from mosweep.run import check_installed, finish, launcher_of, prepare, run_trials, store_of
+from mosweep.run import check_access, check_installed, finish, launcher_of, prepare, run_trials, store_of
 from mosweep.sweep import Sweep
 
 __all__ = ["Design", "compose_trials", "config_of", "launch", "run_single_trial", "run_whole_trial", "sweep"]
@@ -116,7 +116,9 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     first = config_of(trials[0])
     store, sweep_folder = store_of(first), Sweep(folder)
-    check_installed(make_plan(trials, store), first)
+    plan = make_plan(trials, store)
+    check_installed(plan, first)
+    check_access(plan)
     if (
         type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher")
         and "slurm" in str(config.hydra.launcher._target_).lower()

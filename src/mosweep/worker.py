@@ -97,7 +97,8 @@ async def _attempt(
             inputs[role] = record.artifact
         resources = schema.build(Resources, spec.get("resources", {}), "resources")
         previous = None if getattr(work, "silent", False) else store.previous(attempt)
-        running = work.run(Context(spec["key"], attempt.folder, inputs, resources, previous))
+        spent = store.spent(spec["key"]) if getattr(work, "remote", None) else frozenset[str]()
+        running = work.run(Context(spec["key"], attempt.folder, inputs, resources, previous, spent))
         facts = await (bounded(running) if bounded else running)
         store.publish(
             attempt,

@@ -4,6 +4,7 @@
     artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
     claims/                  who works on what right now
     quarantine/              what was found damaged, kept for inspection
+    spent/a/abcd…            the provider's jobs behind records that were forgotten
 
 A stage is done if and only if its record exists and it and its files are what was published. Reading verifies: a record carries
 its own digest and, per file, size, modification time and SHA-256. A file whose size and time are as published is trusted, unless
@@ -202,10 +203,28 @@ class Store:
         except CorruptRecord:
             path.unlink(missing_ok=True)
             return
+        if remote := data["facts"].get("remote_job"):
+            self._spend(key, str(remote))
         path.unlink(missing_ok=True)
         import shutil
 
         shutil.rmtree(self.root / data["folder"], ignore_errors=True)
+
+    def spent(self, key: str) -> frozenset[str]:
+        """The provider's jobs that records of ``key`` stood for which were forgotten: they have served, and are not taken again."""
+        try:
+            return frozenset(self._spent(key).read_text().split())
+        except FileNotFoundError:
+            return frozenset()
+
+    def _spent(self, key: str) -> Path:
+        return self.root / "spent" / key[:1] / key
+
+    def _spend(self, key: str, job: str) -> None:
+        path = self._spent(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(f"{job}\n")
 
     def keys(self) -> Iterator[str]:
         """Keys of all records, unverified."""

@@ -52,7 +52,8 @@ class Context:
     """What a work is given when it runs: its inputs, a fresh folder to leave files in, and what it may use.
 
     ``previous`` is the folder that an earlier attempt left which failed or was killed, if there is one. Its process is dead, or stalled
-    and its claim taken over: what is found there may be half written, or change yet.
+    and its claim taken over: what is found there may be half written, or change yet. ``spent``: a provider's jobs for this very stage whose
+    results were forgotten on purpose; they are not to be taken again.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Context:
     inputs: Mapping[str, Artifact]
     resources: Resources
     previous: Path | None = None
+    spent: frozenset[str] = frozenset()
 
 
 @runtime_checkable
@@ -72,7 +74,11 @@ class Work(Protocol):
     a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files; one that is
     ``immediate`` awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the provider in ``remote``
     and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
-    block.
+    block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which asks the provider
+    whether it would take them and raises ``UserError`` if not; and ``notice``, a line for the plan. Where the
+    provider asks money for tokens, the facts have a ``usage`` (``prices.facts``), and the method ``expected_usage(tokens)`` of a fine-tune
+    says what a data set of so many tokens would use. The id of the provider's job goes
+    into its facts as ``remote_job``.
     """
 
     kind: ClassVar[str]

@@ -1,0 +1,242 @@
+"""``backend=openai``: fine-tunes at OpenAI. All of a sweep's jobs are watched from one process; a killed sweep finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mosweep.core.errors import ConfigError, UserError
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.schema import between, build
+from mosweep.core.types import Context, Stage
+from mosweep.prices import Usage
+from mosweep.prices import facts as usage_facts
+from mosweep.stages.base import Setting
+from mosweep.stages.data import TRAIN, data_stage
+from mosweep.training.openai import DPO, Method, OpenAIResult, Supervised
+
+if TYPE_CHECKING:
+    from mosweep.training.openai_account import Account
+    from mosweep.training.remote import Trouble
+
+__all__ = ["CLOSING", "OpenAIBackend", "OpenAIFinetune"]
+
+#: What everybody who plans with OpenAI's fine-tuning should know (announced; as of November 2026).
+CLOSING = (
+    "OpenAI is closing fine-tuning: no new jobs since 2026-07-02 for organisations that have not used fine-tunes lately, for nobody from "
+    "2027-01-06; fine-tunes of gpt-4o-mini, gpt-4.1 and gpt-4.1-mini retire on 2027-01-14"
+)
+PROVIDER, VALIDATION, NO_FILE = "openai/", "validation.jsonl", "file-none"
+#: How long OpenAI may take to answer before a launch, in seconds.
+QUICK_S = 20.0
+
+
+@dataclass(frozen=True)
+class OpenAIFinetune:
+    """One fine-tuning job. ``model`` is OpenAI's name of the base model."""
+
+    model: str
+    method: Method
+    settings: Mapping[str, Any]
+    seed: int
+    validation: bool
+    suffix: str | None = field(metadata=unkeyed)
+    max_concurrent: int = field(metadata=unkeyed)
+    poll_s: float = field(metadata=unkeyed)
+    patience_min: float = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+    remote: ClassVar[str] = "openai"
+    notice: ClassVar[str] = CLOSING
+    requires: ClassVar[Mapping[str, str]] = {"openai": "openai", "tenacity": "openai"}
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``job.json``, which says what job it was. A job that was started for this stage before is attached to."""
+        from mosweep.training.openai import OpenAITrainingBackend
+
+        data = context.inputs["data"]
+        folder = data.folder / str(data.facts["folder"])
+        names = [TRAIN, *([VALIDATION] if self.validation else [])]
+        contents = [await _prepared(folder / name, self.method) for name in names]
+        intent = context.out / "job.json"
+        if context.previous is not None and (context.previous / intent.name).exists():
+            intent.write_bytes((context.previous / intent.name).read_bytes())
+        backend = OpenAITrainingBackend(
+            method=self.method,
+            seed=self.seed,
+            key=context.key,
+            spent=context.spent,
+            intent=intent,
+            poll_s=self.poll_s,
+            patience_s=60 * self.patience_min,
+        )
+        settings = build(_settings(self.method), self.settings, "backend")
+        run = await backend.train_on(contents, self.model, settings, self.suffix)
+        try:
+            model_id = await run.wait()
+        except asyncio.CancelledError:
+            print(f"{run.id} goes on at OpenAI; the same command attaches to it")
+            raise
+        result = await run.result()
+        return {
+            "model_id": model_id,
+            "inspect": f"{PROVIDER}{model_id}",
+            "remote_job": run.id,
+            **_measured(result),
+            "usage": usage_facts(Usage("openai", result.base, train_tokens=result.trained_tokens or 0)),
+            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+        }
+
+    @classmethod
+    def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
+        """Ask once for every distinct model and method whether OpenAI would take a job; ``UserError`` if not."""
+        asyncio.run(_check({(work.model, work.method) for work in works}))
+
+
+@dataclass(frozen=True)
+class OpenAIBackend:
+    """The group ``backend=openai``. What is ``None`` is as OpenAI chooses. The key comes from ``OPENAI_API_KEY``."""
+
+    method: Method = "supervised"
+    learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
+    beta: float | None = field(default=None, metadata=between(gt=0, le=2))
+    validation: bool = False
+    suffix: str | None = "mosweep"
+    max_concurrent: int = field(default=8, metadata=between(ge=1))
+    poll_s: float = field(default=20.0, metadata=between(gt=0))
+    patience_min: float = field(default=30.0, metadata=between(gt=0))
+
+    def __post_init__(self) -> None:
+        if self.beta is not None and self.method != "dpo":
+            raise ConfigError("beta", self.beta, f"belongs to method=dpo; this is method={self.method}")
+        if self.suffix is not None and not 1 <= len(self.suffix) <= 64:
+            raise ConfigError("suffix", self.suffix, "must have 1 to 64 characters")
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial. ``ConfigError`` for what OpenAI's fine-tuning does not have."""
+        config = setting.config
+        _refuse_what_openai_has_not(setting)
+        given = {
+            "n_epochs": config.optim.epochs,
+            "batch_size": config.optim.batch_size,
+            "learning_rate_multiplier": self.learning_rate_multiplier,
+            **({"beta": self.beta} if self.method == "dpo" else {}),
+        }
+        try:
+            build(_settings(self.method), given, "optim")
+        except ConfigError as error:
+            raise ConfigError(error.key.replace("n_epochs", "epochs"), error.value, f"{error.problem} (OpenAI's limit)") from None
+        work = OpenAIFinetune(
+            model=_model(setting),
+            method=self.method,
+            settings=given,
+            seed=config.seed,
+            validation=self.validation,
+            suffix=self.suffix,
+            max_concurrent=self.max_concurrent,
+            poll_s=self.poll_s,
+            patience_min=self.patience_min,
+        )
+        return Stage("finetune", work, {"data": data_stage(setting)}, setting.resources("finetune", computes=False))
+
+
+def _settings(method: Method) -> type[Supervised]:
+    return DPO if method == "dpo" else Supervised
+
+
+def _model(setting: Setting) -> str:
+    """OpenAI's name of the trial's base model."""
+    model = setting.config.model
+    if not (model.inspect or "").startswith(PROVIDER):
+        problem = f"backend=openai fine-tunes models at OpenAI: give one with inspect: {PROVIDER}…, such as model=gpt-4.1-mini"
+        raise ConfigError("model", model.name, problem)
+    assert model.inspect is not None
+    return model.inspect.removeprefix(PROVIDER)
+
+
+def _refuse_what_openai_has_not(setting: Setting) -> None:
+    config = setting.config
+    for name, value in asdict(config.lora).items():
+        if value is not None:
+            raise ConfigError(
+                f"lora.{name}", value, "backend=openai has no such setting: OpenAI does not say how its fine-tunes adapt weights"
+            )
+    if config.optim.lr is not None:
+        raise ConfigError("optim.lr", config.optim.lr, "OpenAI takes no learning rate; give backend.learning_rate_multiplier")
+    for name in ("max_steps_per_epoch", "warmup_steps", "weight_decay"):
+        if (value := getattr(config.optim, name)) is not None:
+            raise ConfigError(f"optim.{name}", value, "backend=openai has no such setting; it takes optim.epochs and optim.batch_size")
+    if config.torchtune:
+        raise ConfigError(f"torchtune.{next(iter(config.torchtune))}", "…", "settings of torchtune mean nothing to backend=openai")
+
+
+def _measured(result: OpenAIResult) -> dict[str, Any]:
+    """The facts of a finished job. A loss that OpenAI did not tell is missing."""
+    last = result.losses[-1] if result.losses else None
+    seconds = None if result.finished is None else result.finished - result.created
+    known = {
+        "base": result.base,
+        "seed": result.seed,
+        "settings": dict(result.settings),
+        "steps": last and last[0],
+        "final_loss": last and last[1],
+        "loss": [list(point) for point in result.losses],
+        "checkpoints": [dict(checkpoint) for checkpoint in result.checkpoints],
+        "trained_tokens": result.trained_tokens,
+        "job_seconds": seconds,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+async def _prepared(path: Path, method: Method) -> bytes:
+    """The content to upload; trials on one data set share it. ``UserError`` names what OpenAI would refuse."""
+    if not path.exists():
+        raise UserError(f"backend.validation=true: the data set has no {path.name} ({path.parent})")
+    return await asyncio.to_thread(_content, str(path), path.stat().st_mtime_ns, method)
+
+
+@cache
+def _content(path: str, time_ns: int, method: Method) -> bytes:
+    from mosweep.datasets.jsonl import JSONLDataset
+    from mosweep.training.openai import training_file
+
+    dataset = asyncio.run(JSONLDataset.load(path))
+    try:
+        return training_file(dataset, method)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+async def _check(wanted: set[tuple[str, Method]]) -> None:
+    from mosweep.training.openai_account import Account
+
+    account = Account.of()
+    async with account.client:
+        for model, method in sorted(wanted):
+            if trouble := await _refusal(account, model, method):
+                if trouble.again or trouble.status in (401, 429):
+                    raise UserError(f"backend=openai: {trouble.text}")
+                key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
+                raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+
+
+async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
+    """Why OpenAI would not take a job: asked by one that cannot start, as its training file does not exist."""
+    from mosweep.training.openai_account import FULL
+    from mosweep.training.remote import RemoteError
+
+    jobs = account.client.fine_tuning.jobs
+    request: dict[str, Any] = {"model": model, "training_file": NO_FILE, "method": {"type": method, method: {"hyperparameters": {}}}}
+    try:
+        made = await account.ask(f"asking for {model}", lambda: jobs.create(**request), QUICK_S)
+    except RemoteError as error:
+        trouble = error.trouble
+        accepted = trouble.code == FULL or "training_file" in (trouble.param or "") or NO_FILE in trouble.text
+        return None if accepted else trouble
+    await jobs.cancel(made.id)  # a service that looks for files later
+    return None

@@ -1,0 +1,224 @@
+"""What we ask of OpenAI's API, under the policy that all our calls share: files, fine-tuning jobs, their events, checkpoints and results.
+
+The key is ``OPENAI_API_KEY``, the service ``OPENAI_BASE_URL`` or OpenAI's own, read from the environment when the client is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from mosweep.core import fingerprint
+from mosweep.core.errors import MissingExtra, UserError
+from mosweep.training.remote import Policy, Trouble, retry_after
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+    from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+__all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of"]
+
+T = TypeVar("T")
+
+#: A job's metadata: what it is the fine-tune of, and which try at that it is.
+KEY, ATTEMPT = "mosweep_key", "mosweep_attempt"
+#: States that a job does not leave.
+ENDED = ("succeeded", "failed", "cancelled")
+#: ``Trouble.code`` where the organisation has as many jobs as it may.
+FULL = "too_many_active_jobs"
+#: How long what was made may take to appear in a list, and an answer to come, in seconds.
+SETTLE_S, TIMEOUT_S = 2.0, 120.0
+
+
+@dataclass
+class Account:
+    """The API as one event loop sees it: a client without retries of its own, and the policy."""
+
+    client: AsyncOpenAI
+    policy: Policy
+    _files: dict[str, asyncio.Task[str]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, client: AsyncOpenAI | None = None) -> Account:
+        """The running loop's account, the same for all who ask with the same ``client`` (``None``: one by the environment)."""
+        known = _accounts.setdefault(asyncio.get_running_loop(), {})
+        name = None if client is None else id(client)
+        if name not in known:
+            ours = _client() if client is None else client.with_options(max_retries=0)
+            known[name] = cls(ours, Policy("OpenAI", trouble_of))
+        return known[name]
+
+    async def ask(self, what: str, request: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
+        """The answer to ``request``; see ``Policy.call``."""
+        return await self.policy.call(what, request, patience_s=patience_s)
+
+    async def file(self, content: bytes) -> str:
+        """The id of the training file with ``content``: uploaded once, whoever asks and however often."""
+        name = f"mosweep-{fingerprint.digest_bytes(content)[:40]}.jsonl"
+        task = self._files.get(name)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._files[name] = asyncio.create_task(self.ask("uploading the data", lambda: self._file(name, content)))
+        return await asyncio.shield(task)
+
+    async def _file(self, name: str, content: bytes) -> str:
+        page = await self.client.files.list(purpose="fine-tune")
+        while True:
+            for file in page.data:
+                if file.filename == name and file.status != "error":
+                    print(f"data: {file.id}, uploaded before")
+                    return file.id
+            if not page.has_next_page():
+                break
+            await self.policy.opened()
+            page = await page.get_next_page()
+        await self.policy.opened()
+        made = await self.client.files.create(file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S)
+        print(f"data: {made.id}, {len(content):,} bytes uploaded")
+        return made.id
+
+    async def jobs(self, key: str) -> list[FineTuningJob]:
+        """Every job for ``key`` that there is, oldest first; a part of a request, not to be made without a policy."""
+        found: list[FineTuningJob] = []
+        page = await self.client.fine_tuning.jobs.list(metadata={KEY: key}, limit=100)
+        while True:
+            found += [job for job in page.data if (job.metadata or {}).get(KEY) == key]
+            if not page.has_next_page():
+                return sorted(found, key=lambda job: (job.created_at, job.id))
+            await self.policy.opened()
+            page = await page.get_next_page()
+
+    async def job(self, key: str, spent: Iterable[str], create: Callable[[int], Awaitable[FineTuningJob]]) -> tuple[FineTuningJob, bool]:
+        """The job for ``key`` that lives or has succeeded, and True; or else a new one, by ``create(attempt)``, and False.
+
+        Jobs in ``spent`` do not count. OpenAI's API knows no idempotency: so whoever lost the answer to a ``create`` looks again, twice.
+        """
+        sent = False
+        passed = frozenset(spent)
+
+        async def found_or_made() -> tuple[FineTuningJob, bool]:
+            nonlocal sent
+            jobs = await self.jobs(key)
+            if sent and not _usable(jobs, passed):
+                await asyncio.sleep(SETTLE_S)
+                await self.policy.opened()
+                jobs = await self.jobs(key)
+            if usable := _usable(jobs, passed):
+                return usable[0], not sent
+            attempt = 1 + max((int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0)
+            await self.policy.opened()
+            before, sent = sent, True
+            made = await create(attempt)
+            if before and (first := _usable(await self.jobs(key), passed)[0]).id != made.id:
+                await self.client.fine_tuning.jobs.cancel(made.id)  # an earlier try was carried out after all
+                return first, False
+            return made, False
+
+        return await self.ask("starting the job", found_or_made)
+
+    async def look(self, job_id: str, patience_s: float | None = None) -> FineTuningJob:
+        """The job as it is now."""
+        return await self.ask(f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id), patience_s)
+
+    async def cancel(self, job_id: str) -> FineTuningJob:
+        """End the job."""
+        return await self.ask(f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id))
+
+    async def events(self, job_id: str, seen: str | None) -> list[FineTuningJobEvent]:
+        """What has happened to the job since the event ``seen``, oldest first; of much, the latest."""
+
+        async def latest() -> list[FineTuningJobEvent]:
+            return (await self.client.fine_tuning.jobs.list_events(job_id, limit=100)).data
+
+        new: list[FineTuningJobEvent] = []
+        for event in await self.ask(f"events of {job_id}", latest):
+            if event.id == seen:
+                break
+            new.insert(0, event)
+        return new
+
+    async def checkpoints(self, job_id: str) -> list[FineTuningJobCheckpoint]:
+        """The job's checkpoints, by step."""
+
+        async def latest() -> list[FineTuningJobCheckpoint]:
+            return (await self.client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)).data
+
+        return sorted(await self.ask(f"checkpoints of {job_id}", latest), key=lambda checkpoint: checkpoint.step_number)
+
+    async def content(self, file_id: str) -> bytes:
+        """What is in a file."""
+
+        async def whole() -> bytes:
+            return await (await self.client.files.content(file_id)).aread()
+
+        return await self.ask(f"reading {file_id}", whole)
+
+
+_accounts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int | None, Account]] = WeakKeyDictionary()
+
+
+def _client() -> AsyncOpenAI:
+    try:
+        from openai import AsyncOpenAI
+    except ModuleNotFoundError as error:
+        raise MissingExtra("openai", "openai", "backend=openai") from error
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise UserError("backend=openai needs the key of your OpenAI account in the environment: OPENAI_API_KEY is not set")
+    return AsyncOpenAI(max_retries=0, timeout=TIMEOUT_S)
+
+
+def _usable(jobs: list[FineTuningJob], spent: frozenset[str]) -> list[FineTuningJob]:
+    """Jobs that lead, or have led, to a model; one that has comes first, then the oldest."""
+    usable = [job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent]
+    return sorted(usable, key=lambda job: job.status != "succeeded")
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """What an exception of OpenAI's library means; ``None`` for any other."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return _answered(error.status_code, error.response.headers, error.body, error.message)
+    if isinstance(error, openai.APITimeoutError):
+        return Trouble("no answer in time", again=True, unsure=True)
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__
+        shown = f"{type(cause).__name__}: {cause}".rstrip(": ") if cause else str(error)
+        return Trouble(f"the connection was lost ({_line(shown)})", again=True, unsure=True)
+    if isinstance(error, openai.OpenAIError):
+        return Trouble(_line(str(error)), again=isinstance(error, openai.APIError), unsure=True)
+    return None
+
+
+def _answered(status: int, headers: Mapping[str, str], body: Any, message: str) -> Trouble:
+    told = body if isinstance(body, Mapping) else {}
+    code, param = (str(told[name]) if told.get(name) else None for name in ("code", "param"))
+    text = str(told.get("message") or message)
+    if status == 401:
+        text = "the key in OPENAI_API_KEY is not accepted"
+    full = status == 429 and re.search(r"maximum of \d+ active", text) is not None
+    hopeless = status == 429 and (full or code == "insufficient_quota")
+    wish = headers.get("x-should-retry")
+    again = not hopeless and (wish == "true" or (wish != "false" and (status in (408, 409, 429) or status >= 500)))
+    wait_s = retry_after(headers)
+    return Trouble(
+        _line(f"{status} {code or ''}: {text}".replace(" :", ":")),
+        again=again,
+        wait_s=wait_s,
+        limited=again and (status == 429 or wait_s is not None),
+        unsure=status in (408, 409) or status >= 500,
+        status=status,
+        code=FULL if full else code,
+        param=param,
+    )
+
+
+def _line(text: str) -> str:
+    """On one line, without anything like a key."""
+    text = re.sub(r"\bsk-[\w*-]+", "sk-…", " ".join(text.split()))
+    return text if len(text) <= 300 else text[:299] + "…"
