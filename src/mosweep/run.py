@@ -17,7 +17,7 @@ from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
 from mosweep.core.schema import build, plain
 from mosweep.core.store import Record, Store
-from mosweep.core.types import Trial, Work, unique_stages
+from mosweep.core.types import OF_ROUNDS, Trial, Work, unique_stages
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.local import Local
 from mosweep.paths import home
@@ -139,7 +139,7 @@ def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet:
     """Run what the plan lacks, telling journal and terminal."""
     if not plan.to_run:
         return Outcome(finished=set(plan.records))
-    progress = [] if quiet else [Progress()]
+    progress = [] if quiet else [Progress(reached=lambda key: _reached(plan, store, key))]
     recorder = Recorders([JournalRecorder(sweep.journal), *progress])
     counts = plan.counts
     recorder.sweep_started(SweepStarted(sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)))
@@ -148,6 +148,12 @@ def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet:
     finally:
         for shown in progress:
             shown.close()
+
+
+def _reached(plan: Plan, store: Store, key: str) -> int | None:
+    """The round that made this stage of a loop unnecessary, if one did."""
+    record = store.read(key) if plan.stages[key].kind in OF_ROUNDS else None
+    return record.facts.get("reached") if record else None
 
 
 def finish(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None) -> SweepResult:

@@ -53,6 +53,11 @@ class StageResult:
     since: float | None = None
 
     @property
+    def stopped(self) -> bool:
+        """Whether it is a round of a loop, or the evaluation of one, that was not needed any more."""
+        return bool(self.facts.get("stopped"))
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """The record's facts, empty until there is one."""
         facts: Mapping[str, Any] = self.record["facts"] if self.record else {}
@@ -89,6 +94,12 @@ class TrialResult:
             if stage.kind == "eval" and stage.record
             for name, value in stage.facts["metrics"].items()
         }
+
+    @property
+    def rounds(self) -> tuple[int, int] | None:
+        """Of a trial that is a loop: how many rounds were evaluated, and how many there may be."""
+        scores = [stage for stage in self.stages if stage.kind == "round-eval"]
+        return (sum(bool(stage.record) and not stage.stopped for stage in scores), len(scores)) if scores else None
 
     @cached_property
     def digest(self) -> str:

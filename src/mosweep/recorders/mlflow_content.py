@@ -33,7 +33,7 @@ _PARAM, _TAG, _KEY, _DIGEST = 6000, 8000, 250, 32
 
 _STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "running": "RUNNING", "pending": "SCHEDULED", "cancelled": "KILLED"}
 #: Kinds of stages that never leave a model.
-_NO_MODEL = ("data", "eval")
+_NO_MODEL = ("data", "eval", "round", "round-eval")
 
 
 def sweep_id(result: SweepResult) -> str:
@@ -178,7 +178,7 @@ class Content:
 
     def _datasets(self, trial: TrialResult) -> dict[str, Dataset]:
         """Data sets by the key of their stage."""
-        trained_on = {key for stage in trial.stages if stage.kind not in _NO_MODEL for key in stage.needs.values()}
+        trained_on = {key for stage in trial.stages if stage.kind not in _NO_MODEL or stage.kind == "round" for key in stage.needs.values()}
         found = {}
         for stage in trial.stages:
             if stage.kind == "data" and stage.record:
@@ -201,8 +201,11 @@ class Content:
         models = {stage.key: stage for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"}
         for stage in trial.stages:
             time_ms = _finished(stage)
-            for step, value in stage.facts.get("loss", ()) if stage.kind not in _NO_MODEL else ():
+            for step, value in stage.facts.get("loss", ()) if stage.kind not in ("data", "eval") else ():
                 metrics["train/loss", int(step)] = Metric("train/loss", float(value), time_ms, int(step))
+            if stage.kind == "round-eval" and stage.record and not stage.stopped:
+                full, number = _name(f"rounds/{stage.facts['task']}/{stage.facts['watched']}"), int(stage.facts["round"])
+                metrics[full, number] = Metric(full, float(stage.facts["score"]), time_ms, number)
             if stage.kind != "eval" or not stage.record:
                 continue
             tuned = next((models[key] for key in stage.needs.values() if key in models), None)

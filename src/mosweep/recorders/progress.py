@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -24,10 +25,11 @@ class _Running:
 
 
 class Progress(Recorder):
-    """Prints to ``stream`` (standard output unless given)."""
+    """Prints to ``stream`` (standard output unless given). ``reached`` tells of a stage which round of its loop made it unnecessary."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, reached: Callable[[str], int | None] = lambda key: None) -> None:
         self.stream = stream or sys.stdout
+        self.reached = reached
         self.total = self.done = self.failed = 0
         self.running: dict[str, _Running] = {}
         self.begun = time.monotonic()
@@ -54,7 +56,13 @@ class Progress(Recorder):
             self.running[event.key] = _Running(event, time.monotonic())
 
     def stage_finished(self, event: StageFinished) -> None:
-        """One line."""
+        """One line; none for what a loop did not need, but for the first of it."""
+        if reached := self.reached(event.key):
+            self.running.pop(event.key, None)
+            self.done += 1
+            if event.label == f"round {reached + 1}":
+                self._line(f"{self._place()} {event.label:<24} {event.trial}  not needed, nor any later: round {reached} was enough")
+            return
         took = "by another process" if event.elsewhere else f"{event.seconds:.1f} s"
         self._ended(event.key, f"{event.label:<24} {event.trial}  {took}")
 

@@ -419,7 +419,7 @@ class _Content:
         for trial in self.tuned:
             for stage in trial.stages:
                 points = [point for point in stage.facts.get("loss") or () if point[1] is not None and math.isfinite(point[1])]
-                if stage.kind == "finetune" and points:
+                if stage.kind in ("finetune", "optimize") and points:
                     curves.setdefault(stage.key, (_text(trial.factors.get(title, "")), points))
         if curves:
             shown = f"{min(plots.CURVES, len(curves))} of {len(curves)}" if len(curves) > plots.CURVES else f"All {len(curves)}"

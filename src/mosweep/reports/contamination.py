@@ -276,7 +276,8 @@ def _evaluated(trial: TrialResult) -> Iterator[tuple[StageResult, StageResult]]:
     """The evaluations that are done of the trial's fine-tunes, each with the data set of its fine-tune."""
     stages = {stage.key: stage for stage in trial.stages}
     for stage in trial.stages:
-        tuned = [stages[key] for key in stage.needs.values() if key in stages and stages[key].kind == "finetune"]
+        tuned = [stages[key] for key in stage.needs.values() if key in stages and stages[key].kind in ("finetune", "optimize")]
+        tuned += [stages[key] for one in tuned for key in one.needs.values() if key in stages and stages[key].kind == "round"]
         data = [stages[key] for one in tuned for key in one.needs.values() if key in stages and stages[key].kind == "data"]
         if stage.kind == "eval" and stage.record and data and data[0].record:
             yield stage, data[0]

@@ -516,7 +516,7 @@ class _Sweep:
 
     def run(self, trial: TrialResult) -> int:
         """A number for the fine-tune that the trial evaluates."""
-        keys = [stage.key for stage in trial.stages if stage.kind == "finetune"]
+        keys = [stage.key for stage in trial.stages if stage.kind in ("finetune", "optimize")]
         return self.runs.setdefault(keys[-1] if keys else trial.id, len(self.runs))
 
 

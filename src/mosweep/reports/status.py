@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mosweep.core.results import StageResult, SweepResult
-from mosweep.core.types import Status
+from mosweep.core.types import OF_ROUNDS, Status
 from mosweep.reports.summary import summary_data
 from mosweep.reports.table import format_table
 
@@ -44,11 +44,16 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
         f"stages  {_counts(stages)}",
     ]
     seen: set[str] = set()
-    open_ones = []
+    open_ones, later = [], 0
     for trial in result.trials:
+        expected = False
         for stage in trial.stages:
             if stage.status != "succeeded" and stage.key not in seen:
                 seen.add(stage.key)
+                if stage.kind in OF_ROUNDS and stage.status == "pending" and expected:
+                    later += 1  # of ten rounds that there may be, the next one is enough to look at
+                    continue
+                expected |= stage.kind in OF_ROUNDS
                 open_ones.append((trial.name, stage))
     if rows is not None:
         order = {"running": 0, "failed": 1, "cancelled": 1, "pending": 2}
@@ -61,6 +66,8 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
         lines += ["", format_table([head[index] for index in used], [[row[index] for index in used] for row in table])]
     if len(open_ones) > len(shown):
         lines.append(f"… and {len(open_ones) - len(shown)} more")
+    if later:
+        lines.append(f"… and {later} stages of rounds that will only run if they are needed")
     return "\n".join(lines)
 
 

@@ -60,14 +60,17 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
     short = _short_names(values)
     header = ["trial", *factors, *(short[name] for name in values), "n", "status"]
     marked = contaminated(result)
-    yield from table_lines(header, (_row(trial, factors, values, trial.name in marked) for trial in trials))
+    loops = any(trial.rounds for trial in trials)
+    if loops:
+        header.insert(-1, "rounds")
+    yield from table_lines(header, (_row(trial, factors, values, trial.name in marked, loops) for trial in trials))
     if marked:
         yield "contaminated: more evaluation items than contamination.max_overlap are in the training data; see mosweep contamination"
     if any(stage.facts.get("dummy") for trial in trials for stage in trial.stages):
         yield "dummy: these numbers were made up by the dummy backend; nothing was trained or measured"
 
 
-def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], marked: bool) -> list[Any]:
+def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], marked: bool, loops: bool) -> list[Any]:
     cells: list[Any] = ["control" if trial.control else "tuned"]
     cells += [trial.factors.get(name) for name in factors]
     counts: dict[str, int] = {stage.facts["task"]: stage.facts["n"] for stage in trial.stages if stage.kind == "eval" and stage.record}
@@ -81,7 +84,10 @@ def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], mark
             cells.append(f"{value:.3f} ± {error:.3f}")
     sizes = sorted(set(counts.values()))
     status = "not run: budget" if any(_not_run(stage) for stage in trial.stages) else trial.status
-    cells += ["/".join(map(str, sizes)), f"{status}, contaminated" if marked else status]
+    cells.append("/".join(map(str, sizes)))
+    if loops:
+        cells.append("{} of {}".format(*trial.rounds) if trial.rounds else "")
+    cells += [f"{status}, contaminated" if marked else status]
     return cells
 
 
