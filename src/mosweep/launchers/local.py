@@ -15,13 +15,14 @@ import os
 import selectors
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mosweep.budget import Meter
 from mosweep.core.errors import ConfigError, MosweepError
-from mosweep.core.events import Recorder, StageFailed, StageFinished, StageStarted
+from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageStarted
 from mosweep.core.schema import between
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
@@ -67,6 +68,9 @@ class Local:
         launch = _Launch(plan, store, recorder, min(wanted, here), gpus, each)
         try:
             return launch.run()
+        except KeyboardInterrupt:
+            launch.tell_what_goes_on()
+            raise
         finally:
             launch.close()
 
@@ -99,6 +103,7 @@ class _Launch:
         self.remote: RemoteWorker | None = None
         self.selector = selectors.DefaultSelector()
         self.stillborn = 0
+        self.bereft: set[str] = set()  # remote stages whose process died
         self.meter = Meter.of(plan, store)
         for stage in plan.to_run:
             if not self.missing[stage.key]:
@@ -139,9 +144,11 @@ class _Launch:
                     worker.started = time.monotonic()
                 worker.send(lines)
         for provider, waiting in self.ready_remote.items():
-            while self.may_start(waiting) and self.in_flight(provider) < self.plan.stages[waiting[0][2]].work.max_concurrent:  # type: ignore[attr-defined]
+            under_way = self.under_way(provider) if waiting else 0
+            while self.may_start(waiting) and under_way < self.plan.stages[waiting[0][2]].work.max_concurrent:  # type: ignore[attr-defined]
                 self.remote = self.remote or self.hire_remote()
                 key = self.take(waiting)
+                under_way += 1
                 self.remote.orders.append(key)
                 self.remote.send(json.dumps(self.plan.stages[key].spec) + "\n")
 
@@ -161,8 +168,10 @@ class _Launch:
             self.meter.starts(key)
         return key
 
-    def in_flight(self, provider: str) -> int:
-        return sum(_provider(self.plan.stages[key]) == provider for key in self.remote.orders) if self.remote else 0
+    def under_way(self, provider: str) -> int:
+        """How many of the plan's stages are at ``provider``, by us or by another process."""
+        ours = self.remote.orders if self.remote else []
+        return sum(_provider(self.plan.stages[key]) == provider for keys in (ours, self.elsewhere) for key in keys)
 
     def room(self, worker: Worker) -> int:
         if not worker.orders:
@@ -304,15 +313,25 @@ class _Launch:
         return worker
 
     def bury_remote(self, worker: RemoteWorker) -> None:
-        """The process of the remote stages is gone: those it had begun have failed, though what they began elsewhere may go on."""
+        """The process of the remote stages is gone. Those it had begun are begun once more, as what is at the provider goes on."""
         self.remote = None
         for key in worker.orders:
-            if log := worker.logs.get(key):
-                error = f"its process died ({worker.cause})"
+            error, log = f"its process died ({worker.cause})", worker.logs.get(key)
+            if log:
                 worker.note(error, log)
+            if log and key in self.bereft:
                 self.failed(key, worker.name, error, log)
             else:
                 self.offer(key)
+        self.bereft |= set(worker.logs)
+
+    def tell_what_goes_on(self) -> None:
+        """Say what was begun at providers and goes on there without us."""
+        begun = self.remote.logs if self.remote else {}
+        works = [self.plan.stages[key].work for key in begun]
+        for provider, count in Counter(work.remote for work in works if getattr(work, "outlives", False)).items():  # type: ignore[attr-defined]
+            what = f"{count} job{'s' if count > 1 else ''} at {provider}"
+            self.recorder.notice(Notice(f"{what} will go on without us; the same command attaches to what has been started"))
 
     def bury(self, worker: Worker) -> None:
         """A worker is gone: the stage it was at has failed, what it had not begun goes back, another takes its place."""

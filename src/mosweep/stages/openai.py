@@ -53,6 +53,7 @@ class OpenAIFinetune:
     version: ClassVar[int] = 1
     remote: ClassVar[str] = "openai"
     notice: ClassVar[str] = CLOSING
+    outlives: ClassVar[bool] = True
     requires: ClassVar[Mapping[str, str]] = {"openai": "openai", "tenacity": "openai"}
 
     async def run(self, context: Context) -> Mapping[str, Any]:
