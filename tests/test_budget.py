@@ -148,7 +148,9 @@ def test_a_budget_refuses_what_may_cost_more_or_is_unknown(shell: Shell) -> None
     assert shell("-m", *PAID, "lora.rank=2,4", "experiment.name=first").status == 0
     refused = shell("-m", *PAID, "lora.rank=2,4", "seed=1,2", "budget.usd=15.9", "experiment.name=no")
     assert refused.status == 2
-    assert refused.err.strip() == ("mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 by like stages on record; nothing was started")
+    assert refused.err.strip() == (
+        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 by like stages on record; nothing was started"
+    )
     assert not (shell.folder / "multirun" / "no").exists()
     assert shell("-m", *PAID, "lora.rank=2,4", "seed=1,2", "budget.usd=16", "experiment.name=yes").status == 0
     free = shell("-m", "backend=dummy", "tracking=none", "seed=0,1", "budget.usd=0", "experiment.name=free")
@@ -161,6 +163,7 @@ def test_a_launch_stops_before_it_costs_more_than_its_budget(shell: Shell) -> No
     stopped = shell(*dear, "budget.usd=35")
     assert stopped.status == 1
     trials = shell.summary("dear")
+    assert "tokens; $30 at prices of 2026-11" in shell("summary", "dear").out
     spent = 10 * sum(trial["stages"][1]["status"] == "succeeded" for trial in trials.values())
     assert 20 <= spent <= 35
     not_run = [trial for trial in trials.values() if trial["status"] != "succeeded"]

@@ -13,7 +13,7 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.schema import between, build
 from mosweep.paths import own_and_shipped
 
-__all__ = ["Price", "Quote", "Usage", "cost", "facts", "paid_provider", "quote", "usages"]
+__all__ = ["Price", "Quote", "Usage", "cost", "facts", "model_at", "paid_provider", "quote", "usages"]
 
 FILE = "prices.yaml"
 MILLION = 1_000_000
@@ -104,6 +104,11 @@ def paid_provider(model: str) -> str | None:
     return None if provider in _OWN or not rest else provider
 
 
+def model_at(provider: str, model: str) -> str:
+    """The provider's own name of the model that Inspect calls ``model``."""
+    return model.partition(f"{provider}/")[2] or model
+
+
 def quote(provider: str, model: str) -> Quote | None:
     """The price of ``model``, or ``None`` if it is not listed; the user's own list comes first. ``ConfigError`` for a list amiss."""
     base, tuned = _base(model)
@@ -121,10 +126,8 @@ def _base(model: str) -> tuple[str, bool]:
     """The base model, and whether ``model`` is a fine-tune of it."""
     if model.startswith("ft:"):
         return model.split(":")[1], True
-    if model.startswith("tinker/"):
-        base, at, _ = model.removeprefix("tinker/").partition("@")
-        return base, bool(at)
-    return model, False
+    base, at, _ = model.removeprefix("tinker/").partition("@")
+    return base, bool(at)
 
 
 def _names(model: str) -> Iterator[str]:

@@ -22,13 +22,14 @@ class EvalResults:
 
     ``metrics``: ``{task: {metric: value}}``, with ``n`` (scored samples) and the task's own ``stderr``. ``samples``: one mapping per
     item and epoch with ``task, id, epoch, input, target, output, scores {scorer: value or None}, metadata``. ``logs``: where the
-    details of each task are.
+    details of each task are. ``usage``: ``{model: {"input_tokens", "output_tokens"}}`` of all models that were asked, judges included.
     """
 
     model_id: str
     metrics: Mapping[str, Mapping[str, float]]
     samples: Sequence[Mapping[str, Any]] = ()
     logs: Mapping[str, str] | None = None
+    usage: Mapping[str, Mapping[str, int]] | None = None
 
     def summary(self) -> pandas.DataFrame:
         """One row per task and metric: ``model_id, task, metric, value``."""

@@ -131,13 +131,14 @@ class InspectEvalBackend:
         plan: Sequence[tuple[str, Mapping[str, Any]]],
         options: InspectOptions,
     ) -> EvalResults:
-        from mosweep.evals.inspect_log import check_log, metrics_of, samples_of
+        from mosweep.evals.inspect_log import add_usage, check_log, metrics_of, samples_of
 
         folder = Path(self.folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         metrics: dict[str, dict[str, float]] = {}
         logs: dict[str, str] = {}
         samples: list[dict[str, Any]] = []
+        usage: dict[str, dict[str, int]] = {}
         tolerate = options.eval.get("fail_on_error") not in (None, True)
         async with _turn():
             model = _model(model_id, model_args, options) if isinstance(model_id, str) else model_id
@@ -148,8 +149,9 @@ class InspectEvalBackend:
                 metrics[task] = metrics_of(log)
                 logs[task] = log.location
                 samples += [{**row, "task": task} for row in samples_of(log)]
+                add_usage(usage, log)
         write_samples(samples, folder / SAMPLES)
-        return EvalResults(name, metrics, samples, logs)
+        return EvalResults(name, metrics, samples, logs, usage)
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from mosweep.core.errors import StageError
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
-__all__ = ["check_log", "metrics_of", "samples_of"]
+__all__ = ["add_usage", "check_log", "metrics_of", "samples_of"]
 
 
 def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
@@ -62,6 +62,14 @@ def metrics_of(log: EvalLog) -> dict[str, float]:
     if len(counts) == 1:  # one number of samples needs no scorer's name
         found = {name: value for name, value in found.items() if name.rpartition("/")[2] != "n"} | {"n": counts.pop()}
     return found
+
+
+def add_usage(usage: dict[str, dict[str, int]], log: EvalLog) -> None:
+    """Add the tokens that the log's models used; input that a provider had in its cache counts as any other."""
+    for model, used in log.stats.model_usage.items():
+        known = usage.setdefault(model, {"input_tokens": 0, "output_tokens": 0})
+        known["input_tokens"] += used.input_tokens + (used.input_tokens_cache_read or 0) + (used.input_tokens_cache_write or 0)
+        known["output_tokens"] += used.output_tokens
 
 
 def samples_of(log: EvalLog) -> list[dict[str, Any]]:

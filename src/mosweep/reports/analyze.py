@@ -28,6 +28,7 @@ from mosweep.reports import page, plots
 from mosweep.reports.contamination import Overlap, limit_of, overlap
 from mosweep.reports.effects import CONTROL, SEED, Effect, effects
 from mosweep.reports.page import Facts, Figure, Findings, Report, Section, Table, Text
+from mosweep.reports.spending import spending
 from mosweep.secrets import masked
 from mosweep.sweep import Launch, Sweep
 
@@ -191,6 +192,7 @@ class _Content:
                     sizes |= {stage.facts["n"]} if stage.record else set()
         found = Counter(effect.verdict for effect in self.effects)
         verdicts = f"{len(self.effects)} comparisons: " + ", ".join(f"{number} {verdict}" for verdict, number in found.most_common())
+        spent = spending(self.result)
         yield Facts(
             [
                 ("factors", "\n".join(factors) or "none: one configuration"),
@@ -199,6 +201,7 @@ class _Content:
                 ("tasks", "; ".join(f"{task} ({'/'.join(map(str, sorted(n))) or 'no'} items)" for task, n in tasks.items()) or "none"),
                 ("found", verdicts if found else "nothing to compare"),
                 ("failed", f"{len(self.failed)}: {_some(self.failed, NAMES)}" if self.failed else "nothing"),
+                *([("providers", str(spent))] if spent else []),
             ]
         )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mosweep.budget import NOT_RUN
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.reports.contamination import contaminated
+from mosweep.reports.spending import spending
 from mosweep.reports.table import table_lines
 
 __all__ = ["print_outcome", "summary_data", "summary_text"]
@@ -16,9 +18,10 @@ __all__ = ["print_outcome", "summary_data", "summary_text"]
 
 def summary_data(result: SweepResult) -> dict[str, Any]:
     """The summary as JSON-able data, in the fixed form of ``mosweep summary --json``."""
-    marked = contaminated(result)
+    marked, spent = contaminated(result), spending(result)
     return {
         "experiment": result.name,
+        **({"usage": asdict(spent)} if spent else {}),
         "trials": [
             {
                 "name": trial.name,
@@ -66,6 +69,8 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
     yield from table_lines(header, (_row(trial, factors, values, trial.name in marked, loops) for trial in trials))
     if marked:
         yield "contaminated: more evaluation items than contamination.max_overlap are in the training data; see mosweep contamination"
+    if spent := spending(result):
+        yield f"providers: {spent}"
     if any(stage.facts.get("dummy") for trial in trials for stage in trial.stages):
         yield "dummy: these numbers were made up by the dummy backend; nothing was trained or measured"
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep import prices
 from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Context, Stage
@@ -69,6 +70,8 @@ class InspectEval:
         scores = {metric: value for metric, value in metrics.items() if metric != "n"}
         facts: dict[str, Any] = {"task": self.task, "inspect_task": task, "model_id": self._model_id(context), "metrics": scores}
         facts |= {"n": int(metrics["n"]), "eval_log": Path((results.logs or {})[task]).name}
+        if used := _used(results.usage or {}):
+            facts["usage"] = used if len(used) > 1 else used[0]
         if data:
             facts["dataset"] = {"name": data.facts["name"], "digest": data.facts["digest"]}
         return facts
@@ -140,6 +143,12 @@ class InspectEvaluation:
         )
         resources = setting.resources("eval", computes=source is None or source.inspect is None)
         return Stage(setting.eval_label(name), work, needs, resources)
+
+
+def _used(usage: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """The tokens that were asked of providers, the evaluated model's and any judge's, as ``prices.facts`` has them."""
+    paid = ((provider, model, tokens) for model, tokens in usage.items() if (provider := prices.paid_provider(model)))
+    return [prices.facts(prices.Usage(provider, prices.model_at(provider, model), **tokens)) for provider, model, tokens in paid]
 
 
 def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
