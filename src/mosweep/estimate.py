@@ -213,12 +213,14 @@ _NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_e
 
 def _likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
     """What stages share that take about as long; with ``data``, those on the same data."""
-    config = payload["config"]
+    inside = payload["config"].get("about") or payload  # a round of a loop
+    config = inside["config"]
     native: Mapping[str, Any] = next((config[name] for name in ("config", "hyperparameters") if isinstance(config.get(name), Mapping)), {})
     sizes = [config.get(name) for name in _SIZE] + [native.get(name) for name in _NATIVE_SIZE]
+    sizes.append((config.get("plan") or {}).get("steps"))
     base = None if isinstance(config.get("model"), str) else payload["inputs"].get("model")
     on = [payload["inputs"].get("data")] if data else []
-    return json.dumps([payload["kind"], payload["work"], base, *sizes, *on], sort_keys=True, default=str)
+    return json.dumps([payload["kind"], inside["work"], base, *sizes, *on], sort_keys=True, default=str)
 
 
 def _newest(store: Store) -> Iterator[dict[str, Any]]:

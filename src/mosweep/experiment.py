@@ -17,7 +17,7 @@ from typing import Any
 from mosweep.config import Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
-from mosweep.core.types import Trial, in_order
+from mosweep.core.types import Stage, Trial, in_order
 from mosweep.stages.base import Setting
 
 __all__ = ["Builder", "Factors", "design_overrides", "trial_name"]
@@ -43,6 +43,7 @@ class Builder:
         """The trial of one configuration. Raises ``ConfigError`` for whatever cannot work."""
         config = self.config(plain)
         setting = Setting(config, plain)
+        tuned: Stage | None
         if config.loop.enabled and not config.control:
             from mosweep.stages.loop import loop_stages
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.budget import check_budget
-from mosweep.config import Budget, Config, Tracking
+from mosweep.config import Budget, Config, EvalOps, Tracking
+from mosweep.core.drivers import at_work
 from mosweep.core.errors import MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
@@ -66,9 +67,18 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
     return recorders
 
 
+def _evalops(design: Mapping[str, Any]) -> list[Recorder]:
+    """Who tells EvalOps of a loop's rounds, if the design asks for it."""
+    if not (design.get("evalops") or {}).get("url"):
+        return []
+    from mosweep.recorders.evalops import EvalOpsRecorder
+
+    return [EvalOpsRecorder(build(EvalOps, design["evalops"], "loop.evalops"))]
+
+
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
-    asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
+    asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination), "evalops": plain(config.loop.evalops) if config.loop.enabled else None}
     if config.budget != Budget():
         asked["budget"] = plain(config.budget)
     about = {**design, **asked, "provenance": provenance(Path.cwd())}
@@ -106,7 +116,11 @@ def run_trials(
 
 
 def check_installed(plan: Plan, config: Config) -> None:
-    """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not here."""
+    """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not here; ``UserError`` for EvalOps' key."""
+    if config.loop.enabled and config.loop.evalops.url:
+        from mosweep.recorders.evalops import api_key
+
+        api_key()  # a missing one is told now
     needed = {name: (extra, stage.label) for stage in plan.to_run for name, extra in getattr(stage.work, "requires", {}).items()}
     for name in config.tracking.recorders:
         needed[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
@@ -144,7 +158,8 @@ def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet:
     counts = plan.counts
     recorder.sweep_started(SweepStarted(sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)))
     try:
-        return launcher.run(plan, store, recorder, sweep.folder)
+        with at_work(store, sweep.folder):
+            return launcher.run(plan, store, recorder, sweep.folder)
     finally:
         for shown in progress:
             shown.close()
@@ -171,6 +186,6 @@ def link_and_record(trials: Sequence[Trial], tracking: Tracking, store: Store, s
             known[key] = record
     sweep.link(trials, known)
     result = sweep.result(known)
-    Recorders(tracking_recorder(tracking)).sweep_finished(SweepFinished(result))
+    Recorders([*tracking_recorder(tracking), *_evalops(result.design)]).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}
     return replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))

@@ -147,7 +147,7 @@ def _counts(group: Group, examples: Sequence[Sample], rows: Sequence[int]) -> di
 
 
 def _score(scores: Mapping[str, float | None], scorer: str | None) -> float | None:
-    if scorer in scores:
+    if scorer is not None and scorer in scores:
         return scores[scorer]
     known = [score for score in scores.values() if score is not None]
     return sum(known) / len(known) if known else None

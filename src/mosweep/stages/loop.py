@@ -39,6 +39,9 @@ __all__ = ["ChosenEval", "HardExamples", "NextRound", "Optimize", "Round", "Roun
 #: What a round's folder has for the next round alone.
 STATE = "state"
 
+#: What a stage used and which job it was: facts that its round tells, and nobody after it.
+_SPENT = ("usage", "remote_job")
+
 #: Metrics that say how sure another one is.
 _UNCERTAINTY = ("stderr", "std", "var", "bootstrap_stderr")
 
@@ -167,6 +170,26 @@ class _Wrapped:
         """As the work inside."""
         return getattr(self.inner, "max_concurrent", 1)
 
+    @property
+    def notice(self) -> str | None:
+        """As the work inside."""
+        return getattr(self.inner, "notice", None)
+
+    @property
+    def expected_usage(self) -> Any:
+        """As the work inside: a method, or ``None``."""
+        return getattr(self.inner, "expected_usage", None)
+
+    @classmethod
+    def check_access(cls, works: Sequence[_Wrapped]) -> None:
+        """As the works inside."""
+        inside: dict[type[Work], list[Work]] = {}
+        for work in works:
+            inside.setdefault(type(work.inner), []).append(work.inner)
+        for kind, mine in inside.items():
+            if check := getattr(kind, "check_access", None):
+                check(mine)
+
 
 def _wrapped(stage: Stage) -> dict[str, Any]:
     payload = stage.payload
@@ -273,8 +296,9 @@ class Optimize:
         if self.merged:
             await self._merge(context)
         losses = [point for _, each, _ in done[: reached + 1] for point in each.facts.get("loss", ())]
-        facts = {**trained.facts, "round": number, "score": score.facts["score"], "watched": watched, "threshold": self.threshold}
-        return facts | {"rounds": rows} | ({"loss": losses} if losses else {})
+        facts = {name: value for name, value in trained.facts.items() if name not in _SPENT}
+        facts |= {"round": number, "score": score.facts["score"], "watched": watched, "threshold": self.threshold, "rounds": rows}
+        return facts | ({"loss": losses} if losses else {})
 
     async def _merge(self, context: Context) -> None:
         from mosweep.models.lora import merge
@@ -298,7 +322,7 @@ class ChosenEval:
         optimized = next(artifact for artifact in context.inputs.values() if artifact.kind == Optimize.kind)
         found = context.inputs[f"eval {optimized.facts['round']}"]
         _link_files(found.folder, context.out)
-        return {name: value for name, value in found.facts.items() if name not in ("watched", "score")}
+        return {name: value for name, value in found.facts.items() if name not in ("watched", "score", *_SPENT)}
 
 
 def _rounds(inputs: Mapping[str, Artifact]) -> list[tuple[int, Artifact, Artifact]]:
@@ -365,6 +389,7 @@ def loop_stages(setting: Setting) -> tuple[Stage, list[Stage]]:
 
 
 def _evaluation(setting: Setting, task: str, trained: Stage) -> Stage:
+    stage: Stage
     try:
         [stage] = replace(setting.config.eval, tasks=[task]).stages(setting, trained)
     except ConfigError as error:

@@ -135,7 +135,7 @@ def end_with_parent() -> None:
 
 
 def end_after_first_epoch() -> None:
-    """Have the recipe end once it has saved the first of the epochs that it is told of: only what is no last epoch has its optimizer saved."""
+    """Have the recipe end once it has saved the first of its epochs: after its last it would not save the optimizer."""
     from torch.utils.data.distributed import DistributedSampler
 
     begin = DistributedSampler.set_epoch
