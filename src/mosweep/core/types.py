@@ -77,10 +77,10 @@ class Work(Protocol):
     ``immediate`` awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the provider in ``remote``
     and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
     block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which asks the provider
-    whether it would take them and raises ``UserError`` if not; and ``notice``, a line for the plan. Where the
-    provider asks money for tokens, the facts have a ``usage`` (``prices.facts``), and the method ``expected_usage(tokens)`` of a fine-tune
-    says what a data set of so many tokens would use. The id of the provider's job goes
-    into its facts as ``remote_job``.
+    whether it would take them and raises ``UserError`` if not; ``notice``, a line for the plan; and ``outlives``: what it began there goes
+    on without us. The id of the provider's job goes into its facts as ``remote_job``. Where the provider asks money for tokens, the facts
+    have a ``usage`` (``prices.facts``), and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens
+    would use.
     """
 
     kind: ClassVar[str]

@@ -44,8 +44,13 @@ def plan_text(plan: Plan, cost: Estimate) -> str:
     if any(resources for _, resources in asked):
         lines += ["", format_table(["stage", "to run", "each on"], [[kind, count, words] for (kind, words), count in asked.items()])]
     if plan.to_run:
-        lines += ["", _cost_text(cost)]
+        lines += ["", _cost_text(cost), *_notices(plan)]
     return "\n".join(lines)
+
+
+def _notices(plan: Plan) -> list[str]:
+    """What the works that are to run want everybody to know."""
+    return list(dict.fromkeys(notice for stage in plan.to_run if (notice := getattr(stage.work, "notice", None))))
 
 
 def _asked(resources: Resources) -> str:

@@ -111,7 +111,7 @@ class DummyEval:
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
         tuned = context.inputs.get("model")
-        mean = tuned.facts["mean"] if tuned else BASELINE
+        mean = tuned.facts.get("mean", BASELINE) if tuned else BASELINE  # a real fine-tune has none
         model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
         scores = draw(context.key, self.task, self.items, mean, self.item_sd)
         lines = [f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n' for item, score in enumerate(scores, 1)]
@@ -154,7 +154,9 @@ class DummyBackend:
     def __post_init__(self) -> None:
         object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
         if self.rounds is not None and not self.rounds:
-            raise ConfigError("rounds", "[]", "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one holds from then on")
+            raise ConfigError(
+                "rounds", "[]", "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one holds from then on"
+            )
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial."""
@@ -190,6 +192,7 @@ class DummyBackend:
                 "optim": config.optim,
                 "seed": config.seed,
                 "torchtune": config.torchtune,
+                "tinker": config.tinker or None,
                 "dataset_path": config.dataset.path,
             },
             "shift": sum(shift for level, shift in (self.effects or {}).items() if setting.at_level(level)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -55,6 +55,12 @@ class OpenAIFinetune:
     notice: ClassVar[str] = CLOSING
     outlives: ClassVar[bool] = True
     requires: ClassVar[Mapping[str, str]] = {"openai": "openai", "tenacity": "openai"}
+
+    @property
+    def expected_usage(self) -> Callable[[int], Usage] | None:
+        """What data of so many tokens would use; ``None``, unknown, where OpenAI chooses the epochs."""
+        epochs = self.settings.get("n_epochs")
+        return None if epochs is None else lambda tokens: Usage("openai", self.model, train_tokens=tokens * epochs)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``job.json``, which says what job it was. A job that was started for this stage before is attached to."""

@@ -22,10 +22,6 @@ __all__ = ["Policy", "RemoteError", "Trouble", "retry_after"]
 
 T = TypeVar("T")
 
-#: The first pause before asking again, and the longest, in seconds.
-FIRST_S, LONGEST_S = 0.5, 30.0
-
-
 @dataclass(frozen=True)
 class Trouble:
     """What an error of a call means, in one line (``text``).
@@ -57,12 +53,17 @@ class RemoteError(StageError):
 
 @dataclass
 class Policy:
-    """The calls of one event loop to one ``provider``. ``read`` tells what an exception means, ``None`` for one that no call raises."""
+    """The calls of one event loop to one ``provider``. ``read`` tells what an exception means, ``None`` for one that no call raises.
+
+    Pauses double from ``first_s`` to ``longest_s``.
+    """
 
     provider: str
     read: Callable[[BaseException], Trouble | None]
     in_flight: int = 16
     patience_s: float = 1800.0
+    first_s: float = 0.5
+    longest_s: float = 30.0
     say: Callable[[str], None] = print
     _slots: asyncio.Semaphore = field(init=False, repr=False)
     _closed_until: float = field(default=0.0, init=False, repr=False)
@@ -90,12 +91,12 @@ class Policy:
                 except Exception as error:
                     met = self.read(error)
                     if met is not None and met.limited:
-                        self._close(met.wait_s if met.wait_s is not None else FIRST_S)
+                        self._close(met.wait_s if met.wait_s is not None else self.first_s)
                     raise
 
         def pause(state: RetryCallState) -> float:
             assert met is not None
-            return max(met.wait_s or 0.0, _jittered(state.attempt_number))
+            return max(met.wait_s or 0.0, self._jittered(state.attempt_number))
 
         def note(state: RetryCallState) -> None:
             assert met is not None
@@ -125,6 +126,11 @@ class Policy:
         """Nobody asks for so long."""
         self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
 
+    def _jittered(self, attempt: int) -> float:
+        """Somewhere in the upper half of a doubling pause, so that those who failed together do not come back together."""
+        longest = min(self.first_s * 2.0 ** min(attempt - 1, 10), self.longest_s)
+        return random.uniform(longest / 2, longest)
+
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that ``retry-after-ms`` or ``Retry-After`` (a number, or a date) ask for; ``None`` where they ask for nothing sensible."""
@@ -142,12 +148,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if math.isfinite(seconds):
             return max(seconds, 0.0)
     return None
-
-
-def _jittered(attempt: int) -> float:
-    """Somewhere in the upper half of a doubling pause, so that those who failed together do not come back together."""
-    longest = min(FIRST_S * 2.0 ** min(attempt - 1, 10), LONGEST_S)
-    return random.uniform(longest / 2, longest)
 
 
 def _span(seconds: float) -> str:
