@@ -78,7 +78,8 @@ def _evalops(design: Mapping[str, Any]) -> list[Recorder]:
 
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
-    asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination), "evalops": plain(config.loop.evalops) if config.loop.enabled else None}
+    asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
+    asked |= {"evalops": plain(config.loop.evalops)} if config.loop.enabled else {}
     if config.budget != Budget():
         asked["budget"] = plain(config.budget)
     about = {**design, **asked, "provenance": provenance(Path.cwd())}

@@ -9,7 +9,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mosweep.core import fingerprint, schema
 
-__all__ = ["OF_ROUNDS", "Artifact", "Context", "Json", "Resources", "Stage", "Status", "Trial", "Work", "in_order", "load_work", "unique_stages"]
+__all__ = [
+    *("OF_ROUNDS", "Artifact", "Context", "Json", "Resources", "Stage", "Status", "Trial", "Work"),
+    *("in_order", "load_work", "unique_stages"),
+]
 
 Json = Any
 #: Kinds of the stages of a loop that may turn out not to be needed.

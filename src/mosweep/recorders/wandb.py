@@ -112,7 +112,12 @@ def run_of(result: SweepResult, trial: TrialResult) -> Run:
         tags=tuple(dict.fromkeys(tag[:_TAG] for tag in [*tags, *(["dummy"] if dummy else [])])),
         config=masked({**_configuration(trial), "factors": trial.factors, "lineage": {s.label: _lineage(s) for s in trial.stages}}),
         summary=masked({**summary, **({"error": errors[0]} if errors else {})}),
-        loss={int(step): float(loss) for stage in trial.stages if stage.kind in ("finetune", "round") for step, loss in stage.facts.get("loss", ())},
+        loss={
+            int(step): float(loss)
+            for stage in trial.stages
+            if stage.kind in ("finetune", "round")
+            for step, loss in stage.facts.get("loss", ())
+        },
         failed=trial.status != "succeeded",
     )
 
