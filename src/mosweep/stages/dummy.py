@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mosweep.core import schema
+from mosweep.core import fingerprint, schema
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
@@ -187,7 +187,7 @@ class DummyBackend:
             "dataset": config.dataset.name,
             "task": config.task.name,
             "setting": {
-                "model": config.model,
+                "model": fingerprint.canonical(config.model, "model"),  # without where it lies, also when read back
                 "lora": config.lora.in_force,
                 "optim": config.optim,
                 "seed": config.seed,

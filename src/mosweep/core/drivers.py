@@ -1,0 +1,42 @@
+"""Which sweeps are being run on a store, so that nobody takes away what they count on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mosweep.core.claims import Claim
+from mosweep.core.fingerprint import digest_bytes
+from mosweep.core.store import Store
+
+__all__ = ["at_work", "sweeps_at_work"]
+
+
+@contextlib.contextmanager
+def at_work(store: Store, sweep: Path) -> Iterator[None]:
+    """While inside, ``sweeps_at_work`` tells of ``sweep``, unless this process dies."""
+    name = f"sweep-{digest_bytes(os.fsencode(sweep))[:16]}-{os.getpid()}"
+    note = store.root / "drivers" / name
+    claim = store.claims.acquire(name)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(str(sweep))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        if isinstance(claim, Claim):
+            store.claims.release(claim)
+
+
+def sweeps_at_work(store: Store) -> list[Path]:
+    """Folders of the sweeps that living processes run on ``store``; what dead ones left is removed."""
+    found = []
+    for note in sorted((store.root / "drivers").glob("sweep-*")):
+        if store.claims.owner(note.name) is None:
+            note.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            found.append(Path(note.read_text()))
+    return list(dict.fromkeys(found))
