@@ -130,7 +130,9 @@ def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
     with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
         config = hydra.compose_config(CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
         design = Design(hydra.config_loader, config, _task_overrides(config))
-        trials = compose_trials(config, hydra.config_loader, design.overrides, design.factor_keys)
+        trials = compose_trials(
+            config, hydra.config_loader, design.overrides, design.factors_in(Path(str(config.hydra.sweep.dir)).absolute())
+        )
         return trials, config_of(trials[0])
 
 

@@ -19,8 +19,12 @@ from mosweep.models.tiny import TinyArchitecture
 
 __all__ = [
     *("Budget", "Config", "Contamination", "Dataset", "EvalOps", "Experiment", "Loop", "Lora", "Model", "Optim", "StoreConfig", "Task"),
-    "Tracking",
+    *("OF_TRAINING", "Tracking"),
 ]
+
+
+#: Group choices and keys that do not matter to a control trial: it trains nothing.
+OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "tinker", "seed")
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mosweep.config import Config, Sections
+from mosweep.config import OF_TRAINING, Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage, Trial, in_order
 from mosweep.stages.base import Setting
 
-__all__ = ["Builder", "Factors", "design_overrides", "trial_name"]
+__all__ = ["Builder", "Factors", "bundles_of", "design_overrides", "trial_name"]
 
 Factors = Mapping[str, Any]
-
-#: Group choices and keys that do not matter to a control trial: it trains nothing.
-_OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "seed")
-
 
 class Builder:
     """Makes trials of resolved configurations; sections and stages that trials share are made once."""
@@ -52,7 +48,7 @@ class Builder:
             tuned = None if config.control else config.backend.finetune(setting)
             evals = config.eval.stages(setting, tuned)
         if config.control:
-            factors = {key: value for key, value in factors.items() if key.split(".")[0] not in _OF_TRAINING and key != "control"}
+            factors = {key: value for key, value in factors.items() if key.split(".")[0] not in OF_TRAINING and key != "control"}
             name = name or trial_name({"control": True, **factors})
         try:
             stages = tuple(in_order([tuned, *evals] if tuned else evals).values())
@@ -76,7 +72,7 @@ class Builder:
             if trial.control or not trial.config["run_control_trials"]:
                 continue
             # Trials that differ in training alone share the sections below: most are told apart without building anything.
-            relevant = (value for key, value in trial.config.items() if key not in _OF_TRAINING)
+            relevant = (value for key, value in trial.config.items() if key not in OF_TRAINING)
             about = tuple(id(value) if isinstance(value, Mapping) else str(value) for value in relevant)
             if about in seen:
                 continue
@@ -118,7 +114,7 @@ def design_overrides(controls: Any, treatments: Any, seeds: Any) -> tuple[list[l
     fixed = [_Level(key, value).override() for key, value in _mapping("controls", controls).items()]
     data = _loaded("treatments", treatments)
     if isinstance(data, list):
-        mappings = [_mapping(f"treatments[{index}]", bundle) for index, bundle in enumerate(data)]
+        mappings = [levels for _, levels in _bundles(data)]
         if not mappings:
             raise ConfigError("treatments", "[]", "expected at least one bundle of levels")
         bundles = [[_Level(key, value).override() for key, value in mapping.items()] for mapping in mappings]
@@ -137,6 +133,34 @@ def design_overrides(controls: Any, treatments: Any, seeds: Any) -> tuple[list[l
         bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
         factors.append("seed")
     return [[*fixed, *bundle] for bundle in bundles], factors
+
+
+def bundles_of(treatments: Any, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Treatments that were given as bundles, by name, each with its levels but for the seed; empty where levels are crossed.
+
+    A bundle is called by its key ``name`` or else by its levels. A factor that the command line has overridden is in none.
+    """
+    data = _loaded("treatments", treatments)
+    if not isinstance(data, list):
+        return {}
+    there = {(key, _level(level)) for trial in trials for key, level in trial.factors.items()}
+    bundles = _bundles(data)
+    gone = {key for _, levels in bundles for key, level in levels.items() if (key, _level(level)) not in there}
+    found: dict[str, dict[str, Any]] = {}
+    for name, levels in bundles:
+        mine = {key: level for key, level in levels.items() if key not in gone and key != "seed"}
+        found.setdefault(name or trial_name(mine), mine)
+    return found
+
+
+def _bundles(data: Sequence[Any]) -> list[tuple[str | None, dict[str, Any]]]:
+    """Name, if it has one, and levels of each bundle."""
+    found = []
+    for index, bundle in enumerate(data):
+        levels = dict(_mapping(f"treatments[{index}]", bundle))
+        name = levels.pop("name", None)
+        found.append((None if name is None else str(name), levels))
+    return found
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:

@@ -15,12 +15,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mosweep.config import OF_TRAINING
 from mosweep.core import fingerprint
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
@@ -29,7 +30,7 @@ from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
 
-__all__ = ["Launch", "Sweep", "config_digest", "find_sweep", "point"]
+__all__ = ["UNKNOWN", "Launch", "Sweep", "config_digest", "find_sweep", "level_of", "point"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,17 @@ class Sweep:
                     # An evaluation may be named by a path.
                     point(folder / stage.label.replace("/", "_"), os.path.relpath(record.folder, folder))
 
+    def config(self, trial: str) -> dict[str, Any]:
+        """The whole configuration of a trial, by its name; empty where its file is gone."""
+        import yaml
+
+        try:
+            text = (self.folder / trial / "config.yaml").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        found: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return found
+
     @cached_property
     def launches(self) -> list[Launch]:
         """All launches, oldest first."""
@@ -197,14 +209,29 @@ class Sweep:
                     f"{self.folder}/{trial['name']}",
                 )
         design = launches[0].design if launches else {}
-        return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(trials.values()), design)
+        return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(self._completed(trials.values())), design)
+
+    def _completed(self, trials: Collection[TrialResult]) -> Iterator[TrialResult]:
+        """The trials with a level of every factor that some launch of the sweep has varied: what a trial does not name, its
+        configuration says.
+        """
+        factors = dict.fromkeys(key for trial in trials if not trial.control for key in trial.factors)
+        for trial in trials:
+            missing = [key for key in factors if key not in trial.factors and not (trial.control and key.split(".")[0] in OF_TRAINING)]
+            config = self.config(trial.name) if missing else {}
+            levels = {key: level for key in missing if (level := level_of(config, key)) is not UNKNOWN}
+            yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials under names of their own: one that the folder has for another configuration gets a suffix."""
+        """The trials under names of their own: the one that the folder has for a configuration stays, one that it has for another gets a
+        suffix.
+        """
         taken = {t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials}
+        names = {config: name for name, (config, _) in taken.items()}
         named = []
         for trial in trials:
-            name, config = trial.name, config_digest(trial.config)
+            config = config_digest(trial.config)
+            name = names.get(config, trial.name)
             there, same = taken.setdefault(name, (config, trial.id))
             if there != config and same != trial.id:
                 name = f"{name}~{config[:8]}"
@@ -251,6 +278,20 @@ def config_digest(config: Mapping[str, Any]) -> str:
     """Tells configurations of trials apart, not code: an edited task makes other stages of the same trial."""
     relevant = {key: value for key, value in config.items() if key not in ("tracking", "store", "resources", "budget")}
     return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
+
+
+#: What ``level_of`` returns for a factor that the configuration does not tell.
+UNKNOWN = object()
+
+
+def level_of(config: Mapping[str, Any], factor: str) -> Any:
+    """The level of ``factor`` in a trial's configuration, a group being known by its choice's name; ``UNKNOWN`` if that is not there."""
+    value: Any = config
+    for name in factor.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return UNKNOWN
+        value = value[name]
+    return value.get("name", UNKNOWN) if isinstance(value, Mapping) else value
 
 
 def find_sweep(place: str | None) -> Sweep:

@@ -29,14 +29,14 @@ from mosweep.core import schema
 from mosweep.core.errors import MosweepError, StageError, UserError, choices
 from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial, unique_stages
-from mosweep.experiment import Builder, design_overrides
+from mosweep.experiment import Builder, bundles_of, design_overrides
 from mosweep.launchers.base import Launcher
 from mosweep.launchers.local import Local
 from mosweep.plan import make_plan
-from mosweep.reports.effects import contrasts_of
+from mosweep.reports.effects import compared, contrasts_of
 from mosweep.resources import whole
 from mosweep.run import check_access, check_installed, finish, launcher_of, prepare, run_trials, store_of
-from mosweep.sweep import Sweep
+from mosweep.sweep import UNKNOWN, Sweep, level_of
 
 __all__ = ["Design", "compose_trials", "config_of", "launch", "run_single_trial", "run_whole_trial", "sweep"]
 
@@ -56,6 +56,20 @@ class Design:
         base = list({tuple(o for o in overrides if o.partition("=")[0] not in given): None for overrides in designed})
         self.overrides = [[*overrides, *extra] for overrides in base for extra in written]
 
+    def factors_in(self, folder: Path) -> list[str]:
+        """The keys of the design's factors, among the trials that are in ``folder`` already: also what those differ in, from each other or
+        from these.
+        """
+        earlier = Sweep(folder)
+        known = dict.fromkeys([*self.factor_keys, *(key for one in earlier.launches for trial in one.trials for key in trial["factors"])])
+        first = [earlier.config(one.trials[0]["name"]) for one in earlier.launches if one.trials]
+        levels = _Levels()
+        for key, level in _factors(levels, self.overrides[0], None).items() if first else ():
+            before = [found for config in first if (found := level_of(config, key)) is not UNKNOWN]
+            if any(found != level for found in before):
+                known[key] = None
+        return list(known)
+
 
 def sweep(config: DictConfig, context: HydraContext, launcher: Any, arguments: Sequence[str]) -> Any:
     """What ``hydra/sweeper=mosweep`` does: the command's trials, launched together."""
@@ -63,7 +77,7 @@ def sweep(config: DictConfig, context: HydraContext, launcher: Any, arguments: S
 
     design = Design(context.config_loader, config, arguments)
     if isinstance(launcher, PlanningLauncher):
-        launcher.factor_keys = design.factor_keys
+        launcher.factor_keys = design.factors_in(_folder(config))
         return _launch(launcher, design.overrides)
     return _launch_stock(config, context, launcher, design)
 
@@ -104,16 +118,17 @@ def _run_planned(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[Swe
     given = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in launcher.options.items()}
     options = launcher_of({launcher.kind: given})
     trials = compose_trials(config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys)
-    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder = _folder(config)
     design = _design(trials, launcher.factor_keys) | {"launcher": {launcher.kind: schema.plain(options)}}
-    contrasts_of(design["contrasts"], design["treatments"], control=any(trial.control for trial in trials))  # a mistake is told now
+    contrasts_of(design["contrasts"], compared(design), control=any(trial.control for trial in trials))  # a mistake is told now
     return run_trials(trials, config_of(trials[0]), folder, design, options), trials, options
 
 
 def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, design: Design) -> int:
     """Under a launcher of Hydra's own every trial is one job, run whole; trials are checked, named and reported here."""
-    trials = compose_trials(config, context.config_loader, design.overrides, design.factor_keys)
-    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder = _folder(config)
+    factor_keys = design.factors_in(folder)
+    trials = compose_trials(config, context.config_loader, design.overrides, factor_keys)
     first = config_of(trials[0])
     store, sweep_folder = store_of(first), Sweep(folder)
     plan = make_plan(trials, store)
@@ -124,7 +139,7 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
         and "slurm" in str(config.hydra.launcher._target_).lower()
     ):
         _place_whole_trials(launcher, trials)
-    trials = prepare(trials, first, store, sweep_folder, _design(trials, design.factor_keys))
+    trials = prepare(trials, first, store, sweep_folder, _design(trials, factor_keys))
     lists = [list(overrides) for overrides in design.overrides]
     sources = {trial.name: overrides for trial, overrides in zip(trials, lists, strict=False)}
     jobs = []
@@ -260,6 +275,11 @@ def _factors(known: _Levels, overrides: Sequence[str], keys: Sequence[str] | Non
     return levels
 
 
+def _folder(config: DictConfig) -> Path:
+    """The sweep's folder."""
+    return Path(str(config.hydra.sweep.dir)).absolute()
+
+
 def _job(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     job = copy.copy(config)
     OmegaConf.set_struct(job, False)
@@ -273,13 +293,15 @@ def _design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[
     """What is frozen at launch: the design itself, not the circumstances."""
     first = trials[0].config
     keys = list(factor_keys) if factor_keys is not None else list(trials[0].factors)
-    levels = {key: _levels(key, trials) for key in keys}
+    levels = {key: found for key in keys if (found := _levels(key, trials))}
+    bundles = bundles_of(first.get("treatments"), trials)
     name = first.get("experiment", {}).get("name")
     return {
         "name": None if name == "???" else name,
         "description": first.get("experiment", {}).get("description"),
         "command": shlex.join(["mosweep", *sys.argv[1:]]),
         "treatments": levels,
+        **({"bundles": bundles} if bundles else {}),
         "run_control_trials": first.get("run_control_trials"),
         "primary_metric": first.get("primary_metric"),
         "contrasts": first.get("contrasts"),

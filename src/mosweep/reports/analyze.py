@@ -26,7 +26,7 @@ from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.evals.base import read_samples
 from mosweep.reports import page, plots
 from mosweep.reports.contamination import Overlap, limit_of, overlap
-from mosweep.reports.effects import CONTROL, SEED, Effect, effects
+from mosweep.reports.effects import BUNDLE, CONTROL, SEED, Effect, bundled, compared, effects, with_bundles
 from mosweep.reports.page import Facts, Figure, Findings, Report, Section, Table, Text
 from mosweep.reports.spending import spending
 from mosweep.secrets import masked
@@ -86,6 +86,7 @@ class _Content:
     """What there is to say of a sweep."""
 
     def __init__(self, sweep: Sweep, result: SweepResult, folder: Path) -> None:
+        result = with_bundles(result)
         self.sweep, self.result, self.folder = sweep, result, folder
         self.tuned = [trial for trial in result.trials if not trial.control]
         self.controls = [trial for trial in result.trials if trial.control]
@@ -127,7 +128,7 @@ class _Content:
     def levels(self) -> dict[str, list[Any]]:
         """Factors with their levels, those of the design first."""
         found: dict[str, dict[str, Any]] = {}
-        for name, levels in (self.design.get("treatments") or {}).items():
+        for name, levels in compared(self.design).items():
             found[name] = {_text(level): level for level in levels}
         for trial in self.tuned or self.controls:
             for name, level in trial.factors.items():
@@ -137,7 +138,7 @@ class _Content:
     @cached_property
     def varied(self) -> list[str]:
         """Factors to plot scores by."""
-        varied = [name for name, levels in self.levels.items() if len(levels) > 1]
+        varied = [name for name, levels in self.levels.items() if len(levels) > 1 and name not in bundled(self.design)]
         return [name for name in varied if name != SEED] or varied
 
     @cached_property
@@ -149,7 +150,7 @@ class _Content:
 
     def is_exploratory(self, effect: Effect) -> bool:
         """Whether an effect is of levels that the first design did not have."""
-        known = {name: {_text(level) for level in levels} for name, levels in (self.design.get("treatments") or {}).items()}
+        known = {name: {_text(level) for level in levels} for name, levels in compared(self.design).items()}
         contrast = effect.contrast
         asked = {} if contrast.factor == CONTROL else {contrast.factor: [contrast.base, contrast.level]}
         asked |= {name: [level] for name, level in contrast.at.items()}
@@ -182,7 +183,8 @@ class _Content:
             trials += f"; {len(self.controls)} of them untouched base models (control trials)"
         if self.exploratory:
             trials += f"; {len(self.exploratory)} exploratory (not in the first frozen design)"
-        factors = [f"{name}: {_some([_text(level) for level in levels], 12)}" for name, levels in self.levels.items() if name != SEED]
+        hidden = {SEED, *bundled(self.design)}
+        factors = [f"{name}: {self._listed(name, levels)}" for name, levels in self.levels.items() if name not in hidden]
         seeds = self.levels.get(SEED, [])
         tasks: dict[str, set[int]] = {}
         for trial in self.result.trials:
@@ -204,6 +206,14 @@ class _Content:
                 *([("providers", str(spent))] if spent else []),
             ]
         )
+
+    def _listed(self, factor: str, levels: Sequence[Any]) -> str:
+        """The levels of a factor; a bundle that has a name with what it stands for."""
+        texts = [_text(level) for level in levels]
+        if factor == BUNDLE:
+            meant = {name: ", ".join(f"{key}={_text(level)}" for key, level in one.items()) for name, one in self.design["bundles"].items()}
+            texts = [f"{text} ({meant[text]})" if meant.get(text, text).replace(", ", ",") != text else text for text in texts]
+        return _some(texts, 12)
 
     def _found(self) -> Iterator[Text | Findings]:
         if self.problem:

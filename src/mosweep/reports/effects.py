@@ -26,10 +26,27 @@ if TYPE_CHECKING:
 
     from mosweep.reports.statistics import Comparison, Components, Scores
 
-__all__ = ["BlockEffect", "Contrast", "Detectable", "Effect", "contrasts_of", "detectable", "effects", "effects_data", "spread_of"]
+__all__ = [
+    *(
+        "BUNDLE",
+        "BlockEffect",
+        "Contrast",
+        "Detectable",
+        "Effect",
+        "bundled",
+        "compared",
+        "contrasts_of",
+        "detectable",
+        "effects",
+        "effects_data",
+    ),
+    *("spread_of", "with_bundles"),
+]
 
 #: What replicates; and the factor that tells untouched base models (true) from tuned ones (false).
 SEED, CONTROL = "seed", "control"
+#: The factor whose levels are bundles of levels of others.
+BUNDLE = "bundle"
 
 
 # -- what is compared --------------------------------------------------------------------------------------------------
@@ -83,6 +100,40 @@ def contrasts_of(given: Any, treatments: Mapping[str, Sequence[Any]], *, control
         return [Contrast(name, levels[0], level) for name, levels in factors.items() for level in levels[1:]]
     entries = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     return [contrast for index, entry in enumerate(entries) for contrast in _contrasts(f"contrasts[{index}]", entry, factors)]
+
+
+# -- bundles: levels of several factors that were given together -----------------------------------------------------------
+
+
+def bundled(design: Mapping[str, Any]) -> set[str]:
+    """The factors whose levels were given in bundles: they are compared as bundles, not each by itself."""
+    return {factor for levels in (design.get("bundles") or {}).values() for factor in levels}
+
+
+def compared(design: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Levels of the factors that a design compares; bundles are levels of the factor ``bundle``."""
+    parts = bundled(design)
+    own = {BUNDLE: list(design["bundles"])} if parts else {}
+    return own | {name: list(levels) for name, levels in (design.get("treatments") or {}).items() if name not in parts}
+
+
+def with_bundles(result: SweepResult) -> SweepResult:
+    """``result`` with the factor ``bundle`` in its design and its trials, where levels were given in bundles.
+
+    A trial is of the bundle that names the most of its levels. One of none, because a later launch brought it, is a bundle by itself.
+    """
+    parts = bundled(result.design)
+    if not parts:
+        return result
+    bundles = sorted(result.design["bundles"].items(), key=lambda bundle: -len(bundle[1]))
+
+    def bundle_of(factors: Mapping[str, Any]) -> str:
+        mine = {name: _text(level) for name, level in factors.items() if name in parts}
+        of = (name for name, levels in bundles if {key: _text(level) for key, level in levels.items()}.items() <= mine.items())
+        return next(of, _named({name: factors[name] for name in mine}))
+
+    trials = [t if t.control else replace(t, factors={BUNDLE: bundle_of(t.factors), **t.factors}) for t in result.trials]
+    return replace(result, trials=tuple(trials), design={**result.design, "treatments": compared(result.design)})
 
 
 def _contrasts(key: str, entry: Any, factors: Mapping[str, Sequence[Any]]) -> list[Contrast]:
@@ -212,6 +263,7 @@ def effects(
     except ImportError as error:
         raise MissingExtra(error.name or "scipy", "reports", "the statistics of effects") from error
 
+    result = with_bundles(result)
     sweep = _Sweep(result)
     delta = delta or result.design.get("delta")
     given = contrasts if contrasts is not None else result.design.get("contrasts")
@@ -453,10 +505,11 @@ class _Sweep:
         self.tuned = [trial for trial in result.trials if not trial.control]
         self.controls = [trial for trial in result.trials if trial.control]
         self.treatments = {name: list(levels) for name, levels in (result.design.get("treatments") or {}).items()}
+        parts = bundled(result.design)
         seen = {name: {_text(level) for level in levels} for name, levels in self.treatments.items()}
         for trial in self.tuned:  # a later launch may have brought more
             for name, level in trial.factors.items():
-                if _text(level) not in seen.setdefault(name, set()):
+                if name not in parts and _text(level) not in seen.setdefault(name, set()):
                     seen[name].add(_text(level))
                     self.treatments.setdefault(name, []).append(level)
         self.levels = {trial.name: {name: _text(level) for name, level in trial.factors.items()} for trial in result.trials}
