@@ -58,6 +58,7 @@ class State:
     storm_s: float = 1.0
     grace_s: float = 0.5  # what was under way when the 429 was sent is no offence
     faults: list[dict[str, Any]] = field(default_factory=list)
+    late: list[Any] = field(default_factory=list)
     closed: bool = False  # whether fine-tuning is closed to this organisation
     files: dict[str, FileObject] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -386,6 +387,9 @@ class Gate:
             given = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
             await refused(401, f"Incorrect API key provided: {given[:8]}***{given[-4:]}.", "invalid_api_key")(scope, receive, send)
             return
+        while S.late and where == f"POST {JOBS}":
+            late_scope, body = S.late.pop()
+            await self.app(late_scope, replay(body), nowhere)
         now = time.time()
         since, until = S.storm
         if now < until:
@@ -414,12 +418,11 @@ class Gate:
 
     async def fail(self, scope: Any, receive: Any, send: Any, how: Any, after: bool, fault: dict[str, Any]) -> None:
         if after:  # it is done, but nobody hears of it
-
-            async def nowhere(message: Any) -> None:
-                pass
-
             await self.app(scope, receive, nowhere)
         await asyncio.sleep(fault.get("delay_s", 0))
+        if how == "late":  # on its way while its sender has given it up; it is carried out before the next of its kind
+            S.late.append((scope, (await receive())))
+            how = "drop"
         if how == "drop":
             receive.__self__.transport.abort()
             return
@@ -427,6 +430,19 @@ class Gate:
         await refused(int(how), fault.get("message", "The server had an error"), fault.get("code", "server_error"), **wish)(
             scope, receive, send
         )
+
+
+async def nowhere(message: Any) -> None:
+    """An answer that nobody hears."""
+
+
+def replay(message: Any) -> Any:
+    """A request's body, once more."""
+
+    async def receive() -> Any:
+        return message
+
+    return receive
 
 
 S = State()

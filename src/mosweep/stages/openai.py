@@ -222,14 +222,13 @@ def _content(path: str, time_ns: int, method: Method) -> bytes:
 async def _check(wanted: set[tuple[str, Method]]) -> None:
     from mosweep.training.openai_account import Account
 
-    account = Account.of()
-    async with account.client:
-        for model, method in sorted(wanted):
-            if trouble := await _refusal(account, model, method):
-                if trouble.again or trouble.status in (401, 429):
-                    raise UserError(f"backend=openai: {trouble.text}")
-                key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
-                raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+    account = await Account.of()
+    for model, method in sorted(wanted):
+        if trouble := await _refusal(account, model, method):
+            if trouble.again or trouble.status in (401, 429):
+                raise UserError(f"backend=openai: {trouble.text}")
+            key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
+            raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
 
 
 async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:

@@ -1,4 +1,4 @@
-"""Fine-tuning backends: ``DummyTrainingBackend`` in ``training.dummy``, ``TorchtuneTrainingBackend`` in ``training.torchtune``."""
+"""Fine-tuning backends, each in a module of its own: dummy, openai, tinker, torchtune."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mosweep.training.base import RunStatus, TrainingBackend, TrainingRun
     from mosweep.training.dummy import DummyTrainingBackend
+    from mosweep.training.openai import OpenAITrainingBackend
+    from mosweep.training.tinker import TinkerTrainingBackend
     from mosweep.training.torchtune import TorchtuneTrainingBackend
 
-__all__ = ["DummyTrainingBackend", "RunStatus", "TorchtuneTrainingBackend", "TrainingBackend", "TrainingRun"]
+_PLACES = {
+    "DummyTrainingBackend": "dummy",
+    "OpenAITrainingBackend": "openai",
+    "TinkerTrainingBackend": "tinker",
+    "TorchtuneTrainingBackend": "torchtune",
+}
 
-_PLACES = {"DummyTrainingBackend": "dummy", "TorchtuneTrainingBackend": "torchtune"}
+__all__ = [
+    *("DummyTrainingBackend", "OpenAITrainingBackend", "RunStatus", "TinkerTrainingBackend", "TorchtuneTrainingBackend"),
+    *("TrainingBackend", "TrainingRun"),
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -87,14 +87,10 @@ class OpenAITrainingRun:
     job: FineTuningJob | None = field(default=None, repr=False)
     _seen: str | None = field(default=None, repr=False)
 
-    @property
-    def _account(self) -> Account:
-        return Account.of(self.client)
-
     async def refresh(self) -> RunStatus:
         """Look at the job."""
         if self.job is None or self.state not in ENDED:
-            self._note(await self._account.look(self.id, self.patience_s))
+            self._note(await (await Account.of(self.client)).look(self.id, self.patience_s))
         return self.status
 
     async def wait(self) -> str:
@@ -121,7 +117,7 @@ class OpenAITrainingRun:
     async def result(self) -> OpenAIResult:
         """What the finished job measured. What OpenAI does not keep any more is missing, and said so."""
         await self.refresh()
-        job, account = self.job, self._account
+        job, account = self.job, await Account.of(self.client)
         assert job is not None
         losses: tuple[tuple[int, float], ...] = ()
         checkpoints: list[Mapping[str, Any]] = []
@@ -152,7 +148,7 @@ class OpenAITrainingRun:
         """End the job; a no-op when it has ended."""
         if await self.refresh() in ("queued", "running"):
             try:
-                self._note(await self._account.cancel(self.id))
+                self._note(await (await Account.of(self.client)).cancel(self.id))
             except RemoteError:
                 if await self.refresh() in ("queued", "running"):
                     raise
@@ -175,7 +171,7 @@ class OpenAITrainingRun:
         self.model_id = job.fine_tuned_model if self.state == "succeeded" else None
 
     async def _print_steps(self) -> None:
-        for event in await self._account.events(self.id, self._seen):
+        for event in await (await Account.of(self.client)).events(self.id, self._seen):
             self._seen = event.id
             data = event.data if isinstance(event.data, dict) else {}
             if event.type == "metrics" and "step" in data:
@@ -236,7 +232,7 @@ class OpenAITrainingBackend:
         key = self.key or secrets.token_hex(32)
         if (known := self._intended(key)) and (run := await self._attached(known)):
             return run
-        account = Account.of(self.client)
+        account = await Account.of(self.client)
         files: list[str] = []
 
         async def create(attempt: int) -> FineTuningJob:
@@ -274,7 +270,7 @@ class OpenAITrainingBackend:
     async def _attached(self, job_id: str) -> OpenAITrainingRun | None:
         """The run of a job that the intent names, unless that has come to nothing."""
         try:
-            job = await Account.of(self.client).look(job_id, self.patience_s)
+            job = await (await Account.of(self.client)).look(job_id, self.patience_s)
         except RemoteError as error:
             if error.trouble.status != 404:
                 raise

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, UserError
@@ -45,14 +44,14 @@ class Account:
     _files: dict[str, asyncio.Task[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, client: AsyncOpenAI | None = None) -> Account:
+    async def of(cls, client: AsyncOpenAI | None = None) -> Account:
         """The running loop's account, the same for all who ask with the same ``client`` (``None``: one by the environment)."""
-        known = _accounts.setdefault(asyncio.get_running_loop(), {})
-        name = None if client is None else id(client)
-        if name not in known:
+        name = (asyncio.get_running_loop(), None if client is None else id(client))
+        if name not in _accounts:
             ours = _client() if client is None else client.with_options(max_retries=0)
-            known[name] = cls(ours, Policy("OpenAI", trouble_of))
-        return known[name]
+            held = _held(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
+            _accounts[name] = (await anext(held), held)
+        return _accounts[name][0]
 
     async def ask(self, what: str, request: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
         """The answer to ``request``; see ``Policy.call``."""
@@ -114,10 +113,14 @@ class Account:
             await self.policy.opened()
             before, sent = sent, True
             made = await create(attempt)
-            if before and (first := _usable(await self.jobs(key), passed)[0]).id != made.id:
-                await self.client.fine_tuning.jobs.cancel(made.id)  # an earlier try was carried out after all
-                return first, False
-            return made, False
+            if not before:
+                return made, False
+            first, *more = _usable(await self.jobs(key), passed)  # an earlier try may have been carried out after all
+            for job in more:
+                await self.policy.opened()
+                await self.client.fine_tuning.jobs.cancel(job.id)
+                print(f"{job.id}: cancelled, {first.id} was started for the same")
+            return first, False
 
         return await self.ask("starting the job", found_or_made)
 
@@ -159,7 +162,18 @@ class Account:
         return await self.ask(f"reading {file_id}", whole)
 
 
-_accounts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int | None, Account]] = WeakKeyDictionary()
+_Name = tuple[asyncio.AbstractEventLoop, int | None]
+_accounts: dict[_Name, tuple[Account, AsyncGenerator[Account, None]]] = {}
+
+
+async def _held(name: _Name, account: Account, ours: bool) -> AsyncGenerator[Account, None]:
+    """The account, until its loop ends: loops close what they are in the middle of generating."""
+    try:
+        yield account
+    finally:
+        del _accounts[name]
+        if ours:
+            await account.client.close()
 
 
 def _client() -> AsyncOpenAI:

@@ -22,6 +22,7 @@ __all__ = ["Policy", "RemoteError", "Trouble", "retry_after"]
 
 T = TypeVar("T")
 
+
 @dataclass(frozen=True)
 class Trouble:
     """What an error of a call means, in one line (``text``).
@@ -114,8 +115,7 @@ class Policy:
         except Exception as error:
             if met is None:
                 raise
-            tried = f" (tried for {_span(patience)})" if met.again else ""
-            raise RemoteError(f"{self.provider}: {what}: {met.text}{tried}", met) from error
+            raise RemoteError(f"{self.provider}: {what}: {met.text}{_given_up(met, patience)}", met) from error
 
     async def opened(self) -> None:
         """Wait until the provider may be asked."""
@@ -148,6 +148,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if math.isfinite(seconds):
             return max(seconds, 0.0)
     return None
+
+
+def _given_up(met: Trouble, patience_s: float) -> str:
+    """Why a call that may yet succeed was given up."""
+    if not met.again:
+        return ""
+    if (met.wait_s or 0.0) > patience_s:
+        return f" (it asks to be left alone for {_span(met.wait_s or 0.0)}, longer than the patience of {_span(patience_s)})"
+    return f" (tried for {_span(patience_s)})"
 
 
 def _span(seconds: float) -> str:
