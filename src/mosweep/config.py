@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
 from mosweep.models.tiny import TinyArchitecture
 
@@ -33,6 +34,7 @@ class Model:
 
     ``recipe`` names the file ``recipes/<backend>/<recipe>.yaml`` with the native defaults for this model; without it ``name`` does.
     ``path`` may be relative to ``model_dir`` or the working directory. ``inspect`` is an Inspect model name (``openai/gpt-4o-mini``).
+    ``tinker`` is what Tinker calls the model, by default its hub id, and ``renderer`` how tinker-cookbook writes chats for it.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Model:
     hub: str | None = None
     revision: str | None = None
     inspect: str | None = None
+    tinker: str | None = field(default=None, metadata=unkeyed)
+    renderer: str | None = field(default=None, metadata=unkeyed)
 
     def __post_init__(self) -> None:
         sources = [name for name in ("generate", "path", "hub", "inspect") if getattr(self, name) is not None]
@@ -239,6 +243,7 @@ class Config:
     budget: Budget = Budget()
     contamination: Contamination = Contamination()
     torchtune: Mapping[str, Any] = field(default_factory=dict)
+    tinker: Mapping[str, Any] = field(default_factory=dict)
     inspect: Mapping[str, Any] = field(default_factory=dict)
     tasks_dir: str | None = None
     data_dir: str | None = None
@@ -246,6 +251,8 @@ class Config:
     controls: Any = None
     treatments: Any = None
     seeds: Any = None
+    setting: Any = None
+    tags: Any = None
     run_control_trials: bool = True
     primary_metric: str | None = None
     contrasts: Any = None

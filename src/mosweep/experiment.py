@@ -18,11 +18,13 @@ from mosweep.config import OF_TRAINING, Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage, Trial, in_order
+from mosweep.settings import selected_overrides
 from mosweep.stages.base import Setting
 
 __all__ = ["Builder", "Factors", "bundles_of", "design_overrides", "trial_name"]
 
 Factors = Mapping[str, Any]
+
 
 class Builder:
     """Makes trials of resolved configurations; sections and stages that trials share are made once."""
@@ -106,11 +108,15 @@ class _Level:
         return f"{self.key}={_as_override(self.value)}"
 
 
-def design_overrides(controls: Any, treatments: Any, seeds: Any) -> tuple[list[list[str]], list[str]]:
+def design_overrides(
+    controls: Any, treatments: Any, seeds: Any, setting: Any = None, tags: Any = None
+) -> tuple[list[list[str]], list[str]]:
     """The override lists of a design written as ``controls``, ``treatments`` and ``seeds``, and the keys of its factors.
 
-    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle. Without a design: one empty list.
+    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle. Without a design: one empty list. The data
+    sets of a ``setting`` are crossed with all that, unless the design chooses data sets itself; its evaluations hold for all.
     """
+    datasets, held = selected_overrides(setting, tags)
     fixed = [_Level(key, value).override() for key, value in _mapping("controls", controls).items()]
     data = _loaded("treatments", treatments)
     if isinstance(data, list):
@@ -132,6 +138,12 @@ def design_overrides(controls: Any, treatments: Any, seeds: Any) -> tuple[list[l
             raise ConfigError("seeds", seeds, "expected a list of whole numbers, or how many")
         bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
         factors.append("seed")
+    written = {override.partition("=")[0] for bundle in [fixed, *bundles] for override in bundle}
+    fixed = [*(_Level(key, value).override() for key, value in held.items() if key not in written), *fixed]
+    if datasets and not written & {key for levels in datasets for key in levels}:
+        choices = [[_Level(key, value).override() for key, value in levels.items()] for levels in datasets]
+        bundles = [[*choice, *bundle] for choice in choices for bundle in bundles]
+        factors = list(dict.fromkeys([*(key for levels in datasets for key in levels), *factors]))
     return [[*fixed, *bundle] for bundle in bundles], factors
 
 

@@ -46,7 +46,9 @@ class Design:
 
     def __init__(self, loader: Any, master: DictConfig, arguments: Sequence[str]) -> None:
         job = _job(master, resolve=False)
-        designed, factor_keys = design_overrides(job.get("controls"), job.get("treatments"), job.get("seeds"))
+        designed, factor_keys = design_overrides(
+            job.get("controls"), job.get("treatments"), job.get("seeds"), job.get("setting"), job.get("tags")
+        )
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
         written = BasicSweeper.split_arguments(parsed, None)[0]
         swept = [str(override.get_key_element()) for override in parsed if override.is_sweep_override()]
