@@ -67,19 +67,20 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
     return recorders
 
 
-def _evalops(design: Mapping[str, Any]) -> list[Recorder]:
-    """Who tells EvalOps of a loop's rounds, if the design asks for it."""
-    if not (design.get("evalops") or {}).get("url"):
+def _evalops_recorder(evalops: EvalOps) -> list[Recorder]:
+    """Who tells EvalOps of loops' rounds, if anybody is to."""
+    if evalops.url is None:
         return []
     from mosweep.recorders.evalops import EvalOpsRecorder
 
-    return [EvalOpsRecorder(build(EvalOps, design["evalops"], "loop.evalops"))]
+    return [EvalOpsRecorder(evalops)]
 
 
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
     asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
-    asked |= {"evalops": plain(config.loop.evalops)} if config.loop.enabled else {}
+    if config.loop.evalops.url:
+        asked["evalops"] = plain(config.loop.evalops)
     if config.budget != Budget():
         asked["budget"] = plain(config.budget)
     about = {**design, **asked, "provenance": provenance(Path.cwd())}
@@ -118,7 +119,7 @@ def run_trials(
 
 def check_installed(plan: Plan, config: Config) -> None:
     """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not here; ``UserError`` for EvalOps' key."""
-    if config.loop.enabled and config.loop.evalops.url:
+    if config.loop.evalops.url:
         from mosweep.recorders.evalops import api_key
 
         api_key()  # a missing one is told now
@@ -174,12 +175,19 @@ def _reached(plan: Plan, store: Store, key: str) -> int | None:
 
 def finish(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None) -> SweepResult:
     """Link, record and print what ``trials`` have come to."""
-    result = link_and_record(trials, config.tracking, store, sweep, records or {})
+    result = link_and_record(trials, config.tracking, store, sweep, records or {}, config.loop.evalops)
     print_outcome(result, os.path.relpath(sweep.folder))
     return result
 
 
-def link_and_record(trials: Sequence[Trial], tracking: Tracking, store: Store, sweep: Sweep, records: Mapping[str, Record]) -> SweepResult:
+def link_and_record(
+    trials: Sequence[Trial],
+    tracking: Tracking,
+    store: Store,
+    sweep: Sweep,
+    records: Mapping[str, Record],
+    evalops: EvalOps,
+) -> SweepResult:
     """Link the trials' folders to what their stages left, and record the sweep; what is known of these trials."""
     known = dict(records)
     for key in unique_stages(trials):
@@ -187,6 +195,6 @@ def link_and_record(trials: Sequence[Trial], tracking: Tracking, store: Store, s
             known[key] = record
     sweep.link(trials, known)
     result = sweep.result(known)
-    Recorders([*tracking_recorder(tracking), *_evalops(result.design)]).sweep_finished(SweepFinished(result))
+    Recorders([*tracking_recorder(tracking), *_evalops_recorder(evalops)]).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}
     return replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))

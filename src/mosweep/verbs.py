@@ -215,7 +215,7 @@ def _run(arguments: Sequence[str]) -> int:
     sweep.note_launch(launch.file)
     if run_plan(plan, store, sweep, launcher, quiet=args.json).detached:
         return 0
-    result = link_and_record(trials, _tracking(launch.design), store, sweep, plan.records)
+    result = link_and_record(trials, _tracking(launch.design), store, sweep, plan.records, _evalops(launch.design))
     if args.json:
         _print_json(summary_data(result))
     else:
@@ -332,6 +332,12 @@ def _thawed(spec: Mapping[str, Any], known: Mapping[str, Stage]) -> Stage:
             "launch the sweep's own command again"
         )
     return stage
+
+
+def _evalops(design: Mapping[str, Any]) -> Any:
+    from mosweep.config import EvalOps
+
+    return EvalOps(**design.get("evalops", {}))
 
 
 def _tracking(design: Mapping[str, Any]) -> Any:

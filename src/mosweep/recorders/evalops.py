@@ -123,7 +123,7 @@ def _posted(body: Mapping[str, Any], options: EvalOps, key: str) -> str | None:
             problem = f"{url} answers {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 429):
                 raise MosweepError(problem) from None
-            pause = max(pause, min(retry_after(dict(error.headers)) or 0.0, LONGEST_S))
+            pause = max(pause, min(retry_after({name.lower(): value for name, value in error.headers.items()}) or 0.0, LONGEST_S))
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             problem = f"{url}: {str(reason) or type(error).__name__}"

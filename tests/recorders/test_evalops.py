@@ -1,0 +1,158 @@
+"""EvalOps is told of every round once, and nothing else depends on whether it answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from tests.conftest import DRY, Outcome, Shell
+
+KEY = "eo-1234567890"
+LOOP = (*DRY, "loop.enabled=true", "loop.max_rounds=4", "loop.threshold=0.85", "backend.rounds=[0.3,0.5,0.9]", "run_control_trials=false")
+
+
+@dataclass
+class Service:
+    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0 says nothing for two seconds."""
+
+    answers: list[int] = field(default_factory=list)
+    always: int | None = None
+    retry_after: str | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[tuple[float, int]] = field(default_factory=list)
+    url: str = ""
+
+    def answer(self, path: str, key: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status = self.always if self.always is not None else self.answers.pop(0) if self.answers else 201
+        if path != "/api/v1/test-runs/":
+            status = 404
+        elif key != f"Bearer {KEY}":
+            status = 401
+        elif "testSuiteId" not in body:
+            status = 422
+        self.requests.append((time.monotonic(), status))
+        if status == 0:
+            time.sleep(2)
+        if status != 201:
+            return status or 500, {"error": "no"}
+        self.runs.append(body)
+        return 201, {"success": True, "data": {"id": f"run-{len(self.runs)}", "status": "pending"}}
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    state = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, answer = state.answer(self.path, self.headers["Authorization"], body)
+            self.send_response(status)
+            if state.retry_after and status in (429, 503):
+                self.send_header("Retry-After", state.retry_after)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *args: None  # type: ignore[method-assign] - a client that gave up waiting
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def run(shell: Shell, service: Service, *words: str, key: str = KEY) -> Outcome:
+    told = (f"loop.evalops.url={service.url}", "loop.evalops.suite=suite-7", "loop.evalops.timeout_s=0.5")
+    return shell("-m", *LOOP, *told, "experiment.name=loop", *words, env={"EVALOPS_API_KEY": key})
+
+
+def told(shell: Shell) -> dict[str, str]:
+    lines = (shell.folder / "multirun" / "loop" / "evalops.jsonl").read_text().splitlines()
+    return {event["key"]: event["id"] for event in map(json.loads, lines)}
+
+
+def test_every_round_that_was_trained_is_a_test_run(shell, service):
+    assert run(shell, service).status == 0
+    assert [body["name"] for body in service.runs] == ["Training Round 1", "Training Round 2", "Training Round 3"]
+    (trial,) = shell.summary("loop").values()
+    scores = {stage["key"]: stage for stage in trial["stages"] if stage["kind"] == "round-eval"}
+    for number, body in enumerate(service.runs, 1):
+        metadata = body["config"]["metadata"]
+        assert body["testSuiteId"] == "suite-7"
+        assert body["tags"] == ["mosweep", f"round-{number}"]
+        assert body["config"]["model"] == metadata["checkpoint"]
+        assert body["config"]["model"].startswith("dummy/tiny@")
+        assert metadata["round"] == number
+        assert metadata["score"] == metadata["metrics"]["score"] == pytest.approx([0.3, 0.5, 0.9][number - 1], abs=0.1)
+        assert metadata["watched"] == "capitalization/score"
+        assert (metadata["experiment"], metadata["trial"], metadata["dummy"]) == ("loop", trial["name"], True)
+        assert scores[metadata["key"]]["label"] == f"eval {number}:capitalization"
+    assert told(shell) == {body["config"]["metadata"]["key"]: f"run-{number}" for number, body in enumerate(service.runs, 1)}
+    assert run(shell, service).status == 0
+    assert len(service.requests) == 3, "nothing is told twice"
+
+
+@pytest.mark.parametrize("broken", [500, 0, 400, "down"])
+def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(shell, service, broken):
+    plain = Shell(shell.folder / "plain")
+    plain.folder.mkdir()
+    assert plain("-m", *LOOP, "experiment.name=loop").status == 0
+    address = service.url
+    if broken == "down":
+        service.url = "http://127.0.0.1:9"
+    else:
+        service.always = broken
+    done = run(shell, service)
+    assert done.status == 0
+    assert done.err.count("ProjectionWarning") == 1
+    assert "EvalOps was not told of all rounds" in done.err
+    assert _result(shell) == _result(plain)
+    assert len(service.requests) == {500: 3, 0: 3, 400: 1, "down": 0}[broken], "bounded, and not again for every round"
+    assert KEY not in done.out + done.err
+    service.url, service.always = address, None
+    assert run(shell, service).status == 0
+    assert len(service.runs) == 3, "made up for by the next launch"
+    assert len(told(shell)) == 3
+
+
+def _result(shell: Shell) -> dict[str, Any]:
+    return {
+        name: (trial["status"], trial["metrics"], [(stage["label"], stage["key"], stage["status"]) for stage in trial["stages"]])
+        for name, trial in shell.summary("loop").items()
+    }
+
+
+def test_a_passing_trouble_is_got_over_and_told_nobody(shell, service):
+    service.answers, service.retry_after = [503, 201, 429], "1"
+    done = run(shell, service)
+    assert done.status == 0
+    assert "ProjectionWarning" not in done.err
+    assert len(service.runs) == 3
+    times = {status: moment for moment, status in service.requests}
+    limited = next(place for place, (_, status) in enumerate(service.requests) if status == 429)
+    assert service.requests[limited + 1][0] - service.requests[limited][0] >= 1, "Retry-After"
+    assert set(times) == {201, 429, 503}
+
+
+def test_a_missing_key_is_told_before_anything_starts(shell, service):
+    done = run(shell, service, key="")
+    assert done.status == 2
+    assert done.err == "mosweep: loop.evalops.url needs a key in the environment variable EVALOPS_API_KEY\n"
+    assert shell.files() == set()
+
+
+def test_the_key_is_in_no_file(shell, service):
+    run(shell, service)
+    for name in shell.files():
+        assert KEY.encode() not in (shell.folder / name).read_bytes(), name
