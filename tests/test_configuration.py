@@ -22,9 +22,13 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MOSWEEP_HOME", str(tmp_path / "home"))
 
 
+#: What goes with a choice that does not go with the defaults.
+WITH = {"backend=openai": ["model=gpt-4.1-mini"]}
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_builds(choice):
-    trials, _ = planned([choice, "backend=dummy"] if not choice.startswith("backend") else [choice])
+    trials, _ = planned([choice, "backend=dummy"] if not choice.startswith("backend") else [choice, *WITH.get(choice, [])])
     assert [trial.control for trial in trials] == [False, True]
 
 
@@ -36,10 +40,12 @@ def test_every_experiment_builds(name):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
-def test_every_model_has_its_torchtune_recipe(name):
-    trials, _ = planned([f"model={name}"])
+def test_every_model_can_be_fine_tuned(name):
+    remote = name.startswith("gpt-")
+    trials, _ = planned([f"model={name}", *(["backend=openai"] if remote else [])])
     finetune = next(stage for stage in trials[0].stages if stage.kind == "finetune")
-    assert finetune.work.config["model"]["_component_"].startswith("torchtune.models.")
+    if not remote:
+        assert finetune.work.config["model"]["_component_"].startswith("torchtune.models.")
 
 
 def test_explicit_values_win_over_derived_ones_and_defaults():
