@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,25 @@ def test_digest_follows_the_content_not_the_formatting(tmp_path: Path) -> None:
     dataset = JSONLDataset(rows)
     assert load(tmp_path / "d.json").digest == dataset.digest
     assert JSONLDataset(rows[::-1]).digest != dataset.digest != JSONLDataset(rows[:1]).digest
+
+
+def test_a_file_is_streamed(tmp_path: Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([row, "", row.replace('"b"', '"c"'), '{"messages": []}']) + "\n")
+    found = JSONLDataset.stream(path)
+    assert [next(found)["messages"][1]["content"], next(found)["messages"][1]["content"]] == ["b", "c"], "before the bad row is met"
+    with pytest.raises(UserError, match="line 4: messages must be"):
+        next(found)
+
+
+def test_a_file_larger_than_memory_has_a_digest(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "x" * 1000}, {"role": "assistant", "content": "y"}]}
+    path.write_text((json.dumps(row) + "\n") * 20_000)
+    tracemalloc.start()
+    digest = JSONLDataset.digest_of(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 10
+    assert digest == JSONLDataset([row] * 20_000).digest

@@ -6,6 +6,8 @@ Rows with ``instruction``, perhaps ``input``, and ``output`` (as Alpaca has them
 from __future__ import annotations
 
 import asyncio
+import codecs
+import hashlib
 import json
 import os
 import random
@@ -83,28 +85,29 @@ class JSONLDataset:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content: independent of the file's formatting, dependent on the order of the rows."""
-        try:
-            return fingerprint.digest_bytes("\n".join(map(fingerprint.canonical_json, self.samples)).encode())
-        except TypeError as error:
-            raise UserError(f"the data set has no digest: {error}") from error
+        return _digest(self.samples)
+
+    @staticmethod
+    def stream(path: str | Path) -> Iterator[Sample]:
+        """The samples of a file one by one, checked as they come. A JSONL file may be larger than memory; an array is read whole."""
+        empty = True
+        for line, row in _rows(Path(path)):
+            row = _as_chat(row)
+            if problem := _problem(row):
+                raise UserError(f"{path}, line {line}: {problem}")
+            empty = False
+            yield row
+        if empty:
+            raise UserError(f"{path} holds no samples")
+
+    @classmethod
+    def digest_of(cls, path: str | Path) -> str:
+        """The ``digest`` of the data set in a file, without holding it in memory."""
+        return _digest(cls.stream(path))
 
     @classmethod
     def _read(cls, path: Path) -> JSONLDataset:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
-        parse = _array_rows if text.lstrip().startswith("[") else _lines
-        rows = []
-        for line, row in ((line, _as_chat(row)) for line, row in parse(path, text)):
-            if problem := _problem(row):
-                raise UserError(f"{path}, line {line}: {problem}")
-            rows.append(row)
-        if not rows:
-            raise UserError(f"{path} holds no samples")
-        return _trusted(rows)
+        return _trusted(cls.stream(path))
 
     def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,18 @@ def _trusted(rows: Iterable[Sample]) -> JSONLDataset:
     return dataset
 
 
+def _digest(samples: Iterable[Sample]) -> str:
+    """SHA-256 of the samples' canonical JSON, one a line."""
+    found, between = hashlib.sha256(), b""
+    try:
+        for sample in samples:
+            found.update(between + fingerprint.canonical_json(sample).encode())
+            between = b"\n"
+    except TypeError as error:
+        raise UserError(f"the data set has no digest: {error}") from error
+    return found.hexdigest()
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -127,12 +142,39 @@ def _no_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    # Not splitlines(): that also splits at U+2028 and its like, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), 1):
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """What a file holds, each with the line on which it begins."""
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(3)
+            file.seek(3 if beginning == codecs.BOM_UTF8 else 0)
+            while (byte := file.read(1)).isspace():
+                pass
+            file.seek(3 if beginning == codecs.BOM_UTF8 else 0)
+            if byte == b"[":
+                yield from _array_rows(path, _text(path, file.read()))
+            else:
+                yield from _lines(path, file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _text(path: Path, data: bytes, line: int | None = None) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        place = f"{path}, line {line}:" if line else f"{path}"
+        raise UserError(f"{place} is not UTF-8 text (byte {error.start})") from error
+
+
+def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    # As bytes: text would also be split at U+2028 and its like, which JSON strings may hold.
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield number, _DECODER.decode(line)
+                yield number, _DECODER.decode(_text(path, line, number))
+            except UserError:
+                raise
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: not JSON ({_reason(error)})") from error
 
