@@ -1,0 +1,235 @@
+"""Sweeps with ``backend=openai``, from the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.openai.conftest import KEY, Service
+from tests.openai.storm import processes
+
+from mosweep.app import planned
+from mosweep.core.errors import ConfigError
+
+OPENAI = ("backend=openai", "model=gpt-4o-mini", "tracking=none", "backend.poll_s=0.1")
+
+
+def until(happened: Callable[[], object], patience_s: float = 60) -> None:
+    deadline = time.monotonic() + patience_s
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def quick(words) -> tuple[str, ...]:
+    """A sweep whose evaluations are made up."""
+    return (*OPENAI, f"dataset.path={words.name}", "eval=dummy", "run_control_trials=false")
+
+
+def test_fine_tuned_and_evaluated(shell, openai):
+    sweep = ("-m", *OPENAI, "seed=0,1", "optim.epochs=2", "inspect.task_args.limit=10", "experiment.name=caps")
+    done = shell(*sweep)
+    assert done.status == 0, done.err
+    trials = shell.summary("caps")
+    assert {trial["metrics"]["capitalization/accuracy"] for trial in trials.values() if not trial["control"]} == {1.0}
+    assert {trial["metrics"]["capitalization/accuracy"] for trial in trials.values() if trial["control"]} == {0.0}
+    jobs = openai.jobs
+    assert [job["model"] for job in jobs] == ["gpt-4o-mini-2024-07-18"] * 2
+    assert [job["method"]["supervised"] for job in jobs] == [{"hyperparameters": {"n_epochs": 2}}] * 2
+    log = (shell.folder / "multirun/caps/seed=0/finetune/log.txt").read_text()
+    assert "started" in log
+    assert "succeeded" in log
+    asked = openai.report["requests"]
+    again = shell(*sweep)
+    assert "nothing to do" in again.out
+    assert openai.report["requests"] == asked
+    for path in shell.files():
+        assert KEY.encode() not in (shell.folder / path).read_bytes(), path
+
+
+def test_what_a_fine_tune_leaves(shell, openai, quick):
+    from mosweep.core.store import Store
+
+    shell("-m", *quick, "seed=5", "optim.epochs=1", "optim.batch_size=4", "backend.learning_rate_multiplier=0.5", "experiment.name=one")
+    [job] = openai.jobs
+    store = Store(shell.folder / ".mosweep" / "store")
+    [record] = [record for key in store.keys() if (record := store.read(key)) and record.data["kind"] == "finetune"]  # noqa: SIM118
+    left = record.facts
+    assert left["remote_job"] == job["id"]
+    assert left["model_id"] == f"ft:gpt-4o-mini-2024-07-18:our-org:mosweep:{job['id'][-8:]}"
+    assert left["inspect"] == f"openai/{left['model_id']}"
+    assert left["settings"] == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.5}
+    assert (left["seed"], left["steps"], left["final_loss"]) == (5, 3, pytest.approx(1.5385, abs=1e-3))
+    assert [checkpoint["step"] for checkpoint in left["checkpoints"]] == [3]
+    usage = left["usage"]
+    assert usage["train_tokens"] == left["trained_tokens"] > 0
+    assert usage["usd"] == pytest.approx(usage["train_tokens"] * 3 / 1e6)
+
+
+def test_plan_needs_no_network_and_says_what_is_coming(shell):
+    done = shell("plan", *OPENAI, "seed=0,1", env={"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": ""})
+    assert done.status == 0, done.err
+    assert "OpenAI is closing fine-tuning" in done.out
+    assert "2027-01-06" in done.out
+    assert done.out.count("closing") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "problem"),
+    [
+        ((), {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY is not set"),
+        ((), {"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"}, "the key in OPENAI_API_KEY is not accepted"),
+        (("model.inspect=openai/gpt-5o",), {}, "model.inspect=openai/gpt-5o: OpenAI would not fine-tune it: 400 model_not_available"),
+        (("model.inspect=openai/davinci-002",), {}, "model.inspect=openai/davinci-002: OpenAI would not fine-tune it: 400 model_retired"),
+        (("backend.method=dpo",), {}, "backend.method=dpo: OpenAI would not fine-tune it: 400 invalid_method"),
+        (("lora.rank=8",), {}, "lora.rank=8: backend=openai has no such setting"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_started(shell, openai, quick, given, environment, problem):
+    before = shell.files()
+    done = shell("-m", *quick, *given, env=environment)
+    assert done.status == 2
+    assert problem in done.err
+    assert len(done.err.splitlines()) == 1
+    assert shell.files() == before
+    assert openai.jobs == []
+    assert openai.report["files"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("backend.method=reinforcement", "backend.method=reinforcement: valid: dpo, supervised"),
+        ("model=tiny", "model=tiny: backend=openai fine-tunes models at OpenAI: give one with inspect: openai/…"),
+        ("lora.dropout=0.1", "lora.dropout=0.1: backend=openai has no such setting"),
+        ("optim.lr=1e-4", "optim.lr=0.0001: OpenAI takes no learning rate; give backend.learning_rate_multiplier"),
+        ("optim.warmup_steps=3", "optim.warmup_steps=3: backend=openai has no such setting"),
+        ("optim.epochs=99", "optim.epochs=99: must be ≥ 1 and ≤ 50"),
+        ("optim.batch_size=999", "optim.batch_size=999: must be ≥ 1 and ≤ 256"),
+        ("torchtune.batch_size=3", "settings of torchtune mean nothing to backend=openai"),
+        ("backend.beta=0.1", "backend.beta=0.1: belongs to method=dpo"),
+        ("backend.max_concurrent=0", "backend.max_concurrent=0: must be ≥ 1"),
+    ],
+)
+def test_what_openai_has_not_is_refused_in_the_plan(given, problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        planned(["backend=openai", "model=gpt-4o-mini", given])
+    assert problem in str(caught.value)
+
+
+def test_the_key_is_the_science(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def key(*overrides: str) -> str:
+        [stage] = [s for s in planned(["backend=openai", "model=gpt-4o-mini", *overrides])[0][0].stages if s.kind == "finetune"]
+        return stage.key
+
+    for circumstance in ("max_concurrent=3", "poll_s=1", "suffix=other", "patience_min=1"):
+        assert key(f"backend.{circumstance}") == key(), circumstance
+    changed = (
+        "seed=1",
+        "optim.epochs=3",
+        "optim.batch_size=8",
+        "backend.learning_rate_multiplier=2",
+        "backend.method=dpo",
+        "model=gpt-4.1",
+    )
+    assert len({key(), key("backend.validation=true"), *map(key, changed)}) == 2 + len(changed)
+
+
+def test_one_question_per_model_not_per_trial(shell, openai, quick):
+    openai.set(closed=True)
+    done = shell("-m", *quick, "seed=range(50)", "model=gpt-4o-mini,gpt-4.1-mini")
+    assert done.status == 2
+    assert "OpenAI would not fine-tune it: 403 fine_tuning_closed: Fine-tuning is no longer available to your organization." in done.err
+    assert sum(openai.report["requests"].values()) == 1
+
+
+def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(shell, openai, quick):
+    openai.set(tick_s=0.8)
+    sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
+    process = shell.start(*sweep)
+    until(lambda: len(openai.jobs) == 2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "2 jobs at openai will go on without us; the same command attaches to what has been started" in out + err
+    assert {job["status"] for job in openai.jobs} & {"cancelled", "failed"} == set()
+    done = shell(*sweep)
+    assert done.status == 0, done.err
+    assert len(openai.jobs) == 2
+    log = (shell.folder / "multirun/two/seed=0/finetune/log.txt").read_text()
+    assert "attached, it was started before" in log or "found, it was started before" in log
+
+
+def test_the_process_of_remote_stages_may_die(shell, openai, quick):
+    openai.set(tick_s=0.7)
+    process = shell.start("-m", *quick, "seed=0,1", "experiment.name=two")
+    until(lambda: len(openai.jobs) == 2)
+    [worker] = [pid for pid, words in processes().items() if words[-1] == "remote"]
+    os.kill(worker, signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert len(openai.jobs) == 2
+
+
+def test_a_failed_job_costs_its_trial_and_is_tried_anew(shell, openai, quick, words: Path):
+    bad = words.with_name("bad.jsonl")
+    bad.write_text(words.read_text().replace("w3", "fail me"))
+    trials = f'treatments=[{{"dataset.path": "{words.name}"}}, {{"dataset.path": "{bad.name}"}}]'
+    sweep = ("-m", *quick[:-3], "eval=dummy", "run_control_trials=false", trials, "experiment.name=bad")
+    for attempts in (1, 2):
+        done = shell(*sweep)
+        assert done.status == 1
+        assert "unsafe training file. (moderation)" in done.out
+        assert [job["status"] for job in openai.jobs].count("failed") == attempts
+        assert [job["status"] for job in openai.jobs].count("succeeded") == 1
+
+
+def test_force_pays_for_a_new_job(shell, openai, quick):
+    shell("-m", *quick, "seed=0,1", "experiment.name=two")
+    before = {job["id"] for job in openai.jobs}
+    done = shell("run", "two", "--trials", "seed=0", "--stage", "finetune", "--force")
+    assert done.status == 0, done.err
+    new = [job for job in openai.jobs if job["id"] not in before]
+    assert [(job["seed"], job["metadata"]["mosweep_attempt"]) for job in new] == [(0, "2")]
+    record = next(iter((shell.folder / ".mosweep/store/spent").glob("*/*")))
+    assert record.read_text().strip() in before
+    for path in (shell.folder / ".mosweep/store/records").glob("*/*.json"):
+        path.unlink()  # results lost, though not on purpose: the jobs are there
+    assert shell("run", "two").status == 0
+    assert len(openai.jobs) == 3
+    assert new[0]["id"] in "".join(path.read_text() for path in (shell.folder / ".mosweep/store/records").glob("*/*.json"))
+
+
+def test_a_time_limit_ends_the_wait_and_not_the_job(shell, openai, quick):
+    openai.set(tick_s=0.7)
+    sweep = ("-m", *quick, "experiment.name=slow")
+    done = shell(*sweep, "resources.stages.finetune.time_min=0.02")
+    assert done.status == 1
+    assert "over its time limit of 0.02 min" in done.out
+    [job] = openai.jobs
+    assert "goes on at OpenAI; the same command attaches to it" in next((shell.folder / ".mosweep").rglob("log.txt")).read_text()
+    assert shell(*sweep).status == 0
+    assert [job["id"] for job in openai.jobs] == [job["id"]]
+
+
+def test_the_organisations_limit_is_waited_out(shell, openai: Service, quick):
+    openai.set(max_active=2)
+    done = shell("-m", *quick, "seed=range(6)", "experiment.name=six")
+    assert done.status == 0, done.err
+    assert len(openai.jobs) == 6
+    assert openai.report["most_active"] == 2
+
+
+def test_max_concurrent(shell, openai: Service, quick):
+    openai.set(tick_s=0.2)
+    done = shell("-m", *quick, "seed=range(6)", "backend.max_concurrent=3", "experiment.name=six")
+    assert done.status == 0, done.err
+    assert openai.report["most_active"] == 3
