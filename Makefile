@@ -1,8 +1,9 @@
 # make demo   sets up .venv and runs the main job for real: four fine-tunes, two controls, a table
 # make test   sets up .venv and runs all tests
 # make check  linter, types and import contracts
+# make docs   writes the reference of the library to docs/api/
 # make slurm  starts a real Slurm cluster on this machine, for its tests (root on Debian/Ubuntu); make slurm-down stops it
-.PHONY: demo test check slurm slurm-down bench clean
+.PHONY: demo test check docs slurm slurm-down bench clean
 
 demo:
 	./setup.sh
@@ -18,6 +19,10 @@ check:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs:
+	./setup.sh dev
+	.venv/bin/pdoc --no-show-source -o docs/api $$(cat docs/reference.txt)
 
 slurm:
 	tests/slurm/cluster up $(ARGS)

@@ -26,3 +26,14 @@ def test_example(code: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_the_reference_is_built(tmp_path: Path) -> None:
+    modules = (DOCS / "reference.txt").read_text().split()
+    command = [sys.executable, "-m", "pdoc", "--no-show-source", "-o", str(tmp_path), *modules]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    assert "Warn" not in done.stderr, done.stderr
+    page = (tmp_path / "mosweep" / "workflow.html").read_text()
+    assert "Something in the store: its data, what it was made from" in page
+    for module in modules:
+        assert (tmp_path / f"{module.replace('.', '/')}.html").exists()
