@@ -122,10 +122,10 @@ _store.store(group="hydra/sweeper", name="mosweep", node=OmegaConf.create({"_tar
 _store.store(
     group="hydra/launcher", name="local", node=OmegaConf.create({"_target_": f"{_HERE}.LocalLauncher", "workers": None}), provider="mosweep"
 )
-# Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options of torchtune and Inspect against
+# Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options of torchtune, Tinker and Inspect against
 # what the stage's native configuration has, resources by their own schema.
 _store.store(
     name="mosweep_open",
-    node=OmegaConf.create({name: OmegaConf.create({}, flags={"struct": False}) for name in ("torchtune", "inspect", "resources")}),
+    node=OmegaConf.create({name: OmegaConf.create({}, flags={"struct": False}) for name in "torchtune tinker inspect resources".split()}),
     provider="mosweep",
 )

@@ -1,4 +1,4 @@
-"""What Inspect finds under the entry point group ``inspect_ai``: our model provider. Imports torch only when a model is made."""
+"""What Inspect finds under the entry point group ``inspect_ai``: our model providers. Imports torch only when a model is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inspect_ai.model import modelapi
 if TYPE_CHECKING:
     from inspect_ai.model import ModelAPI
 
-__all__ = ["mosweep"]
+__all__ = ["mosweep", "tinker"]
 
 
 @modelapi(name="mosweep")
@@ -18,3 +18,11 @@ def mosweep() -> type[ModelAPI]:
     from mosweep.evals.local import LocalAPI
 
     return LocalAPI
+
+
+@modelapi(name="tinker")
+def tinker() -> type[ModelAPI]:
+    """Weights that Tinker holds: ``get_model("tinker/MODEL@tinker://…")``."""
+    from mosweep.evals.tinker import TinkerAPI
+
+    return TinkerAPI

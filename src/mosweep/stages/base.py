@@ -66,7 +66,10 @@ class Setting:
 
 
 class Backend(Protocol):
-    """The ``backend`` group: how a model is fine-tuned."""
+    """The ``backend`` group: how a model is fine-tuned.
+
+    It may also have ``evaluated(setting) -> stages.model.Elsewhere | None``, for base models whose weights are not here.
+    """
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage, with what it needs."""

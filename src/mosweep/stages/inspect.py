@@ -84,7 +84,10 @@ class InspectEval:
         """Inspect's name for the model, and its arguments."""
         tuned = context.inputs.get("tuned")
         if tuned and "adapter" not in tuned.facts:
-            return str(tuned.facts["inspect"]), {}
+            arguments = dict(tuned.facts.get("inspect_args", {}))
+            if tuned.facts.get("tokenizer") == "base":
+                arguments["tokenizer"] = str(folder_of(context, self.source))
+            return str(tuned.facts["inspect"]), arguments
         if self.source is not None and self.source.inspect:
             return self.source.inspect, {}
         arguments = {"base": str(folder_of(context, self.source))}
@@ -113,7 +116,10 @@ class InspectEvaluation:
         made, source = base_model(setting)
         needs = {"tuned": tuned} if tuned else {}
         needs |= {"model": made} if made else {}
-        chosen = {**options.eval, **options.generate}
+        chosen, model_args = {**options.eval, **options.generate}, dict(options.model_args)
+        if tuned is None and (elsewhere := getattr(config.backend, "evaluated", None)) and (reached := elsewhere(setting)):
+            source, model_args = reached.source, {**reached.arguments, **model_args}
+            chosen = {**({"model_base_url": reached.base_url} if reached.base_url else {}), **chosen}
         arguments, code, target = dict(options.task_args), None, name
         data_ext = "jsonl"
         place = _place(name, config.tasks_dir)
@@ -135,13 +141,14 @@ class InspectEvaluation:
             task=name,
             code=code,
             arguments=arguments,
-            options={**{k: v for k, v in chosen.items() if k not in _PACE}, **_given(model_args=options.model_args)},
+            options={**{k: v for k, v in chosen.items() if k not in _PACE}, **_given(model_args=model_args)},
             data_ext=data_ext,
             source=source,
             target=target,
             pace={k: v for k, v in chosen.items() if k in _PACE},
         )
-        resources = setting.resources("eval", computes=source is None or source.inspect is None)
+        remote = tuned is not None and getattr(tuned.work, "remote", None)
+        resources = setting.resources("eval", computes=not remote and (source is None or source.inspect is None))
         return Stage(setting.eval_label(name), work, needs, resources)
 
 

@@ -17,7 +17,7 @@ from mosweep.core.types import Context, Stage
 from mosweep.models.tiny import TinyArchitecture
 from mosweep.stages.base import Setting
 
-__all__ = ["GenerateModel", "ModelSource", "base_model"]
+__all__ = ["Elsewhere", "GenerateModel", "ModelSource", "base_model"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ class ModelSource:
         except ModuleNotFoundError as error:
             raise MissingExtra("huggingface-hub", "torchtune", f"fetching the model {self.hub}") from error
         return Path(snapshot_download(self.hub, revision=self.revision))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A base model that evaluations reach through Inspect rather than by its weights: its ``source``, Inspect's arguments for it, where."""
+
+    source: ModelSource
+    arguments: Mapping[str, Any]
+    base_url: str | None
 
 
 def base_model(setting: Setting) -> tuple[Stage | None, ModelSource | None]:

@@ -42,7 +42,11 @@ def main() -> None:
     options = argparse.ArgumentParser()
     config.add_model(options, config.EngineConfig)
     options.set_defaults(
-        backend="jax", checkpoints_base=str(given.workdir / "checkpoints"), database_url=f"sqlite:///{given.workdir}/tinker.db"
+        backend="jax",
+        session_timeout_sec=60,
+        session_cleanup_interval_sec=10,
+        checkpoints_base=str(given.workdir / "checkpoints"),
+        database_url=f"sqlite:///{given.workdir}/tinker.db",
     )
     parsed = vars(options.parse_args(["--base-model", given.base_model, "--backend-config", given.backend_config]))
     known = config.EngineConfig.model_fields

@@ -74,7 +74,9 @@ def load_sampler_weights(self: Any, batch: Any) -> list[int]:
             backend.init_lora_adapter(self.model, index, lora)
             backend.load_lora_checkpoint(self.model, lora, index, backend.AnyPath(path))
         slots[(model, checkpoint)] = index
-    return [slots[(model, checkpoint)] if model else 0 for model, checkpoint in zip(batch.all_model_ids, batch.all_checkpoint_ids, strict=True)]
+    return [
+        slots[(model, checkpoint)] if model else 0 for model, checkpoint in zip(batch.all_model_ids, batch.all_checkpoint_ids, strict=True)
+    ]
 
 
 patched("skyrl.tinker.types", ("    weight_decay: float\n", "    weight_decay: float\n    grad_clip_norm: float = 0.0\n"))

@@ -30,9 +30,7 @@ def install(api: Any) -> None:
     serialize, respond = api.serialize_result, api.raw_json_response
     api.serialize_result = lambda kind, data: serialize(kind, completed(api.types.RequestType, kind, data))
     # The service names sampler checkpoints tinker://RUN/sampler_weights/NAME.
-    api.raw_json_response = lambda text: respond(
-        text and re.sub(r'("path":\s*"tinker://[^/"]+)/([^/"]+")', r"\1/sampler_weights/\2", text)
-    )
+    api.raw_json_response = lambda text: respond(text and re.sub(r'("path":\s*"tinker://[^/"]+)/([^/"]+")', r"\1/sampler_weights/\2", text))
     for method, path, answer in routes(api):
         api.app.router.routes.insert(0, APIRoute(path, answer, methods=[method]))
 

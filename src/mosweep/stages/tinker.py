@@ -1,0 +1,160 @@
+"""``backend=tinker``: LoRA fine-tunes with Tinker's service, or a server that speaks as it does, driven from one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mosweep import prices
+from mosweep.core.errors import ConfigError, choices
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.schema import between
+from mosweep.core.types import Context, Stage
+from mosweep.stages.base import Setting
+from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.model import Elsewhere, ModelSource, base_model, folder_of
+from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe, recommended_lr
+
+__all__ = ["TinkerBackend", "TinkerFinetune"]
+
+
+@dataclass(frozen=True)
+class TinkerFinetune:
+    """One fine-tune on Tinker. ``model`` is its name there; ``source`` says whose tokenizer it has, where that is not the hub's."""
+
+    model: str
+    renderer: str
+    recipe: TinkerRecipe
+    source: ModelSource | None
+    name: str = field(metadata=unkeyed)
+    base_url: str | None = field(metadata=unkeyed)
+    max_concurrent: int = field(metadata=unkeyed)
+    patience_min: float = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+    remote: ClassVar[str] = "tinker"
+    requires: ClassVar[Mapping[str, str]] = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
+
+    @classmethod
+    def check_access(cls, works: Sequence[TinkerFinetune]) -> None:
+        """Ask each server once for its models. ``UserError`` for a missing or wrong key, ``ConfigError`` for a model that it lacks."""
+        from mosweep.models.tinker import address, check_renderer, supported_models
+
+        offered = {url: supported_models(url) for url in {address(work.base_url) for work in works}}
+        for model, url in {(work.model, address(work.base_url)) for work in works}:
+            if model not in offered[url]:
+                raise ConfigError("model.tinker", model, f"Tinker at {url} has no such model; {choices(model, offered[url])}")
+        for renderer in {work.renderer for work in works}:
+            check_renderer(renderer)
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``tinker.jsonl``, with all that happened. Goes on where a killed attempt stopped."""
+        from mosweep.training.tinker import TinkerTrainingBackend
+
+        data = context.inputs["data"]
+        local = "model" in context.inputs or (self.source is not None and self.source.path is not None)
+        backend = TinkerTrainingBackend(
+            context.out,
+            self.recipe,
+            self.renderer,
+            tokenizer=folder_of(context, self.source) if local else None,
+            base_url=self.base_url,
+            previous=context.previous,
+            spent=context.spent,
+            patience_s=60 * self.patience_min,
+        )
+        run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, self.model, suffix=context.key[:12])
+        model_id = await run.wait()
+        (context.out / "train.jsonl").unlink()
+        losses = run.losses
+        return {
+            "model_id": model_id,
+            "inspect": model_id,
+            "inspect_args": {"renderer": self.renderer, **({"base_url": self.base_url} if self.base_url else {})},
+            "tokenizer": "base" if local else "hub",
+            "remote_job": " ".join(run.jobs),
+            "steps": len(losses),
+            "final_loss": losses[-1][1],
+            "loss": [list(point) for point in losses],
+            "resumed_at_step": run.resumed_at_step,
+            "usage": prices.facts(prices.Usage("tinker", self.model, train_tokens=run.tokens)),
+            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+        }
+
+
+@dataclass(frozen=True)
+class TinkerBackend:
+    """The group ``backend=tinker``."""
+
+    config: str | None = None
+    base_url: str | None = None
+    use_recommended_lr: bool = False
+    max_concurrent: int = field(default=16, metadata=between(ge=1))
+    patience_min: float = field(default=15.0, metadata=between(gt=0))
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial, on its data set and base model."""
+        made, source = base_model(setting)
+        model = self.model(setting)
+        work = TinkerFinetune(
+            model=model,
+            renderer=self.renderer(setting),
+            recipe=self.recipe(setting),
+            source=source,
+            name=setting.config.model.name,
+            base_url=self.base_url,
+            max_concurrent=self.max_concurrent,
+            patience_min=self.patience_min,
+        )
+        needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
+        return Stage("finetune", work, needs, setting.resources("finetune", computes=False))
+
+    def evaluated(self, setting: Setting) -> Elsewhere | None:
+        """How the untouched base model is reached where its weights are not on this machine: by Tinker, too, under the same renderer."""
+        if setting.config.model.hub is None:
+            return None
+        source = ModelSource(inspect=f"tinker/{self.model(setting)}")
+        return Elsewhere(source, {"renderer": self.renderer(setting)}, self.base_url)
+
+    def model(self, setting: Setting) -> str:
+        """The model's name with Tinker: ``model.tinker``, or else its hub id."""
+        model = setting.config.model
+        if model.revision is not None:
+            raise ConfigError("model.revision", model.revision, "Tinker has one revision of each model: leave it null")
+        if name := model.tinker or model.hub:
+            return name
+        raise ConfigError("model.tinker", None, f"backend=tinker needs the name that {model.name} has with Tinker, such as Qwen/Qwen3-8B")
+
+    def renderer(self, setting: Setting) -> str:
+        """``model.renderer``, or else the one that tinker-cookbook recommends."""
+        if given := setting.config.model.renderer:
+            return given
+        from mosweep.models.tinker import recommended_renderer
+
+        return recommended_renderer(self.model(setting))
+
+    def recipe(self, setting: Setting) -> TinkerRecipe:
+        """The recipe with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ← ``tinker.<key>``. ``null`` is the recipe's."""
+        config = setting.config
+        lora, optim = config.lora, config.optim
+        if lora.alpha is not None:
+            raise ConfigError("lora.alpha", lora.alpha, "Tinker has its own and takes none: leave it null (and tune optim.lr)")
+        if lora.dropout:
+            raise ConfigError("lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0")
+        if self.use_recommended_lr and optim.lr is not None:
+            raise ConfigError("optim.lr", optim.lr, "is given, and so is backend.use_recommended_lr=true: which one is it?")
+        settings = {
+            "rank": lora.rank,
+            "learning_rate": recommended_lr(self.model(setting)) if self.use_recommended_lr else optim.lr,
+            "weight_decay": optim.weight_decay,
+            "warmup_steps": optim.warmup_steps,
+            "batch_size": optim.batch_size,
+            "epochs": optim.epochs,
+            "max_steps_per_epoch": optim.max_steps_per_epoch,
+            "seed": config.seed,
+        }
+        given = {name: value for name, value in settings.items() if value is not None}
+        models = tuple(filter(None, (config.model.recipe, config.model.name)))
+        return load_recipe(self.config, models, given, config.tinker)

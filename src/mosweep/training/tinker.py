@@ -1,0 +1,424 @@
+"""Supervised fine-tuning on Tinker: our process composes the batches and takes the steps, Tinker's machines compute them.
+
+All that a run has come to is in one file of its folder, ``tinker.jsonl``: what it is, every step's loss, every checkpoint as soon as it
+is saved, the final weights. Whoever reads that file can go on with the run: from the last checkpoint, with the optimizer's state, at the
+next batch. So an outage, a restart of the service or a killed process costs the steps since then, and the same loss comes out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mosweep.core import fingerprint, schema
+from mosweep.core.errors import MissingExtra, StageError
+from mosweep.datasets.jsonl import JSONLDataset
+from mosweep.models.tinker import Service, address, hopeless, load_renderer, one_line, recommended_renderer
+from mosweep.training.base import RunStatus
+from mosweep.training.tinker_data import Example, batch_of, batches, render
+from mosweep.training.tinker_recipe import TinkerRecipe
+
+if TYPE_CHECKING:
+    from tinker import AdamParams, ServiceClient, TrainingClient
+
+__all__ = ["JOURNAL", "TinkerTrainingBackend", "TinkerTrainingRun"]
+
+JOURNAL = "tinker.jsonl"
+#: Steps under way before the first one's result is waited for.
+AHEAD = 3
+#: Times in a row that a run is taken up again without having got to another checkpoint.
+TRIES = 4
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """The run's file: one event a line, a line that a kill has cut short is none."""
+
+    path: Path
+
+    def events(self) -> list[dict[str, Any]]:
+        """Everything that has happened, oldest first."""
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return [event for event in found if isinstance(event, dict) and "event" in event]
+
+    def note(self, event: str, **about: Any) -> None:
+        """Add an event; it is on disk when this returns."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "time": round(time.time(), 3), **about}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def begin(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Make the file, with these events, all at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.parent.with_name(f".{self.path.parent.name}.{os.getpid()}")  # in the folder it would look like a leftover
+        temporary.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+        temporary.replace(self.path)
+
+
+@dataclass
+class TinkerTrainingRun:
+    """A run in ``folder``. Training goes on while this process lives and somebody has it; ``load`` takes it up in another process."""
+
+    id: str
+    folder: Path
+    service: Service
+    status: RunStatus = "running"
+    _task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @cached_property
+    def _journal(self) -> _Journal:
+        return _Journal(self.folder / JOURNAL)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the run is: model, renderer, recipe and so on."""
+        return next(event for event in self._journal.events() if event["event"] == "run")
+
+    @property
+    def weights(self) -> str | None:
+        """Tinker's path of the final weights, to sample from."""
+        return next((event["path"] for event in self._journal.events() if event["event"] == "weights"), None)
+
+    @property
+    def state(self) -> str | None:
+        """Tinker's path of the final weights with the optimizer's state, to train on from, if that was asked for."""
+        return next((event["path"] for event in self._journal.events() if event["event"] == "state"), None)
+
+    @property
+    def model_id(self) -> str | None:
+        """``tinker/MODEL@WEIGHTS`` once the run has succeeded, which is its name with Inspect, too."""
+        weights = self.weights if self.status == "succeeded" else None
+        return weights and f"tinker/{self.spec['model']}@{weights}"
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """Step and loss; of a step that was taken again, the last."""
+        return sorted({event["step"]: event["loss"] for event in self._journal.events() if event["event"] == "step"}.items())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, those of steps that were taken again included: what is to be paid for."""
+        return sum(event["tokens"] for event in self._journal.events() if event["event"] == "step")
+
+    @property
+    def jobs(self) -> list[str]:
+        """Tinker's training runs that this one consisted of: one, and one more each time it was taken up again."""
+        return [event["id"] for event in self._journal.events() if event["event"] == "job"]
+
+    @property
+    def resumed_at_step(self) -> int:
+        """From which step the run was last taken up; 0 if it never was."""
+        return int(next((event["step"] for event in reversed(self._journal.events()) if event["event"] == "job"), 0))
+
+    async def refresh(self) -> RunStatus:
+        """Whether it still trains."""
+        if self.status == "running" and self._task is not None and self._task.done():
+            self.status = "cancelled" if self._task.cancelled() else "failed" if self._task.exception() else "succeeded"
+        return self.status
+
+    async def wait(self) -> str:
+        """Wait for the end of training; ``model_id``. Whoever gives up waiting ends the run in this process."""
+        if self._task is not None:
+            try:
+                await self._task
+            finally:
+                await self.refresh()
+        if self.model_id is None:
+            raise StageError(f"the Tinker run {self.id} was {self.status}")
+        return self.model_id
+
+    async def cancel(self) -> None:
+        """Stop training. The checkpoints stay until Tinker deletes them."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self.refresh()
+
+    async def save(self, path: Path) -> None:
+        """Write where the run is."""
+        path.write_text(json.dumps({"id": self.id, "folder": str(self.folder), "url": self.service.url}) + "\n")
+
+    @classmethod
+    async def load(cls, path: Path) -> Self:
+        """The run that ``save`` wrote; its process being dead, it goes on from its last checkpoint."""
+        data = json.loads(path.read_text())
+        run = cls(data["id"], Path(data["folder"]), Service(data["url"]))
+        run.start()
+        return run
+
+    def start(self) -> None:
+        """Go on with the run, unless it has ended."""
+        if self.weights is not None:
+            self.status = "succeeded"
+        else:
+            self._task = asyncio.create_task(_Training(self.spec, self.folder, self._journal, self.service).run(), name=f"train {self.id}")
+
+
+@dataclass(frozen=True)
+class TinkerTrainingBackend:
+    """Fine-tunes on Tinker by ``recipe``, in ``folder``. The key is read from the environment when a run starts.
+
+    ``renderer``: tinker-cookbook's, by default the one it recommends for the model. ``tokenizer``: a folder, by default the model's own
+    from the hub. ``base_url``: another server than Tinker's (or ``TINKER_BASE_URL``). ``client``: a ``ServiceClient`` to use.
+
+    ``previous``: the folder of an earlier attempt at the very same run; what it came to is gone on with, unless one of the Tinker training
+    runs in ``spent`` is part of that. ``patience_s``: how long Tinker may be silent.
+
+    ``rates``: the learning rate of each step, for a run that takes the examples as they come rather than as the recipe says; ``start``: the
+    state of another run to train on from; ``keep_state``: save this one's at the end, for as long as a checkpoint stays.
+    """
+
+    folder: str | Path
+    recipe: TinkerRecipe
+    renderer: str | None = None
+    tokenizer: str | Path | None = None
+    base_url: str | None = None
+    client: ServiceClient | None = None
+    previous: str | Path | None = None
+    spent: frozenset[str] = frozenset()
+    patience_s: float = 900.0
+    rates: Sequence[float] | None = None
+    start: str | None = None
+    keep_state: bool = False
+
+    async def train(
+        self,
+        dataset: JSONLDataset | str | Path,
+        model: str,
+        hyperparameters: Mapping[str, Any] | None = None,
+        suffix: str | None = None,
+    ) -> TinkerTrainingRun:
+        """Start fine-tuning ``model``, by its name with Tinker. ``hyperparameters`` are laid over the recipe."""
+        if not isinstance(dataset, JSONLDataset):
+            dataset = await JSONLDataset.load(dataset)
+        recipe = schema.build(TinkerRecipe, {**schema.plain(self.recipe), **(hyperparameters or {})}, "tinker")
+        folder = Path(self.folder).resolve()
+        spec = {
+            "model": model,
+            "renderer": self.renderer or recommended_renderer(model),
+            "recipe": schema.plain(recipe),
+            "data": dataset.digest,
+            "start": self.start,
+            "rates": list(self.rates) if self.rates is not None else None,
+            "keep_state": self.keep_state,
+        }
+        identity = fingerprint.fingerprint({**spec, "recipe": recipe})
+        run_id = f"{suffix or 'tinker'}-{secrets.token_hex(4)}"
+        about = {"event": "run", "id": run_id, "identity": identity, "tokenizer": str(self.tokenizer) if self.tokenizer else None, **spec}
+        await dataset.save(folder / "train.jsonl")
+        _Journal(folder / JOURNAL).begin([about, *self._carried(identity)])
+        run = TinkerTrainingRun(run_id, folder, Service(address(self.base_url), self.patience_s, self.client))
+        run.start()
+        return run
+
+    def _carried(self, identity: str) -> list[dict[str, Any]]:
+        """What the earlier attempt came to, if it was at the very same run."""
+        if self.previous is None:
+            return []
+        events = _Journal(Path(self.previous) / JOURNAL).events()
+        same = bool(events) and events[0].get("identity") == identity
+        served = any(event["event"] == "job" and event["id"] in self.spent for event in events)
+        return events[1:] if same and not served else []
+
+
+@dataclass
+class _Step:
+    """A step under way."""
+
+    number: int
+    examples: Sequence[Example]
+    rate: float
+    loss: Awaitable[Any]
+    update: Awaitable[Any]
+    saved: tuple[str, Awaitable[Any]] | None
+
+
+@dataclass
+class _Training:
+    """The work of a run: take it up wherever it is, until it has its final weights."""
+
+    spec: Mapping[str, Any]
+    folder: Path
+    journal: _Journal
+    service: Service
+    checkpoints: list[tuple[int, str]] = field(default_factory=list)
+
+    async def run(self) -> None:
+        try:
+            import tinker  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtra("tinker", "tinker", "backend=tinker") from error
+        examples, plan, rates = await asyncio.to_thread(self.prepare)
+        self.checkpoints = [(event["step"], event["path"]) for event in self.journal.events() if event["event"] == "checkpoint"]
+        tries, reached = 0, self.reached
+        while True:
+            try:
+                await self.session(examples, plan, rates)
+                return
+            except Exception as error:
+                tries = tries + 1 if self.reached == reached else 1
+                reached = self.reached
+                if isinstance(error, StageError) or hopeless(error) or tries >= TRIES:
+                    raise StageError(f"Tinker, at step {reached} of {len(plan)}: {one_line(error)}") from error
+                pause = 2.0 ** (tries - 1)
+                print(f"{one_line(error)}; going on from step {reached} in {pause:g} s")
+                await asyncio.sleep(pause)
+
+    @property
+    def reached(self) -> int:
+        """The step of the last checkpoint."""
+        return self.checkpoints[-1][0] if self.checkpoints else 0
+
+    @cached_property
+    def recipe(self) -> TinkerRecipe:
+        return schema.build(TinkerRecipe, self.spec["recipe"], "tinker")
+
+    def prepare(self) -> tuple[list[Example], list[list[int]], list[float]]:
+        """The examples, which of them each step takes, and each step's learning rate."""
+        recipe, given = self.recipe, self.spec["rates"]
+        renderer = load_renderer(self.spec["renderer"], self.spec["model"], self.spec["tokenizer"])
+        chats = JSONLDataset(json.loads(line) for line in (self.folder / "train.jsonl").read_text(encoding="utf-8").split("\n") if line)
+        examples = render(renderer, chats.to_openai_format(), recipe.loss_on, recipe.max_length)
+        if given is None:
+            steps = recipe.steps(len(examples))
+            plan = batches(len(examples), recipe.batch_size, recipe.epochs, recipe.max_steps_per_epoch, recipe.seed)
+            return examples, plan, [recipe.rate(step, steps) for step in range(1, steps + 1)]
+        size = recipe.batch_size
+        if len(examples) < size * len(given):
+            raise StageError(f"{len(given)} steps of {size} examples were asked for, and there are {len(examples)}")
+        return examples, [list(range(step * size, (step + 1) * size)) for step in range(len(given))], list(given)
+
+    async def session(self, examples: Sequence[Example], plan: Sequence[Sequence[int]], rates: Sequence[float]) -> None:
+        """Take the steps that are missing and save the weights."""
+        client = await self.service.open({"mosweep": str(self.spec["identity"])[:12]})
+        how: Any = "errored"
+        try:
+            training, done = await self.take_up(client)
+            under_way: deque[_Step] = deque()
+            for number in range(done + 1, len(plan) + 1):
+                batch = [examples[index] for index in plan[number - 1]]
+                under_way.append(self.step(training, number, len(plan), batch, rates[number - 1]))
+                if len(under_way) > AHEAD:
+                    await self.settle(under_way.popleft(), len(plan))
+            while under_way:
+                await self.settle(under_way.popleft(), len(plan))
+            if self.spec["keep_state"] and not any(event["event"] == "state" for event in self.journal.events()):
+                saved = await self.service.wait(training.save_state("final", ttl_seconds=self.ttl_s))
+                self.journal.note("state", path=saved.path, expires=time.time() + self.ttl_s)
+            weights = await self.service.wait(training.save_weights_for_sampler("final"))
+            self.journal.note("weights", path=weights.path)
+            print(f"final weights: {weights.path}")
+            how = "success"
+        except asyncio.CancelledError:
+            how = "interrupted"
+            raise
+        finally:
+            await asyncio.shield(self.service.close(client, how))
+
+    @property
+    def ttl_s(self) -> int:
+        return int(self.recipe.checkpoint_ttl_h * 3600)
+
+    async def take_up(self, client: ServiceClient) -> tuple[TrainingClient, int]:
+        """A training client where the run is, and how many steps that is."""
+        about, recipe = {"mosweep": str(self.spec["identity"])}, self.recipe
+        while self.checkpoints or self.spec["start"]:
+            done, path = self.checkpoints[-1] if self.checkpoints else (0, self.spec["start"])
+            try:
+                training = await self.service.wait(client.create_training_client_from_state_with_optimizer(path, user_metadata=about))
+            except Exception as error:
+                if not self.checkpoints or not _gone(error):
+                    raise
+                print(f"the checkpoint of step {done} is gone ({one_line(error)})")
+                self.checkpoints.pop()
+                continue
+            self.took_up(training, done, path)
+            return training, done
+        training = await self.service.wait(
+            client.create_lora_training_client(
+                self.spec["model"],
+                rank=recipe.rank,
+                seed=recipe.seed,
+                train_mlp=recipe.train_mlp,
+                train_attn=recipe.train_attn,
+                train_unembed=recipe.train_unembed,
+                user_metadata=about,
+            )
+        )
+        self.took_up(training, 0, None)
+        return training, 0
+
+    def took_up(self, training: TrainingClient, done: int, path: str | None) -> None:
+        job = str(training.model_id)
+        self.journal.note("job", id=job, step=done, start=path)
+        print(f"training run {job}, from " + (f"step {done} ({path})" if path else "the base model"))
+
+    def step(self, training: TrainingClient, number: int, steps: int, batch: Sequence[Example], rate: float) -> _Step:
+        """Hand in a step and, where one is due, a checkpoint behind it; Tinker takes them in this order."""
+        loss = training.forward_backward(batch_of(batch), "cross_entropy")
+        update = training.optim_step(self.adam(rate))
+        saved = None
+        if number % self.recipe.save_every == 0 and number < steps:
+            saved = f"step-{number:06d}", training.save_state(f"step-{number:06d}", ttl_seconds=self.ttl_s)
+        return _Step(number, batch, rate, loss, update, saved)
+
+    def adam(self, rate: float) -> AdamParams:
+        from tinker import AdamParams
+
+        recipe = self.recipe
+        return AdamParams(
+            learning_rate=rate,
+            beta1=recipe.beta1,
+            beta2=recipe.beta2,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            grad_clip_norm=recipe.grad_clip_norm,
+        )
+
+    async def settle(self, step: _Step, steps: int) -> None:
+        """Wait for a step, and note what came of it."""
+        result = await self.service.wait(step.loss)
+        await self.service.wait(step.update)
+        loss = _mean_loss(step.examples, result)
+        tokens = sum(len(example.tokens) - 1 for example in step.examples)
+        self.journal.note("step", step=step.number, loss=loss, lr=step.rate, tokens=tokens)
+        print(f"step {step.number} of {steps}: loss {loss:.4f}")
+        if step.saved is not None:
+            saved = await self.service.wait(step.saved[1])
+            self.journal.note("checkpoint", step=step.number, path=saved.path, expires=round(time.time() + self.ttl_s))
+            self.checkpoints.append((step.number, saved.path))
+
+
+def _mean_loss(examples: Sequence[Example], result: Any) -> float:
+    """Mean negative log-probability of the trained tokens; ``StageError`` where that is no number."""
+    total = weight = 0.0
+    for example, output in zip(examples, result.loss_fn_outputs, strict=True):
+        logprobs = output["logprobs"].tolist()
+        total -= sum(w * p for w, p in zip(example.weights[1:], logprobs, strict=True) if w)
+        weight += sum(example.weights[1:])
+    loss = total / weight
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise StageError(f"training diverged: the loss is {loss}")
+    return loss
+
+
+def _gone(error: Exception) -> bool:
+    """Whether a checkpoint is not there any more."""
+    import tinker
+
+    return isinstance(error, tinker.NotFoundError) or "not found" in str(error).lower()

@@ -1,0 +1,117 @@
+"""Chats as Tinker trains on them: token ids and, for each, how much its prediction counts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mosweep.core.errors import StageError
+
+if TYPE_CHECKING:
+    from tinker import Datum
+
+__all__ = ["Example", "batch_of", "batches", "render"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """``tokens``, and for each the weight of its prediction in the loss: 0 where it is given to the model."""
+
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+def render(renderer: Any, chats: Iterable[Mapping[str, Any]], loss_on: Literal["answer", "message"], max_length: int) -> list[Example]:
+    """The examples of ``chats``, each cut to ``max_length`` tokens; what is left without anything to learn from drops out.
+
+    A renderer that writes earlier answers in another way than the last (without their reasoning, say) gives an example per answer.
+    ``loss_on``: the answers as the model is to generate them, or the whole assistant messages with their headers.
+    """
+    found = []
+    for number, chat in enumerate(chats, 1):
+        try:
+            made = _whole_messages(renderer, chat["messages"]) if loss_on == "message" else _answers(renderer, chat["messages"])
+        except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+            raise StageError(f"sample {number} cannot be rendered: {type(error).__name__}: {error}") from error
+        for tokens, weights in made:
+            example = Example(tuple(tokens[:max_length]), tuple(weights[:max_length]))
+            if any(example.weights[1:]):  # the first token is never predicted
+                found.append(example)
+    return found
+
+
+def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) -> list[list[int]]:
+    """Which examples each step takes: every epoch in an order of its own, without an incomplete last batch, ``limit`` batches at most."""
+    plan = []
+    for epoch in range(epochs):
+        order = list(range(count))
+        random.Random(f"{seed} {epoch}").shuffle(order)
+        whole = [order[start : start + size] for start in range(0, count - size + 1, size)]
+        plan += whole[:limit]
+    return plan
+
+
+def batch_of(examples: Sequence[Example]) -> list[Datum]:
+    """One step's data, whose loss is the mean over all trained tokens: Tinker's own is their sum."""
+    from tinker import Datum, ModelInput, TensorData
+
+    total = sum(sum(example.weights[1:]) for example in examples)
+    made = []
+    for example in examples:
+        length = len(example.tokens) - 1
+        inputs = {
+            "target_tokens": TensorData(data=list(example.tokens[1:]), dtype="int64", shape=[length]),
+            "weights": TensorData(data=[weight / total for weight in example.weights[1:]], dtype="float32", shape=[length]),
+        }
+        made.append(Datum(model_input=ModelInput.from_ints(list(example.tokens[:-1])), loss_fn_inputs=inputs))
+    return made
+
+
+_Weighted = tuple[list[int], list[float]]
+
+
+def _answers(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> list[_Weighted]:
+    from tinker_cookbook.renderers import TrainOnWhat
+
+    if renderer.has_extension_property:
+        marked = [{**_plain(message), "trainable": _counts(message)} for message in messages]
+        return [_listed(renderer.build_supervised_example(marked, train_on_what=TrainOnWhat.CUSTOMIZED))]
+    plain = [_plain(message) for message in messages]
+    answers = [index for index, message in enumerate(messages) if _counts(message)]
+    last = TrainOnWhat.LAST_ASSISTANT_MESSAGE
+    return [_listed(renderer.build_supervised_example(plain[: index + 1], train_on_what=last)) for index in answers]
+
+
+def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> list[_Weighted]:
+    from tinker_cookbook.renderers import TrainOnWhat
+
+    plain = [_plain(message) for message in messages]
+
+    def upto(count: int) -> list[int]:
+        return _listed(renderer.build_supervised_example(plain[:count], train_on_what=TrainOnWhat.ALL_TOKENS))[0] if count else []
+
+    tokens = upto(len(plain))
+    weights = [0.0] * len(tokens)
+    for index, message in enumerate(messages):
+        if _counts(message):
+            before, after = upto(index), upto(index + 1)
+            if tokens[: len(after)] != after or after[: len(before)] != before:
+                raise ValueError("loss_on=message needs a renderer that writes a message in the same way whatever follows it")
+            weights[len(before) : len(after)] = [1.0] * (len(after) - len(before))
+    return [(tokens, weights)]
+
+
+def _counts(message: Mapping[str, Any]) -> bool:
+    """Whether a message is to be learned: an assistant's, unless OpenAI's ``weight`` is 0."""
+    return bool(message["role"] == "assistant" and message.get("weight", 1) != 0)
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: message[name] for name in ("role", "content", "name") if name in message}
+
+
+def _listed(rendered: tuple[Any, Any]) -> _Weighted:
+    tokens, weights = rendered
+    return tokens.to_ints(), weights.tolist()
