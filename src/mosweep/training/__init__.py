@@ -19,8 +19,13 @@ _PLACES = {
 }
 
 __all__ = [
-    *("DummyTrainingBackend", "OpenAITrainingBackend", "RunStatus", "TinkerTrainingBackend", "TorchtuneTrainingBackend"),
-    *("TrainingBackend", "TrainingRun"),
+    "DummyTrainingBackend",
+    "OpenAITrainingBackend",
+    "RunStatus",
+    "TinkerTrainingBackend",
+    "TorchtuneTrainingBackend",
+    "TrainingBackend",
+    "TrainingRun",
 ]
 
 
