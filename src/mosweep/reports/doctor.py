@@ -41,7 +41,7 @@ def diagnose() -> list[Check]:
         _gpus(),
         _slurm(),
     ]
-    return checks + [_key(name, variable) for name, variable in (("OpenAI", "OPENAI_API_KEY"), ("Tinker", "TINKER_API_KEY"))]
+    return [*checks, *_openai(), _key("Tinker", "TINKER_API_KEY")]
 
 
 def _version(distribution: str) -> str | None:
@@ -108,6 +108,17 @@ def _home() -> Check:
 
 def _key(name: str, variable: str) -> Check:
     return Check(name, None, f"{variable} is {'set' if os.environ.get(variable) else 'not set'}")
+
+
+def _openai() -> list[Check]:
+    """OpenAI serves evaluations and judges for good, and fine-tunes for a while."""
+    from mosweep.training.openai import CLOSING
+
+    service = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    key = _key("OpenAI", "OPENAI_API_KEY").finding
+    libraries = _libraries("backend=openai", ["openai", "tenacity"], "openai")
+    works = None if libraries.works and not os.environ.get("OPENAI_API_KEY") else libraries.works
+    return [Check("OpenAI", None, f"{key}; {service}"), Check(libraries.name, works, f"{libraries.finding}. {CLOSING}")]
 
 
 def diagnosis_text(checks: list[Check]) -> str:

@@ -17,19 +17,14 @@ from mosweep.prices import Usage
 from mosweep.prices import facts as usage_facts
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
-from mosweep.training.openai import DPO, Method, OpenAIResult, Supervised
+from mosweep.training.openai import CLOSING, DPO, Method, OpenAIResult, Supervised
 
 if TYPE_CHECKING:
     from mosweep.training.openai_account import Account
     from mosweep.training.remote import Trouble
 
-__all__ = ["CLOSING", "OpenAIBackend", "OpenAIFinetune"]
+__all__ = ["OpenAIBackend", "OpenAIFinetune"]
 
-#: What everybody who plans with OpenAI's fine-tuning should know (announced; as of November 2026).
-CLOSING = (
-    "OpenAI is closing fine-tuning: no new jobs since 2026-07-02 for organisations that have not used fine-tunes lately, for nobody from "
-    "2027-01-06; fine-tunes of gpt-4o-mini, gpt-4.1 and gpt-4.1-mini retire on 2027-01-14"
-)
 PROVIDER, VALIDATION, NO_FILE = "openai/", "validation.jsonl", "file-none"
 #: How long OpenAI may take to answer before a launch, in seconds.
 QUICK_S = 20.0

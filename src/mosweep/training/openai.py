@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.fine_tuning import FineTuningJob
 
-__all__ = ["DPO", "Method", "OpenAIResult", "OpenAITrainingBackend", "OpenAITrainingRun", "Supervised", "training_file"]
+__all__ = ["CLOSING", "DPO", "Method", "OpenAIResult", "OpenAITrainingBackend", "OpenAITrainingRun", "Supervised", "training_file"]
+
+#: What everybody who plans with OpenAI's fine-tuning should know (announced; as of November 2026).
+CLOSING = (
+    "OpenAI is closing fine-tuning: no new jobs since 2026-07-02 for organisations that have not used fine-tunes lately, for nobody from "
+    "2027-01-06; fine-tunes of gpt-4o-mini, gpt-4.1 and gpt-4.1-mini retire on 2027-01-14"
+)
 
 Method = Literal["supervised", "dpo"]
 
