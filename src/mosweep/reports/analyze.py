@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "analyze"]
 
-#: Findings on the first screen; panels of the scores' plot; names of trials in a sentence.
-FINDINGS, PANELS, NAMES = 10, 8, 6
+#: Findings, and those in short; panels of the scores' plot; names of trials in a sentence; notes of a finding, and their letters.
+FINDINGS, VERDICTS, PANELS, NAMES, NOTES, NOTE = 10, 4, 8, 6, 3, 140
 STAMP = "made up by the dummy backend"
 
 
@@ -161,7 +161,7 @@ class _Content:
     def report(self) -> Report:
         """All of it, the most important first."""
         sections = [
-            Section("What was compared", list(self._compared())),
+            Section("In short", list(self._in_short())),
             Section("What was found", list(self._found())),
             Section("What failed", list(self._failed())),
             *(Section(title, [figure]) for title, name in _PLOTS for figure in self.figures if figure.name == name),
@@ -174,7 +174,7 @@ class _Content:
         description = str(self.design.get("description") or "")
         return Report(self.result.name, description, [section for section in sections if section.blocks])
 
-    def _compared(self) -> Iterator[Text | Facts]:
+    def _in_short(self) -> Iterator[Text | Facts]:
         if self.dummy:
             yield Text("These numbers were made up by the dummy backend: nothing was trained or measured.", warning=True)
         counts = Counter(trial.status for trial in self.result.trials)
@@ -192,20 +192,41 @@ class _Content:
                 if stage.kind == "eval":
                     sizes = tasks.setdefault(str(stage.facts.get("task") or stage.label.removeprefix("eval:")), set())
                     sizes |= {stage.facts["n"]} if stage.record else set()
-        found = Counter(effect.verdict for effect in self.effects)
-        verdicts = f"{len(self.effects)} comparisons: " + ", ".join(f"{number} {verdict}" for verdict, number in found.most_common())
         spent = spending(self.result)
         yield Facts(
             [
-                ("factors", "\n".join(factors) or "none: one configuration"),
+                ("found", "\n".join(self._verdicts()) or "nothing to compare"),
+                ("failed", f"{len(self.failed)} of {len(self.result.trials)} trials, see below" if self.failed else "nothing"),
+                ("compared", "\n".join(factors) or "one configuration"),
                 ("trials", trials),
                 ("seeds", f"{len(seeds)}: {_some([_text(seed) for seed in seeds], 12)}" if seeds else "one"),
-                ("tasks", "; ".join(f"{task} ({'/'.join(map(str, sorted(n))) or 'no'} items)" for task, n in tasks.items()) or "none"),
-                ("found", verdicts if found else "nothing to compare"),
-                ("failed", f"{len(self.failed)}: {_some(self.failed, NAMES)}" if self.failed else "nothing"),
+                ("measured", "; ".join(self._measured(task, sizes) for task, sizes in tasks.items()) or "nothing"),
                 *([("providers", str(spent))] if spent else []),
             ]
         )
+
+    def _measured(self, task: str, sizes: Iterable[int]) -> str:
+        metrics = [name.removeprefix(f"{task}/") for name in self.metrics if name.startswith(f"{task}/")]
+        return f"{task} ({'/'.join(map(str, sorted(sizes))) or 'no'} items)" + (f": {_some(metrics, 4)}" if metrics else "")
+
+    @cached_property
+    def ranked(self) -> list[Effect]:
+        """The effects, those that say something first."""
+        return sorted(self.effects, key=lambda effect: (not _decided(effect), effect.estimate is None))
+
+    def _verdicts(self) -> Iterator[str]:
+        """What was found, a line each, and how much is open."""
+        decided = [effect for effect in self.ranked if _decided(effect)]
+        several = len({effect.metric for effect in self.effects}) > 1
+        for effect in decided[:VERDICTS]:
+            assert effect.estimate is not None and effect.low is not None and effect.high is not None
+            interval = f"{_signed(effect.estimate)} ({effect.level:.0%} interval {_signed(effect.low)} to {_signed(effect.high)})"
+            name = "fine-tuned, against untouched" if str(effect.contrast) == "tuned vs control" else self._named(effect)
+            yield f"{effect.verdict}: {name}: {interval}" + (f" on {effect.metric}" if several else "")
+        if len(decided) > VERDICTS:
+            yield f"{len(decided) - VERDICTS} more that are decided"
+        if rest := [effect for effect in self.ranked if not _decided(effect)]:
+            yield f"not decisive: {_some(list(dict.fromkeys(map(self._named, rest))), 3)}"
 
     def _listed(self, factor: str, levels: Sequence[Any]) -> str:
         """The levels of a factor; a bundle that has a name with what it stands for."""
@@ -224,7 +245,7 @@ class _Content:
         if not self.effects:
             yield Text("No two groups of trials to compare.")
             return
-        yield Findings([self._finding(effect) for effect in self.effects[:FINDINGS]])
+        yield Findings([self._finding(effect) for effect in self.ranked[:FINDINGS]])
         if len(self.effects) > FINDINGS:
             yield Text(f"… and {len(self.effects) - FINDINGS} more comparisons, in the table of effects below.")
         several = f"All {len(self.effects)} comparisons" if len(self.effects) > 1 else "The one comparison"
@@ -244,7 +265,7 @@ class _Content:
             what, where = f"Going from {contrast.factor}={_text(contrast.base)} to {_text(contrast.level)}", at
         besides = ["exploratory: not in the first frozen design"] if self.is_exploratory(effect) else []
         if effect.estimate is None or effect.means is None:
-            return effect.verdict, f"{what}{where}: nothing to compare on {metric}.", "; ".join([*besides, *effect.notes])
+            return effect.verdict, f"{what}{where}: nothing to compare on {metric}.", "; ".join([*besides, *_shortly(effect.notes)])
         interval = "no interval"
         if effect.low is not None and effect.high is not None:
             interval = f"{effect.level:.0%} interval {_signed(effect.low)} to {_signed(effect.high)}"
@@ -257,11 +278,11 @@ class _Content:
         else:
             sentence = f"{what}{where} has no decided effect on {metric}: estimated {change}."
         if effect.p_holm is not None:
-            besides.append(f"p, adjusted: {_chance(effect.p_holm)}")
-        besides.append(f"seeds: {effect.seeds[0]} against {effect.seeds[1]}; items: {effect.items}")
+            besides.append(f"p {_chance(effect.p_holm)}, adjusted for the number of comparisons")
+        besides.append(f"{effect.seeds[0]} against {effect.seeds[1]} seeds, {effect.items} items")
         if effect.mde is not None and effect.verdict not in known:
             besides.append(f"a difference of {effect.mde:.3f} would be found 4 times in 5")
-        return effect.verdict, sentence, "; ".join([*besides, *effect.notes])
+        return effect.verdict, sentence, "; ".join([*besides, *_shortly(effect.notes)])
 
     def _failed(self) -> Iterator[Text | Table]:
         waiting = [trial.name for trial in self.result.trials if trial.status in ("running", "pending")]
@@ -289,7 +310,8 @@ class _Content:
         rows: list[list[Any]] = []
         for effect in self.effects:
             p = None if effect.p_holm is None else _chance(effect.p_holm)
-            numbers = [effect.estimate, effect.low, effect.high, p, *(effect.means or (None, None))]
+            bounds = [None if bound is None else _signed(bound) for bound in (effect.estimate, effect.low, effect.high)]
+            numbers = [*bounds, p, *(effect.means or (None, None))]
             rows.append([self._named(effect), effect.verdict, *numbers, "/".join(map(str, effect.seeds)), effect.items, effect.metric])
         if rows:
             yield Table(header, rows, "effects.csv has all, with notes")
@@ -554,6 +576,16 @@ def _overlap_rows(one: Overlap) -> Iterator[list[Any]]:
         yield [*about, scorer, scores["all"], scores["without"], scores["hits"]]
     if not one.scores:
         yield [*about, "", None, None, None]
+
+
+def _decided(effect: Effect) -> bool:
+    return effect.verdict in ("increase", "decrease") or effect.verdict.startswith("equivalent")
+
+
+def _shortly(notes: Sequence[str]) -> list[str]:
+    """The notes that fit a small paragraph; the table of effects has all."""
+    shown = [note if len(note) <= NOTE else f"{note[: NOTE - 1]}…" for note in notes[:NOTES]]
+    return [*shown, f"{len(notes) - NOTES} more notes in effects.csv"] if len(notes) > NOTES else shown
 
 
 def _with_error(trial: TrialResult, name: str) -> str | None:
