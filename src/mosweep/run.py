@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
 from mosweep.core.schema import build, plain
 from mosweep.core.store import Record, Store
-from mosweep.core.types import OF_ROUNDS, Trial, Work, unique_stages
+from mosweep.core.types import OF_ROUNDS, Trial, Work, load_work, unique_stages
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.local import Local
 from mosweep.paths import home
@@ -26,9 +26,10 @@ from mosweep.plan import Plan, make_plan
 from mosweep.recorders.journal import JournalRecorder
 from mosweep.recorders.progress import Progress
 from mosweep.reports.summary import print_outcome
-from mosweep.sweep import Sweep
+from mosweep.sweep import Launch, Sweep
 
 __all__ = [
+    "cancel_jobs",
     "check_access",
     "check_installed",
     "finish",
@@ -139,6 +140,16 @@ def check_access(plan: Plan) -> None:
     for kind, mine in works.items():
         if check := getattr(kind, "check_access", None):
             check(mine)
+
+
+def cancel_jobs(launched: Launch, keys: Collection[str]) -> dict[str, str]:
+    """End the jobs that go on at a provider for stages of a launch, among ``keys``, that were begun; the jobs by key."""
+    begun = [key for key in keys if key in launched.stages and launched.store.attempted(key)]
+    specs = launched.specs() if begun else {}
+    works: dict[type[Any], list[str]] = {}
+    for key in begun:
+        works.setdefault(type(load_work(specs[key])), []).append(key)
+    return {key: job for kind, mine in works.items() if getattr(kind, "outlives", False) for key, job in kind.cancel(mine).items()}
 
 
 def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:

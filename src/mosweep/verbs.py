@@ -259,9 +259,8 @@ def _forget(redo: Mapping[str, Stage], store: Store) -> None:
 
 
 def _cancel(arguments: Sequence[str]) -> int:
-    parser = _parser(
-        "cancel", "End what a sweep has running or waiting, here or in Slurm. What is done stays; mosweep run goes on with it."
-    )
+    text = "End what a sweep has running or waiting, here, in Slurm or at a provider. What is done stays; mosweep run goes on with it."
+    parser = _parser("cancel", text)
     args = parser.parse_args(arguments)
     sweep = find_sweep(args.sweep)
     result = _observed(sweep)
@@ -273,14 +272,19 @@ def _cancel(arguments: Sequence[str]) -> int:
             from mosweep.launchers.slurm.observe import cancel
 
             jobs |= cancel(launch.store, [key for key in launch.stages if key in open_ones])
+    from mosweep.run import cancel_jobs
+
+    begun = {stage.key for trial in result.trials for stage in trial.stages if stage.status != "succeeded"}
+    remote = {key: job for launch in sweep.launches for key, job in cancel_jobs(launch, begun).items()}
     sweep.journal.append_all(
-        {"event": "cancelled", "key": key, "label": stage.label, "job": jobs.get(key), "error": "cancelled by mosweep cancel"}
+        {"event": "cancelled", "key": key, "label": stage.label, "job": {**jobs, **remote}.get(key), "error": "cancelled by mosweep cancel"}
         for key, stage in open_ones.items()
     )
     if args.json:
-        _print_json({"stages": len(open_ones), "jobs": sorted(jobs.values()), "processes": drivers})
-    elif open_ones:
-        print(f"cancelled: {len(open_ones)} stages, among them {len(jobs)} jobs in Slurm; mosweep run goes on with them")
+        _print_json({"stages": len(open_ones), "jobs": sorted([*jobs.values(), *remote.values()]), "processes": drivers})
+    elif open_ones or remote:
+        where = f"{len(jobs)} jobs in Slurm" + (f" and {len(remote)} at a provider" if remote else "")
+        print(f"cancelled: {len(open_ones)} stages, among them {where}; mosweep run goes on with them")
     else:
         print("nothing to cancel: no stage is running or waiting")
     return 0

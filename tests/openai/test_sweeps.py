@@ -168,6 +168,19 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(shell, openai, qui
     assert "attached, it was started before" in log or "found, it was started before" in log
 
 
+def test_cancel_ends_the_jobs(shell, openai, quick):
+    openai.set(tick_s=60)
+    sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
+    process = shell.start(*sweep)
+    until(lambda: len(openai.jobs) == 2)
+    done = shell("cancel", "two")
+    process.communicate(timeout=30)
+    assert done.status == 0, done.err
+    assert "2 at a provider" in done.out
+    assert [job["status"] for job in openai.jobs] == ["cancelled"] * 2
+    assert shell("cancel", "two", "--json").json["jobs"] == []
+
+
 def test_the_process_of_remote_stages_may_die(shell, openai, quick):
     openai.set(tick_s=0.7)
     process = shell.start("-m", *quick, "seed=0,1", "experiment.name=two")

@@ -145,6 +145,10 @@ class Store:
         places = (attempt.folder.with_name(f"{stem}.{n}") for n in range(int(number) - 1, 0, -1))
         return next((place for place in places if place.exists() and set(os.listdir(place)) - {LOG}), None)
 
+    def attempted(self, key: str) -> bool:
+        """Whether anybody has ever begun to make ``key``, and left a folder."""
+        return any((self.root / "artifacts" / key[:1]).glob(f"{key[:16]}.*"))
+
     def publish(self, attempt: Attempt, *, payload: Mapping[str, Any], facts: Mapping[str, Any], **about: Any) -> Record:
         """Make the attempt's files and ``facts`` the result of its stage, durably and at once.
 

@@ -81,9 +81,9 @@ class Work(Protocol):
     and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
     block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which asks the provider
     whether it would take them and raises ``UserError`` if not; ``notice``, a line for the plan; and ``outlives``: what it began there goes
-    on without us. The id of the provider's job goes into its facts as ``remote_job``. Where the provider asks money for tokens, the facts
-    have a ``usage`` (``prices.facts``), and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens
-    would use.
+    on without us, until a class method ``cancel(keys)`` ends it, which returns the jobs it has ended by key. The id of the provider's
+    job goes into its facts as ``remote_job``. Where the provider asks money for tokens, the facts have a ``usage`` (``prices.facts``),
+    and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens would use.
     """
 
     kind: ClassVar[str]

@@ -99,6 +99,11 @@ class OpenAIFinetune:
         """Ask once for every distinct model and method whether OpenAI would take a job; ``UserError`` if not."""
         asyncio.run(_check({(work.model, work.method) for work in works}))
 
+    @classmethod
+    def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
+        """End the jobs that were started for ``keys`` and go on."""
+        return asyncio.run(_cancel(keys))
+
 
 @dataclass(frozen=True)
 class OpenAIBackend:
@@ -224,6 +229,17 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
                 raise UserError(f"backend=openai: {trouble.text}")
             key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
             raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+
+
+async def _cancel(keys: Sequence[str]) -> dict[str, str]:
+    from mosweep.training.openai_account import ENDED, Account
+
+    account, ended = await Account.of(), {}
+    for key in keys:
+        for job in await account.ask("looking for its job", lambda key=key: account.jobs(key)):  # type: ignore[misc]
+            if job.status not in ENDED:
+                ended[key] = (await account.cancel(job.id)).id
+    return ended
 
 
 async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
