@@ -261,7 +261,7 @@ def _plain_value(value: Any) -> Any:
 #: Overrides that place or label a sweep; they are no factors of a single run.
 _NOT_FACTORS = frozenset(
     "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric "
-    "contrasts delta".split()
+    "contrasts delta controls treatments seeds setting tags".split()
 )
 
 
