@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mosweep import prices
 from mosweep.core.errors import ConfigError, choices
@@ -13,32 +14,35 @@ from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.loop import Round, chosen_examples
 from mosweep.stages.model import Elsewhere, ModelSource, base_model, folder_of
 from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe, recommended_lr
 
-__all__ = ["TinkerBackend", "TinkerFinetune"]
+if TYPE_CHECKING:
+    from mosweep.datasets.jsonl import JSONLDataset
+    from mosweep.training.tinker import Part
+
+__all__ = ["TinkerBackend", "TinkerFinetune", "TinkerRound"]
 
 
 @dataclass(frozen=True)
-class TinkerFinetune:
-    """One fine-tune on Tinker. ``model`` is its name there; ``source`` says whose tokenizer it has, where that is not the hub's."""
+class _OnTinker:
+    """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer it has, where that is not the hub's."""
 
     model: str
     renderer: str
     recipe: TinkerRecipe
     source: ModelSource | None
-    name: str = field(metadata=unkeyed)
     base_url: str | None = field(metadata=unkeyed)
     max_concurrent: int = field(metadata=unkeyed)
     patience_min: float = field(metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 1
     remote: ClassVar[str] = "tinker"
     requires: ClassVar[Mapping[str, str]] = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
 
     @classmethod
-    def check_access(cls, works: Sequence[TinkerFinetune]) -> None:
+    def check_access(cls, works: Sequence[_OnTinker]) -> None:
         """Ask each server once for its models. ``UserError`` for a missing or wrong key, ``ConfigError`` for a model that it lacks."""
         from mosweep.models.tinker import address, check_renderer, supported_models
 
@@ -49,8 +53,8 @@ class TinkerFinetune:
         for renderer in {work.renderer for work in works}:
             check_renderer(renderer)
 
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``tinker.jsonl``, with all that happened. Goes on where a killed attempt stopped."""
+    async def _train(self, context: Context, dataset: JSONLDataset | Path, part: Part | None) -> dict[str, Any]:
+        """Train, going on where a killed attempt stopped; leaves ``tinker.jsonl``, with all that happened. The facts of a fine-tune."""
         from mosweep.training.tinker import TinkerTrainingBackend
 
         data = context.inputs["data"]
@@ -64,8 +68,9 @@ class TinkerFinetune:
             previous=context.previous,
             spent=context.spent,
             patience_s=60 * self.patience_min,
+            part=part,
         )
-        run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, self.model, suffix=context.key[:12])
+        run = await backend.train(dataset, self.model, suffix=context.key[:12])
         model_id = await run.wait()
         (context.out / "train.jsonl").unlink()
         losses = run.losses
@@ -81,7 +86,58 @@ class TinkerFinetune:
             "resumed_at_step": run.resumed_at_step,
             "usage": prices.facts(prices.Usage("tinker", self.model, train_tokens=run.tokens)),
             "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+            **({"state": run.state} if run.state else {}),
         }
+
+
+@dataclass(frozen=True)
+class TinkerFinetune(_OnTinker):
+    """One fine-tune on Tinker."""
+
+    kind: ClassVar[str] = "finetune"
+
+    @property
+    def expected_usage(self) -> Callable[[int], prices.Usage]:
+        """What data of so many tokens would use, all of it in every epoch."""
+        return lambda tokens: prices.Usage("tinker", self.model, train_tokens=tokens * self.recipe.epochs)
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``tinker.jsonl``, with all that happened."""
+        data = context.inputs["data"]
+        return await self._train(context, data.folder / str(data.facts["folder"]) / TRAIN, None)
+
+
+@dataclass(frozen=True)
+class TinkerRound(_OnTinker):
+    """A round of a loop: ``plan.steps`` optimizer steps, on from the state that the round before left with Tinker."""
+
+    plan: Round
+
+    kind: ClassVar[str] = "round"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``tinker.jsonl``, and with Tinker the state for the next round."""
+        from mosweep.training.tinker import Part
+
+        data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
+        file, count = data.folder / str(data.facts["folder"]) / TRAIN, plan.steps * self.recipe.batch_size
+        examples, about = await chosen_examples(context, plan, file, count, self.recipe.seed)
+        facts = await self._train(context, examples, Part(tuple(plan.rates), str(previous.facts["state"]) if previous else None))
+        return {
+            **facts,
+            "round": plan.number,
+            "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
+            "loss": [[plan.before + step, loss] for step, loss in facts["loss"]],
+            "data": about,
+        }
+
+
+#: Settings of a recipe that say how long it trains and with which learning rate: in a loop its rounds do.
+_OF_ROUNDS = {
+    "epochs": "set loop.max_rounds and loop.steps_per_round",
+    "max_steps_per_epoch": "set loop.steps_per_round",
+    **dict.fromkeys(("schedule", "warmup_steps", "min_learning_rate"), "the loop's own schedule sets every step"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,19 +153,39 @@ class TinkerBackend:
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model."""
         made, source = base_model(setting)
-        model = self.model(setting)
-        work = TinkerFinetune(
-            model=model,
-            renderer=self.renderer(setting),
-            recipe=self.recipe(setting),
-            source=source,
-            name=setting.config.model.name,
-            base_url=self.base_url,
-            max_concurrent=self.max_concurrent,
-            patience_min=self.patience_min,
-        )
+        work = TinkerFinetune(self.model(setting), self.renderer(setting), self.recipe(setting), source, **self._unkeyed)
         needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
         return Stage("finetune", work, needs, setting.resources("finetune", computes=False))
+
+    def peak_lr(self, setting: Setting) -> float:
+        """``optim.lr``, or else the recipe's."""
+        return self.recipe(setting).learning_rate
+
+    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+        """A round of a loop."""
+        for key, value in setting.config.tinker.items():
+            if key in _OF_ROUNDS:
+                raise ConfigError(f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}")
+        made, source = base_model(setting)
+        loop, recipe = setting.config.loop, self.recipe(setting)
+        recipe = replace(
+            recipe,
+            max_length=loop.max_seq_length or recipe.max_length,
+            epochs=1,
+            max_steps_per_epoch=None,
+            schedule="constant",
+            warmup_steps=0,
+            min_learning_rate=0.0,
+            learning_rate=this.schedule.peak,
+        )
+        renderer = loop.renderer or self.renderer(setting)
+        work = TinkerRound(self.model(setting), renderer, recipe, source, **self._unkeyed, plan=this)
+        needs = {"data": data_stage(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        return Stage("round", work, needs, setting.resources("finetune", computes=False))
+
+    @property
+    def _unkeyed(self) -> dict[str, Any]:
+        return {"base_url": self.base_url, "max_concurrent": self.max_concurrent, "patience_min": self.patience_min}
 
     def evaluated(self, setting: Setting) -> Elsewhere | None:
         """How the untouched base model is reached where its weights are not on this machine: by Tinker, too, under the same renderer."""

@@ -30,7 +30,7 @@ from mosweep.training.tinker_recipe import TinkerRecipe
 if TYPE_CHECKING:
     from tinker import AdamParams, ServiceClient, TrainingClient
 
-__all__ = ["JOURNAL", "TinkerTrainingBackend", "TinkerTrainingRun"]
+__all__ = ["JOURNAL", "Part", "TinkerTrainingBackend", "TinkerTrainingRun"]
 
 JOURNAL = "tinker.jsonl"
 #: Steps under way before the first one's result is waited for.
@@ -170,6 +170,16 @@ class TinkerTrainingRun:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Steps of a longer run: their learning rates, and Tinker's path of the state to go on from (``None``: the base model). Examples are
+    taken as they come, and the state at the end is saved for as long as checkpoints stay.
+    """
+
+    rates: Sequence[float]
+    start: str | None
+
+
+@dataclass(frozen=True)
 class TinkerTrainingBackend:
     """Fine-tunes on Tinker by ``recipe``, in ``folder``. The key is read from the environment when a run starts.
 
@@ -179,8 +189,7 @@ class TinkerTrainingBackend:
     ``previous``: the folder of an earlier attempt at the very same run; what it came to is gone on with, unless one of the Tinker training
     runs in ``spent`` is part of that. ``patience_s``: how long Tinker may be silent.
 
-    ``rates``: the learning rate of each step, for a run that takes the examples as they come rather than as the recipe says; ``start``: the
-    state of another run to train on from; ``keep_state``: save this one's at the end, for as long as a checkpoint stays.
+    ``part``: take these steps of a longer run.
     """
 
     folder: str | Path
@@ -192,9 +201,7 @@ class TinkerTrainingBackend:
     previous: str | Path | None = None
     spent: frozenset[str] = frozenset()
     patience_s: float = 900.0
-    rates: Sequence[float] | None = None
-    start: str | None = None
-    keep_state: bool = False
+    part: Part | None = None
 
     async def train(
         self,
@@ -213,9 +220,7 @@ class TinkerTrainingBackend:
             "renderer": self.renderer or recommended_renderer(model),
             "recipe": schema.plain(recipe),
             "data": dataset.digest,
-            "start": self.start,
-            "rates": list(self.rates) if self.rates is not None else None,
-            "keep_state": self.keep_state,
+            "part": {"rates": list(self.part.rates), "start": self.part.start} if self.part else None,
         }
         identity = fingerprint.fingerprint({**spec, "recipe": recipe})
         run_id = f"{suffix or 'tinker'}-{secrets.token_hex(4)}"
@@ -290,15 +295,15 @@ class _Training:
 
     def prepare(self) -> tuple[list[Example], list[list[int]], list[float]]:
         """The examples, which of them each step takes, and each step's learning rate."""
-        recipe, given = self.recipe, self.spec["rates"]
+        recipe, part = self.recipe, self.spec["part"]
         renderer = load_renderer(self.spec["renderer"], self.spec["model"], self.spec["tokenizer"])
         chats = JSONLDataset(json.loads(line) for line in (self.folder / "train.jsonl").read_text(encoding="utf-8").split("\n") if line)
         examples = render(renderer, chats.to_openai_format(), recipe.loss_on, recipe.max_length)
-        if given is None:
+        if part is None:
             steps = recipe.steps(len(examples))
             plan = batches(len(examples), recipe.batch_size, recipe.epochs, recipe.max_steps_per_epoch, recipe.seed)
             return examples, plan, [recipe.rate(step, steps) for step in range(1, steps + 1)]
-        size = recipe.batch_size
+        size, given = recipe.batch_size, part["rates"]
         if len(examples) < size * len(given):
             raise StageError(f"{len(given)} steps of {size} examples were asked for, and there are {len(examples)}")
         return examples, [list(range(step * size, (step + 1) * size)) for step in range(len(given))], list(given)
@@ -317,7 +322,7 @@ class _Training:
                     await self.settle(under_way.popleft(), len(plan))
             while under_way:
                 await self.settle(under_way.popleft(), len(plan))
-            if self.spec["keep_state"] and not any(event["event"] == "state" for event in self.journal.events()):
+            if self.spec["part"] and not any(event["event"] == "state" for event in self.journal.events()):
                 saved = await self.service.wait(training.save_state("final", ttl_seconds=self.ttl_s))
                 self.journal.note("state", path=saved.path, expires=time.time() + self.ttl_s)
             weights = await self.service.wait(training.save_weights_for_sampler("final"))
@@ -337,8 +342,9 @@ class _Training:
     async def take_up(self, client: ServiceClient) -> tuple[TrainingClient, int]:
         """A training client where the run is, and how many steps that is."""
         about, recipe = {"mosweep": str(self.spec["identity"])}, self.recipe
-        while self.checkpoints or self.spec["start"]:
-            done, path = self.checkpoints[-1] if self.checkpoints else (0, self.spec["start"])
+        start = self.spec["part"] and self.spec["part"]["start"]
+        while self.checkpoints or start:
+            done, path = self.checkpoints[-1] if self.checkpoints else (0, start)
             try:
                 training = await self.service.wait(client.create_training_client_from_state_with_optimizer(path, user_metadata=about))
             except Exception as error:
