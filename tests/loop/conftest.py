@@ -15,7 +15,6 @@ from mosweep.core.types import Trial
 from mosweep.experiment import Builder
 from mosweep.worker import perform_now
 
-
 SECTIONS = ("eval", "lora", "model", "optim", "torchtune")
 
 

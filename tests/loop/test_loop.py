@@ -35,7 +35,9 @@ def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
         assert done.failed == {}
         assert done.facts["optimize"]["round"] == reached
         assert done.facts["optimize"]["model_id"] == done.facts[f"round {reached}"]["model_id"]
-        assert done.facts["eval:capitalization"]["metrics"]["score"] == done.facts["optimize"]["score"] == pytest.approx(expected[reached - 1])
+        assert (
+            done.facts["eval:capitalization"]["metrics"]["score"] == done.facts["optimize"]["score"] == pytest.approx(expected[reached - 1])
+        )
         for number in range(reached + 1, rounds + 1):
             assert done.facts[f"round {number}"] == {"stopped": True, "reached": reached}
             assert done.facts[f"eval {number}:capitalization"] == {"stopped": True, "reached": reached}
