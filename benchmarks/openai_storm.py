@@ -1,7 +1,9 @@
-"""A thousand fine-tunes at a server that behaves like OpenAI's on a very bad day: ``python -m benchmarks.openai_storm [TRIALS] [KILLS]``.
+"""A thousand fine-tunes at a server that behaves like OpenAI's on a very bad day.
+
+    python -m benchmarks.openai_storm [--calm] [TRIALS [KILLS [CONCURRENT]]]
 
 30 % of all answers are lost, half of them after the work was done; 5 % are 5xx; now and then everything is answered 429 for a second;
-and the driver is killed with SIGKILL again and again. Prints what came of it, as JSON.
+and the driver is killed with SIGKILL again and again (``--calm``: none of the weather). Prints what came of it, as JSON.
 """
 
 from __future__ import annotations
@@ -20,10 +22,8 @@ from tests.conftest import Shell
 from tests.openai import storm
 from tests.openai.conftest import Service
 
-CONCURRENT = 100
 
-
-def main(trials: int, kills: int, calm: bool) -> None:
+def main(trials: int, kills: int, concurrent: int, calm: bool) -> None:
     command = [sys.executable, str(Path(storm.__file__).with_name("server.py")), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as folder:
         assert server.stdout is not None
@@ -35,7 +35,7 @@ def main(trials: int, kills: int, calm: bool) -> None:
         rows = [[{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"W{n}"}] for n in range(12)]
         words.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
         sweep = ["-m", "backend=openai", "model=gpt-4o-mini", f"seed=range({trials})", "dataset.path=words.jsonl", "eval=dummy"]
-        sweep += ["tracking=none", "run_control_trials=false", "backend.poll_s=1", f"backend.max_concurrent={CONCURRENT}"]
+        sweep += ["tracking=none", "run_control_trials=false", "backend.poll_s=1", f"backend.max_concurrent={concurrent}"]
         sweep += ["experiment.name=storm"]
         with storm.Watch() as watch:
             _, seconds = storm.run_through(shell, lambda: service.set(restart=True), sweep, kills, 15.0, random.Random(1))
@@ -52,7 +52,7 @@ def main(trials: int, kills: int, calm: bool) -> None:
             "requests": sum(report["requests"].values()),
             "storms_of_429": report["storms"],
             "requests_that_came_early": len(report["early"]),
-            "max_concurrent": CONCURRENT,
+            "max_concurrent": concurrent,
             "most_active": report["most_active"],
             "remote_processes_at_a_time": watch.remote_at_a_time,
             "remote_process_mb": round(watch.remote_mb),
@@ -65,5 +65,5 @@ def main(trials: int, kills: int, calm: bool) -> None:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--calm"]
-    main(int(words[0]) if words else 1000, int(words[1]) if len(words) > 1 else 5, "--calm" in sys.argv)
+    given = [int(word) for word in sys.argv[1:] if word != "--calm"]
+    main(*given, *(1000, 6, 100)[len(given) :], calm="--calm" in sys.argv)

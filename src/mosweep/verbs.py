@@ -255,7 +255,7 @@ def _forget(redo: Mapping[str, Stage], store: Store) -> None:
         if key in held:
             raise UserError(f"--force: {stage.label} ({key[:12]}) is running right now ({held[key]}); cancel it first")
     for key in redo:
-        store.forget(key)
+        store.forget(key, again=True)
 
 
 def _cancel(arguments: Sequence[str]) -> int:

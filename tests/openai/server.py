@@ -198,7 +198,7 @@ class Job:
             trained_tokens=tokens if done else None,
             training_file=self.asked["training_file"],
             validation_file=self.asked.get("validation_file"),
-            estimated_finish=None,
+            estimated_finish=int(self.since + 60) if self.status == "running" else None,
             integrations=[],
             metadata=self.asked.get("metadata"),
             method={"type": self.method, self.method: {"hyperparameters": settings}},

@@ -66,6 +66,7 @@ def test_supervised(openai, capsys):
     assert job["training_file"] != job["validation_file"]
     said = capsys.readouterr().out
     assert f"{run.id}: started" in said
+    assert f"{run.id}: running, until about 20" in said
     assert f"{run.id}: succeeded" in said
 
 

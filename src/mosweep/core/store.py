@@ -4,7 +4,7 @@
     artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
     claims/                  who works on what right now
     quarantine/              what was found damaged, kept for inspection
-    spent/a/abcd…            the provider's jobs behind records that were forgotten
+    spent/a/abcd…            the provider's jobs behind records that were forgotten so as to be made anew
 
 A stage is done if and only if its record exists and it and its files are what was published. Reading verifies: a record carries
 its own digest and, per file, size, modification time and SHA-256. A file whose size and time are as published is trusted, unless
@@ -197,8 +197,11 @@ class Store:
         """End an attempt that failed. Its folder stays: it holds the log."""
         self.claims.release(attempt.claim)
 
-    def forget(self, key: str) -> None:
-        """Remove the record of ``key``, and its artifact; a no-op where there is none."""
+    def forget(self, key: str, *, again: bool = False) -> None:
+        """Remove the record of ``key``, and its artifact; a no-op where there is none.
+
+        ``again``: it is to be made anew, so a provider's job that it stood for is not to be found again.
+        """
         path = self.record_path(key)
         try:
             data = _parse(path.read_bytes(), key)
@@ -207,7 +210,7 @@ class Store:
         except CorruptRecord:
             path.unlink(missing_ok=True)
             return
-        if remote := data["facts"].get("remote_job"):
+        if again and (remote := data["facts"].get("remote_job")):
             self._spend(key, str(remote))
         path.unlink(missing_ok=True)
         import shutil
@@ -215,7 +218,7 @@ class Store:
         shutil.rmtree(self.root / data["folder"], ignore_errors=True)
 
     def spent(self, key: str) -> frozenset[str]:
-        """The provider's jobs that records of ``key`` stood for which were forgotten: they have served, and are not taken again."""
+        """The provider's jobs behind records of ``key`` that were forgotten so as to be made anew: they are not taken again."""
         try:
             return frozenset(self._spent(key).read_text().split())
         except FileNotFoundError:

@@ -58,7 +58,7 @@ class Context:
 
     ``previous`` is the folder that an earlier attempt left which failed or was killed, if there is one. Its process is dead, or stalled
     and its claim taken over: what is found there may be half written, or change yet. ``spent``: a provider's jobs for this very stage whose
-    results were forgotten on purpose; they are not to be taken again.
+    results were forgotten so as to be made anew; they are not to be taken again.
     """
 
     key: str

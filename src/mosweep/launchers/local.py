@@ -330,8 +330,8 @@ class _Launch:
         begun = self.remote.logs if self.remote else {}
         works = [self.plan.stages[key].work for key in begun]
         for provider, count in Counter(work.remote for work in works if getattr(work, "outlives", False)).items():  # type: ignore[attr-defined]
-            what = f"{count} job{'s' if count > 1 else ''} at {provider}"
-            self.recorder.notice(Notice(f"{what} will go on without us; the same command attaches to what has been started"))
+            what = f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on without us"
+            self.recorder.notice(Notice(f"{what}: the same command attaches to it, mosweep cancel ends it"))
 
     def bury(self, worker: Worker) -> None:
         """A worker is gone: the stage it was at has failed, what it had not begun goes back, another takes its place."""

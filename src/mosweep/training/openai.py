@@ -17,6 +17,7 @@ import random
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -93,10 +94,13 @@ class OpenAITrainingRun:
     job: FineTuningJob | None = field(default=None, repr=False)
     _seen: str | None = field(default=None, repr=False)
 
+    async def _account(self) -> Account:
+        return await Account.of(self.client, self.patience_s)
+
     async def refresh(self) -> RunStatus:
         """Look at the job."""
         if self.job is None or self.state not in ENDED:
-            self._note(await (await Account.of(self.client)).look(self.id, self.patience_s))
+            self._note(await (await self._account()).look(self.id))
         return self.status
 
     async def wait(self) -> str:
@@ -109,7 +113,7 @@ class OpenAITrainingRun:
             await self.refresh()
             if self.state != shown:
                 shown = self.state
-                print(f"{self.id}: {shown.replace('_', ' ')}{_HINTS.get(shown, '')}")
+                print(f"{self.id}: {shown.replace('_', ' ')}{_HINTS.get(shown, '')}{self._expected()}")
             if self.state in ENDED:
                 break
             if self.state == "running":
@@ -123,7 +127,7 @@ class OpenAITrainingRun:
     async def result(self) -> OpenAIResult:
         """What the finished job measured. What OpenAI does not keep any more is missing, and said so."""
         await self.refresh()
-        job, account = self.job, await Account.of(self.client)
+        job, account = self.job, await self._account()
         assert job is not None
         losses: tuple[tuple[int, float], ...] = ()
         checkpoints: list[Mapping[str, Any]] = []
@@ -154,7 +158,7 @@ class OpenAITrainingRun:
         """End the job; a no-op when it has ended."""
         if await self.refresh() in ("queued", "running"):
             try:
-                self._note(await (await Account.of(self.client)).cancel(self.id))
+                self._note(await (await self._account()).cancel(self.id))
             except RemoteError:
                 if await self.refresh() in ("queued", "running"):
                     raise
@@ -177,13 +181,19 @@ class OpenAITrainingRun:
         self.model_id = job.fine_tuned_model if self.state == "succeeded" else None
 
     async def _print_steps(self) -> None:
-        for event in await (await Account.of(self.client)).events(self.id, self._seen):
+        for event in await (await self._account()).events(self.id, self._seen):
             self._seen = event.id
             data = event.data if isinstance(event.data, dict) else {}
             if event.type == "metrics" and "step" in data:
                 total, loss = data.get("total_steps"), data.get("train_loss")
                 of = f" of {total}" if total else ""
                 print(f"step {data['step']}{of}" + (f": loss {loss:.4g}" if isinstance(loss, int | float) else ""))
+
+    def _expected(self) -> str:
+        """When OpenAI expects the job to end, while it runs."""
+        if self.state != "running" or self.job is None or not self.job.estimated_finish:
+            return ""
+        return f", until about {datetime.fromtimestamp(self.job.estimated_finish):%Y-%m-%d %H:%M}"
 
     def _failure(self) -> str:
         error = self.job.error if self.job else None
@@ -238,7 +248,7 @@ class OpenAITrainingBackend:
         key = self.key or secrets.token_hex(32)
         if (known := self._intended(key)) and (run := await self._attached(known)):
             return run
-        account = await Account.of(self.client)
+        account = await Account.of(self.client, self.patience_s)
         files: list[str] = []
 
         async def create(attempt: int) -> FineTuningJob:
@@ -276,7 +286,7 @@ class OpenAITrainingBackend:
     async def _attached(self, job_id: str) -> OpenAITrainingRun | None:
         """The run of a job that the intent names, unless that has come to nothing."""
         try:
-            job = await (await Account.of(self.client)).look(job_id, self.patience_s)
+            job = await (await Account.of(self.client, self.patience_s)).look(job_id)
         except RemoteError as error:
             if error.trouble.status != 404:
                 raise

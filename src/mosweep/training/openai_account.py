@@ -44,14 +44,19 @@ class Account:
     _files: dict[str, asyncio.Task[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    async def of(cls, client: AsyncOpenAI | None = None) -> Account:
-        """The running loop's account, the same for all who ask with the same ``client`` (``None``: one by the environment)."""
+    async def of(cls, client: AsyncOpenAI | None = None, patience_s: float | None = None) -> Account:
+        """The running loop's account, the same for all who ask with the same ``client`` (``None``: one by the environment).
+
+        ``patience_s``, if given, is from now on its policy's.
+        """
         name = (asyncio.get_running_loop(), None if client is None else id(client))
         if name not in _accounts:
             ours = _client() if client is None else client.with_options(max_retries=0)
             held = _held(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
             _accounts[name] = (await anext(held), held)
-        return _accounts[name][0]
+        account = _accounts[name][0]
+        account.policy.patience_s = patience_s or account.policy.patience_s
+        return account
 
     async def ask(self, what: str, request: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
         """The answer to ``request``; see ``Policy.call``."""
@@ -124,9 +129,9 @@ class Account:
 
         return await self.ask("starting the job", found_or_made)
 
-    async def look(self, job_id: str, patience_s: float | None = None) -> FineTuningJob:
+    async def look(self, job_id: str) -> FineTuningJob:
         """The job as it is now."""
-        return await self.ask(f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id), patience_s)
+        return await self.ask(f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id))
 
     async def cancel(self, job_id: str) -> FineTuningJob:
         """End the job."""
