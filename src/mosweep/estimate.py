@@ -19,7 +19,7 @@ from mosweep.core.types import Stage
 from mosweep.plan import Plan
 from mosweep.prices import Usage, cost, paid_provider, quote, usages
 
-__all__ = ["Cost", "Estimate", "Experience", "Range", "estimate"]
+__all__ = ["Cost", "Estimate", "Experience", "Range", "estimate", "gpus", "likeness", "newest", "provider"]
 
 #: At most this many records are looked at, the newest first.
 LOOK_AT = 2000
@@ -87,11 +87,11 @@ class Experience:
 
     def __init__(self, stages: Iterable[Stage], store: Store) -> None:
         self.store = store
-        self._like = {stage.key: _likeness(stage.payload) for stage in stages}
+        self._like = {stage.key: likeness(stage.payload) for stage in stages}
         self._took: dict[str, list[_Took]] = {}
         wanted = set(self._like.values())
-        for data in _newest(store) if wanted else ():
-            if _likeness(data["payload"]) in wanted:
+        for data in newest(store) if wanted else ():
+            if likeness(data["payload"]) in wanted:
                 self._note(data["payload"], data)
 
     def learn(self, stage: Stage) -> None:
@@ -104,8 +104,8 @@ class Experience:
         if "started" in data and "finished" in data:
             facts = data["facts"]
             took = _Took(float(data["finished"]) - float(data["started"]), str(facts.get("device", "")), tuple(usages(facts)))
-            self._took.setdefault(_likeness(payload), []).append(took)
-            self._took.setdefault(_likeness(payload, data=True), []).append(took)
+            self._took.setdefault(likeness(payload), []).append(took)
+            self._took.setdefault(likeness(payload, data=True), []).append(took)
 
     def seconds(self, stage: Stage) -> list[float]:
         """What like stages took, each; none if there are none."""
@@ -120,7 +120,7 @@ class Experience:
 
     def cost(self, stage: Stage) -> Cost:
         """USD of the stage; nothing for one that asks no provider."""
-        took = self._took.get(_likeness(stage.payload, data=True)) or []
+        took = self._took.get(likeness(stage.payload, data=True)) or []
         if not took and stage.kind != "finetune":
             took = self._took.get(self._like[stage.key]) or []
         if took:
@@ -211,7 +211,7 @@ _SIZE = ("architecture", "delay_s", "epochs", "items", "max_steps", "method", "m
 _NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_epochs")
 
 
-def _likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
+def likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
     """What stages share that take about as long; with ``data``, those on the same data."""
     inside = payload["config"].get("about") or payload  # a round of a loop
     config = inside["config"]
@@ -223,7 +223,8 @@ def _likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
     return json.dumps([payload["kind"], inside["work"], base, *sizes, *on], sort_keys=True, default=str)
 
 
-def _newest(store: Store) -> Iterator[dict[str, Any]]:
+def newest(store: Store) -> Iterator[dict[str, Any]]:
+    """The latest records, whole, but not checked."""
     paths = sorted((path for path in (store.root / "records").glob("?/*.json")), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in paths[:LOOK_AT]:
         try:

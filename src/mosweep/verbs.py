@@ -163,21 +163,26 @@ def _plan(arguments: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(list(arguments))
     from mosweep.estimate import estimate
     from mosweep.reports.plan import plan_data, plan_text
+    from mosweep.reports.foresight import foresee
 
     if len(args.overrides) == 1 and "=" not in args.overrides[0]:
         trials, launch = _frozen(find_sweep(args.overrides[0]))
-        store = launch.store
+        store, design = launch.store, launch.design
+        asked = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
     else:
         from mosweep.app import planned
         from mosweep.run import store_of
+        from mosweep.experiment import bundles_of
 
         trials, config = planned(args.overrides)
         store = store_of(config)
     plan, _ = _selected_plan(trials, store, args)
+        asked = (config.contrasts, config.primary_metric, bundles_of(config.treatments, trials))
     if args.json:
-        _print_json(plan_data(plan, estimate(plan, store)))
+    foreseen = foresee(trials, store, *asked)
+        _print_json(plan_data(plan, estimate(plan, store), foreseen))
     else:
-        print(plan_text(plan, estimate(plan, store)))
+        print(plan_text(plan, estimate(plan, store), foreseen))
     return 0
 
 

@@ -23,7 +23,8 @@ from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.types import Context, Resources
 from mosweep.evals.dummy import SCORE, draw
 from mosweep.reports import effects as module
-from mosweep.reports.effects import Contrast, contrasts_of, detectable, effects, effects_data, spread_of
+from mosweep.reports.effects import Contrast, contrasts_of, effects, effects_data
+from mosweep.reports.foresight import detectable, spread_of
 from mosweep.reports.statistics import Components
 from mosweep.stages.dummy import DummyFinetune
 from mosweep.sweep import find_sweep
@@ -458,7 +459,7 @@ def test_spread_is_unknown_without_replication(tmp_path):
 
 def test_importing_it_loads_nothing_heavy():
     code = (
-        "import sys\nfrom mosweep.reports.effects import contrasts_of, detectable\n"
+        "import sys\nfrom mosweep.reports.effects import contrasts_of\nfrom mosweep.reports.foresight import detectable\n"
         "contrasts_of('a: 1 -> 2', {'a': [1, 2]}), detectable({'treatments': {'a': [1, 2], 'seed': [0, 1]}}, 100)\n"
         "print(*sys.modules)"
     )

@@ -40,7 +40,7 @@ __all__ = [
         "effects",
         "effects_data",
     ),
-    *("spread_of", "with_bundles"),
+    "with_bundles",
 ]
 
 #: What replicates; and the factor that tells untouched base models (true) from tuned ones (false).
@@ -264,7 +264,7 @@ def effects(
         raise MissingExtra(error.name or "scipy", "reports", "the statistics of effects") from error
 
     result = with_bundles(result)
-    sweep = _Sweep(result)
+    sweep = FactoredSweep(result)
     delta = delta or result.design.get("delta")
     given = contrasts if contrasts is not None else result.design.get("contrasts")
     asked = []
@@ -375,11 +375,11 @@ class _Metric:
     """``name`` as it was asked for; where it is found."""
 
     name: str
-    task: _Task
+    task: TaskScores
     scorer: str | None
 
 
-class _Task:
+class TaskScores:
     """The scores of all evaluations of one task: for each scorer an array of evaluations × items."""
 
     def __init__(self, name: str, stages: Iterable[StageResult]) -> None:
@@ -497,7 +497,7 @@ def _placed(values: npt.NDArray[np.float64], places: Sequence[int], items: int) 
         return np.bincount(where, values[there], items) / np.bincount(where, minlength=items)
 
 
-class _Sweep:
+class FactoredSweep:
     """A sweep's trials by their factors, and the scores of its tasks, each file read once."""
 
     def __init__(self, result: SweepResult) -> None:
@@ -517,13 +517,13 @@ class _Sweep:
         self.runs: dict[str, int] = {}
 
     @cached_property
-    def tasks(self) -> dict[str, _Task]:
+    def tasks(self) -> dict[str, TaskScores]:
         """All tasks by name."""
         stages: dict[str, dict[str, StageResult]] = {}
         for evals in self.evals.values():
             for task, stage in evals.items():
                 stages.setdefault(task, {})[stage.key] = stage
-        return {task: _Task(task, found.values()) for task, found in stages.items()}
+        return {task: TaskScores(task, found.values()) for task, found in stages.items()}
 
     def metrics(self, name: str | None) -> list[_Metric]:
         """The metric of that name, or all there are. Raises ``ConfigError`` where none has the name."""
@@ -577,7 +577,7 @@ def _task_of(stage: StageResult) -> str:
     return str(stage.facts.get("task") or stage.label.removeprefix("eval:"))
 
 
-def _compared(sweep: _Sweep, contrast: Contrast, metric: _Metric) -> _Compared:
+def _compared(sweep: FactoredSweep, contrast: Contrast, metric: _Metric) -> _Compared:
     import numpy as np
 
     from mosweep.reports.statistics import compare
@@ -614,7 +614,7 @@ def _compared(sweep: _Sweep, contrast: Contrast, metric: _Metric) -> _Compared:
 
 
 def _side(
-    sweep: _Sweep, trials: Mapping[int, TrialResult], scores: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64] | None
+    sweep: FactoredSweep, trials: Mapping[int, TrialResult], scores: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64] | None
 ) -> Scores:
     import numpy as np
 
@@ -634,7 +634,7 @@ class _Lost:
     blocks: list[str] = field(default_factory=list)
 
     def scored(
-        self, sweep: _Sweep, side: int, trials: Sequence[TrialResult], task: _Task, scores: npt.NDArray[np.float64]
+        self, sweep: FactoredSweep, side: int, trials: Sequence[TrialResult], task: TaskScores, scores: npt.NDArray[np.float64]
     ) -> dict[int, TrialResult]:
         """The trials that have scores, by the row of their evaluation; one per seed."""
         import numpy as np
@@ -671,58 +671,3 @@ class _Lost:
         if self.blocks:
             notes.append(f"without results on both sides: {_some(self.blocks)}")
         return notes
-
-
-# -- before a launch ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """The minimum detectable effect (``mde``) of contrasts of ``factor``; ``None`` where it is unknown, and ``note`` says why."""
-
-    factor: str
-    seeds: int
-    blocks: int
-    items: int | None
-    mde: float | None
-    note: str | None = None
-
-
-def detectable(
-    design: Mapping[str, Any], items: int | None = None, spread: Components | None = None, *, level: float = 0.95, power: float = 0.8
-) -> list[Detectable]:
-    """What a design, before it is launched, will be able to tell: one entry per treatment.
-
-    ``design["treatments"]`` gives each factor's levels, crossed. ``items`` per evaluation and ``spread`` are assumed, or those of an
-    earlier sweep (``spread_of``). It is about one contrast: several at once need larger effects.
-    """
-    treatments = design.get("treatments") or {}
-    seeds = len(treatments.get(SEED) or [None])
-    varied = {name: len(levels) for name, levels in treatments.items() if name != SEED and len(levels) > 1}
-    found = []
-    for factor, n in varied.items():
-        blocks = math.prod(varied.values()) // n
-        note, mde = None, None
-        if seeds < 2:
-            note = "unknown: one seed says nothing about another fine-tune"
-        elif items is None or items < 2:
-            note = "unknown: how many items the evaluation has"
-        elif spread is None:
-            note = "unknown: how much seeds and items vary, for want of an earlier sweep or an assumption"
-        else:
-            from mosweep.reports.statistics import minimum_effect
-
-            mde = minimum_effect(spread, runs=seeds, items=items, blocks=blocks, alpha=1 - level, power=power)
-        found.append(Detectable(factor, seeds, blocks, items, mde, note))
-    return found
-
-
-def spread_of(found: Iterable[Effect]) -> Components | None:
-    """How much seeds, items and single scores varied in an earlier sweep's effects (root mean squares); ``None`` where no effect tells."""
-    spreads = [effect.spread for effect in found if effect.spread and effect.spread.runs is not None and effect.contrast.factor != CONTROL]
-    if not spreads:
-        return None
-    from mosweep.reports.statistics import Components
-
-    parts = ([getattr(spread, name) or 0.0 for spread in spreads] for name in ("runs", "items", "rest"))
-    return Components(*(math.sqrt(math.fsum(value**2 for value in part) / len(spreads)) for part in parts))

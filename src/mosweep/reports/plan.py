@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,12 +11,16 @@ from mosweep.core.schema import plain
 from mosweep.core.types import Resources
 from mosweep.estimate import Estimate, Range
 from mosweep.plan import Plan
+from mosweep.reports.foresight import Foresight
 from mosweep.reports.table import format_table
 
 __all__ = ["plan_data", "plan_text"]
 
+#: Comparisons shown.
+CONTRASTS = 20
 
-def plan_data(plan: Plan, cost: Estimate) -> dict[str, Any]:
+
+def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> dict[str, Any]:
     """The plan as JSON-able data, in the fixed form of ``mosweep plan --json``. What is not known is null, not 0."""
     jobs = [
         {
@@ -29,11 +33,11 @@ def plan_data(plan: Plan, cost: Estimate) -> dict[str, Any]:
         }
         for stage in plan.to_run
     ]
-    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": asdict(cost)}
+    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": asdict(cost), "detectable": [*map(asdict, foreseen)]}
 
 
-def plan_text(plan: Plan, cost: Estimate) -> str:
-    """Trials, stages by kind and state, jobs by resources, and what it will take."""
+def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> str:
+    """Trials, stages by kind and state, jobs by resources, what it will take, and what it will be able to tell."""
     states = Counter((stage.kind, plan.state(key)) for key, stage in plan.stages.items())
     kinds = dict.fromkeys(stage.kind for stage in plan.stages.values())
     rows = [[kind, *(states[kind, state] for state in ("cached", "running", "to_run"))] for kind in kinds]
@@ -44,8 +48,23 @@ def plan_text(plan: Plan, cost: Estimate) -> str:
     if any(resources for _, resources in asked):
         lines += ["", format_table(["stage", "to run", "each on"], [[kind, count, words] for (kind, words), count in asked.items()])]
     if plan.to_run:
-        lines += ["", _cost_text(cost), *_notices(plan)]
+        lines += ["", _cost_text(cost), *_notices(plan), *_foreseen_lines(foreseen)]
     return "\n".join(lines)
+
+
+def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
+    """The smallest effects that the design can find, in a table."""
+    if not foreseen:
+        return
+    yield "\nsmallest differences that would be found 4 times in 5 (each comparison by itself, at 95 %), by like evaluations on record:"
+    metrics = len({one.metric for one in foreseen}) > 1
+    rows = [
+        [f"{one.contrast} on {one.metric}" if metrics else one.contrast, one.seeds, one.blocks, one.items, one.note or f"{one.mde:.3f}"]
+        for one in foreseen[:CONTRASTS]
+    ]
+    yield format_table(["comparison", "seeds", "blocks", "items", "difference"], rows)
+    if len(foreseen) > CONTRASTS:
+        yield f"… and {len(foreseen) - CONTRASTS} more: --json has all"
 
 
 def _notices(plan: Plan) -> list[str]:

@@ -342,20 +342,24 @@ def verdict(
 # -- before a launch ---------------------------------------------------------------------------------------------------
 
 
-def minimum_effect(spread: Components, *, runs: int, items: int, blocks: int = 1, alpha: float = 0.05, power: float = 0.8) -> float:
+def minimum_effect(
+    spread: Components, *, runs: int, items: int, blocks: int = 1, alpha: float = 0.05, power: float = 0.8, fixed: bool = False
+) -> float:
     """The difference that is found with this ``power`` at level ``alpha`` (two-sided) by ``runs`` seeds a side in each of ``blocks``, and
-    ``items`` that all blocks share; in units of the score.
+    ``items`` that all blocks share; in units of the score. ``fixed``: one side is the only run there could be, such as an untouched model.
 
     (t(1 - alpha/2) + t(power)) standard errors (Bloom 1995, Eval. Rev. 19:547). A standard deviation that is ``None`` counts as 0. Raises
     ``ValueError`` for fewer than two runs or items: they cannot say how much runs or items vary.
     """
     if runs < 2 or items < 2 or blocks < 1:
         raise ValueError(f"{runs} runs, {items} items, {blocks} blocks: two runs, two items and a block are the least")
-    sides = 2 / blocks / runs
+    sides = (1 if fixed else 2) / blocks / runs
     v_rest = sides * (spread.rest or 0.0) ** 2 / items
     v_runs, v_items = sides * (spread.runs or 0.0) ** 2 + v_rest, (spread.items or 0.0) ** 2 / items + v_rest
-    df = 2 * blocks * (runs - 1)
-    welch = (df + 2) * (runs - 1) / (runs + 1)  # what Welch's estimate of df comes to: E[(sum of s²)²] over E[sum of s⁴] / (runs - 1)
+    df = (1 if fixed else 2) * blocks * (runs - 1)
+    welch = (
+        df if fixed else (df + 2) * (runs - 1) / (runs + 1)
+    )  # what Welch's estimate of df comes to: E[(sum of s²)²] over E[sum of s⁴] / (runs - 1)
     return _detected(*_sum(v_runs, welch, v_items, items - 1, v_rest, df * (items - 1)), alpha, power)
 
 
