@@ -131,3 +131,46 @@ def test_a_file_larger_than_memory_has_a_digest(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < path.stat().st_size / 10
     assert digest == JSONLDataset([row] * 20_000).digest
+
+
+# -- rows of instruction, input and output -----------------------------------------------------------------------------
+
+
+def test_instructions_are_read_as_chats(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"instruction": "Add", "input": "1 2", "output": "3", "topic": "sums"},
+        {"instruction": "Greet", "input": "", "output": "hello"},
+        {"instruction": "Greet", "output": "hi"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "instruction": "kept"},
+    ]
+
+    def chat(asked: str, answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+    wanted = [
+        {"messages": chat("Add\n\n1 2", "3"), "topic": "sums"},
+        {"messages": chat("Greet", "hello")},
+        {"messages": chat("Greet", "hi")},
+        rows[3],
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "array.json").write_text(json.dumps(rows, indent=1))
+    for path in tmp_path.iterdir():
+        assert list(asyncio.run(JSONLDataset.load(path))) == wanted
+    assert list(JSONLDataset(rows)) == wanted
+
+
+@pytest.mark.parametrize("row", [{"instruction": "a"}, {"instruction": 1, "output": "b"}, {"instruction": "a", "output": None}])
+def test_half_an_instruction_is_a_bad_row(tmp_path: Path, row: dict[str, object]) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"instruction": "a", "output": "b"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="line 2: no messages"):
+        asyncio.run(JSONLDataset.load(path))
+
+
+def test_only_samples_that_are_the_same_as_a_whole_are_left_out() -> None:
+    same = {"instruction": "Greet", "output": "hi"}
+    rows = [same, {"instruction": "Greet", "output": "hello"}, {**same, "topic": "x"}, {"output": "hi", "instruction": "Greet"}, same]
+    unique = JSONLDataset(rows).unique()
+    assert list(unique) == list(JSONLDataset(rows[:3]))
+    assert list(JSONLDataset([]).unique()) == []

@@ -87,7 +87,9 @@ def test_mined_examples_are_of_failed_groups_alone_and_the_sequence_waits() -> N
     assert set(Counter(chosen.rows).values()) == {2, 6}, "all of a group equally often"
 
 
-@given(st.integers(1, 60), st.integers(1, 30), st.integers(0, 10), st.integers(1, 10), st.floats(1.0, 10.0), st.sampled_from(["boost", "mine"]))
+@given(
+    st.integers(1, 60), st.integers(1, 30), st.integers(0, 10), st.integers(1, 10), st.floats(1.0, 10.0), st.sampled_from(["boost", "mine"])
+)
 def test_a_round_always_has_its_number_of_examples(count, rows, hard, failed, factor, mode) -> None:
     groups = [Group("topic", "a", failed, 10)]
     made = examples(*["a"] * hard, *[None] * rows)

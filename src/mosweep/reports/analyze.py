@@ -35,7 +35,7 @@ from mosweep.sweep import Launch, Sweep
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Analysis", "analyze"]
+__all__ = ["Analysis", "Content", "analyze"]
 
 #: Findings, and those in short; panels of the scores' plot; names of trials in a sentence; notes of a finding, and their letters.
 FINDINGS, VERDICTS, PANELS, NAMES, NOTES, NOTE = 10, 4, 8, 6, 3, 140
@@ -57,7 +57,7 @@ def analyze(sweep: Sweep, result: SweepResult, folder: Path) -> Analysis:
     for library in ("numpy", "scipy", "pandas", "pyarrow", "matplotlib"):
         if find_spec(library) is None:
             raise MissingExtra(library, "reports", "a report")
-    content = _Content(sweep, result, folder)
+    content = Content(sweep, result, folder)
     drawn = {figure.name: figure for figure in content.figures}
     report = content.report()
     tables = {"trials": content.trials_table(), "items": content.items_table(), "effects": content.effects_table()}
@@ -82,12 +82,15 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-class _Content:
-    """What there is to say of a sweep."""
+class Content:
+    """What there is to say of a sweep: its ``effects``, its plots (``figures``) and its tables, as DataFrames.
 
-    def __init__(self, sweep: Sweep, result: SweepResult, folder: Path) -> None:
-        result = with_bundles(result)
-        self.sweep, self.result, self.folder = sweep, result, folder
+    ``folder`` is where the report goes, or would; without it, ``report`` in the sweep's folder. Nothing is written.
+    """
+
+    def __init__(self, sweep: Sweep, result: SweepResult | None = None, folder: Path | None = None) -> None:
+        result = with_bundles(result or sweep.result())
+        self.sweep, self.result, self.folder = sweep, result, folder or sweep.folder / "report"
         self.tuned = [trial for trial in result.trials if not trial.control]
         self.controls = [trial for trial in result.trials if trial.control]
         self.failed = [trial.name for trial in result.trials if trial.status in ("failed", "cancelled")]
