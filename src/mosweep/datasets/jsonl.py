@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
 
-__all__ = ["ROLES", "JSONLDataset", "Sample"]
+__all__ = ["ROLES", "JSONLDataset", "Sample", "as_chat"]
 
 #: One row: ``{"messages": [{"role": …, "content": …}, …], …}``; other keys are kept.
 Sample = Mapping[str, Any]
@@ -35,7 +35,7 @@ class JSONLDataset:
     samples: tuple[Sample, ...]
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        rows = tuple(map(_as_chat, samples))
+        rows = tuple(map(as_chat, samples))
         for number, row in enumerate(rows, 1):
             if problem := _problem(row):
                 raise UserError(f"sample {number}: {problem}")
@@ -92,7 +92,7 @@ class JSONLDataset:
         """The samples of a file one by one, checked as they come. A JSONL file may be larger than memory; an array is read whole."""
         empty = True
         for line, row in _rows(Path(path)):
-            row = _as_chat(row)
+            row = as_chat(row)
             if problem := _problem(row):
                 raise UserError(f"{path}, line {line}: {problem}")
             empty = False
@@ -231,7 +231,7 @@ def _problem(row: Any) -> str | None:
     return None
 
 
-def _as_chat(row: Any) -> Any:
+def as_chat(row: Any) -> Any:
     """A row of instruction, input and output as chat; any other as it is."""
     if not isinstance(row, Mapping) or "messages" in row or not {"instruction", "output"} <= set(row):
         return row

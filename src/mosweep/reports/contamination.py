@@ -262,11 +262,13 @@ def _bare(text: str) -> str:
 
 def _rows(train: Path) -> Iterator[list[tuple[str, str]]]:
     """Role and content of every message of every training row."""
+    from mosweep.datasets.jsonl import as_chat
+
     with open(train, encoding="utf-8-sig", newline="\n") as file:
         array = file.read(64).lstrip().startswith("[")  # JSONL, or one JSON array
         file.seek(0)
         for row in json.load(file) if array else map(json.loads, filter(str.strip, file)):
-            yield [(str(message["role"]), str(message["content"])) for message in row["messages"]]
+            yield [(str(message["role"]), str(message["content"])) for message in as_chat(row)["messages"]]
 
 
 # -- reporting -----------------------------------------------------------------------------------------------------------

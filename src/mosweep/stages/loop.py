@@ -171,6 +171,12 @@ class _Wrapped:
         return getattr(self.inner, "max_concurrent", 1)
 
     @property
+    def source(self) -> ModelSource | None:
+        """As the work inside; absent where that has none."""
+        found: ModelSource | None = self.inner.source  # type: ignore[attr-defined]
+        return found
+
+    @property
     def notice(self) -> str | None:
         """As the work inside."""
         return getattr(self.inner, "notice", None)
@@ -256,7 +262,7 @@ class Optimize:
 
     threshold: float
     merged: bool
-    source: ModelSource | None = field(metadata=unkeyed)
+    base: ModelSource | None = field(metadata=unkeyed)
 
     kind: ClassVar[str] = "optimize"
     version: ClassVar[int] = 1
@@ -303,7 +309,7 @@ class Optimize:
     async def _merge(self, context: Context) -> None:
         from mosweep.models.lora import merge
 
-        await asyncio.to_thread(merge, folder_of(context, self.source), context.out / "adapter", context.out / "merged")
+        await asyncio.to_thread(merge, folder_of(context, self.base), context.out / "adapter", context.out / "merged")
 
 
 @dataclass(frozen=True)
@@ -409,7 +415,7 @@ def _end(setting: Setting, task: str, chain: Mapping[str, Stage]) -> tuple[Stage
         if stage.label == setting.eval_label(task):
             scores = {role: need for role, need in chain.items() if role.startswith("eval ")}
             stage = replace(stage, work=ChosenEval(task), needs={**stage.needs, **scores})
-        final.append(stage)
+        final.append(replace(stage, resources=chain["eval 1"].resources))  # the model is where the rounds' were
     return tuned, final
 
 
@@ -455,7 +461,7 @@ def _what_is_watched(setting: Setting) -> tuple[str, str | None]:
 def _recommended_lr(setting: Setting) -> float:
     """The peak learning rate that tinker-cookbook recommends for the model."""
     model = setting.config.model
-    name = model.hub or model.name
+    name = model.tinker or model.hub or model.name
     try:
         from tinker_cookbook.hyperparam_utils import get_lr
     except ModuleNotFoundError as error:
