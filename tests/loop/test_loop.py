@@ -225,7 +225,7 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ({"optim": {"warmup_steps": 2}}, "optim.warmup_steps=2: means nothing in a loop; set loop.warmup_steps"),
         ({"optim": {"batch_size": 2}, "batch_size": 4}, "loop.batch_size=4: optim.batch_size=2 says otherwise"),
         ({"optim": {"lr": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: optim.lr=0.1 is given too"),
-        ({"use_recommended_lr": True}, "loop.use_recommended_lr=true: .*recommends none for the model tiny.*give optim.lr"),
+        ({"use_recommended_lr": True}, "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*give optim.lr"),
     ],
     ids=str,
 )
@@ -242,7 +242,7 @@ def test_the_recommended_learning_rate_is_the_cookbooks(loops: Loops) -> None:
     from tinker_cookbook.hyperparam_utils import get_lr
 
     name = "Qwen/Qwen3-8B"
-    trial = loops.trial(use_recommended_lr=True, model={"name": "q", "generate": None, "hub": name})
+    trial = loops.trial(use_recommended_lr=True, model={"name": "q", "generate": None, "hub": name, "tinker": None})
     work: Any = trial.stages[0].work
     assert work.plan["schedule"]["peak"] == get_lr(name)
 
