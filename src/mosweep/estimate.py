@@ -208,6 +208,7 @@ def gpus(stage: Stage, device: str) -> float:
 
 #: Settings that decide how long a stage takes; all others may differ among like stages.
 _SIZE = ("architecture", "delay_s", "epochs", "items", "max_steps", "method", "model", "n_epochs", "source", "task")
+_NATIVE = ("config", "settings", "recipe")
 _NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_epochs")
 
 
@@ -215,7 +216,7 @@ def likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
     """What stages share that take about as long; with ``data``, those on the same data."""
     inside = payload["config"].get("about") or payload  # a round of a loop
     config = inside["config"]
-    native: Mapping[str, Any] = next((config[name] for name in ("config", "hyperparameters") if isinstance(config.get(name), Mapping)), {})
+    native: Mapping[str, Any] = next((config[name] for name in _NATIVE if isinstance(config.get(name), Mapping)), {})
     sizes = [config.get(name) for name in _SIZE] + [native.get(name) for name in _NATIVE_SIZE]
     sizes.append((config.get("plan") or {}).get("steps"))
     base = None if isinstance(config.get("model"), str) else payload["inputs"].get("model")
