@@ -191,6 +191,25 @@ def starting(bench: Bench) -> None:
     bench.verdict("(d) status / bare Hydra --help", costs["status"].cpu / costs["bare"].cpu, 0.5)
 
 
+def reading(bench: Bench) -> None:
+    """(g): a sweep of 1,000 trials and 100,000 scores of items, read."""
+    home = Path(tempfile.mkdtemp(dir=bench.root))
+    measure(sweep(1000), home)
+    more = ["model=tiny,tiny-wide", "lora.rank=4,64", "seed=range(250,500)"]
+    costs = bench.interleaved(
+        {
+            "summary": lambda _: measure([*MOSWEEP, "summary", "bench"], home),
+            "analyze": lambda _: measure([*MOSWEEP, "analyze", "bench"], home),
+            "plan": lambda _: measure([*MOSWEEP, "plan", *DRY, *more], home),
+        }
+    )
+    print("; ".join(f"{name} {cost.cpu:.2f} s CPU, {cost.wall:.2f} s wall, {cost.mb:.0f} MB" for name, cost in costs.items()))
+    bench.verdict("(g) summary of 1,000 trials, CPU", costs["summary"].cpu, 2, "s")
+    bench.verdict("(g) analyze of 1,000 trials of 100 items, CPU", costs["analyze"].cpu, 20, "s")
+    bench.verdict("(g) plan of 1,000 trials more, with what they cost and will tell, CPU", costs["plan"].cpu, 4, "s")
+    bench.verdict("(g) the most memory of these", max(cost.mb for cost in costs.values()), 1000, "MB")
+
+
 def demo(bench: Bench) -> None:
     """(e): the real demo against its own ``tune run`` processes."""
 
@@ -299,7 +318,7 @@ def _drained() -> None:
         time.sleep(0.2)
 
 
-ALL: dict[str, Callable[[Bench], None]] = {f.__name__: f for f in (starting, orchestration, snakemake, scaling, demo, slurm)}
+ALL: dict[str, Callable[[Bench], None]] = {f.__name__: f for f in (starting, orchestration, snakemake, scaling, reading, demo, slurm)}
 
 
 def main() -> None:
