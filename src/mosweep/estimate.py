@@ -252,5 +252,7 @@ def _priceless(used: Iterable[Usage]) -> str:
 
 
 def _named(stage: Stage) -> str:
-    model = stage.payload["config"].get("model")
+    config = stage.payload["config"]
+    source = config.get("source")
+    model = config.get("model") or (source.get("inspect") if isinstance(source, Mapping) else None)
     return f"{stage.label} of {model}" if isinstance(model, str) else stage.label
