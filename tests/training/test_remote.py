@@ -196,3 +196,61 @@ def test_retry_after(headers, seconds):
 def test_retry_after_as_a_date():
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert retry_after({"retry-after": at}) == pytest.approx(30, abs=2)
+
+
+class Shop:
+    """Makes one thing per request; its answers are lost by script (``True``: after the thing was made), its list lags behind."""
+
+    def __init__(self, *lost: bool, lag: int = 0) -> None:
+        self.lost, self.lag, self.made, self.looks = list(lost), lag, [], 0
+
+    async def make(self) -> str:
+        lost = self.lost.pop(0) if self.lost else None
+        if lost is not False:
+            self.made.append(f"thing {len(self.made) + 1}")
+        if lost is not None:
+            raise Answer(Trouble("the answer was lost", again=True, unsure=True))
+        return self.made[-1]
+
+    async def find(self) -> str | None:
+        self.looks += 1
+        return self.made[0] if self.made and self.looks > self.lag else None
+
+
+@pytest.mark.parametrize(
+    ("shop", "made", "asked"),
+    [
+        (Shop(), 1, 1),
+        (Shop(True), 1, 1),
+        (Shop(False), 1, 2),
+        (Shop(False, False, True), 1, 3),
+        (Shop(True, lag=2), 1, 1),  # seen at the second look after the loss only
+    ],
+)
+def test_what_is_lost_sight_of_is_looked_for(shop, made, asked):
+    async def go() -> tuple[str, int]:
+        return await policy(settle_s=0.01).find_or_make("a thing", shop.find, shop.make)
+
+    assert asyncio.run(go()) == ("thing 1", asked)
+    assert len(shop.made) == made
+
+
+def test_what_is_there_is_not_made():
+    shop = Shop()
+    shop.made.append("thing 1")
+
+    async def go() -> tuple[str, int]:
+        return await policy().find_or_make("a thing", shop.find, shop.make)
+
+    assert asyncio.run(go()) == ("thing 1", 0)
+
+
+def test_looking_for_it_ends_with_patience_too():
+    shop = Shop(*[False] * 1000)
+
+    async def go() -> None:
+        await policy(settle_s=0.01, patience_s=0.3).find_or_make("a thing", shop.find, shop.make)
+
+    with pytest.raises(RemoteError, match=r"them: asking for a thing: the answer was lost$"):
+        asyncio.run(go())
+    assert shop.made == []

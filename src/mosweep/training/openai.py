@@ -157,11 +157,7 @@ class OpenAITrainingRun:
     async def cancel(self) -> None:
         """End the job; a no-op when it has ended."""
         if await self.refresh() in ("queued", "running"):
-            try:
-                self._note(await (await self._account()).cancel(self.id))
-            except RemoteError:
-                if await self.refresh() in ("queued", "running"):
-                    raise
+            self._note(await (await self._account()).cancel(self.id))
 
     async def save(self, path: Path) -> None:
         """Write the job's id."""

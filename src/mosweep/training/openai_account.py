@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, UserError
-from mosweep.training.remote import Policy, Trouble, retry_after
+from mosweep.training.remote import Policy, RemoteError, Trouble, retry_after
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+    from openai.types import FileObject
     from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
     from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
@@ -31,8 +32,8 @@ KEY, ATTEMPT = "mosweep_key", "mosweep_attempt"
 ENDED = ("succeeded", "failed", "cancelled")
 #: ``Trouble.code`` where the organisation has as many jobs as it may.
 FULL = "too_many_active_jobs"
-#: How long what was made may take to appear in a list, and an answer to come, in seconds.
-SETTLE_S, TIMEOUT_S = 2.0, 120.0
+#: How long an answer may take to come, in seconds.
+TIMEOUT_S = 120.0
 
 
 @dataclass
@@ -67,24 +68,27 @@ class Account:
         name = f"mosweep-{fingerprint.digest_bytes(content)[:40]}.jsonl"
         task = self._files.get(name)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._files[name] = asyncio.create_task(self.ask("uploading the data", lambda: self._file(name, content)))
+            task = self._files[name] = asyncio.create_task(self._file(name, content))
         return await asyncio.shield(task)
 
     async def _file(self, name: str, content: bytes) -> str:
-        page = await self.client.files.list(purpose="fine-tune")
-        while True:
-            for file in page.data:
-                if file.filename == name and file.status != "error":
-                    print(f"data: {file.id}, uploaded before")
-                    return file.id
-            if not page.has_next_page():
-                break
-            await self.policy.opened()
-            page = await page.get_next_page()
-        await self.policy.opened()
-        made = await self.client.files.create(file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S)
-        print(f"data: {made.id}, {len(content):,} bytes uploaded")
-        return made.id
+        async def uploaded() -> FileObject | None:
+            page = await self.client.files.list(purpose="fine-tune")
+            while True:
+                for file in page.data:
+                    if file.filename == name and file.status != "error":
+                        return file
+                if not page.has_next_page():
+                    return None
+                await self.policy.opened()
+                page = await page.get_next_page()
+
+        def upload() -> Awaitable[FileObject]:
+            return self.client.files.create(file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S)
+
+        file, asked = await self.policy.find_or_make("the data's file", uploaded, upload)
+        print(f"{file.id}: data, {f'{len(content):,} bytes uploaded' if asked else 'uploaded before'}")
+        return file.id
 
     async def jobs(self, key: str) -> list[FineTuningJob]:
         """Every job for ``key`` that there is, oldest first; a part of a request, not to be made without a policy."""
@@ -100,42 +104,40 @@ class Account:
     async def job(self, key: str, spent: Iterable[str], create: Callable[[int], Awaitable[FineTuningJob]]) -> tuple[FineTuningJob, bool]:
         """The job for ``key`` that lives or has succeeded, and True; or else a new one, by ``create(attempt)``, and False.
 
-        Jobs in ``spent`` do not count. OpenAI's API knows no idempotency: so whoever lost the answer to a ``create`` looks again, twice.
+        Jobs in ``spent`` do not count.
         """
-        sent = False
-        passed = frozenset(spent)
+        passed, attempt = frozenset(spent), 1
 
-        async def found_or_made() -> tuple[FineTuningJob, bool]:
-            nonlocal sent
+        async def living() -> list[FineTuningJob]:
+            nonlocal attempt
             jobs = await self.jobs(key)
-            if sent and not _usable(jobs, passed):
-                await asyncio.sleep(SETTLE_S)
-                await self.policy.opened()
-                jobs = await self.jobs(key)
-            if usable := _usable(jobs, passed):
-                return usable[0], not sent
             attempt = 1 + max((int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0)
-            await self.policy.opened()
-            before, sent = sent, True
-            made = await create(attempt)
-            if not before:
-                return made, False
-            first, *more = _usable(await self.jobs(key), passed)  # an earlier try may have been carried out after all
-            for job in more:
-                await self.policy.opened()
-                await self.client.fine_tuning.jobs.cancel(job.id)
-                print(f"{job.id}: cancelled, {first.id} was started for the same")
-            return first, False
+            return _usable(jobs, passed)
 
-        return await self.ask("starting the job", found_or_made)
+        async def first() -> FineTuningJob | None:
+            return next(iter(await living()), None)
+
+        job, asked = await self.policy.find_or_make("its job", first, lambda: create(attempt))
+        if asked > 1:  # an earlier request may have been carried out after all
+            job, *more = await self.ask("looking for its jobs", living)
+            for another in more:
+                await self.cancel(another.id)
+                print(f"{another.id}: cancelled, {job.id} was started for the same")
+        return job, asked == 0
 
     async def look(self, job_id: str) -> FineTuningJob:
         """The job as it is now."""
         return await self.ask(f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id))
 
     async def cancel(self, job_id: str) -> FineTuningJob:
-        """End the job."""
-        return await self.ask(f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id))
+        """End the job, if it goes on; what has become of it."""
+        try:
+            return await self.ask(f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id))
+        except RemoteError:
+            job = await self.look(job_id)
+            if job.status not in ENDED:
+                raise
+            return job
 
     async def events(self, job_id: str, seen: str | None) -> list[FineTuningJobEvent]:
         """What has happened to the job since the event ``seen``, oldest first; of much, the latest."""

@@ -65,6 +65,7 @@ class Policy:
     patience_s: float = 1800.0
     first_s: float = 0.5
     longest_s: float = 30.0
+    settle_s: float = 2.0
     say: Callable[[str], None] = print
     _slots: asyncio.Semaphore = field(init=False, repr=False)
     _closed_until: float = field(default=0.0, init=False, repr=False)
@@ -72,10 +73,11 @@ class Policy:
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.in_flight)
 
-    async def call(self, what: str, request: Callable[[], Awaitable[T]], *, patience_s: float | None = None) -> T:
+    async def call(self, what: str, request: Callable[[], Awaitable[T]], *, patience_s: float | None = None, unsafe: bool = False) -> T:
         """The answer to ``request``, which is made anew for every try. ``RemoteError`` says ``what`` came to nothing, and why.
 
-        A request that must not be made twice looks for the outcome of its first try by itself, with ``opened`` before each of its parts.
+        A request of several parts waits for ``opened`` before each. One that is ``unsafe`` to repeat is not repeated where it may have been
+        carried out: see ``find_or_make``.
         """
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay
 
@@ -95,6 +97,9 @@ class Policy:
                         self._close(met.wait_s if met.wait_s is not None else self.first_s)
                     raise
 
+        def once_more() -> bool:
+            return met is not None and met.again and not (unsafe and met.unsure)
+
         def pause(state: RetryCallState) -> float:
             assert met is not None
             return max(met.wait_s or 0.0, self._jittered(state.attempt_number))
@@ -104,7 +109,7 @@ class Policy:
             self.say(f"{self.provider}: {what}: {met.text}; again in {state.upcoming_sleep:.3g} s")
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, Exception) and met is not None and met.again),
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) and once_more()),
             stop=stop_before_delay(patience),
             wait=pause,
             before_sleep=note,
@@ -115,7 +120,31 @@ class Policy:
         except Exception as error:
             if met is None:
                 raise
-            raise RemoteError(f"{self.provider}: {what}: {met.text}{_given_up(met, patience)}", met) from error
+            raise RemoteError(f"{self.provider}: {what}: {met.text}{_given_up(met, patience) if once_more() else ''}", met) from error
+
+    async def find_or_make(self, what: str, find: Callable[[], Awaitable[T | None]], make: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+        """What ``find`` finds or else ``make`` makes, and how often that was asked: what is lost sight of is looked for, not repeated.
+
+        Lists lag behind: after a ``make`` whose answer was lost, ``find`` is asked twice, ``settle_s`` apart.
+        """
+        asked, begun = 0, asyncio.get_running_loop().time()
+        while True:
+            found = await self.call(f"looking for {what}", find)
+            if found is None and asked:
+                await asyncio.sleep(self.settle_s)
+                found = await self.call(f"looking for {what}", find)
+            if found is not None:
+                return found, asked
+            asked += 1
+            try:
+                return await self.call(f"asking for {what}", make, unsafe=True), asked
+            except RemoteError as error:
+                trouble = error.trouble
+                if not (trouble.again and trouble.unsure) or asyncio.get_running_loop().time() - begun > self.patience_s:
+                    raise
+                pause = max(trouble.wait_s or 0.0, self._jittered(asked))
+                self.say(f"{error}; looking for it in {pause:.3g} s")
+            await asyncio.sleep(pause)
 
     async def opened(self) -> None:
         """Wait until the provider may be asked."""
