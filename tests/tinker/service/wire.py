@@ -59,9 +59,16 @@ def guard(asked: collections.Counter[str]) -> Callable[[Request, Callable[[Reque
         if path != "/api/v1/healthz" and given != KEY:
             return JSONResponse({"detail": "Invalid API key"}, status_code=401)
         asked[path.rpartition("/")[2]] += 1
-        return await go_on(request)
+        response = await go_on(request)
+        return await told(response) if path.endswith("/retrieve_future") and response.status_code == 400 else response
 
     return answer
+
+
+async def told(response: Any) -> Any:
+    """A request that failed, as the service tells of it: with whose fault it was, and nothing to ask again for."""
+    error = json.loads(b"".join([part async for part in response.body_iterator]))["detail"]
+    return JSONResponse({"error": error, "category": "server" if "not loaded" in error else "user"})
 
 
 def completed(kinds: Any, kind: Any, data: dict[str, Any]) -> dict[str, Any]:
