@@ -229,6 +229,8 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
                 if limit.expired():
                     raise StageError(f"over its time limit of {minutes:g} min") from None
                 raise
+            except asyncio.CancelledError:  # nobody here cancels stages
+                raise StageError("the stage cancelled itself") from None
 
         emit(await perform(store, order, emit, _routed_to, bounded))
 
@@ -249,6 +251,7 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     loop.run_forever()
+    loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
 
 
