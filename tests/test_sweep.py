@@ -88,12 +88,15 @@ def test_unnamed_sweep_goes_where_hydra_puts_it(shell):
 
 
 def test_another_setting_of_the_same_name_gets_its_own_folder(shell):
-    shell("-m", *DRY, "lora.rank=4,64", "experiment.name=grid")
-    done = shell("-m", *DRY, "lora.rank=4,64", "optim.lr=0.1", "experiment.name=grid")
-    assert done.status == 0
+    (shell.folder / "conf" / "optim").mkdir(parents=True)
+    (shell.folder / "conf" / "optim" / "fast.yaml").write_text("lr: 0.2\n")
+    for more in ([], ["optim.lr=0.1"], ["optim=fast"]):
+        done = shell("-m", *DRY, "lora.rank=4,64", *more, "experiment.name=grid")
+        assert done.status == 0
     trials = shell.summary("grid")
-    assert len(trials) == 5
-    assert sum(name.startswith("lora.rank=4~") for name in trials) == 1
+    assert len(trials) == 7
+    assert "lora.rank=4,optim.lr=0.1" in trials, "what differs from the trials before is a factor"
+    assert sum(name.startswith("lora.rank=4~") for name in trials) == 1, "a group's choice is not told from its values"
 
 
 @pytest.mark.parametrize(("how", "why"), [("raise", "told to"), ("exit", "exit status 3"), ("oom", "SIGKILL")])

@@ -92,6 +92,7 @@ class Sweep:
         if not (self.folder / "launches" / launch.file).exists():
             trials = self._named(trials)
             launch = self._frozen(trials, store, design)
+            launch = self._same(launch, trials) or launch
         launches = self.folder / "launches"
         if not (launches / launch.file).exists():
             launches.mkdir(parents=True, exist_ok=True)
@@ -104,6 +105,20 @@ class Sweep:
         self.__dict__.pop("launches", None)
         self.note_launch(launch.file)
         return list(trials)
+
+    def _same(self, launch: Launch, trials: Sequence[Trial]) -> Launch | None:
+        """The earlier launch of the same command, if the trials had fewer factors then: others have come up since."""
+
+        def about(one: Launch) -> str:
+            design = {name: value for name, value in one.design.items() if name != "treatments"}
+            return _json([design, one.store_path, one.stages, [(trial["name"], trial["id"], trial["config"]) for trial in one.trials]])
+
+        for known in self.launches:
+            if len(known.trials) == len(trials) and about(known) == about(launch):
+                specs = (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values())
+                if known.specs_file.read_text(encoding="utf-8") == "".join(specs):
+                    return known
+        return None
 
     def note_launch(self, file: str) -> None:
         """Note that this process now runs the launch in ``file``."""
@@ -219,7 +234,7 @@ class Sweep:
         for trial in trials:
             missing = [key for key in factors if key not in trial.factors and not (trial.control and key.split(".")[0] in OF_TRAINING)]
             config = self.config(trial.name) if missing else {}
-            levels = {key: level for key in missing if (level := level_of(config, key)) is not UNKNOWN}
+            levels = {key: level for key in missing if config and (level := level_of(config, key)) is not UNKNOWN}
             yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -285,12 +300,16 @@ UNKNOWN = object()
 
 
 def level_of(config: Mapping[str, Any], factor: str) -> Any:
-    """The level of ``factor`` in a trial's configuration, a group being known by its choice's name; ``UNKNOWN`` if that is not there."""
+    """The level of ``factor`` in a trial's configuration: ``None`` for what is not given; of a group its choice's name, ``UNKNOWN`` if the
+    choice does not tell.
+    """
     value: Any = config
     for name in factor.split("."):
-        if not isinstance(value, Mapping) or name not in value:
+        if not isinstance(value, Mapping):
             return UNKNOWN
-        value = value[name]
+        value = value.get(name)
+        if value is None:
+            return None
     return value.get("name", UNKNOWN) if isinstance(value, Mapping) else value
 
 

@@ -67,8 +67,7 @@ class Design:
         first = [earlier.config(one.trials[0]["name"]) for one in earlier.launches if one.trials]
         levels = _Levels()
         for key, level in _factors(levels, self.overrides[0], None).items() if first else ():
-            before = [found for config in first if (found := level_of(config, key)) is not UNKNOWN]
-            if any(found != level for found in before):
+            if any((before := level_of(config, key)) is not UNKNOWN and before != level for config in first if config):
                 known[key] = None
         return list(known)
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from tests.conftest import DRY, Shell
 
+from mosweep.core.results import SweepResult
 from mosweep.reports.effects import Effect, effects
 from mosweep.sweep import Sweep
 
@@ -19,8 +20,16 @@ def run(shell: Shell, *words: str, status: int = 0) -> None:
     assert done.status == status, done.out + done.err
 
 
+def result(shell: Shell) -> SweepResult:
+    return Sweep(shell.folder / "multirun" / "s").result()
+
+
+def names(shell: Shell) -> set[str]:
+    return {trial.name for trial in result(shell).trials}
+
+
 def found(shell: Shell) -> dict[str, Effect]:
-    return {str(effect.contrast): effect for effect in effects(Sweep(shell.folder / "multirun" / "s").result())}
+    return {str(effect.contrast): effect for effect in effects(result(shell))}
 
 
 def assert_clean(seen: dict[str, Effect]) -> None:
@@ -37,41 +46,44 @@ def assert_clean(seen: dict[str, Effect]) -> None:
 def test_a_single_level_added_later_is_compared(shell: Shell) -> None:
     run(shell, "lora.rank=4,64")
     run(shell, "lora.rank=128")
-    assert {"seed=0,lora.rank=128", "seed=0,lora.rank=4"} < set(shell.summary("s"))
+    assert {"seed=0,lora.rank=128", "seed=0,lora.rank=4"} < names(shell)
     seen = found(shell)
     assert list(seen) == ["lora.rank: 4 -> 64", "lora.rank: 4 -> 128", "tuned vs control"]
     assert seen["lora.rank: 4 -> 128"].estimate == pytest.approx(0.3, abs=0.08)
     assert_clean(seen)
+    launches = set((shell.folder / "multirun/s/launches").iterdir())
+    run(shell, "lora.rank=4,64")
+    run(shell, "lora.rank=128")
+    assert set((shell.folder / "multirun/s/launches").iterdir()) == launches, "the same commands again change nothing"
 
 
 def test_a_factor_that_comes_up_later_has_a_level_in_the_trials_before(shell: Shell) -> None:
     run(shell, "lora.rank=4,64")
     run(shell, "lora.rank=4,64", "model=tiny-wide")
-    assert {"seed=0,lora.rank=4", "seed=0,lora.rank=4,model=tiny-wide"} <= set(shell.summary("s"))
+    assert {"seed=0,lora.rank=4", "seed=0,lora.rank=4,model=tiny-wide"} <= names(shell)
     seen = found(shell)
     assert_clean(seen)
     assert seen["model: tiny -> tiny-wide"].estimate == pytest.approx(0.1, abs=0.06)
     assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == ["model=tiny", "model=tiny-wide"]
     assert seen["tuned vs control"].seeds == (1, 3)
-    assert len(shell.summary("s")) == 14
+    assert len(names(shell)) == 14
 
 
 def test_a_swept_factor_added_later_does_not_leave_a_nameless_block(shell: Shell) -> None:
     run(shell, "lora.rank=4,64", "optim.lr=1e-3")
     run(shell, "lora.rank=4,64", "optim.lr=1e-3,1e-2")
-    assert len(shell.summary("s")) == 1 + 12, "trials that are there keep their names"
+    assert len(names(shell)) == 1 + 12, "trials that are there keep their names"
     seen = found(shell)
     assert_clean(seen)
     assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == ["optim.lr=0.001", "optim.lr=0.01"]
 
 
-def test_the_same_command_again_changes_nothing(shell: Shell) -> None:
+def test_a_setting_that_passes_through_may_come_up_later(shell: Shell) -> None:
     run(shell, "lora.rank=4,64")
-    run(shell, "lora.rank=128")
-    launches = set((shell.folder / "multirun/s/launches").iterdir())
-    run(shell, "lora.rank=4,64")
-    run(shell, "lora.rank=128")
-    assert set((shell.folder / "multirun/s/launches").iterdir()) == launches
+    run(shell, "lora.rank=4,64", "torchtune.optimizer.eps=1e-7")
+    seen = found(shell)
+    assert_clean(seen)
+    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == [f"torchtune.optimizer.eps={at}" for at in ("null", "1e-07")]
 
 
 # -- bundles -----------------------------------------------------------------------------------------------------------
