@@ -2,7 +2,7 @@
 
     python -m benchmarks.openai_storm [--calm] [TRIALS [KILLS [CONCURRENT]]]
 
-30 % of all answers are lost, half of them after the work was done; 5 % are 5xx; now and then everything is answered 429 for a second;
+30 % of all answers are lost, half of them after the work was done; 5 % are 5xx; now and then everything is answered 429 for 1.5 s;
 and the driver is killed with SIGKILL again and again (``--calm``: none of the weather). Prints what came of it, as JSON.
 """
 
@@ -29,7 +29,7 @@ def main(trials: int, kills: int, concurrent: int, calm: bool) -> None:
         assert server.stdout is not None
         service, shell = Service(int(server.stdout.readline())), Shell(Path(folder))
         os.environ.update(service.environment)
-        weather = {} if calm else {"p_drop": 0.3, "p_error": 0.05, "p_storm": 0.001, "storm_s": 1.0, "grace_s": 0.5}
+        weather = {} if calm else {"p_drop": 0.3, "p_error": 0.05, "storm_every": 1000}
         service.set(tick_s=0.5, **weather)
         words = Path(folder) / "words.jsonl"
         rows = [[{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"W{n}"}] for n in range(12)]

@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from tests.conftest import Shell
 
-pytest.importorskip("openai")
-
 KEY = "sk-test-0123456789abcdef0123"
 
 

@@ -54,9 +54,9 @@ class State:
     max_active: int = 10_000
     p_drop: float = 0.0  # answers that are lost, half of them before anything was done
     p_error: float = 0.0  # 500s and 503s, likewise
-    p_storm: float = 0.0  # requests at which a time of 429s begins
-    storm_s: float = 1.0
-    grace_s: float = 0.5  # what was under way when the 429 was sent is no offence
+    storm_every: int = 0  # so many requests after the last, a time of 429s begins
+    storm_s: float = 1.5
+    grace_s: float = 0.9  # what was under way when the 429 was sent is no offence
     faults: list[dict[str, Any]] = field(default_factory=list)
     late: list[Any] = field(default_factory=list)
     closed: bool = False  # whether fine-tuning is closed to this organisation
@@ -68,6 +68,7 @@ class State:
     models: dict[str, Job] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     storm: tuple[float, float] = (0.0, 0.0)
+    calm: int = 0  # requests since
     storms: int = 0
     early: list[str] = field(default_factory=list)
     most_active: int = 0
@@ -397,12 +398,13 @@ class Gate:
                 S.early.append(f"{where}, {now - since:.2f} s after the 429, {until - now:.2f} s before its end")
             await self.limited(until - now)(scope, receive, send)
             return
+        S.calm += 1
         fault = next((f for f in S.faults if f["times"] > 0 and re.search(f["path"], where)), None)
         if fault:
             fault["times"] -= 1
             await self.fail(scope, receive, send, fault.get("do", "drop"), fault.get("after", False), fault)
-        elif S.p_storm and S.rng.random() < S.p_storm:
-            S.storm, S.storms = (now, now + S.storm_s), S.storms + 1
+        elif S.storm_every and S.calm > S.storm_every:
+            S.storm, S.storms, S.calm = (now, now + S.storm_s), S.storms + 1, 0
             await self.limited(S.storm_s)(scope, receive, send)
         elif S.rng.random() < S.p_drop:
             await self.fail(scope, receive, send, "drop", S.rng.random() < 0.5, {})

@@ -31,6 +31,7 @@ def quick(words) -> tuple[str, ...]:
     return (*OPENAI, f"dataset.path={words.name}", "eval=dummy", "run_control_trials=false")
 
 
+@pytest.mark.real
 def test_fine_tuned_and_evaluated(shell, openai):
     sweep = ("-m", *OPENAI, "seed=0,1", "optim.epochs=2", "inspect.task_args.limit=10", "experiment.name=caps")
     done = shell(*sweep)
@@ -69,6 +70,19 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
     usage = left["usage"]
     assert usage["train_tokens"] == left["trained_tokens"] > 0
     assert usage["usd"] == pytest.approx(usage["train_tokens"] * 3 / 1e6)
+
+
+def test_preferences_and_validation(shell, openai, words):
+    folder = shell.folder / "pairs"
+    folder.mkdir()
+    for name, more in (("train", words.read_text()), ("validation", words.read_text().replace("W", "V"))):
+        (folder / f"{name}.jsonl").write_text(more.replace("]}", '], "rejected": "no"}'))
+    sweep = ("backend=openai", "model=gpt-4.1-mini", "tracking=none", "backend.poll_s=0.1", "dataset.path=pairs", "eval=dummy")
+    done = shell(*sweep, "backend.method=dpo", "backend.beta=0.3", "backend.validation=true")
+    assert done.status == 0, done.err + done.out
+    [job] = openai.jobs
+    assert job["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3}}}
+    assert job["validation_file"] != job["training_file"]
 
 
 def test_plan_needs_no_network_and_says_what_is_coming(shell):
