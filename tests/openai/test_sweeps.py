@@ -14,6 +14,7 @@ from tests.openai.storm import processes
 
 from mosweep.app import planned
 from mosweep.core.errors import ConfigError
+from mosweep.reports.doctor import diagnose
 
 OPENAI = ("backend=openai", "model=gpt-4o-mini", "tracking=none", "backend.poll_s=0.1")
 
@@ -91,6 +92,16 @@ def test_plan_needs_no_network_and_says_what_is_coming(shell):
     assert "OpenAI is closing fine-tuning" in done.out
     assert "2027-01-06" in done.out
     assert done.out.count("closing") == 1
+
+
+def test_doctor_tells_what_is_coming(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    found = {check.name: check for check in diagnose()}
+    assert found["backend=openai"].works is True
+    assert "OpenAI is closing fine-tuning" in found["backend=openai"].finding
+    assert found["OpenAI"].finding.startswith("OPENAI_API_KEY is set; ")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert {check.name: check for check in diagnose()}["backend=openai"].works is None
 
 
 @pytest.mark.parametrize(
