@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
-from mosweep.stages.loop import NextRound, RoundEval
+from mosweep.stages.rounds import NextRound, RoundEval
 from mosweep.training.schedule import Schedule
 
 from .conftest import Loops

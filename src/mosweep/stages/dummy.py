@@ -23,7 +23,7 @@ from mosweep.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from mosweep.stages.base import Setting
-    from mosweep.stages.loop import Round
+    from mosweep.stages.rounds import Round
 
 __all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune", "DummyRound"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mosweep import prices
 from mosweep.core.errors import ConfigError, choices
@@ -14,8 +14,8 @@ from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
-from mosweep.stages.loop import Round, chosen_examples
 from mosweep.stages.model import Elsewhere, ModelSource, base_model, folder_of
+from mosweep.stages.rounds import Round, chosen_examples
 from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe, recommended_lr
 
 if TYPE_CHECKING:
@@ -142,8 +142,9 @@ _OF_ROUNDS = {
 
 @dataclass(frozen=True)
 class TinkerBackend:
-    """The group ``backend=tinker``."""
+    """The group ``backend=tinker``. ``method``: there is one."""
 
+    method: Literal["supervised"] = "supervised"
     config: str | None = None
     base_url: str | None = None
     use_recommended_lr: bool = False

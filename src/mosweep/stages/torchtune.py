@@ -15,8 +15,8 @@ from mosweep.core.types import Context, Stage
 from mosweep.paths import own_and_shipped
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
-from mosweep.stages.loop import STATE, Round, chosen_examples
 from mosweep.stages.model import ModelSource, base_model, folder_of
+from mosweep.stages.rounds import STATE, Round, chosen_examples
 from mosweep.training import torchtune_config
 
 __all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
