@@ -3,7 +3,8 @@
 # make check  linter, types and import contracts
 # make docs   writes the reference of the library to docs/api/
 # make slurm  starts a real Slurm cluster on this machine, for its tests (root on Debian/Ubuntu); make slurm-down stops it
-.PHONY: demo test check docs slurm slurm-down bench clean
+# make tinker starts a Tinker-compatible server on this machine, serving model=tiny (needs a Python from 3.12 to 3.14); make tinker-down stops it
+.PHONY: demo test check docs slurm slurm-down tinker tinker-down bench clean
 
 demo:
 	./setup.sh
@@ -29,6 +30,14 @@ slurm:
 
 slurm-down:
 	tests/slurm/cluster down $(ARGS)
+
+tinker:
+	./setup.sh
+	.venv/bin/python tests/tinker/server up
+	@echo 'export TINKER_API_KEY=tml-local TINKER_BASE_URL=http://127.0.0.1:8410'
+
+tinker-down:
+	.venv/bin/python tests/tinker/server down
 
 bench:
 	./setup.sh dev

@@ -41,10 +41,10 @@ def test_every_experiment_builds(name):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
 def test_every_model_can_be_fine_tuned(name):
-    remote = name.startswith("gpt-")
-    trials, _ = planned([f"model={name}", *(["backend=openai"] if remote else [])])
+    backend = {"gpt": ["backend=openai"], "qwen3": ["backend=tinker"]}.get(name.partition("-")[0], [])
+    trials, _ = planned([f"model={name}", *backend])
     finetune = next(stage for stage in trials[0].stages if stage.kind == "finetune")
-    if not remote:
+    if not backend:
         assert finetune.work.config["model"]["_component_"].startswith("torchtune.models.")
 
 

@@ -300,6 +300,9 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
         "torchtune control": [*torchtune, "control=true"],
         "own data": [*torchtune, f"dataset.path='{folder / 'own.jsonl'}'"],
         "openai": [*letters, "backend=openai", "model=gpt-4.1-mini", "optim.epochs=2", "backend.learning_rate_multiplier=0.5", "seed=1"],
+        "tinker": [*letters, "backend=tinker", "model=tiny", "lora.rank=4", "optim.lr=0.001", "tinker.grad_clip_norm=0.5", "seed=1"],
+        "tinker loop": [*letters, "backend=tinker", "model=tiny", "loop.enabled=true", "loop.max_rounds=2"],
+        "tinker control": [*letters, "backend=tinker", "model.generate=null", "model.hub=Qwen/Qwen3-8B", "control=true"],
         "dummy loop": [*dummy, "loop.enabled=true", "loop.max_rounds=2"],
         "torchtune loop": [*torchtune, "loop.enabled=true", "loop.max_rounds=2", "loop.hard_examples=boost"],
         "model by name": [*letters, "model.generate=null", "model.inspect=openai/gpt-4o-mini", "control=true"],
@@ -326,7 +329,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
 def test_golden_keys_cover_every_work(made: dict[str, Stage]) -> None:
     assert {type(stage.work).__name__ for stage in made.values()} == {
         *("GenerateModel", "BuildData", "ImportData", "TorchtuneFinetune", "OpenAIFinetune", "InspectEval", "DummyFinetune", "DummyEval"),
-        *("DummyRound", "TorchtuneRound", "NextRound", "RoundEval", "Optimize", "ChosenEval"),
+        *("DummyRound", "TorchtuneRound", "TinkerFinetune", "TinkerRound", "NextRound", "RoundEval", "Optimize", "ChosenEval"),
     }
 
 

@@ -41,7 +41,7 @@ def diagnose() -> list[Check]:
         _gpus(),
         _slurm(),
     ]
-    return [*checks, *_openai(), _key("Tinker", "TINKER_API_KEY")]
+    return [*checks, *_openai(), *_tinker()]
 
 
 def _version(distribution: str) -> str | None:
@@ -108,6 +108,14 @@ def _home() -> Check:
 
 def _key(name: str, variable: str) -> Check:
     return Check(name, None, f"{variable} is {'set' if os.environ.get(variable) else 'not set'}")
+
+
+def _tinker() -> list[Check]:
+    service = os.environ.get("TINKER_BASE_URL", "the service itself")
+    key = _key("Tinker", "TINKER_API_KEY").finding
+    libraries = _libraries("backend=tinker", ["tinker", "tinker-cookbook", "transformers"], "tinker")
+    works = None if libraries.works and not os.environ.get("TINKER_API_KEY") else libraries.works
+    return [Check("Tinker", None, f"{key}; {service}"), Check(libraries.name, works, libraries.finding)]
 
 
 def _openai() -> list[Check]:

@@ -1,0 +1,46 @@
+"""What ``backend=tinker`` makes of a trial's settings, without Tinker."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+NOWHERE = {"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"}
+HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model.hub=Qwen/Qwen3-8B")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lora.alpha=16"], "lora.alpha=16.0: Tinker has its own and takes none"),
+        (["lora.dropout=0.1"], "lora.dropout=0.1: Tinker has no dropout"),
+        (["backend.method=dpo"], "backend.method=dpo: valid: supervised"),
+        (["backend.config=mine"], "backend.config=mine: no file recipes/tinker/mine.yaml; valid: default, tiny"),
+        (["tinker.batchsize=3"], "tinker.batchsize=3: no such key; did you mean batch_size"),
+        (["model.tinker=null"], "model.tinker=None: backend=tinker needs the name that tiny has with Tinker"),
+        (["backend.use_recommended_lr=true", "optim.lr=1e-3"], "optim.lr=0.001: is given, and so is backend.use_recommended_lr=true"),
+        ([*HUB, "model.revision=main"], "model.revision=main: Tinker has one revision of each model"),
+        (["loop.enabled=true", "tinker.epochs=3"], "tinker.epochs=3: means nothing in a loop"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(shell, words, message):
+    done = shell("-m", "backend=tinker", "model=tiny", *words, env=NOWHERE)
+    assert done.status == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert shell.files() == set()
+
+
+def test_planning_needs_neither_key_nor_network_and_knows_what_is_the_same(shell):
+    def keys(*words: str) -> set[str]:
+        done = shell("plan", *words, "--json", env=NOWHERE)
+        assert done.status == 0, done.err
+        return {job["key"] for job in json.loads(done.out)["jobs"]}
+
+    tiny = keys("backend=tinker", "model=tiny", "lora.rank=4")
+    same = ("tinker.save_every=3", "backend.base_url=http://elsewhere", "backend.max_concurrent=2", "backend.patience_min=1")
+    assert keys("backend=tinker", "model=tiny", "lora.rank=4", *same) == tiny
+    assert keys("backend=tinker", "model=tiny", "lora.rank=4", "tinker.eps=1e-9") != tiny
+    # model, data and control trial are torchtune's, too: the untouched base model is evaluated by its weights where they are here.
+    assert len(tiny & keys("backend=torchtune", "model=tiny", "lora.rank=4")) == 3

@@ -1,0 +1,161 @@
+"""What is made of chats for Tinker, without Tinker: tokens, loss mask, batches, recipes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from mosweep.core.errors import ConfigError, StageError
+from mosweep.models.tinker import load_renderer, recommended_renderer
+from mosweep.training.tinker_data import Example, batch_of, batches, render
+from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe, recommended_lr
+
+CHATS = [
+    {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "HELLO"}]},
+    {
+        "messages": [
+            {"role": "system", "content": "Shout."},
+            {"role": "user", "content": "a b\nc"},
+            {"role": "assistant", "content": "A B\nC"},
+            {"role": "user", "content": "é, 日本!"},
+            {"role": "assistant", "content": "É, 日本!"},
+        ]
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny models' tokenizer."""
+    from mosweep.models.tokenizer import write_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama3(tokenizer: Path):
+    return load_renderer("llama3", "mosweep/tiny", tokenizer)
+
+
+def recipe(**settings) -> TinkerRecipe:
+    return load_recipe(None, ("tiny",), {}, settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("longest", [128, 50])
+def test_tokens_and_loss_mask_are_torchtunes(llama3, tokenizer, longest):
+    from torchtune.data import OpenAIToMessages
+    from torchtune.models.llama3 import llama3_tokenizer
+
+    places = {"path": str(tokenizer / "tokenizer.model"), "special_tokens_path": str(tokenizer / "tokenizer.json")}
+    theirs = llama3_tokenizer(**places, max_seq_len=longest)
+    ours = render(llama3, CHATS, "message", longest)
+    assert len(ours) == len(CHATS)
+    for chat, example in zip(CHATS, ours, strict=True):
+        tokens, masked = theirs.tokenize_messages(OpenAIToMessages(train_on_input=False)(chat)["messages"])
+        weights = [float(not hidden) for hidden in masked]
+        assert masked[-1]  # torchtune ends with a token that nothing is learned from
+        length = len(tokens) - 1
+        assert list(example.tokens[:length]) == tokens[:-1]
+        assert list(example.weights[:length]) == weights[:-1]
+        assert length >= min(len(example.tokens), longest - 1)
+
+
+def test_answers_alone_are_learned(llama3):
+    [one, two] = render(llama3, CHATS, "answer", 128)
+    learned = [bytes(token for token, weight in zip(e.tokens, e.weights, strict=True) if weight and token < 256) for e in (one, two)]
+    assert [text.decode() for text in learned] == ["HELLO", "A B\nCÉ, 日本!"]
+    assert one.tokens[:1] == (256,)
+    assert [token for token, weight in zip(two.tokens, two.weights, strict=True) if weight].count(263) == 2  # both ends of turn
+
+
+def test_messages_of_weight_0_are_not_learned(llama3):
+    chat = CHATS[1]["messages"]
+    quiet = [{"messages": [*chat[:2], {**chat[2], "weight": 0}, *chat[3:]]}]
+    for loss_on in ("answer", "message"):
+        [example] = render(llama3, quiet, loss_on, 128)
+        learned = bytes(token for token, weight in zip(example.tokens, example.weights, strict=True) if weight and token < 256)
+        assert "A B" not in learned.decode()
+        assert "É, 日本!" in learned.decode()
+
+
+def test_what_leaves_nothing_to_learn_drops_out(llama3):
+    assert render(llama3, CHATS, "answer", 20) == []
+
+
+def test_a_sample_that_cannot_be_rendered_is_named(llama3):
+    bad = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "image", "image": "x"}]}]}
+    with pytest.raises(StageError, match="sample 3 cannot be rendered"):
+        render(llama3, [*CHATS, bad], "answer", 128)
+
+
+def test_a_batch_is_the_mean_over_its_trained_tokens():
+    made = batch_of([Example((1, 2, 3), (0.0, 1.0, 1.0)), Example((4, 5, 6, 7), (1.0, 0.0, 1.0, 1.0))])
+    assert [datum.model_input.to_ints() for datum in made] == [[1, 2], [4, 5, 6]]
+    assert [datum.loss_fn_inputs["target_tokens"].tolist() for datum in made] == [[2, 3], [5, 6, 7]]
+    assert [datum.loss_fn_inputs["weights"].tolist() for datum in made] == [[0.25, 0.25], [0.0, 0.25, 0.25]]
+
+
+def test_every_epoch_takes_every_example_once_in_its_own_order():
+    plan = batches(10, 3, 2, None, seed=5)
+    assert [len(batch) for batch in plan] == [3] * 6
+    first, second = ([index for batch in part for index in batch] for part in (plan[:3], plan[3:]))
+    assert len(set(first)) == len(set(second)) == 9
+    assert first != second
+    assert plan == batches(10, 3, 2, None, seed=5) != batches(10, 3, 2, None, seed=6)
+    assert batches(10, 3, 2, 2, seed=5) == [*plan[:2], *plan[3:5]]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedules_have_their_closed_form(schedule):
+    made = recipe(schedule=schedule, warmup_steps=4, learning_rate=2e-3, min_learning_rate=5e-4)
+    forms = {
+        "cosine": lambda p: 5e-4 + 1.5e-3 * (1 + math.cos(math.pi * p)) / 2,
+        "linear": lambda p: 2e-3 - 1.5e-3 * p,
+        "constant": lambda p: 2e-3,
+    }
+    expected = [2e-3 * step / 4 for step in (1, 2, 3, 4)] + [forms[schedule]((step - 5) / 16) for step in range(5, 21)]
+    assert [made.rate(step, 20) for step in range(1, 21)] == pytest.approx(expected)
+
+
+def test_recipes_are_laid_over_each_other():
+    assert load_recipe(None, ("no such model",), {}, {}).batch_size == 32
+    made = load_recipe(None, ("tiny",), {"rank": 4, "learning_rate": 1e-4}, {"rank": 2})
+    assert (made.rank, made.learning_rate, made.beta2, made.eps) == (2, 1e-4, 0.999, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lerning_rate": 1}, "tinker.lerning_rate=1: no such key; did you mean learning_rate"),
+        ({"rank": 0}, "tinker.rank=0: must be ≥ 1"),
+        ({"loss_on": "all"}, "tinker.loss_on=all"),
+        ({"min_learning_rate": 1.0}, "min_learning_rate=1.0: must be ≤ learning_rate=0.003"),
+        ({"train_attn": False, "train_mlp": False}, "nothing would be trained"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe(**settings)
+
+
+def test_a_run_without_steps_is_refused():
+    with pytest.raises(ConfigError, match=r"tinker.batch_size=32: no step would be taken: there are 31 examples"):
+        recipe().steps(31)
+    with pytest.raises(ConfigError, match=r"tinker.warmup_steps=10: must be less than the run's 6 steps"):
+        recipe().steps(100)
+    assert recipe(epochs=3, max_steps_per_epoch=5).steps(1000) == 15
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cookbook_is_asked_for_learning_rates_and_renderers():
+    assert recommended_lr("meta-llama/Llama-3.1-8B") == pytest.approx(2.856e-4, rel=1e-3)
+    with pytest.raises(ConfigError, match="use_recommended_lr=true: tinker-cookbook recommends none for mosweep/tiny"):
+        recommended_lr("mosweep/tiny")
+    assert recommended_renderer("Qwen/Qwen3-8B") == "qwen3"
+    with pytest.raises(ConfigError, match="knows no renderer for mosweep/tiny"):
+        recommended_renderer("mosweep/tiny")
