@@ -143,6 +143,26 @@ def test_a_request_that_was_carried_out_late_costs_no_second_model(openai):
     assert {job["id"] for job in openai.jobs if job["status"] == "succeeded"} == {run.id}
 
 
+def test_a_process_that_was_killed_while_asking_may_have_been_heard(openai, tmp_path):
+    openai.set(tick_s=0.6)
+    openai.fault(CREATE, "late")
+    intent = tmp_path / "job.json"
+
+    async def killed() -> None:
+        asking = asyncio.create_task(backend(key="k", intent=intent).train(chats(), MODEL))
+        while not intent.exists():
+            await asyncio.sleep(0.01)
+        while openai.report["requests"].get(CREATE.rstrip("$"), 0) == 0:
+            await asyncio.sleep(0.01)
+        asking.cancel()
+
+    asyncio.run(killed())
+    assert openai.jobs == []
+    _, run = finished(backend(key="k", intent=intent))
+    assert sorted(job["status"] for job in openai.jobs) == ["cancelled", "succeeded"]
+    assert {job["id"] for job in openai.jobs if job["status"] == "succeeded"} == {run.id}
+
+
 def test_who_comes_with_the_same_key_gets_the_same_job(openai):
     first, _ = finished(backend(key="k"))
     again, _ = finished(backend(key="k"))

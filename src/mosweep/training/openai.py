@@ -242,7 +242,8 @@ class OpenAITrainingBackend:
     async def train_on(self, contents: list[bytes], model: str, settings: Supervised, suffix: str | None = None) -> OpenAITrainingRun:
         """``train`` with settings that are checked, and the contents of the training file and perhaps of a validation file."""
         key = self.key or secrets.token_hex(32)
-        if (known := self._intended(key)) and (run := await self._attached(known)):
+        known = self._intended(key)
+        if known and (job_id := known.get("job")) and job_id not in self.spent and (run := await self._attached(str(job_id))):
             return run
         account = await Account.of(self.client, self.patience_s)
         files: list[str] = []
@@ -263,7 +264,7 @@ class OpenAITrainingBackend:
         while True:
             files[:] = [await account.file(content) for content in contents]
             try:
-                job, found = await account.job(key, self.spent, create)
+                job, found = await account.job(key, self.spent, create, known is not None)
                 break
             except RemoteError as error:
                 if error.trouble.code != FULL:
@@ -292,16 +293,15 @@ class OpenAITrainingBackend:
         print(f"{job.id}: attached, it was started before")
         return self._run(job)
 
-    def _intended(self, key: str) -> str | None:
-        """The job that the intent on disk names."""
+    def _intended(self, key: str) -> dict[str, Any] | None:
+        """What the intent on disk says, if it is for ``key``."""
         if self.intent is None or not self.intent.exists():
             return None
         try:
-            known = json.loads(self.intent.read_text())
+            known: dict[str, Any] = json.loads(self.intent.read_text())
         except ValueError:  # its writer was killed at it
             return None
-        job = known.get("job") if known.get("key") == key else None
-        return str(job) if job and job not in self.spent else None
+        return known if known.get("key") == key else None
 
     def _intend(self, key: str, attempt: int, job: str | None) -> None:
         if self.intent is not None:

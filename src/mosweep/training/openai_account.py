@@ -54,7 +54,7 @@ class Account:
         if name not in _accounts:
             ours = _client() if client is None else client.with_options(max_retries=0)
             held = _held(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
-            _accounts[name] = (await anext(held), held)
+            _accounts[name] = (await anext(held), held, client)
         account = _accounts[name][0]
         account.policy.patience_s = patience_s or account.policy.patience_s
         return account
@@ -91,20 +91,22 @@ class Account:
         return file.id
 
     async def jobs(self, key: str) -> list[FineTuningJob]:
-        """Every job for ``key`` that there is, oldest first; a part of a request, not to be made without a policy."""
+        """Every job for ``key`` that there is; a part of a request, not to be made without a policy."""
         found: list[FineTuningJob] = []
         page = await self.client.fine_tuning.jobs.list(metadata={KEY: key}, limit=100)
         while True:
             found += [job for job in page.data if (job.metadata or {}).get(KEY) == key]
             if not page.has_next_page():
-                return sorted(found, key=lambda job: (job.created_at, job.id))
+                return found
             await self.policy.opened()
             page = await page.get_next_page()
 
-    async def job(self, key: str, spent: Iterable[str], create: Callable[[int], Awaitable[FineTuningJob]]) -> tuple[FineTuningJob, bool]:
+    async def job(
+        self, key: str, spent: Iterable[str], create: Callable[[int], Awaitable[FineTuningJob]], asked_before: bool = False
+    ) -> tuple[FineTuningJob, bool]:
         """The job for ``key`` that lives or has succeeded, and True; or else a new one, by ``create(attempt)``, and False.
 
-        Jobs in ``spent`` do not count.
+        Jobs in ``spent`` do not count. ``asked_before``: an earlier process has asked for the job and did not learn what became of it.
         """
         passed, attempt = frozenset(spent), 1
 
@@ -117,13 +119,16 @@ class Account:
         async def first() -> FineTuningJob | None:
             return next(iter(await living()), None)
 
-        job, asked = await self.policy.find_or_make("its job", first, lambda: create(attempt))
-        if asked > 1:  # an earlier request may have been carried out after all
-            job, *more = await self.ask("looking for its jobs", living)
+        before = int(asked_before)
+        job, asked = await self.policy.find_or_make("its job", first, lambda: create(attempt), before)
+        if asked > 1 and asked > before:  # an earlier request may have been carried out after all
+            others = [other for other in await self.ask("looking for its jobs", living) if other.id != job.id]
+            job, *more = sorted([job, *others], key=_by_merit)
             for another in more:
-                await self.cancel(another.id)
-                print(f"{another.id}: cancelled, {job.id} was started for the same")
-        return job, asked == 0
+                if another.status not in ENDED:
+                    await self.cancel(another.id)
+                    print(f"{another.id}: cancelled, {job.id} was started for the same")
+        return job, asked == before
 
     async def look(self, job_id: str) -> FineTuningJob:
         """The job as it is now."""
@@ -170,7 +175,7 @@ class Account:
 
 
 _Name = tuple[asyncio.AbstractEventLoop, int | None]
-_accounts: dict[_Name, tuple[Account, AsyncGenerator[Account, None]]] = {}
+_accounts: dict[_Name, tuple[Account, AsyncGenerator[Account, None], AsyncOpenAI | None]] = {}
 
 
 async def _held(name: _Name, account: Account, ours: bool) -> AsyncGenerator[Account, None]:
@@ -194,9 +199,13 @@ def _client() -> AsyncOpenAI:
 
 
 def _usable(jobs: list[FineTuningJob], spent: frozenset[str]) -> list[FineTuningJob]:
-    """Jobs that lead, or have led, to a model; one that has comes first, then the oldest."""
-    usable = [job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent]
-    return sorted(usable, key=lambda job: job.status != "succeeded")
+    """Jobs that lead, or have led, to a model, the best first."""
+    return sorted((job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent), key=_by_merit)
+
+
+def _by_merit(job: FineTuningJob) -> tuple[bool, int, str]:
+    """One that has succeeded first, then the oldest; the same for all who look."""
+    return job.status != "succeeded", job.created_at, job.id
 
 
 def trouble_of(error: BaseException) -> Trouble | None:

@@ -122,12 +122,15 @@ class Policy:
                 raise
             raise RemoteError(f"{self.provider}: {what}: {met.text}{_given_up(met, patience) if once_more() else ''}", met) from error
 
-    async def find_or_make(self, what: str, find: Callable[[], Awaitable[T | None]], make: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+    async def find_or_make(
+        self, what: str, find: Callable[[], Awaitable[T | None]], make: Callable[[], Awaitable[T]], asked: int = 0
+    ) -> tuple[T, int]:
         """What ``find`` finds or else ``make`` makes, and how often that was asked: what is lost sight of is looked for, not repeated.
 
-        Lists lag behind: after a ``make`` whose answer was lost, ``find`` is asked twice, ``settle_s`` apart.
+        Lists lag behind: after a ``make`` whose answer was lost, ``find`` is asked twice, ``settle_s`` apart. ``asked`` says how often
+        earlier processes have asked, as far as is known.
         """
-        asked, begun = 0, asyncio.get_running_loop().time()
+        begun = asyncio.get_running_loop().time()
         while True:
             found = await self.call(f"looking for {what}", find)
             if found is None and asked:
