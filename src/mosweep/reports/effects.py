@@ -585,21 +585,26 @@ def _compared(sweep: FactoredSweep, contrast: Contrast, metric: _Metric) -> _Com
     task, others, pairs = metric.task, sweep.others(contrast), sweep.pairs(contrast)
     scores = task.scores[metric.scorer] if metric.scorer is not None else np.empty((0, 0))
     clusters = task.clusters(contrast.cluster)
-    varying = [place for place, name in enumerate(others) if name not in contrast.at and len({block[place] for block in pairs}) > 1]
+    whole = [block for block, sides in pairs.items() if all(sides)] or list(pairs)
+
+    def named(block: Sequence[str | None], among: Iterable[Sequence[str | None]]) -> str:
+        """What tells the block from the others."""
+        places = [place for place, name in enumerate(others) if name not in contrast.at and len({one[place] for one in among}) > 1]
+        return ",".join(f"{others[place]}={block[place]}" for place in places)
+
     lost, names = _Lost(contrast), list[str]()
     blocks: list[tuple[Scores, Scores]] = []
     used: list[int] = []
     for block, sides in pairs.items():
         if not any(task.name in sweep.evals[trial.name] for trials in sides for trial in trials):
             continue  # these have another task
-        name = ",".join(f"{others[place]}={block[place]}" for place in varying)
         low, high = (lost.scored(sweep, side, trials, task, scores) for side, trials in enumerate(sides))
         if all(side and np.isfinite(scores[list(side)]).all(axis=0).any() for side in (low, high)):
-            names.append(name)
+            names.append(named(block, whole))
             blocks.append((_side(sweep, low, scores, clusters), _side(sweep, high, scores, clusters)))
             used += [*low, *high]
         else:
-            lost.blocks.append(name or "all")
+            lost.blocks.append(named(block, pairs) or "all")
     if not blocks:
         return _Compared(contrast, metric.name, None, (), [*lost.notes(), f"no trials with results differ in {contrast.factor} alone"])
     found = compare(blocks)
