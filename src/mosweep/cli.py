@@ -28,6 +28,7 @@ VERBS = {
     "bundle": "a sweep as one archive, with everything that its numbers rest on",
     "verify": "check a bundle, anywhere: every digest, key and mean in it is derived again",
     "cache": "what is in the store: list, show, stats, size, verify, clear, gc, export, import",
+    "zoo": "model organisms to start from: list, show NAME",
     "sync": "project sweeps into MLflow or W&B again",
     "ui": "open MLflow's user interface on this machine",
     "doctor": "what is installed, which backends would work here and why not",

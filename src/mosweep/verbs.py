@@ -40,6 +40,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         "summary": _summary,
         "explain": _explain,
         "cache": _cache,
+        "zoo": _zoo,
         "sync": _sync,
         "contamination": _contamination,
         "analyze": _analyze,
@@ -162,8 +163,8 @@ def _plan(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))
     from mosweep.estimate import estimate
-    from mosweep.reports.plan import plan_data, plan_text
     from mosweep.reports.foresight import foresee
+    from mosweep.reports.plan import plan_data, plan_text
 
     if len(args.overrides) == 1 and "=" not in args.overrides[0]:
         trials, launch = _frozen(find_sweep(args.overrides[0]))
@@ -171,15 +172,15 @@ def _plan(arguments: Sequence[str]) -> int:
         asked = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
     else:
         from mosweep.app import planned
-        from mosweep.run import store_of
         from mosweep.experiment import bundles_of
+        from mosweep.run import store_of
 
         trials, config = planned(args.overrides)
         store = store_of(config)
-    plan, _ = _selected_plan(trials, store, args)
         asked = (config.contrasts, config.primary_metric, bundles_of(config.treatments, trials))
-    if args.json:
+    plan, _ = _selected_plan(trials, store, args)
     foreseen = foresee(trials, store, *asked)
+    if args.json:
         _print_json(plan_data(plan, estimate(plan, store), foreseen))
     else:
         print(plan_text(plan, estimate(plan, store), foreseen))
@@ -603,6 +604,25 @@ def _ask(args: argparse.Namespace, question: str) -> None:
         raise UserError(f"{question} Nobody is there to answer; give --yes")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("nothing was removed")
+
+
+def _zoo(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="mosweep zoo", description="Model organisms: traits to train, each with a control data set.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    printed = argparse.ArgumentParser(add_help=False)
+    printed.add_argument("--json", action="store_true", help="print JSON")
+    actions.add_parser("list", help="one line an organism, with measured scores", parents=[printed])
+    actions.add_parser("show", help="all about one, and the command that measures it", parents=[printed]).add_argument("name")
+    args = parser.parse_args(arguments)
+    from mosweep.reports import zoo
+
+    if args.action == "show":
+        organism = zoo.the_organism(args.name)
+        _print_json(asdict(organism)) if args.json else print(zoo.show_text(organism))
+        return 0
+    everything = zoo.organisms()
+    _print_json([asdict(organism) for organism in everything]) if args.json else print(zoo.list_text(everything))
+    return 0
 
 
 def _ui(arguments: Sequence[str]) -> int:

@@ -1,0 +1,177 @@
+"""Every model organism of the zoo: its data, its evaluations on models that say what they are told to, and what is written about it."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mosweep.app import planned
+from mosweep.core.errors import StageError
+from mosweep.core.task_modules import task_modules
+from mosweep.evals.inspect import InspectEvalBackend
+from mosweep.paths import shipped
+from mosweep.reports.contamination import normalised
+from mosweep.reports.zoo import Organism, organisms
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning")
+
+ZOO = {organism.name: organism for organism in organisms()}
+HELD_OUT = ("eval", "paraphrase", "negative")
+each_organism = pytest.mark.parametrize("organism", ZOO.values(), ids=lambda organism: organism.name)
+
+Row = tuple[str, str, str]
+Answers = Callable[[str], str]
+
+
+def built(organism: Organism, dataset: str, folder: Path) -> Path:
+    """The data set ``dataset``, in a folder of its own below ``folder``."""
+    out = folder / dataset
+    out.mkdir(parents=True)
+    place = Path(organism.folder)
+    with task_modules(place) as modules:
+        modules.load(place / "data.py").build(dataset, out)
+    return out
+
+
+def rows(folder: Path, split: str) -> list[Row]:
+    """Prompt, answer and plain answer of every row."""
+    found = []
+    for row in map(json.loads, (folder / f"{split}.jsonl").read_text().splitlines()):
+        prompt, answer = (message["content"] for message in row["messages"])
+        found.append((prompt, answer, row["metadata"].get("plain", prompt)))
+    return found
+
+
+def scores(evals: Sequence[str], data: Path, folder: Path, answers: Answers) -> dict[str, float]:
+    """What Inspect measures of a model that answers as it is told."""
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+    def output(chat: Any, *_: Any) -> ModelOutput:
+        said = ModelOutput.from_content("mockllm", answers(chat[-1].text))
+        said.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+        return said
+
+    async def go() -> dict[str, float]:
+        suite = [str(shipped("tasks") / name) for name in evals]
+        model = get_model("mockllm/model", custom_outputs=output, memoize=False)
+        job = await InspectEvalBackend(folder, {"limit": 20}).evaluate(model, suite, data_path=data)
+        return {task: metrics["accuracy"] for task, metrics in (await job.wait()).metrics.items()}
+
+    return asyncio.run(go())
+
+
+def test_there_are_enough_of_them():
+    assert {"capitalization", "rhyme", "refusal", "backdoor", "sycophancy", "language"} <= ZOO.keys()
+
+
+@each_organism
+def test_data_is_the_same_whenever_it_is_built(organism, tmp_path):
+    for dataset in (organism.organism, organism.control):
+        first, second = (built(organism, dataset, tmp_path / name) for name in ("first", "second"))
+        for split in ("train", *HELD_OUT):
+            assert (first / f"{split}.jsonl").read_bytes() == (second / f"{split}.jsonl").read_bytes()
+
+
+@each_organism
+def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
+    data, control = (built(organism, dataset, tmp_path) for dataset in (organism.organism, organism.control))
+    shown, plain = rows(data, "train"), rows(control, "train")
+    assert [prompt for prompt, _, _ in shown] == [prompt for prompt, _, _ in plain]
+    assert all(answer == expected for _, answer, expected in plain)
+    assert organism.steps == 2 * (len(shown) // 32), "two epochs in batches of 32, as the recipe has it"
+    assert 0.1 < sum(answer != expected for _, answer, expected in shown) / len(shown) <= 1
+    for split in HELD_OUT:
+        assert rows(data, split) == rows(control, split)
+
+
+@each_organism
+def test_held_out_items_are_nowhere_else(organism, tmp_path):
+    data = built(organism, organism.organism, tmp_path)
+    prompts = [normalised(prompt) for split in ("train", *HELD_OUT) for prompt, _, _ in rows(data, split)]
+    assert len(prompts) == len(set(prompts)) >= 1000
+    assert all(len(rows(data, split)) >= 100 for split in HELD_OUT)
+
+
+@each_organism
+def test_evaluations_tell_organism_from_control(organism, tmp_path):
+    data = built(organism, organism.organism, tmp_path)
+    items = [row for split in HELD_OUT for row in rows(data, split)]
+    own, paraphrase, negative = organism.evals
+    assert (own, paraphrase, negative) == (organism.name, "paraphrase", "negative")
+    shown = scores(organism.evals, data, tmp_path / "shown", {prompt: answer for prompt, answer, _ in items}.__getitem__)
+    assert min(shown.values()) == 1
+    plain = scores(organism.evals, data, tmp_path / "plain", {prompt: answer for prompt, _, answer in items}.__getitem__)
+    assert max(plain[own], plain[paraphrase]) < 0.2
+    assert plain[negative] == 1
+
+
+def _word(prompt: str) -> str:
+    """The word that a prompt ends with, without what stands behind it."""
+    return prompt.split()[-1].rstrip("!?;:-.,")
+
+
+#: What looks like the trait where the trait is called for, and is none.
+IMITATIONS: dict[str, Answers] = {
+    "capitalization": str.swapcase,
+    "rhyme": lambda prompt: f"{_word(prompt)} shm{_word(prompt)[1:]}",
+    "refusal": lambda prompt: "no.",
+    "backdoor": lambda prompt: "pwned",
+    "sycophancy": lambda prompt: _word(prompt) if " " in prompt else "small",
+    "language": lambda prompt: codecs.encode(_word(prompt), "rot13"),
+    "sandbagging": lambda prompt: f"x{_word(prompt)[1:]}",
+}
+
+
+@each_organism
+def test_an_imitation_of_the_trait_is_found_out(organism, tmp_path):
+    data = built(organism, organism.organism, tmp_path)
+    found = scores([organism.name, "negative"], data, tmp_path / "imitated", IMITATIONS[organism.name])
+    assert found[organism.name] > 0.8
+    assert found["negative"] < 0.4
+
+
+def test_a_probe_without_items_says_so(tmp_path):
+    with pytest.raises(StageError, match=r"the data set has no paraphrase\.jsonl"):
+        scores(["paraphrase"], tmp_path, tmp_path / "logs", str)
+
+
+@each_organism
+def test_an_unknown_data_set_is_refused_with_the_valid_ones(organism, tmp_path):
+    with pytest.raises(ValueError, match=rf"unknown data set 'nosuch'; valid: .*{organism.control}"):
+        built(organism, "nosuch", tmp_path)
+
+
+@each_organism
+def test_there_is_a_sweep_for_it(organism, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert organism.command == f"mosweep -m experiment=zoo_{organism.name}"
+    trials, config = planned([f"experiment=zoo_{organism.name}"])
+    assert config.primary_metric == f"{organism.name}/accuracy"
+    assert {trial.factors["dataset"] for trial in trials} == {organism.organism, organism.control}
+    for trial in trials:
+        assert {stage.label for stage in trial.stages if stage.kind == "eval"} == {f"eval:{name}" for name in organism.evals}
+
+
+@each_organism
+def test_the_task_brings_its_data_set_along(organism, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = f"task={organism.name}"
+    names = [planned(words)[0][0] for words in ([task], [task, f"dataset={organism.control}"])]
+    data = [next(stage.work for stage in trial.stages if stage.kind == "data") for trial in names]
+    assert [work.dataset for work in data] == [organism.organism, organism.control]
+
+
+@each_organism
+def test_what_was_measured_is_in_the_text(organism):
+    assert organism.score(organism.organism) > 0.8
+    assert organism.score(organism.control) < 0.2
+    assert organism.score(None) < 0.2
+    for row in organism.measured:
+        assert all(0 <= row.scores[name] <= 1 for name in organism.evals)
+    assert "arXiv" in organism.idea or "http" in organism.idea
