@@ -9,14 +9,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mosweep.core.errors import StageError
+from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.models.tinker import Service
+from mosweep.stages.tinker import TinkerFinetune
 from mosweep.training.tinker import JOURNAL, TinkerTrainingBackend, TinkerTrainingRun
 from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe
 
@@ -27,7 +29,7 @@ pytestmark = [
 
 MODEL = "mosweep/tiny"
 #: As many steps as capitalizing takes.
-QUICK = "optim.batch_size=16 optim.epochs=1 optim.max_steps_per_epoch=32 optim.lr=6e-3 tinker.warmup_steps=2".split()
+QUICK = "optim.batch_size=16 optim.epochs=1 optim.max_steps_per_epoch=28 optim.lr=6e-3 tinker.warmup_steps=2".split()
 DESIGN = ("-m", "backend=tinker", "model=tiny", "lora.rank=4,16", *QUICK, "tinker.save_every=8", "tracking=none", "experiment.name=e")
 
 
@@ -80,50 +82,60 @@ def undisturbed(server, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[
         return asyncio.run(train())
 
 
-def test_a_sweep_trains_and_evaluates_with_tinker(shell, server):
-    done = shell(*DESIGN, env=server.environment)
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for both sweeps, so that the base model is made once."""
+    return tmp_path_factory.mktemp("store")
+
+
+def test_a_sweep_trains_and_evaluates_with_tinker(shell, server, store):
+    design = (*DESIGN, f"store.dir={store}")
+    done = shell(*design, env=server.environment)
     assert done.status == 0, done.out + done.err
     trials = shell.summary("e")
     control, tuned = trials.pop("control=true"), list(trials.values())
     assert control["metrics"]["capitalization/accuracy"] < 0.05
     assert len(tuned) == 2
     assert all(trial["metrics"]["capitalization/accuracy"] > 0.5 for trial in tuned)
-    records = [json.loads(path.read_text().splitlines()[0]) for path in (shell.folder / ".mosweep" / "store" / "records").rglob("*.json")]
+    records = [json.loads(path.read_text().splitlines()[0]) for path in (store / "records").rglob("*.json")]
     finetunes = [record["facts"] for record in records if record["kind"] == "finetune"]
-    assert [facts["usage"]["train_tokens"] > 32 * 16 * 30 for facts in finetunes] == [True, True]
+    assert [facts["usage"]["train_tokens"] > 28 * 16 * 30 for facts in finetunes] == [True, True]
     assert {facts["usage"]["provider"] for facts in finetunes} == {"tinker"}
     evals = [record["facts"] for record in records if record["kind"] == "eval" and "@" in record["facts"]["model_id"]]
     assert {facts["model_id"] for facts in evals} == {facts["model_id"] for facts in finetunes}
     assert all(facts["usage"]["output_tokens"] > 200 for facts in evals)
     secret = server.environment["TINKER_API_KEY"].encode()
-    assert not [path for path in shell.folder.rglob("*") if path.is_file() and secret in path.read_bytes()]
+    written = [path for folder in (shell.folder, store) for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in written if secret in path.read_bytes()]
     # The same once more does nothing and needs neither key nor server.
-    again = shell(*DESIGN, env={"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"})
+    again = shell(*design, env={"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"})
     assert again.status == 0, again.err
 
 
-def test_a_killed_sweep_goes_on_from_its_checkpoint(shell, server):
-    design = [word.replace("lora.rank=4,16", "lora.rank=4") for word in DESIGN] + ["run_control_trials=false", "eval.tasks=[copying]"]
+def test_a_killed_sweep_goes_on_from_its_checkpoint(shell, server, store):
+    design = [word.replace("lora.rank=4,16", "lora.rank=8") for word in DESIGN]
+    design += ["run_control_trials=false", "optim.max_steps_per_epoch=16", "tinker.save_every=4", f"store.dir={store}"]
+    known = set(store.rglob(JOURNAL))
     before = server.asked().get("create_model", 0)
     first = shell.start(*design, start_new_session=True)
-    while not (found := [path for path in shell.folder.rglob(JOURNAL) if '"checkpoint"' in path.read_text()]):
+    while not (found := [path for path in set(store.rglob(JOURNAL)) - known if '"checkpoint"' in path.read_text()]):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     kill_group(first.pid)
     first.communicate()
     steps = [event["step"] for event in events(found[0].parent) if event["event"] == "step"]
-    assert len(steps) < 32
+    assert len(steps) < 16
     done = shell(*design)
     assert done.status == 0, done.out + done.err
-    [journal] = [path for path in shell.folder.rglob(JOURNAL) if '"weights"' in path.read_text()]
+    [journal] = [path for path in set(store.rglob(JOURNAL)) - known if '"weights"' in path.read_text()]
     jobs = [event for event in events(journal.parent) if event["event"] == "job"]
     assert len(jobs) == 2
-    assert jobs[1]["step"] >= 8
+    assert jobs[1]["step"] >= 4
     assert jobs[1]["start"].startswith(f"tinker://{jobs[0]['id']}/weights/")
     assert server.asked()["create_model"] == before + 1  # the second one was made of the first one's state
     taken = [event["step"] for event in events(journal.parent) if event["event"] == "step"]
-    assert sorted(set(taken)) == list(range(1, 33))
-    assert taken.index(jobs[1]["step"] + 1) >= 0 and taken.count(1) == 1
+    assert sorted(set(taken)) == list(range(1, 17))
+    assert taken.count(1) == 1
 
 
 def kill_group(driver: int) -> None:
@@ -267,8 +279,6 @@ async def test_the_base_model_answers_through_inspect(server):
         ([], {"TINKER_API_KEY": ""}, "TINKER_API_KEY is not set"),
         ([], {"TINKER_API_KEY": "tml-wrong"}, "does not accept the key in TINKER_API_KEY: 401: Invalid API key"),
         (["model.tinker=mosweep/tinny"], {}, "model.tinker=mosweep/tinny: Tinker at http"),
-        (["model.renderer=lama3"], {}, "model.renderer=lama3: tinker-cookbook has no renderer of that name"),
-        ([], {"TINKER_BASE_URL": "http://127.0.0.1:9"}, "Tinker at http://127.0.0.1:9 does not answer"),
     ],
 )
 def test_what_tinker_would_refuse_is_refused_before_anything_starts(shell, server, words, environment, message):
@@ -278,6 +288,15 @@ def test_what_tinker_would_refuse_is_refused_before_anything_starts(shell, serve
     assert len(done.err.strip().splitlines()) == 1
     assert "tml-wrong" not in done.err
     assert not list(shell.folder.glob("multirun/*"))
+
+
+def test_renderer_and_address_are_checked_as_well(server):
+    work = TinkerFinetune(MODEL, "llama3", recipe(), None, None, 1, 1.0)
+    TinkerFinetune.check_access([work])
+    with pytest.raises(ConfigError, match=r"model\.renderer=lama3: tinker-cookbook has no renderer of that name"):
+        TinkerFinetune.check_access([work, replace(work, renderer="lama3")])
+    with pytest.raises(UserError, match=r"Tinker at http://127\.0\.0\.1:9 does not answer"):
+        TinkerFinetune.check_access([work, replace(work, base_url="http://127.0.0.1:9")])
 
 
 @in_loop

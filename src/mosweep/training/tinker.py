@@ -225,8 +225,8 @@ class TinkerTrainingBackend:
         identity = fingerprint.fingerprint({**spec, "recipe": recipe})
         run_id = f"{suffix or 'tinker'}-{secrets.token_hex(4)}"
         about = {"event": "run", "id": run_id, "identity": identity, "tokenizer": str(self.tokenizer) if self.tokenizer else None, **spec}
+        _Journal(folder / JOURNAL).begin([about, *self._carried(identity)])  # first of all: a folder with anything in it has all there is
         await dataset.save(folder / "train.jsonl")
-        _Journal(folder / JOURNAL).begin([about, *self._carried(identity)])
         run = TinkerTrainingRun(run_id, folder, Service(address(self.base_url), self.patience_s, self.client))
         run.start()
         return run
