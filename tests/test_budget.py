@@ -121,7 +121,7 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     rows = (next((shell.folder / ".mosweep/store/artifacts").glob("*/*/data/train.jsonl"))).read_text().splitlines()
     chars = sum(len(message["content"]) for row in rows for message in json.loads(row)["messages"])
     assert about["usd"]["expected"] == pytest.approx(2 * 2 * (chars // 4) / 1000)
-    assert about["usd_about"] == ["finetune of tiny"]
+    assert (about["usd_about"], about["prices_as_of"]) == (["finetune of tiny"], "2026-11")
     assert "cost: about $" in shell("plan", *PAID, "lora.rank=2,4").out
 
     assert shell("-m", *PAID, "lora.rank=2,4", "experiment.name=first").status == 0

@@ -46,10 +46,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will cost in USD; ``None``: unknown, and ``why``. ``about``: by the length of its data, not by measured tokens."""
+    """What a stage will cost in USD; ``None``: unknown, and ``why``. ``about``: by the length of its data, not by measured tokens; then
+    ``models`` are who is asked for what.
+    """
 
     usd: Range | None
     about: bool = False
+    models: frozenset[tuple[str, str]] = frozenset()
     why: str = ""
 
 
@@ -80,6 +83,7 @@ class _Took:
     seconds: float
     device: str
     used: tuple[Usage, ...]
+    usd: float | None
 
 
 class Experience:
@@ -102,8 +106,8 @@ class Experience:
 
     def _note(self, payload: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         if "started" in data and "finished" in data:
-            facts = data["facts"]
-            took = _Took(float(data["finished"]) - float(data["started"]), str(facts.get("device", "")), tuple(usages(facts)))
+            facts, used = data["facts"], tuple(usages(data["facts"]))
+            took = _Took(float(data["finished"]) - float(data["started"]), str(facts.get("device", "")), used, cost(used))
             self._took.setdefault(likeness(payload), []).append(took)
             self._took.setdefault(likeness(payload, data=True), []).append(took)
 
@@ -124,9 +128,8 @@ class Experience:
         if not took and stage.kind != "finetune":
             took = self._took.get(self._like[stage.key]) or []
         if took:
-            costs = [cost(one.used) for one in took]
-            known = [usd for usd in costs if usd is not None]
-            if len(known) == len(costs):
+            known = [one.usd for one in took if one.usd is not None]
+            if len(known) == len(took):
                 return Cost(Range.of(known))
             return Cost(None, why=_priceless(used for one in took for used in one.used))
         if provider(stage) is None:
@@ -144,46 +147,52 @@ class Experience:
             return Cost(None, why="no like stage is on record, and its data set is not there yet")
         usage: Usage = expected(_length(record.folder / str(record.facts.get("folder", ""))) // CHARS)
         usd = cost([usage])
-        return Cost(Range(usd, usd, usd), about=True) if usd is not None else Cost(None, why=_priceless([usage]))
+        asked = frozenset([(usage.provider, usage.model)])
+        return Cost(Range(usd, usd, usd), about=True, models=asked) if usd is not None else Cost(None, why=_priceless([usage]))
 
-    def used(self, stage: Stage) -> list[Usage]:
-        """What is known of the tokens of like stages."""
-        return [used for took in self._took.get(self._like[stage.key], ()) for used in took.used]
+    def models(self, stage: Stage) -> set[tuple[str, str]]:
+        """The providers and models that like stages asked."""
+        return {(used.provider, used.model) for took in self._took.get(self._like[stage.key], ()) for used in took.used}
 
 
 def estimate(plan: Plan, store: Store) -> Estimate:
     """What ``plan.to_run`` will take, by the records in ``store``."""
     experience = Experience(plan.to_run, store)
+    alike: dict[tuple[Any, ...], tuple[Range | None, Range | None, Cost]] = {}
     seconds, gpu_hours, usd = Range(), Range(), Range()
     labels: dict[str, list[float]] = {}
     unknown: dict[str, None] = {}
     usd_unknown: dict[str, None] = {}
     usd_about: dict[str, None] = {}
-    dates: set[str] = set()
+    models: set[tuple[str, str]] = set()
     unknown_gpu = paid = False
     for stage in plan.to_run:
-        times, hours, asked = experience.seconds(stage), experience.gpu_hours(stage), experience.cost(stage)
-        if times:
-            seconds += Range.of(times)
-            labels.setdefault(stage.label, []).extend(times)
-        else:
+        kind = (stage.label, likeness(stage.payload, data=True), stage.resources.gpus, provider(stage))
+        if kind not in alike:
+            times = experience.seconds(stage)
+            if times:
+                labels.setdefault(stage.label, []).extend(times)
+            alike[kind] = (Range.of(times) if times else None, experience.gpu_hours(stage), experience.cost(stage))
+            models |= experience.models(stage) | alike[kind][2].models
+        took, hours, asked = alike[kind]
+        seconds += took or Range()
+        if took is None:
             unknown[_named(stage)] = None
         gpu_hours += hours or Range()
         unknown_gpu |= hours is None
-        used = experience.used(stage)
-        paid |= bool(used) or provider(stage) is not None
-        dates |= {found.as_of for each in used if (found := quote(each.provider, each.model))}
+        paid |= provider(stage) is not None
         usd += asked.usd or Range()
         if asked.usd is None:
             usd_unknown[f"{_named(stage)}: {asked.why}"] = None
         if asked.about:
             usd_about[_named(stage)] = None
+    dates = {found.as_of for model in models if (found := quote(*model))}
     return Estimate(
         None if unknown else seconds,
         None if unknown_gpu else gpu_hours,
         {label: Range.of(times) for label, times in labels.items()},
         tuple(unknown),
-        usd if paid and not usd_unknown else None,
+        usd if (paid or models) and not usd_unknown else None,
         tuple(usd_unknown),
         tuple(usd_about),
         min(dates, default=None),
