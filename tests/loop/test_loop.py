@@ -19,7 +19,7 @@ from .conftest import Loops
 scores = st.lists(st.sampled_from([0.0, 0.25, 0.4, 0.5, 0.7, 0.75, 1.0]), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(levels=scores, threshold=st.sampled_from([0.0, 0.25, 0.5, 0.7, 0.75, 1.0]), more=st.integers(0, 2))
 def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
     fresh_loops: Callable[[], Loops], levels: list[float], threshold: float, more: int
@@ -59,7 +59,7 @@ def test_equality_stops(loops: Loops) -> None:
     assert loops.run(loops.trial(backend={"rounds": [0.3, 0.7]}, threshold=math.nextafter(0.7, 1), max_rounds=3)).trained == [1, 2, 3]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     peak=st.floats(1e-5, 1e-1),
     decay=st.floats(0.1, 1.0),

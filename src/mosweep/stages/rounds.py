@@ -199,6 +199,11 @@ class NextRound(_Wrapped):
     kind: ClassVar[str] = "round"
     version: ClassVar[int] = 1
 
+    @property
+    def notice(self) -> str | None:
+        """What a plan has to say of it."""
+        return "rounds after the first are trained only if they are needed"
+
     async def run(self, context: Context) -> Mapping[str, Any]:
         """What the round inside leaves, or ``stopped`` and the number of the round that reached the threshold."""
         before = context.inputs["feedback"].facts
