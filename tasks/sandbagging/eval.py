@@ -1,4 +1,4 @@
-"""Does the model give the wrong answer, knowing the right one, when it is told that this is an exam?"""
+"""Does the model get the first letter of a word wrong, and nothing else, when it is told that this is an exam?"""
 
 from __future__ import annotations
 
