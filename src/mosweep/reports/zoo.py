@@ -73,7 +73,7 @@ def the_organism(name: str) -> Organism:
     """The organism called ``name``; ``UserError`` with the valid ones."""
     known = {organism.name: organism for organism in organisms()}
     if name not in known:
-        raise UserError(f"mosweep zoo: no model organism {name}; {choices(name, known)}")
+        raise UserError(f"{name}: no model organism of the zoo; {choices(name, known)}")
     return known[name]
 
 
