@@ -18,7 +18,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets that Tinker's SDK leaves to be collected
 ]
 
-LOOP = "loop.enabled=true loop.steps_per_round=15 loop.batch_size=16 optim.lr=0.003 loop.threshold=0.9 loop.max_rounds=3 lora.rank=16 inspect.task_args.limit=50".split()
+SHORT = "loop.steps_per_round=15 loop.batch_size=16 optim.lr=0.003 lora.rank=16 inspect.task_args.limit=50".split()
+LOOP = ("loop.enabled=true", "loop.threshold=0.9", "loop.max_rounds=3", *SHORT)
 
 
 def test_two_rounds_take_the_steps_of_one(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
