@@ -246,13 +246,14 @@ def test_force_pays_for_a_new_job(shell, openai, quick):
 
 
 def test_a_time_limit_ends_the_wait_and_not_the_job(shell, openai, quick):
-    openai.set(tick_s=0.7)
+    openai.set(tick_s=60)
     sweep = ("-m", *quick, "experiment.name=slow")
-    done = shell(*sweep, "resources.stages.finetune.time_min=0.02")
+    done = shell(*sweep, "resources.stages.finetune.time_min=0.1")
     assert done.status == 1
-    assert "over its time limit of 0.02 min" in done.out
+    assert "over its time limit of 0.1 min" in done.out
     [job] = openai.jobs
     assert "goes on at OpenAI; the same command attaches to it" in next((shell.folder / ".mosweep").rglob("log.txt")).read_text()
+    openai.set(tick_s=0.05)
     assert shell(*sweep).status == 0
     assert [job["id"] for job in openai.jobs] == [job["id"]]
 
