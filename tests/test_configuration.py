@@ -12,7 +12,9 @@ from mosweep.paths import shipped
 
 CONF = shipped("conf")
 CHOICES = sorted(
-    f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name not in ("hydra", "experiment")
+    f"{path.parent.relative_to(CONF)}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("hydra", "experiment", "setting")
 )
 
 
@@ -36,6 +38,12 @@ def test_every_choice_builds(choice):
 def test_every_experiment_builds(name):
     trials, config = planned([f"experiment={name}"])
     assert config.experiment.name == name
+    assert len({trial.id for trial in trials}) == len(trials) > 1
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "setting").glob("*.yaml")))
+def test_every_setting_builds(name):
+    trials, _ = planned([f"setting={name}"])
     assert len({trial.id for trial in trials}) == len(trials) > 1
 
 
