@@ -177,7 +177,9 @@ async def test_taken_up_after_a_kill_the_losses_are_as_if_nothing_had_happened(s
 async def test_another_process_can_take_a_run_up(server, undisturbed, tmp_path):
     run = await TinkerTrainingBackend(tmp_path / "run", recipe(save_every=4), "llama3", server.base).train(words(192), MODEL)
     await run.save(tmp_path / "saved.json")
-    await run.cancel()
+    while not run.losses:
+        await asyncio.sleep(0.02)
+    await run.cancel()  # with steps half done, of which the next run must not see anything
     loaded = await TinkerTrainingRun.load(tmp_path / "saved.json")
     assert await loaded.wait() == loaded.model_id
     assert loaded.losses[-1][1] == pytest.approx(undisturbed[-1][1], abs=2e-5)

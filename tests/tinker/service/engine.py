@@ -4,7 +4,8 @@
 2. ``grad_clip_norm`` clips the gradient's global norm; stock ignores it.
 3. Checkpoints for sampling have adapter slots of their own. Stock loads them over the adapter that is being trained.
 4. They can be sampled when their training client is gone, as after a restart of the server.
-5. Llama's rotary angles are scaled as the model's config says; stock knows no scaling.
+5. A new model starts without gradients. Stock leaves it those that the last model in its adapter slot had not used.
+6. Llama's rotary angles are scaled as the model's config says; stock knows no scaling.
 """
 
 from __future__ import annotations
@@ -91,6 +92,12 @@ backend = patched(
     ("per_token_losses.sum(axis=-1) / jnp.maximum(loss_mask.sum(axis=-1), 1e-9)", "per_token_losses.sum(axis=-1)"),
     ("safe_count = jnp.maximum(count, jnp.int32(1))", "safe_count = jnp.int32(1) + 0 * count"),
     ("set(range(1, self.config.max_lora_adapters)) - used", f"set(range(1, self.config.max_lora_adapters - {SAMPLER_SLOTS})) - used"),
+    (
+        '        init_lora_adapter(self.model, adapter_index, lora_config)\n        logger.info(f"Created model',
+        "        init_lora_adapter(self.model, adapter_index, lora_config)\n"
+        "        self.accumulated_grads = self.accumulated_grads.reset_adapter(jnp.int32(adapter_index))\n"
+        '        logger.info(f"Created model',
+    ),
     ("\nclass JaxBackendImpl(", CLIPPED_ADAM),
     (
         "optax.inject_hyperparams(optax.adamw)(learning_rate=0.0)",
