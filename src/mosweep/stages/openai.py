@@ -226,7 +226,8 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
     for model, method in sorted(wanted):
         if trouble := await _refusal(account, model, method):
             if trouble.again or trouble.status in (401, 429):
-                raise UserError(f"backend=openai: {trouble.text}")
+                where = f" (at {account.client.base_url.host})" if trouble.again else ""
+                raise UserError(f"backend=openai: {trouble.text}{where}")
             key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
             raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
 
