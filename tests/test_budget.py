@@ -228,6 +228,24 @@ def test_what_is_under_way_is_waited_for_and_what_failed_counts_as_expected(shel
     assert meter.refusal(fourth) == "not run: budget.usd=35: $36 spent, and it may take $24", "a launch learns from its own stages"
 
 
+def test_what_waits_is_taken_back_when_others_cost_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shell.folder)
+    store = Store(shell.folder / "store")
+    before, *stages = (Stage("finetune", Asks("tiny", number)) for number in range(5))
+    ended(store, before, 5)
+    trials = [Trial(stage.key, {}, (stage,)) for stage in stages]
+    meter = Meter.of(replace(make_plan(trials, store), budget=Budget(usd=32)), store)
+    assert meter is not None
+    keys = [stage.key for stage in stages]
+    for key in keys:
+        meter.starts(key)
+    assert meter.too_many(keys) == [], "four times 5"
+    ended(store, stages[0], 10)
+    meter.finished(keys[0])
+    assert meter.too_many(keys[1:]) == [keys[3]], "10 are spent, and each of the rest may take 10"
+    assert meter.too_many(keys[1:3]) == []
+
+
 def test_a_launch_stops_before_it_takes_more_gpu_hours_than_its_budget(shell: Shell) -> None:
     slow = ("-m", "backend=slow", *PAID[1:], "hydra.launcher.workers=1", "resources.stages.finetune.gpus=4")
     assert shell(*slow, "lora.rank=1", "experiment.name=quick").status == 0

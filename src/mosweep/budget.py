@@ -1,11 +1,13 @@
 """What a launch may take: refused beforehand if it may need more, stopped in time where it turns out to need more than was foreseen.
 
-The caps are of one launch: each counts what its own stages take. What is under way when a cap comes near is not ended.
+The caps are of one launch: each counts what its own stages take. What is under way when a cap comes near is not ended; jobs that wait in
+Slurm are taken back.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -109,6 +111,22 @@ class Meter:
         self.since[key] = time.monotonic()
         for account in self.accounts:
             account.reserved[key] = self._expected(account, key) or 0.0
+
+    def too_many(self, waiting: Sequence[str]) -> list[str]:
+        """Which of the ``waiting`` stages, handed in but not begun, have to be taken back for the caps to hold; the last ones first.
+
+        What they were expected to take may have grown since: a launch learns from its own stages.
+        """
+        back = []
+        for account in self.accounts:
+            account.reserved |= {key: self._expected(account, key) or 0.0 for key in waiting}
+        for key in reversed(waiting):
+            if all(account.spent + sum(account.reserved.values()) <= account.cap for account in self.accounts):
+                break
+            if any(account.reserved.get(key, 0.0) > 0 for account in self.accounts):
+                back.append(key)
+                self.returns(key)
+        return back
 
     def returns(self, key: str) -> None:
         """The stage came back before it began, or another process is at it."""

@@ -324,6 +324,24 @@ def test_a_node_dies_and_the_controller_is_away(lonely_cluster: Cluster, tmp_pat
     assert {trial["status"] for trial in site.status()["trials"]} == {"succeeded"}
 
 
+def test_jobs_that_a_budget_has_no_room_for_are_taken_back(site: Site) -> None:
+    """Fine-tunes of a second are on record; those of this launch turn out to take six."""
+    words = ["resources.stages.finetune.gpus=1", "hydra.launcher.array_parallelism=1"]
+    first = site.shell(*site.scripted("backend.play=sleep1", *words), timeout=120)
+    assert first.status == 0, first.out + first.err
+    dear = site.scripted("backend.play=sleep6", "seed=0,1,2,3", *words)
+    stopped = site.shell(*dear, f"budget.gpu_hours={10 / 3600}", "experiment.name=dear", timeout=120)
+    assert stopped.status == 1, stopped.out + stopped.err
+    trials = site.shell("summary", "dear", "--json").json["trials"]
+    assert [trial["status"] for trial in trials].count("succeeded") in (1, 2), "the second may have begun when the first ended"
+    errors = {stage["error"] for trial in trials for stage in trial["stages"] if stage["label"] == "finetune" and stage["error"]}
+    assert errors
+    assert all(error.startswith("not run: budget.gpu_hours=") for error in errors)
+    assert "CANCELLED" in {job["state"] for job in site.ended_jobs(4)}, "taken out of Slurm"
+    rest = site.shell(*dear, "budget.gpu_hours=1", "experiment.name=dear", timeout=120)
+    assert rest.status == 0, rest.out + rest.err
+
+
 def test_without_accounting(lonely_cluster: Cluster, tmp_path: Path) -> None:
     """Clusters without slurmdbd; and jobs whose Python is in a container, which a prefix enters."""
     lonely_cluster.configure("--no-accounting")

@@ -10,12 +10,13 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mosweep.budget import Meter
 from mosweep.core.claims import Claim
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
 from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageQueued, StageStarted
@@ -133,6 +134,7 @@ class Launch:
         self.blocked: set[str] = set()  # stages whose submission may or may not have reached Slurm
         self.unheard: dict[str, float | None] = {}  # submissions without an answer, and since when Slurm was seen not to know them
         self.doomed: set[str] = set()  # jobs that are yet to be cancelled
+        self.meter = Meter.of(plan, store)
         self.limit: int | None = None
         self.most: tuple[int, float] | None = None  # the submit limit that we ran into, and until when it is believed
         self.submit_at = self.ask_at = 0.0
@@ -151,6 +153,7 @@ class Launch:
                     break
                 self.hear()
                 self.ask()
+                self.take_back()
                 if self.todo or self.doomed or self.unheard:
                     time.sleep(LOOK_S)
             self.tidy()
@@ -289,7 +292,7 @@ class Launch:
                         self.finished(stage.key, 0.0, elsewhere=True)
                 elsewhere = self.store.claims.held()
                 size = ARRAY_SIZE_MAX
-                while (room := self.room()) and (stages := [stage for stage in self.unsubmitted() if stage.key not in elsewhere]):
+                while (room := self.room()) and (stages := self.affordable(elsewhere)):
                     self.limit = self.limit or self.client.max_array_size()
                     size = min(size, self.limit)
                     stages.sort(key=lambda stage: -self.depth[stage.key])
@@ -304,7 +307,7 @@ class Launch:
                             self.full_of(error)
                             break
             self.answered()
-            self.handed_in = True
+            self.handed_in = not (self.meter and self.unsubmitted())  # what a budget holds back goes in as others end
         except SlurmSilent as error:
             self.silence(error)
             self.submit_at = time.monotonic() + self.options.poll_s
@@ -316,6 +319,38 @@ class Launch:
             self.submit_at = time.monotonic() + self.options.poll_s
         if self.blocked or self.unsubmitted():  # there is no room, or others are at it: see again, but not at every turn
             self.submit_at = max(self.submit_at, time.monotonic() + (self.options.poll_s if self.blocked else 1.0))
+
+    def affordable(self, elsewhere: Container[str]) -> list[Stage]:
+        """The stages to hand in now: nobody else is at them, and the budget has room for all of them together."""
+        stages = [stage for stage in self.unsubmitted() if stage.key not in elsewhere]
+        if self.meter is None:
+            return stages
+        chosen = []
+        for stage in stages:
+            if stage.key not in self.todo:  # what it needs has just been refused
+                continue
+            if stage.key in self.meter.since:  # its last job was lost, and took what it took
+                self.meter.failed(stage.key)
+            if why := self.meter.refusal(stage.key):
+                self.failed(stage.key, "budget", why, None)
+            elif not self.meter.must_wait(stage.key):
+                self.meter.starts(stage.key)
+                chosen.append(stage)
+        for stage in chosen:  # a job that Slurm takes is reserved for when it is taken
+            self.meter.returns(stage.key)
+        return [stage for stage in chosen if stage.key in self.todo]
+
+    def take_back(self) -> None:
+        """Take jobs that have not begun out of Slurm, if what others took leaves the budget no room for them."""
+        if self.meter is None:
+            return
+        for key in self.meter.too_many([key for key in self.at if key not in self.running]):
+            if key in self.at:
+                below = [key, *(other for other in self.descendants(key) if other in self.at)]
+                self.cancel(below)
+                for each in below:
+                    self.meter.returns(each)
+                    self.leave(each)
 
     def full_of(self, error: SlurmFull) -> None:
         """Say once that not all can go in at once."""
@@ -372,6 +407,8 @@ class Launch:
         for index, key in submission.keys.items():
             self.at[key] = _At(submission, index)
             self.ended.pop(key, None)
+            if self.meter:
+                self.meter.starts(key)
         self.recorder.stages_queued(
             [StageQueued(key, self.label(key), self.plan.trial_of[key], str(self.at[key].place), self.tries.get(key, ())) for key in keys]
         )
@@ -494,6 +531,8 @@ class Launch:
             return
         if self.running.get(key) != mark["time"]:
             self.running[key] = mark["time"]
+            if self.meter:
+                self.meter.starts(key)
             name = f"{at.place} {job.node}".strip()
             self.recorder.stage_started(StageStarted(key, self.label(key), self.plan.trial_of[key], name, Path(mark["log"])))
         if owned or self.store.record_path(key).exists() or at.submission.mark(at.index, "ended"):
@@ -653,6 +692,8 @@ class Launch:
         if key in self.at:
             self.leave(key)
         del self.todo[key]
+        if self.meter:
+            (self.meter.returns if elsewhere else self.meter.finished)(key)
         self.outcome.finished.add(key)
         self.recorder.stage_finished(StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere))
 
@@ -661,11 +702,15 @@ class Launch:
         if key in self.at:
             self.leave(key)
         del self.todo[key]
+        if self.meter:
+            self.meter.failed(key)
         self.outcome.failed[key] = error
         self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log, cancelled))
         waiting = [other for other in self.descendants(key) if other in self.todo]
         self.cancel(waiting)
         for other in waiting:
+            if self.meter:
+                self.meter.returns(other)
             if other in self.at:
                 self.leave(other)
             del self.todo[other]
