@@ -7,7 +7,10 @@ import asyncio
 import ctypes
 import importlib.util
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--backend-config", default="{}")
+    parser.add_argument("--until", type=int)
     given = parser.parse_args()
+    if given.until:
+        threading.Thread(target=die_with, args=[given.until], daemon=True).start()
     if importlib.util.find_spec("torch") is None:
         os.environ["PYTHONPATH"] = str(HERE / "stubs")  # for the engine's process; ours imports neither peft nor torch in earnest
         sys.path.insert(0, str(HERE / "stubs"))
@@ -52,6 +58,13 @@ def main() -> None:
     known = config.EngineConfig.model_fields
     api.app.state.engine_config = config.EngineConfig.model_validate({name: value for name, value in parsed.items() if name in known})
     uvicorn.run(api.app, host="127.0.0.1", port=given.port, log_level="warning")
+
+
+def die_with(process: int) -> None:
+    """End when ``process`` has ended, so that tests which were killed leave no server."""
+    while Path(f"/proc/{process}").exists():
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_with_parent() -> None:
