@@ -14,7 +14,7 @@ CASES = [
     (["lora.dropout=1"], ["lora.dropout=1", "< 1"]),
     (["model=nope"], ["model=nope", "tiny-wide"]),
     (["model=tinny"], ["model=tinny", "did you mean tiny"]),
-    (["backend=nope"], ["backend=nope", "dummy, torchtune"]),
+    (["backend=nope"], ["backend=nope", "dummy, openai, tinker, torchtune"]),
     (["tracking=nope"], ["tracking=nope", "mlflow, mlflow+wandb, none, wandb"]),
     (["task=nope"], ["task=nope", "capitalization"]),
     (["dataset=nope"], ["dataset=nope", "words"]),
