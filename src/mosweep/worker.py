@@ -41,12 +41,17 @@ Bounded = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 
 
 async def perform(
-    store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], output: Output | None = None, bounded: Bounded | None = None
+    store: Store,
+    spec: Mapping[str, Any],
+    emit: Callable[[Event], None],
+    output: Output | None = None,
+    bounded: Bounded | None = None,
+    work: Work | None = None,
 ) -> Event:
     """Bring one stage to its end and return the closing event.
 
     ``emit`` is told when it starts; ``output`` sends what it prints to its log, by default all that the process prints; ``bounded``
-    may end its coroutine early.
+    may end its coroutine early; ``work`` is the stage's, if it has been loaded.
     """
     key = spec["key"]
     if store.read(key):
@@ -60,7 +65,7 @@ async def perform(
     emit({"event": "started", "key": key, "log": str(attempt.log)})
     begun = time.time()
     try:
-        work = load_work(spec)
+        work = work or load_work(spec)
         if getattr(work, "silent", False):
             error = await _attempt(store, attempt, spec, work, begun, bounded)
         else:
@@ -80,8 +85,12 @@ async def perform(
 
 def perform_now(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Event] | None = None) -> Event:
     """``perform`` for who has no event loop: ``run`` runs the coroutine, by default in a loop of its own."""
-    performing = perform(store, spec, emit)
-    return _at_once(performing) if _immediate(spec) else (run or _loop())(performing)
+    try:
+        work = load_work(spec)
+    except Exception:  # ``perform`` meets it again, and tells
+        work = None
+    performing = perform(store, spec, emit, work=work)
+    return _at_once(performing) if work is None or getattr(work, "immediate", False) else (run or _loop())(performing)
 
 
 async def _attempt(
@@ -127,14 +136,6 @@ async def _attempt(
 def _placed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the record says of how the stage was placed: what it asked for, and what became of it before."""
     return {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
-
-
-def _immediate(spec: Mapping[str, Any]) -> bool:
-    """Whether the stage's work awaits nothing; one that cannot be loaded does not get that far."""
-    try:
-        return bool(getattr(load_work(spec), "immediate", False))
-    except Exception:
-        return True
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

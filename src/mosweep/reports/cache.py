@@ -93,9 +93,15 @@ def contents(store: Store) -> dict[str, Entry]:
     found = []
     for path in (store.root / "records").glob("?/*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            data = json.loads(path.read_bytes().split(b"\n", 1)[0])
+            data = _data(path)
             found.append(_entry(data))
     return {entry.key: entry for entry in sorted(found, key=lambda entry: (entry.finished, entry.key))}
+
+
+def _data(path: Path) -> dict[str, Any]:
+    """A record as it was written, whether or not it is sound."""
+    data: dict[str, Any] = json.loads(path.read_bytes().split(b"\n", 1)[0])
+    return data
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:
@@ -194,7 +200,7 @@ def shown(store: Store, text: str) -> dict[str, Any]:
     """Everything about one entry, as its record has it; and what was made from it."""
     entries = contents(store)
     key = _key(text, entries)
-    data: dict[str, Any] = json.loads(store.record_path(key).read_bytes().split(b"\n", 1)[0])
+    data = _data(store.record_path(key))
     users = [entry for entry in entries.values() if key in entry.needs.values()]
     return {**data, "path": str(store.root / data["folder"]), "used_by": [{"key": e.key, "kind": e.kind, "label": e.label} for e in users]}
 
@@ -248,15 +254,14 @@ def verified(store: Store, entries: Mapping[str, Entry]) -> dict[str, str]:
 # -- taking out --------------------------------------------------------------------------------------------------------
 
 
-def remove(store: Store, keys: Iterable[str]) -> int:
+def remove(store: Store, entries: Mapping[str, Entry]) -> int:
     """Remove these entries, and return how many bytes that freed. What another process has claimed meanwhile is left."""
     freed = 0
-    entries = contents(store)
     held = store.claims.held()
-    for key in keys:
-        if key in entries and key not in held:
+    for key, entry in entries.items():
+        if key not in held:
             store.forget(key)
-            freed += entries[key].size
+            freed += entry.size
     return freed
 
 
@@ -329,7 +334,7 @@ def take_in(store: Store, source: Path) -> tuple[int, int]:
         if damage := verified(arrived, entries):
             raise MosweepError(f"{source}: nothing was taken in; {'; '.join(damage.values())}")
         for entry in entries.values():
-            payload = json.loads(arrived.record_path(entry.key).read_bytes().split(b"\n", 1)[0])["payload"]
+            payload = _data(arrived.record_path(entry.key))["payload"]
             if fingerprint.fingerprint(payload) != entry.key:
                 raise MosweepError(
                     f"{source}: nothing was taken in; the key of {entry.label} ({entry.key[:12]}) does not follow from its payload"
@@ -368,7 +373,7 @@ def _move(arrived: Store, store: Store, entry: Entry) -> bool:
     attempt = store.begin(entry.key, folder=False)
     if isinstance(attempt, Owner):
         return False  # another process is making it
-    data = json.loads(arrived.record_path(entry.key).read_bytes().split(b"\n", 1)[0])
+    data = _data(arrived.record_path(entry.key))
     about = {name: data[name] for name in data.keys() - _OWN}
     attempt.folder.parent.mkdir(parents=True, exist_ok=True)
     if (arrived.root / entry.folder).exists():
