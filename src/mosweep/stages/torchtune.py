@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.fingerprint import unkeyed
@@ -19,23 +20,25 @@ from mosweep.stages.model import ModelSource, base_model, folder_of
 from mosweep.stages.rounds import STATE, Round, chosen_examples
 from mosweep.training import torchtune_config
 
+if TYPE_CHECKING:
+    from mosweep.datasets.jsonl import JSONLDataset
+    from mosweep.training.torchtune import TorchtuneResult
+
 __all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
 
 
 @dataclass(frozen=True)
-class TorchtuneFinetune:
-    """One run of a torchtune recipe. ``config`` is the native configuration without anything that is not the science."""
+class _OnTorchtune:
+    """What works on torchtune have in common. ``config`` is the native configuration without anything that is not the science."""
 
     config: Mapping[str, Any]
     recipe: str
-    merged: bool
     source: ModelSource | None
     model: str = field(metadata=unkeyed)
     python: str = field(metadata=unkeyed)
     device: str | None = field(metadata=unkeyed)
     environment: Mapping[str, str] = field(metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 1
 
     @property
@@ -43,8 +46,8 @@ class TorchtuneFinetune:
         """Libraries that this process's own interpreter has to have, and the extras that bring them."""
         return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
 
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on where a killed attempt stopped."""
+    async def _train(self, context: Context, dataset: JSONLDataset | Path, **options: Any) -> tuple[TorchtuneResult, dict[str, Any]]:
+        """Train in ``context.out``; ``options`` are the training backend's. What was measured, and the facts of a fine-tune."""
         from mosweep.training.torchtune import TorchtuneTrainingBackend
 
         data = context.inputs["data"]
@@ -55,17 +58,16 @@ class TorchtuneFinetune:
             self.recipe,
             self.environment,
             self.device,
-            self.merged,
             detached=False,
             processes=context.resources.gpus or 1,
             nodes=context.resources.nodes or 1,
-            previous=context.previous,
+            **options,
         )
-        run = await backend.train(data.folder / str(data.facts["folder"]) / TRAIN, folder_of(context, self.source), suffix=context.key[:12])
+        run = await backend.train(dataset, folder_of(context, self.source), suffix=context.key[:12])
         await run.wait()
         result = run.result()
         shutil.rmtree(context.out / "run")  # how to attach to the run, which has ended
-        return {
+        return result, {
             "model_id": f"torchtune/{self.model}@{context.key[:12]}",
             "inspect": f"mosweep/{self.model}",
             "adapter": "adapter",
@@ -77,72 +79,50 @@ class TorchtuneFinetune:
             "device": result.device,
             "dtype": result.dtype,
             "world_size": result.world_size,
-            "resumed_at_step": result.resumed_at_step,
             "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
         }
 
 
 @dataclass(frozen=True)
-class TorchtuneRound:
+class TorchtuneFinetune(_OnTorchtune):
+    """One run of a torchtune recipe."""
+
+    merged: bool
+
+    kind: ClassVar[str] = "finetune"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on where a killed attempt stopped."""
+        data = context.inputs["data"]
+        file = data.folder / str(data.facts["folder"]) / TRAIN
+        result, facts = await self._train(context, file, merged=self.merged, previous=context.previous)
+        return {**facts, "resumed_at_step": result.resumed_at_step}
+
+
+@dataclass(frozen=True)
+class TorchtuneRound(_OnTorchtune):
     """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of the order of the examples."""
 
-    config: Mapping[str, Any]
-    recipe: str
     plan: Round
     seed: int
-    source: ModelSource | None
-    model: str = field(metadata=unkeyed)
-    python: str = field(metadata=unkeyed)
-    device: str | None = field(metadata=unkeyed)
-    environment: Mapping[str, str] = field(metadata=unkeyed)
 
     kind: ClassVar[str] = "round"
-    version: ClassVar[int] = 1
-
-    @property
-    def requires(self) -> Mapping[str, str]:
-        """Libraries that this process's own interpreter has to have, and the extras that bring them."""
-        return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``adapter``, ``state`` for the next round, the native config and the losses."""
-        from mosweep.training.torchtune import Part, TorchtuneTrainingBackend
+        from mosweep.training.torchtune import Part
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
         count = plan.steps * self.config["batch_size"] * self.config["gradient_accumulation_steps"]
         examples, about = await chosen_examples(context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed)
-        backend = TorchtuneTrainingBackend(
-            self.config,
-            context.out,
-            self.python,
-            self.recipe,
-            self.environment,
-            self.device,
-            detached=False,
-            processes=context.resources.gpus or 1,
-            nodes=context.resources.nodes or 1,
-            part=Part(tuple(plan.rates), previous.folder / STATE if previous else None),
-        )
-        run = await backend.train(examples, folder_of(context, self.source), suffix=context.key[:12])
-        await run.wait()
-        result = run.result()
-        shutil.rmtree(context.out / "run")
+        part = Part(tuple(plan.rates), previous.folder / STATE if previous else None)
+        result, facts = await self._train(context, examples, part=part)
         return {
-            "model_id": f"torchtune/{self.model}@{context.key[:12]}",
-            "inspect": f"mosweep/{self.model}",
-            "adapter": "adapter",
+            **facts,
             "round": plan.number,
-            "steps": result.steps,
             "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
-            "final_loss": result.final_loss,
             "loss": [[plan.before + step, loss] for step, loss in result.losses],
-            "seconds": result.seconds,
-            "train_seconds": result.train_seconds,
-            "device": result.device,
-            "dtype": result.dtype,
-            "world_size": result.world_size,
             "data": about,
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
         }
 
 
@@ -173,16 +153,10 @@ class TorchtuneBackend:
         config = native_config(setting, self.config)
         resources = setting.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
-        device = None if self.device == "auto" else self.device
         work = TorchtuneFinetune(
-            model=setting.config.model.name,
             config={key: value for key, value in config.items() if key != "device"},
-            recipe=self.recipe,
             merged=self.merged,
-            source=source,
-            python=self.python or sys.executable,
-            device=device or config.get("device"),
-            environment=self.environment or {},
+            **self._given(setting, config, source),
         )
         return Stage("finetune", work, needs, resources)
 
@@ -210,19 +184,25 @@ class TorchtuneBackend:
             config = torchtune_config.set_path(config, "tokenizer.max_seq_len", loop.max_seq_length)
         resources = setting.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
-        device = None if self.device == "auto" else self.device
         work = TorchtuneRound(
-            model=setting.config.model.name,
             config={key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)},
-            recipe=self.recipe,
             plan=this,
             seed=setting.config.seed,
-            source=source,
-            python=self.python or sys.executable,
-            device=device or config.get("device"),
-            environment=self.environment or {},
+            **self._given(setting, config, source),
         )
         return Stage("round", work, needs, resources)
+
+    def _given(self, setting: Setting, config: Mapping[str, Any], source: ModelSource | None) -> dict[str, Any]:
+        """What every work on torchtune is given, but for its configuration."""
+        device = None if self.device == "auto" else self.device
+        return {
+            "recipe": self.recipe,
+            "source": source,
+            "model": setting.config.model.name,
+            "python": self.python or sys.executable,
+            "device": device or config.get("device"),
+            "environment": self.environment or {},
+        }
 
 
 def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
