@@ -308,7 +308,8 @@ def slurm(bench: Bench) -> None:
     print(f"handing in 1,000 jobs: submitit {theirs:.2f} s, mosweep {ours:.2f} s CPU")
     print(f"until all are done: {', '.join(f'{name} {wall:.0f} s' for name, wall in walls.items())}")
     bench.verdict("(f) submission CPU / submitit's map_array", ours / theirs, 2)
-    # Whatever runs Python in a job takes longer than `true`; the yardstick is who does that too.
+    bench.verdict("(f) command to table / the same arrays of `true`", walls["mosweep"] / walls["arrays of true"], 1.15)
+    bench.verdict("(f) command to table / those of `python -c pass`", walls["mosweep"] / walls["arrays of python"], 1.15)
     bench.verdict("(f) command to table / submitit's arrays of no-ops", walls["mosweep"] / walls["submitit's arrays"], 1.15)
 
 
