@@ -66,12 +66,13 @@ def server() -> Iterator[Service]:
 
 
 @pytest.fixture
-def openai(server: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """The server, knowing nothing yet, and the environment that leads to it."""
+def openai(server: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The server, knowing nothing yet, and the environment that leads to it. All that is said must be as OpenAI's description has it."""
     server.set(reset=True, tick_s=0.05)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    return server
+    yield server
+    assert server.report["amiss"] == []
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Answers are made of the SDK's own types, errors have the original's shapes. A job walks validating_files → queued → running → succeeded,
 each for ``tick_s``. A fine-tuned model answers in capitals, a base model echoes. ``POST /control`` sets what goes wrong; ``GET /control``
-tells what was asked: jobs, uploads, the most jobs at a time, and requests that came although the server had asked to be left alone.
+tells what was asked: jobs, uploads, the most jobs at a time, requests that came although the server had asked to be left alone, and what
+of requests and answers OpenAI's description of its API does not allow (``amiss``, see ``description.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
+import description
 import uvicorn
 from openai.types import FileObject, Model
 from openai.types.chat import ChatCompletion
@@ -71,6 +74,7 @@ class State:
     calm: int = 0  # requests since
     storms: int = 0
     early: list[str] = field(default_factory=list)
+    amiss: list[str] = field(default_factory=list)
     most_active: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -89,6 +93,7 @@ class State:
             "most_active": self.most_active,
             "storms": self.storms,
             "early": self.early,
+            "amiss": self.amiss,
         }
 
 
@@ -249,25 +254,29 @@ def refused(status: int, message: str, code: str | None = None, param: str | Non
     return JSONResponse(body, status, headers={"x-request-id": unique("req_"), **shown})
 
 
-def page(items: list[Any], request: Request, default: int = 20) -> JSONResponse:
+def page(items: list[Any], request: Request, default: int = 20, *, ends: bool = False) -> JSONResponse:
     plain = [item if isinstance(item, dict) else item.to_dict(mode="json") for item in items]
     after, limit = request.query_params.get("after"), int(request.query_params.get("limit", default))
     start = next((n + 1 for n, item in enumerate(plain) if item["id"] == after), 0) if after else 0
-    return JSONResponse({"object": "list", "data": plain[start : start + limit], "has_more": start + limit < len(plain)})
+    shown = plain[start : start + limit]
+    both = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None} if ends else {}
+    return JSONResponse({"object": "list", "data": shown, **both, "has_more": start + limit < len(plain)})
 
 
 async def upload(request: Request) -> Response:
+    await request.body()
     form = await request.form()
-    file = form["file"]
-    if form.get("purpose") == "fine-tune" and not str(file.filename).endswith(".jsonl"):  # type: ignore[union-attr]
+    if (file := form.get("file")) is None or isinstance(file, str):
+        return refused(400, "'file' is a required property", param="file")
+    if form.get("purpose") == "fine-tune" and not str(file.filename).endswith(".jsonl"):
         return refused(400, "Invalid file format for Fine-Tuning API. Must be .jsonl", param="file")
-    content = await file.read()  # type: ignore[union-attr]
-    return JSONResponse(keep(file.filename, content, str(form["purpose"])).to_dict(mode="json"))  # type: ignore[union-attr]
+    content = await file.read()
+    return JSONResponse(keep(str(file.filename), content, str(form["purpose"])).to_dict(mode="json"))
 
 
 async def list_files(request: Request) -> Response:
     purpose = request.query_params.get("purpose")
-    return page([file for file in S.files.values() if purpose in (None, file.purpose)], request, 10_000)
+    return page([file for file in S.files.values() if purpose in (None, file.purpose)], request, 10_000, ends=True)
 
 
 async def content(request: Request) -> Response:
@@ -319,7 +328,7 @@ async def of_job(request: Request) -> Response:
     if verb == "events":
         return page(job.events, request)
     if verb == "checkpoints":
-        return page(job.checkpoints, request)
+        return page(job.checkpoints, request, 10, ends=True)
     if verb is not None:
         possible = {"pause": job.status == "running", "resume": job.status == "paused", "cancel": job.status not in ENDED}
         if not possible[verb]:
@@ -422,6 +431,9 @@ class Gate:
         if after:  # it is done, but nobody hears of it
             await self.app(scope, receive, nowhere)
         await asyncio.sleep(fault.get("delay_s", 0))
+        if how == "spoil":  # an answer of another shape than the original's
+            await self.app(scope, receive, spoiled(send, fault["fields"]))
+            return
         if how == "late":  # on its way while its sender has given it up; it is carried out before the next of its kind
             S.late.append((scope, (await receive())))
             how = "drop"
@@ -434,8 +446,87 @@ class Gate:
         )
 
 
+class Check:
+    """Compares all that comes and goes with OpenAI's description of its API, and notes in ``amiss`` what that does not allow."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] == "/control":
+            await self.app(scope, receive, send)
+            return
+        where = f"{scope['method']} {scope['path']}"
+        asked = description.operation(scope["method"], scope["path"])
+        if asked is None:
+            S.amiss.append(f"{where}: the API has no such operation")
+            await self.app(scope, receive, send)
+            return
+        heard, said = Heard(receive, headers_of(scope)), Said(send)
+        try:
+            await self.app(scope, heard.next, said.next)
+        finally:
+            if heard.whole:
+                query = parse_qsl(scope["query_string"].decode(), keep_blank_values=True)
+                found = description.wrong_request(asked, query, heard.headers, heard.body)
+                S.amiss += [f"{where}: request: {problem}" for problem in found]
+            if said.whole:
+                found = description.wrong_answer(asked, said.status, said.headers, said.body)
+                S.amiss += [f"{where}: answer {said.status}: {problem}" for problem in found]
+
+
+class Heard:
+    """A request's body as it comes; one without a body is whole though nobody asks for it."""
+
+    def __init__(self, receive: Any, headers: dict[str, str]) -> None:
+        self.receive, self.transport, self.headers = receive, receive.__self__.transport, headers
+        self.body, self.whole = b"", headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+    async def next(self) -> Any:
+        message = await self.receive()
+        if message["type"] == "http.request":
+            self.body += message.get("body", b"")
+            self.whole = not message.get("more_body", False)
+        return message
+
+
+class Said:
+    """An answer as it goes."""
+
+    def __init__(self, send: Any) -> None:
+        self.send, self.status, self.body, self.whole = send, 0, b"", False
+        self.headers: dict[str, str] = {}
+
+    async def next(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], headers_of(message)
+        else:
+            self.body += message.get("body", b"")
+            self.whole = not message.get("more_body", False)
+        await self.send(message)
+
+
+def headers_of(message: Any) -> dict[str, str]:
+    return {name.decode().lower(): value.decode() for name, value in message["headers"]}
+
+
 async def nowhere(message: Any) -> None:
     """An answer that nobody hears."""
+
+
+def spoiled(send: Any, fields: dict[str, Any]) -> Any:
+    """What sends an answer with other ``fields``."""
+    begun: list[Any] = []
+
+    async def other(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            begun.append(message)
+            return
+        answer = JSONResponse({**json.loads(message["body"]), **fields}, begun[0]["status"])
+        await send({**begun[0], "headers": answer.raw_headers})
+        await send({**message, "body": answer.body})
+
+    return other
 
 
 def replay(message: Any) -> Any:
@@ -449,20 +540,22 @@ def replay(message: Any) -> Any:
 
 S = State()
 JOBS = "/v1/fine_tuning/jobs"
-app = Gate(
-    Starlette(
-        routes=[
-            Route("/v1/files", upload, methods=["POST"]),
-            Route("/v1/files", list_files),
-            Route("/v1/files/{id}/content", content),
-            Route(JOBS, create, methods=["POST"]),
-            Route(JOBS, list_jobs),
-            Route(JOBS + "/{id}", of_job),
-            Route(JOBS + "/{id}/{verb}", of_job, methods=["GET", "POST"]),
-            Route("/v1/models/{id:path}", model),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/control", control, methods=["GET", "POST"]),
-        ]
+app = Check(
+    Gate(
+        Starlette(
+            routes=[
+                Route("/v1/files", upload, methods=["POST"]),
+                Route("/v1/files", list_files),
+                Route("/v1/files/{id}/content", content),
+                Route(JOBS, create, methods=["POST"]),
+                Route(JOBS, list_jobs),
+                Route(JOBS + "/{id}", of_job),
+                Route(JOBS + "/{id}/{verb}", of_job, methods=["GET", "POST"]),
+                Route("/v1/models/{id:path}", model),
+                Route("/v1/chat/completions", chat, methods=["POST"]),
+                Route("/control", control, methods=["GET", "POST"]),
+            ]
+        )
     )
 )
 

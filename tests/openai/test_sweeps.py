@@ -136,6 +136,7 @@ def test_a_mistake_is_one_line_and_nothing_is_started(shell, openai, quick, give
         ("optim.warmup_steps=3", "optim.warmup_steps=3: backend=openai has no such setting"),
         ("optim.epochs=99", "optim.epochs=99: must be ≥ 1 and ≤ 50"),
         ("optim.batch_size=999", "optim.batch_size=999: must be ≥ 1 and ≤ 256"),
+        ("seed=2147483648", "seed=2147483648: must be ≥ 0 and ≤ 2147483647 (OpenAI's limit)"),
         ("torchtune.batch_size=3", "settings of torchtune mean nothing to backend=openai"),
         ("backend.beta=0.1", "backend.beta=0.1: belongs to method=dpo"),
         ("backend.max_concurrent=0", "backend.max_concurrent=0: must be ≥ 1"),

@@ -117,6 +117,12 @@ def test_hyperparameters_are_checked(openai, given, problem):
     assert openai.report["requests"] == {}
 
 
+def test_a_seed_that_openai_does_not_take(openai):
+    with pytest.raises(UserError, match="seed 2147483648: OpenAI takes seeds from 0 to 2147483647"):
+        finished(backend(seed=2**31))
+    assert openai.report["requests"] == {}
+
+
 def test_a_failed_job_says_why_and_is_not_taken_again(openai, tmp_path):
     for attempt in ("1", "2"):
         with pytest.raises(StageError, match=r"OpenAI: ftjob-\w+ failed: .*unsafe training file.* \(moderation\)"):

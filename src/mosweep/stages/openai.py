@@ -17,7 +17,7 @@ from mosweep.prices import Usage
 from mosweep.prices import facts as usage_facts
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
-from mosweep.training.openai import CLOSING, DPO, Method, OpenAIResult, Supervised
+from mosweep.training.openai import CLOSING, DPO, GREATEST_SEED, Method, OpenAIResult, Supervised
 
 if TYPE_CHECKING:
     from mosweep.training.openai_account import Account
@@ -178,6 +178,8 @@ def _refuse_what_openai_has_not(setting: Setting) -> None:
     for name in ("max_steps_per_epoch", "warmup_steps", "weight_decay"):
         if (value := getattr(config.optim, name)) is not None:
             raise ConfigError(f"optim.{name}", value, "backend=openai has no such setting; it takes optim.epochs and optim.batch_size")
+    if not 0 <= config.seed <= GREATEST_SEED:
+        raise ConfigError("seed", config.seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)")
     if config.torchtune:
         raise ConfigError(f"torchtune.{next(iter(config.torchtune))}", "…", "settings of torchtune mean nothing to backend=openai")
 

@@ -42,8 +42,8 @@ CLOSING = (
 
 Method = Literal["supervised", "dpo"]
 
-#: What OpenAI trains on: rows at least, roles, and characters of a name's suffix at most.
-FEWEST, ROLES, LONGEST_SUFFIX = 10, ("system", "user", "assistant", "tool"), 64
+#: What OpenAI trains on: rows at least, roles, and characters of a name's suffix and a seed at most.
+FEWEST, ROLES, LONGEST_SUFFIX, GREATEST_SEED = 10, ("system", "user", "assistant", "tool"), 64, 2**31 - 1
 _STATUS: dict[str, RunStatus] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 
 
@@ -236,6 +236,8 @@ class OpenAITrainingBackend:
         settings = build(DPO if self.method == "dpo" else Supervised, hyperparameters or {}, "hyperparameters")
         if suffix is not None and len(suffix) > LONGEST_SUFFIX:
             raise UserError(f"suffix {suffix!r}: OpenAI takes {LONGEST_SUFFIX} characters at most")
+        if self.seed is not None and not 0 <= self.seed <= GREATEST_SEED:
+            raise UserError(f"seed {self.seed}: OpenAI takes seeds from 0 to {GREATEST_SEED}")
         contents = [training_file(data, self.method) for data in (dataset, validation) if data is not None]
         return await self.train_on(contents, model, settings, suffix)
 
