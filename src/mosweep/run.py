@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from mosweep.budget import check_budget
 from mosweep.config import Budget, Config, EvalOps, Tracking
 from mosweep.core.drivers import at_work
-from mosweep.core.errors import MissingExtra
+from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
@@ -29,6 +30,7 @@ from mosweep.reports.summary import print_outcome
 from mosweep.sweep import Launch, Sweep
 
 __all__ = [
+    "AccessWarning",
     "cancel_jobs",
     "check_access",
     "check_installed",
@@ -42,6 +44,10 @@ __all__ = [
     "tracking_recorder",
     "tracking_uri",
 ]
+
+
+class AccessWarning(UserWarning):
+    """A provider would not take some of the stages that are to run."""
 
 
 def store_of(config: Config) -> Store:
@@ -108,7 +114,7 @@ def run_trials(
         check_budget(plan, store)
         launcher.check(plan)
         if not within:
-            check_access(plan)
+            check_access(plan, store)
     if within:
         launch(plan, store, sweep, launcher, quiet=True)
         return sweep.result()
@@ -132,14 +138,42 @@ def check_installed(plan: Plan, config: Config) -> None:
             raise MissingExtra(name, extra, purpose)
 
 
-def check_access(plan: Plan) -> None:
-    """Ask the providers that ``plan`` needs whether they would take its stages; ``UserError`` if one would not."""
-    works: dict[type[Work], list[Work]] = {}
+def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:
+    """Ask the providers that ``plan`` needs whether they would take its stages; ``UserError`` if one would not.
+
+    A refusal concerns new jobs: stages whose jobs are there go on with them. ``redo``: stages whose results are about to be forgotten.
+    """
+    works: dict[type[Any], dict[str, Work]] = {}
     for stage in plan.to_run:
-        works.setdefault(type(stage.work), []).append(stage.work)
+        works.setdefault(type(stage.work), {})[stage.key] = stage.work
     for kind, mine in works.items():
         if check := getattr(kind, "check_access", None):
-            check(mine)
+            try:
+                check(list(mine.values()))
+            except ConfigError:
+                begun = kind.begun({key: _spent(store, key, key in redo) for key in mine}) if hasattr(kind, "begun") else set()
+                if not begun:
+                    raise
+                new = [work for key, work in mine.items() if key not in begun]
+                if any(key in redo and key not in begun for key in mine):
+                    check(new)
+                elif new:
+                    _try_the_others(check, new, len(begun))
+
+
+def _spent(store: Store, key: str, redo: bool) -> frozenset[str]:
+    """The provider's jobs for a stage that will not be taken again."""
+    record = store.read(key) if redo else None
+    return store.spent(key) | frozenset(str(record.facts.get("remote_job", "")).split() if record else ())
+
+
+def _try_the_others(check: Callable[[list[Work]], None], new: list[Work], begun: int) -> None:
+    """Whether what has no job yet would be taken; if not, it fails by itself, and those that have one are finished."""
+    try:
+        check(new)
+    except ConfigError as refusal:
+        stages = "1 stage whose job is there is" if begun == 1 else f"{begun} stages whose jobs are there are"
+        warnings.warn(f"{refusal}; {stages} finished all the same", AccessWarning, stacklevel=3)
 
 
 def cancel_jobs(launched: Launch, keys: Collection[str]) -> dict[str, str]:

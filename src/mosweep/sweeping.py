@@ -134,7 +134,7 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
     store, sweep_folder = store_of(first), Sweep(folder)
     plan = make_plan(trials, store)
     check_installed(plan, first)
-    check_access(plan)
+    check_access(plan, store)
     if (
         type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher")
         and "slurm" in str(config.hydra.launcher._target_).lower()

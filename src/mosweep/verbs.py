@@ -216,7 +216,7 @@ def _run(arguments: Sequence[str]) -> int:
     if plan.to_run:
         check_budget(plan, store)
         launcher.check(plan)
-        check_access(plan)
+        check_access(plan, store, redo)
     _forget(redo, store)
     sweep.note_launch(launch.file)
     if run_plan(plan, store, sweep, launcher, quiet=args.json).detached:

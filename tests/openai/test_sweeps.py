@@ -174,7 +174,62 @@ def test_one_question_per_model_not_per_trial(shell, openai, quick):
     done = shell("-m", *quick, "seed=range(50)", "model=gpt-4o-mini,gpt-4.1-mini")
     assert done.status == 2
     assert "OpenAI would not fine-tune it: 403 fine_tuning_closed: Fine-tuning is no longer available to your organization." in done.err
-    assert sum(openai.report["requests"].values()) == 1
+    assert sum(openai.report["requests"].values()) == 2, "whether it would take a job, and whether there are jobs already"
+
+
+def killed(shell, openai: Service, *sweep: str, jobs: int) -> None:
+    """Start a sweep, and kill its driver when it has so many jobs."""
+    openai.set(tick_s=1.0)
+    process = shell.start(*sweep)
+    until(lambda: len(openai.jobs) == jobs)
+    workers = [pid for pid in processes() if pid != process.pid]
+    process.kill()
+    process.communicate()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_was_begun_is_finished_though_fine_tuning_has_closed(shell, openai, quick, lost):
+    sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
+    killed(shell, openai, *sweep, jobs=2)
+    if lost:  # whatever this machine knew of them
+        for intent in shell.folder.glob(".mosweep/store/artifacts/*/*/job.json"):
+            intent.unlink()
+    openai.set(closed=True, restart=True)
+    done = shell(*sweep)
+    assert done.status == 0, done.err
+    assert [job["status"] for job in openai.jobs] == ["succeeded"] * 2
+    assert openai.report["requests"]["POST /v1/fine_tuning/jobs"] == 4, "two jobs, and what each launch asked before"
+
+
+def test_a_refused_job_does_not_keep_others_from_their_end(shell, openai, quick):
+    killed(shell, openai, "-m", *quick, "seed=0", "experiment.name=grown", jobs=1)
+    openai.set(closed=True, restart=True)
+    done = shell("-m", *quick, "seed=0,1", "experiment.name=grown")
+    assert done.status == 1
+    assert "fine_tuning_closed" in done.err
+    assert "1 stage whose job is there is finished all the same" in done.err
+    trials = shell.summary("grown")
+    assert {name: trial["status"] for name, trial in trials.items()} == {"trial": "succeeded", "seed=1": "failed"}
+    assert [job["status"] for job in openai.jobs] == ["succeeded"]
+
+
+def test_nothing_is_forgotten_for_a_job_that_would_be_refused(shell, openai, quick):
+    sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
+    assert shell(*sweep).status == 0
+    openai.set(closed=True)
+    done = shell("run", "two", "--stage", "finetune", "--force")
+    assert done.status == 2
+    assert "OpenAI would not fine-tune it: 403 fine_tuning_closed" in done.err
+    assert "nothing to do" in shell(*sweep).out
+
+
+def test_a_wrong_key_is_told_before_what_was_begun_goes_on(shell, openai, quick):
+    sweep = ("-m", *quick, "seed=0", "experiment.name=one")
+    killed(shell, openai, *sweep, jobs=1)
+    done = shell(*sweep, env={"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"})
+    assert done.status == 2
+    assert "the key in OPENAI_API_KEY is not accepted" in done.err
 
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(shell, openai, quick):

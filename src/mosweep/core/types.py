@@ -80,9 +80,11 @@ class Work(Protocol):
     ``immediate`` awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the provider in ``remote``
     and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
     block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which asks the provider
-    whether it would take them and raises ``UserError`` if not; ``notice``, a line for the plan; and ``outlives``: what it began there goes
-    on without us, until a class method ``cancel(keys)`` ends it, which returns the jobs it has ended by key. The id of the provider's
-    job goes into its facts as ``remote_job``. Where the provider asks money for tokens, the facts have a ``usage`` (``prices.facts``),
+    whether it would take them and raises ``ConfigError`` if not, ``UserError`` where it cannot be asked; ``notice``, a line for the plan;
+    and ``outlives``: what it began there goes on without us, until a class method ``cancel(keys)`` ends it, which returns the jobs it has
+    ended by key. A class method ``begun(keys)``, with jobs by key that are not to be taken, returns those of the keys for which the
+    provider has a job that would be attached to: what it refuses to begin does not concern them. The id of the provider's job goes into
+    its facts as ``remote_job``. Where the provider asks money for tokens, the facts have a ``usage`` (``prices.facts``),
     and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens would use.
     """
 

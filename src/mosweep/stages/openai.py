@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -98,6 +98,11 @@ class OpenAIFinetune:
     def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
         """Ask once for every distinct model and method whether OpenAI would take a job; ``UserError`` if not."""
         asyncio.run(_check({(work.model, work.method) for work in works}))
+
+    @classmethod
+    def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
+        """Those of ``keys`` with a job that lives or has succeeded, other than the jobs given with them."""
+        return asyncio.run(_begun(keys))
 
     @classmethod
     def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
@@ -232,6 +237,15 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
                 raise UserError(f"backend=openai: {trouble.text}{where}")
             key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
             raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+
+
+async def _begun(keys: Mapping[str, Collection[str]]) -> set[str]:
+    from mosweep.training.openai_account import KEY, Account, usable
+
+    account = await Account.of()
+    jobs = await account.ask("looking for jobs", account.jobs, QUICK_S)
+    named = [(str((job.metadata or {}).get(KEY)), job) for job in usable(jobs)]
+    return {key for key, job in named if key in keys and job.id not in keys[key]}
 
 
 async def _cancel(keys: Sequence[str]) -> dict[str, str]:

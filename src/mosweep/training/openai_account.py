@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
     from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
-__all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of"]
+__all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of", "usable"]
 
 T = TypeVar("T")
 
@@ -90,12 +90,13 @@ class Account:
         print(f"{file.id}: data, {f'{len(content):,} bytes uploaded' if asked else 'uploaded before'}")
         return file.id
 
-    async def jobs(self, key: str) -> list[FineTuningJob]:
-        """Every job for ``key`` that there is; a part of a request, not to be made without a policy."""
+    async def jobs(self, key: str | None = None) -> list[FineTuningJob]:
+        """Every job for ``key`` that there is, or for any of ours; a part of a request, not to be made without a policy."""
         found: list[FineTuningJob] = []
-        page = await self.client.fine_tuning.jobs.list(metadata={KEY: key}, limit=100)
+        listed = self.client.fine_tuning.jobs.list
+        page = await (listed(limit=100) if key is None else listed(metadata={KEY: key}, limit=100))
         while True:
-            found += [job for job in page.data if (job.metadata or {}).get(KEY) == key]
+            found += [job for job in page.data if KEY in (job.metadata or {}) and key in (None, (job.metadata or {})[KEY])]
             if not page.has_next_page():
                 return found
             await self.policy.opened()
@@ -114,7 +115,7 @@ class Account:
             nonlocal attempt
             jobs = await self.jobs(key)
             attempt = 1 + max((int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0)
-            return _usable(jobs, passed)
+            return usable(jobs, passed)
 
         async def first() -> FineTuningJob | None:
             return next(iter(await living()), None)
@@ -198,7 +199,7 @@ def _client() -> AsyncOpenAI:
     return AsyncOpenAI(max_retries=0, timeout=TIMEOUT_S)
 
 
-def _usable(jobs: list[FineTuningJob], spent: frozenset[str]) -> list[FineTuningJob]:
+def usable(jobs: list[FineTuningJob], spent: frozenset[str] = frozenset()) -> list[FineTuningJob]:
     """Jobs that lead, or have led, to a model, the best first."""
     return sorted((job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent), key=_by_merit)
 
