@@ -15,7 +15,7 @@ from mosweep.core.types import Trial
 from mosweep.experiment import Builder
 from mosweep.worker import perform_now
 
-SECTIONS = ("eval", "lora", "model", "optim", "torchtune")
+SECTIONS = ("eval", "lora", "model", "optim", "tinker", "torchtune")
 
 
 @dataclass

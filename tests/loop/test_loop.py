@@ -225,6 +225,14 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ({"optim": {"warmup_steps": 2}}, "optim.warmup_steps=2: means nothing in a loop; set loop.warmup_steps"),
         ({"optim": {"batch_size": 2}, "batch_size": 4}, "loop.batch_size=4: optim.batch_size=2 says otherwise"),
         ({"optim": {"lr": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: optim.lr=0.1 is given too"),
+        (
+            {"torchtune": {"optimizer": {"lr": 0.1}}, "use_recommended_lr": True},
+            "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is given too; give one of them",
+        ),
+        ({"torchtune": {"optimizer.lr": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is"),
+        ({"tinker": {"learning_rate": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: tinker.learning_rate=0.1 is given"),
+        ({"torchtune": {"batch_size": 2}, "batch_size": 4}, "loop.batch_size=4: torchtune.batch_size=2 is given too; give one of them"),
+        ({"tinker": {"max_length": 99}, "max_seq_length": 64}, "loop.max_seq_length=64: tinker.max_length=99 is given too"),
         ({"use_recommended_lr": True}, "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*give optim.lr"),
     ],
     ids=str,
@@ -245,6 +253,10 @@ def test_the_recommended_learning_rate_is_the_cookbooks(loops: Loops) -> None:
     trial = loops.trial(use_recommended_lr=True, model={"name": "q", "generate": None, "hub": name, "tinker": None})
     work: Any = trial.stages[0].work
     assert work.plan["schedule"]["peak"] == get_lr(name)
+
+
+def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
+    assert loops.trial(torchtune={"batch_size": 4}, batch_size=4).stages
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,14 @@ from mosweep.training.schedule import Schedule
 __all__ = ["loop_stages"]
 
 
+#: Backends' own settings, by section and path, that say the same as one of the loop's.
+_NATIVE = {
+    "use_recommended_lr": [("torchtune", "optimizer.lr"), ("tinker", "learning_rate")],
+    "batch_size": [("torchtune", "batch_size"), ("tinker", "batch_size")],
+    "max_seq_length": [("torchtune", "tokenizer.max_seq_len"), ("tinker", "max_length")],
+}
+
+
 def loop_stages(setting: Setting) -> tuple[Stage, list[Stage]]:
     """The stage that stands for the tuned model, and the trial's evaluations of it. ``ConfigError`` for what cannot work."""
     config, loop = setting.config, setting.config.loop
@@ -112,6 +120,22 @@ def _check(setting: Setting) -> None:
         raise ConfigError("loop.batch_size", loop.batch_size, f"optim.batch_size={optim.batch_size} says otherwise; give one of them")
     if loop.use_recommended_lr and optim.lr is not None:
         raise ConfigError("loop.use_recommended_lr", "true", f"optim.lr={optim.lr:g} is given too; give one of them")
+    for name, natives in _NATIVE.items():
+        wanted = getattr(loop, name)
+        for section, path in natives if wanted else ():
+            given = _native(getattr(setting.config, section), path)
+            if given is not None and (wanted is True or given != wanted):
+                shown = "true" if wanted is True else wanted
+                raise ConfigError(f"loop.{name}", shown, f"{section}.{path}={given} is given too; give one of them")
+
+
+def _native(section: Mapping[str, Any], path: str) -> Any:
+    """A backend's own setting, where it is given; ``None`` where it is not."""
+    if path in section:
+        return section[path]
+    head, _, rest = path.partition(".")
+    below = section.get(head)
+    return _native(below, rest) if rest and isinstance(below, Mapping) else None
 
 
 def _what_is_watched(setting: Setting) -> tuple[str, str | None]:
