@@ -3,25 +3,35 @@
 The stage comes as JSON from the submission's folder; the same ``perform`` as in a local worker runs it. The element leaves
 ``<i>.started`` and ``<i>.ended`` in the submission's folder, and the record in the store. Exit status 0 means that the record is there,
 so Slurm's ``afterok`` starts what waits for it.
+
+Starting a process takes longer than a dry run's stage. In a large array, an element whose stage was immediate therefore goes on with others
+that are and that wait for their own jobs, for ``SHARE_S`` seconds at most, and leaves ``<j>.done`` for each. Job *j*, if it still comes to
+that, makes this its own word and ends before it starts Python (``Slurm.script``). So a stage runs once, whoever runs it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mosweep.core.store import Store
+from mosweep.core.types import load_work
 from mosweep.worker import perform_now
 
 __all__ = ["main"]
 
-#: How long an input's record may take to be seen on this machine, and how often another owner of the stage is looked at, in seconds.
-VISIBLE_S, LOOK_S = 30.0, 2.0
+#: How long an input's record may take to be seen on this machine, and how often, at first and later, another owner of the stage is
+#: looked at, in seconds.
+VISIBLE_S, SOON_S, LOOK_S = 30.0, 0.05, 2.0
+#: How long a job may go on with its siblings' immediate stages, in seconds, and how many elements an array has for that to be worth it.
+SHARE_S, SHARE_FROM = 5.0, 64
 
 
 def main(store: Store, folder: Path) -> int:
@@ -31,34 +41,63 @@ def main(store: Store, folder: Path) -> int:
         print("this submission was given up before Slurm had it; nothing to do", file=sys.stderr)
         return 1
     begun = time.time()
-    spec = _spec(folder, index)
+    specs = dict(_specs(folder))
+    if (spec := specs.pop(index, None)) is None:
+        raise SystemExit(f"{folder}/stages.jsonl has no element {index}")
     _heed_signals(spec)
     _await_inputs(store, spec)
 
     def started(event: dict[str, Any]) -> None:
         _write(folder / f"{index}.started", {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")})
 
+    pause = SOON_S
     while (event := perform_now(store, spec, started))["event"] == "busy":
-        time.sleep(LOOK_S)  # another sweep's process is at it: its result will do, or its end makes room
-    _write(folder / f"{index}.ended", {**event, "time": time.time()})
-    return 0 if event["event"] == "finished" else 1
+        time.sleep(pause)  # another process is at it: its result will do, or its end makes room
+        pause = min(2 * pause, LOOK_S)
+    done = folder / f"{index}.done"  # if that process was a sibling
+    _write(folder / f"{index}.ended", json.loads(done.read_bytes()) if done.exists() else {**event, "time": time.time()})
+    if event["event"] != "finished":
+        return 1
+    if len(specs) >= SHARE_FROM and _is_immediate(spec):
+        _share(store, folder, specs)
+    return 0
 
 
-def _spec(folder: Path, index: int) -> dict[str, Any]:
-    mark = f'{{"index":{index},'
+def _share(store: Store, folder: Path, specs: dict[int, dict[str, Any]]) -> None:
+    """Go on with those stages of the array that can run at once; in no order, for other elements do the same."""
+    deadline = time.monotonic() + SHARE_S
+    for index in random.sample(list(specs), len(specs)):
+        spec = specs[index]
+        if time.monotonic() > deadline:
+            return
+        taken = any((folder / f"{index}.{what}").exists() for what in ("started", "done"))
+        if taken or not _has_inputs(store, spec) or not _is_immediate(spec):
+            continue
+        event = perform_now(store, spec, lambda event: None)
+        if event["event"] != "busy" and not event.get("elsewhere"):
+            _write(folder / f"{index}.done", {**event, "time": time.time(), "by": os.environ.get("SLURM_ARRAY_TASK_ID")})
+
+
+def _specs(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with open(folder / "stages.jsonl", encoding="utf-8") as file:
         for line in file:
-            if line.startswith(mark):
-                spec: dict[str, Any] = json.loads(line)["spec"]
-                return spec
-    raise SystemExit(f"{folder}/stages.jsonl has no element {index}")
+            element = json.loads(line)
+            yield element["index"], element["spec"]
 
 
 def _await_inputs(store: Store, spec: dict[str, Any]) -> None:
     """Slurm started us, so the inputs are there; a network file system may show them late."""
     deadline = time.monotonic() + VISIBLE_S
-    while time.monotonic() < deadline and not all(store.record_path(key).exists() for key in spec["needs"].values()):
+    while time.monotonic() < deadline and not _has_inputs(store, spec):
         time.sleep(0.5)
+
+
+def _has_inputs(store: Store, spec: dict[str, Any]) -> bool:
+    return all(store.record_path(key).exists() for key in spec["needs"].values())
+
+
+def _is_immediate(spec: dict[str, Any]) -> bool:
+    return bool(getattr(load_work(spec), "immediate", False))
 
 
 def _heed_signals(spec: dict[str, Any]) -> None:
@@ -91,7 +130,7 @@ def _heed_signals(spec: dict[str, Any]) -> None:
 
 def _write(path: Path, data: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data))
+    temporary.write_text(json.dumps(data) + "\n")  # a line, as the job's script reads it
     temporary.replace(path)
 
 

@@ -142,6 +142,32 @@ def test_as_few_calls_as_there_are_kinds_of_jobs(site: Site, tmp_path: Path) -> 
     assert "nothing to do" in again.out
 
 
+def test_hundreds_of_dry_runs_share_the_jobs_that_are_there(site: Site) -> None:
+    words = [*DRY, "seed=range(200)", "run_control_trials=false", "hydra.launcher.partition=cpu", "hydra.launcher.cpus_per_task=1"]
+    done = site.shell(*site.words(*words))
+    assert done.status == 0, done.out + done.err
+    assert done.out.count("succeeded") == 200
+    assert "submitted finetune: 200 jobs" in done.out
+    assert "submitted eval:capitalization: 200 jobs" in done.out
+    left = site.cluster.run("squeue", "--noheader", f"--name={','.join({job['name'] for job in site.jobs()})}")
+    assert not [line for line in left.splitlines() if " CG " not in line], "nothing is left behind in Slurm"
+    events = [event for event in site.shell.journal(site.name) if event["event"] == "finished"]
+    assert len({event["key"] for event in events}) == len(events) == 400, "every stage is done once"
+    jobs = {json.loads(record.split(b"\n")[0])["job"] for record in records(site)}
+    assert 2 <= len(jobs) < 200, "in the jobs that were there"
+    assert {job["state"] for job in site.jobs()} <= {"COMPLETED", "CANCELLED"}
+
+
+def test_hundreds_of_dry_runs_that_fail(site: Site) -> None:
+    bundles = json.dumps([{"seed": seed, "backend.fail": "raise" if seed % 10 == 0 else "none"} for seed in range(100)])
+    done = site.shell(*site.words(*DRY, f"treatments={bundles}", "run_control_trials=false", "hydra.launcher.partition=cpu"))
+    assert done.status == 1, done.out + done.err
+    stages = site.stages(site.status())
+    states = [stage["status"] for (_, label), stage in stages.items() if label == "finetune"]
+    assert (states.count("failed"), states.count("succeeded")) == (10, 90)
+    assert all("it was told to" in stage["error"] for stage in stages.values() if stage["status"] == "failed" and stage["label"] == "finetune")
+
+
 def test_submit_look_and_take_back(site: Site) -> None:
     words = site.scripted("backend.play=sleep60", "seed=0,1", "hydra.launcher.wait=false")
     begun = time.monotonic()

@@ -77,7 +77,8 @@ class Work(Protocol):
     configuration would now give another result. Some attributes are optional: ``requires`` (module → mosweep's extra that brings
     it) is looked at before anything starts; ``runtime`` names what is dear to load, so that stages which share it share a process;
     a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files; one that is
-    ``immediate`` awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the provider in ``remote``
+    ``immediate`` takes milliseconds, awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the
+    provider in ``remote``
     and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
     block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which asks the provider
     whether it would take them and raises ``ConfigError`` if not, ``UserError`` where it cannot be asked; ``notice``, a line for the plan;

@@ -53,8 +53,8 @@ class DummyFinetune:
 
     @property
     def immediate(self) -> bool:
-        """Whether it waits for nothing."""
-        return self.delay_s == 0 and self.fail != "hang"
+        """Whether it waits for nothing, and leaves its process alive."""
+        return self.delay_s == 0 and self.fail in ("none", "raise")
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Wait, fail if told to, and leave the truth that the evaluation will sample from."""

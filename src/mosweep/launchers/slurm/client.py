@@ -281,6 +281,12 @@ class SlurmClient:
             if done.returncode and (left or not done.stderr.strip()):
                 raise SlurmSilent(f"scancel: {_words(left) or f'exit status {done.returncode}'}")
 
+    def let_go(self, array: str) -> None:
+        """Those jobs of an array that wait for other jobs need not any longer."""
+        done = self._run("scontrol", "update", f"JobId={array}", "Dependency=")
+        if done.returncode and not any(text in done.stderr.casefold() for text in _GONE):
+            raise SlurmSilent(f"scontrol update: {_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}")
+
     def max_array_size(self) -> int:
         """One more than the largest index that a task of an array may have."""
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._ask("scontrol", "show", "config"), re.MULTILINE)

@@ -154,6 +154,7 @@ class Launch:
                 self.hear()
                 self.ask()
                 self.take_back()
+                self.dismiss()
                 if self.todo or self.doomed or self.unheard:
                     time.sleep(LOOK_S)
             self.tidy()
@@ -202,7 +203,7 @@ class Launch:
             if self.store.read(key):
                 self.finished(key, 0.0)
                 continue
-            job, mark = jobs.get(str(at.place)), at.submission.mark(at.index, "ended")
+            job, mark = jobs.get(str(at.place)), at.submission.end(at.index)
             running = job is not None and job.alive
             if not running and ((mark and mark["event"] == "failed") or (job and job.state in ("FAILED", "CANCELLED"))):
                 self.cancel([key])  # should it be alive after all
@@ -352,6 +353,40 @@ class Launch:
                     self.meter.returns(each)
                     self.leave(each)
 
+    def dismiss(self) -> None:
+        """Take the jobs out of Slurm whose stages others have done, once their whole array is done. What waits for them is let go first."""
+        for submission in self.followed.values():
+            spare = submission.spare
+            if not spare or any(key in self.todo for key in submission.keys.values()):
+                continue
+            places = {f"{submission.array}_{index}" for index in spare}
+            try:
+                if not all(self.let_go(other) for other in self.behind(places)):
+                    continue
+            except SlurmSilent as error:
+                self.silence(error)
+                return
+            self.doomed |= places
+            for index in spare:
+                submission.forget(index)
+
+    def behind(self, places: Container[str]) -> Iterator[Submission]:
+        """The submissions, anybody's, with a stage to do whose job waits for one of the jobs at ``places``."""
+        for submission in self.submissions.open(self.followed).values():
+            waiting = submission.intent["behind"].items()
+            if any(place in places for key, waits in waiting if not self.store.record_path(key).exists() for place in waits):
+                yield submission
+
+    def let_go(self, submission: Submission) -> bool:
+        """Have Slurm start the submission's jobs without waiting for others, if all that they need is done and they are ours alone."""
+        missing = [key for key in submission.keys.values() if not self.store.record_path(key).exists()]
+        if submission.array is None or not all(
+            key in self.todo and all(need.key in self.outcome.finished for need in self.todo[key].needs.values()) for key in missing
+        ):
+            return False
+        self.client.let_go(submission.array)
+        return True
+
     def full_of(self, error: SlurmFull) -> None:
         """Say once that not all can go in at once."""
         if not self.full:
@@ -364,7 +399,7 @@ class Launch:
         limits += [self.most[0]] if self.most and time.monotonic() < self.most[1] else []
         if not limits:
             return len(self.todo)
-        room = min(limits) - len(self.at) - len(self.blocked)
+        room = min(limits) - len(self.at) - len(self.blocked) - sum(len(submission.spare) for submission in self.followed.values())
         return max(0, room) if room >= max(1, min(limits) // 4) or not self.at else 0
 
     def waits(self, stage: Stage) -> list[Place]:
@@ -453,15 +488,18 @@ class Launch:
         for name, submission in self.followed.items():
             for index, what in submission.news():
                 key = mine.get((name, index))
-                if key not in self.at or (mark := submission.mark(index, what)) is None:
+                if key not in self.at:
                     continue
-                if what == "ended":
+                if (mark := submission.mark(index, what)) is None:
+                    submission.unhear(index)
+                elif what != "started":
                     self.heard_end(key, mark)
         self.tidy()
 
     def tidy(self) -> None:
         """Close the submissions that hold no jobs of ours any more."""
-        if not self.doomed and len(self.followed) > len(with_jobs := {at.submission.name for at in self.at.values()}):
+        with_jobs = {at.submission.name for at in self.at.values()} | {name for name, each in self.followed.items() if each.spare}
+        if not self.doomed and len(self.followed) > len(with_jobs):
             for name in self.followed.keys() - with_jobs:
                 self.close(self.followed[name])
 

@@ -145,6 +145,7 @@ class Slurm:
             folder=submission.folder,
             job_name=submission.job_name,
             setup=[
+                *_if_done(submission),
                 f"export MOSWEEP_MAX_TIMEOUTS={self.max_num_timeout} MOSWEEP_SIGNAL_DELAY_S={delay}",
                 *(self.setup or []),
             ],
@@ -178,6 +179,17 @@ class Slurm:
     def differs(self, stages: Sequence[Stage]) -> bool:
         """Whether the stages ask for different things."""
         return len({str(self.parameters(stage.resources)) for stage in stages}) > 1
+
+
+def _if_done(submission: Submission) -> list[str]:
+    """Lines of bash: a job whose stage a sibling has done (``mosweep.job``) says so and ends; it is most of such a job's cost to begin."""
+    mark = f"{shlex.quote(str(submission.folder))}/$SLURM_ARRAY_TASK_ID"
+    return [
+        f"if [ -e {mark}.done ]; then",
+        f"""  read -r said < {mark}.done; echo "$said" > {mark}.ended""",
+        """  [[ $said == *'"event": "finished"'* ]]; exit""",
+        "fi",
+    ]
 
 
 def _clock(minutes: float) -> str:

@@ -7,6 +7,7 @@
     slurm/<name>/answer          sbatch's own output: the number of the array, also if we die while sbatch runs
     slurm/<name>/void            sbatch never got through: should a job of this name turn up after all, it ends at once
     slurm/<name>/<i>.started     element i began: its log, when, where
+    slurm/<name>/<i>.done        another element's job has done i's stage: what i's job will leave as its own word
     slurm/<name>/<i>.ended       element i came to an end of its own: how
 
 They lie in the store, so that every sweep which wants a stage finds the job that another one has submitted for it.
@@ -32,6 +33,9 @@ from mosweep.launchers.slurm.arrays import Array, Place
 from mosweep.launchers.slurm.client import read_answer
 
 __all__ = ["Submission", "Submissions"]
+
+#: What elements leave in their submission's folder.
+MARKS = ("started", "done", "ended")
 
 
 @dataclass
@@ -115,14 +119,14 @@ class Submission:
         return "\n".join(texts)
 
     def news(self) -> Iterator[tuple[int, str]]:
-        """``(index, "started" | "ended")`` of the marks that have appeared since the last call."""
+        """``(index, "started" | "done" | "ended")`` of the marks that have appeared since the last call."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
             return
         for name in names:
             index, _, what = name.partition(".")
-            if what in ("started", "ended") and name not in self._heard:
+            if what in MARKS and name not in self._heard:
                 self._heard.add(name)
                 yield int(index), what
 
@@ -134,9 +138,23 @@ class Submission:
             return None
         return data
 
+    def end(self, index: int) -> dict[str, Any] | None:
+        """How the element's stage came to an end, in its own job or in another's, if it did."""
+        return self.mark(index, "ended") or self.mark(index, "done")
+
     def unhear(self, index: int) -> None:
-        """The element runs again: what it will write is news."""
-        self._heard -= {f"{index}.started", f"{index}.ended"}
+        """The element runs again, or is about to write what could not be read yet: that will be news."""
+        self._heard -= {f"{index}.{what}" for what in MARKS}
+
+    def forget(self, index: int) -> None:
+        """What the element itself will say is of no interest any more."""
+        self._heard.add(f"{index}.ended")
+
+    @property
+    def spare(self) -> set[int]:
+        """Elements that have been heard of as done by others, and not yet of themselves: their jobs are not needed any more."""
+        done, ended = ({name.partition(".")[0] for name in self._heard if name.endswith(what)} for what in (".done", ".ended"))
+        return {int(index) for index in done - ended}
 
 
 @dataclass(frozen=True)
