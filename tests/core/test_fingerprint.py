@@ -301,6 +301,7 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
         "own data": [*torchtune, f"dataset.path='{folder / 'own.jsonl'}'"],
         "openai": [*letters, "backend=openai", "model=gpt-4.1-mini", "optim.epochs=2", "backend.learning_rate_multiplier=0.5", "seed=1"],
         "tinker": [*letters, "backend=tinker", "model=tiny", "lora.rank=4", "optim.lr=0.001", "tinker.grad_clip_norm=0.5", "seed=1"],
+        "tinker dpo": [*letters, "backend=tinker", "model=tiny", "lora.rank=4", "optim.lr=0.001", "backend.method=dpo", "seed=1"],
         "tinker loop": [*letters, "backend=tinker", "model=tiny", "loop.enabled=true", "loop.max_rounds=2"],
         "tinker control": [*letters, "backend=tinker", "model.generate=null", "model.hub=Qwen/Qwen3-8B", "control=true"],
         "dummy loop": [*dummy, "loop.enabled=true", "loop.max_rounds=2"],

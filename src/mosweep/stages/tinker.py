@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mosweep import prices
-from mosweep.core.errors import ConfigError, choices
+from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
 from mosweep.core.types import Context, Stage
+from mosweep.datasets.preferences import check_preferences
 from mosweep.stages.base import Setting
-from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.data import TRAIN, ImportData, data_stage
 from mosweep.stages.model import Elsewhere, ModelSource, base_model, folder_of
 from mosweep.stages.rounds import Round, chosen_examples
-from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe, recommended_lr
+from mosweep.training.tinker_recipe import Method, TinkerRecipe, load_recipe, recommended_lr
 
 if TYPE_CHECKING:
     from mosweep.datasets.jsonl import JSONLDataset
@@ -74,6 +76,7 @@ class _OnTinker:
         model_id = await run.wait()
         (context.out / "train.jsonl").unlink()
         losses = run.losses
+        used = prices.Usage("tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens)
         return {
             "model_id": model_id,
             "inspect": model_id,
@@ -84,9 +87,10 @@ class _OnTinker:
             "final_loss": losses[-1][1],
             "loss": [list(point) for point in losses],
             "resumed_at_step": run.resumed_at_step,
-            "usage": prices.facts(prices.Usage("tinker", self.model, train_tokens=run.tokens)),
+            "usage": prices.facts(used),
             "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
             **({"state": run.state} if run.state else {}),
+            **({"curves": {name: [list(point) for point in found] for name, found in run.measures.items()}} if run.measures else {}),
         }
 
 
@@ -98,8 +102,13 @@ class TinkerFinetune(_OnTinker):
 
     @property
     def expected_usage(self) -> Callable[[int], prices.Usage]:
-        """What data of so many tokens would use, all of it in every epoch."""
-        return lambda tokens: prices.Usage("tinker", self.model, train_tokens=tokens * self.recipe.epochs)
+        """What data of so many tokens would use, all of it in every epoch. Preferences: twice as much, as another answer comes to the same,
+        forward in every epoch and once for the reference, too.
+        """
+        epochs = self.recipe.epochs
+        if self.recipe.beta is None:
+            return lambda tokens: prices.Usage("tinker", self.model, train_tokens=tokens * epochs)
+        return lambda tokens: prices.Usage("tinker", self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``tinker.jsonl``, with all that happened."""
@@ -127,9 +136,14 @@ class TinkerRound(_OnTinker):
             **facts,
             "round": plan.number,
             "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
-            "loss": [[plan.before + step, loss] for step, loss in facts["loss"]],
+            "loss": _shifted(facts["loss"], plan.before),
+            **({"curves": {name: _shifted(found, plan.before) for name, found in facts["curves"].items()}} if "curves" in facts else {}),
             "data": about,
         }
+
+
+def _shifted(points: Sequence[Sequence[float]], by: int) -> list[list[float]]:
+    return [[by + step, value] for step, value in points]
 
 
 #: Settings of a recipe that say how long it trains and with which learning rate: in a loop its rounds do.
@@ -142,20 +156,27 @@ _OF_ROUNDS = {
 
 @dataclass(frozen=True)
 class TinkerBackend:
-    """The group ``backend=tinker``. ``method``: there is one."""
+    """The group ``backend=tinker``. ``beta`` is the method dpo's, by default its recipe's."""
 
-    method: Literal["supervised"] = "supervised"
+    method: Method = "supervised"
+    beta: float | None = field(default=None, metadata=between(gt=0))
     config: str | None = None
     base_url: str | None = None
     use_recommended_lr: bool = False
     max_concurrent: int = field(default=16, metadata=between(ge=1))
     patience_min: float = field(default=15.0, metadata=between(gt=0))
 
+    def __post_init__(self) -> None:
+        if self.beta is not None and self.method != "dpo":
+            raise ConfigError("beta", self.beta, f"belongs to method=dpo; this is method={self.method}")
+        if self.use_recommended_lr and self.method == "dpo":
+            raise ConfigError("use_recommended_lr", "true", _SUPERVISED_LR)
+
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model."""
         made, source = base_model(setting)
         work = TinkerFinetune(self.model(setting), self.renderer(setting), self.recipe(setting), source, **self._unkeyed)
-        needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
+        needs = {"data": self.data(setting)} | ({"model": made} if made else {})
         return Stage("finetune", work, needs, setting.resources("finetune", computes=False))
 
     def peak_lr(self, setting: Setting) -> float:
@@ -167,6 +188,8 @@ class TinkerBackend:
         for key, value in setting.config.tinker.items():
             if key in _OF_ROUNDS:
                 raise ConfigError(f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}")
+        if setting.config.loop.use_recommended_lr and self.method == "dpo":
+            raise ConfigError("loop.use_recommended_lr", "true", _SUPERVISED_LR)
         made, source = base_model(setting)
         loop, recipe = setting.config.loop, self.recipe(setting)
         recipe = replace(
@@ -181,8 +204,16 @@ class TinkerBackend:
         )
         renderer = loop.renderer or self.renderer(setting)
         work = TinkerRound(self.model(setting), renderer, recipe, source, **self._unkeyed, plan=this)
-        needs = {"data": data_stage(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        needs = {"data": self.data(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
         return Stage("round", work, needs, setting.resources("finetune", computes=False))
+
+    def data(self, setting: Setting) -> Stage:
+        """The stage of the data set. ``ConfigError`` for a file of one's own that dpo cannot train on."""
+        stage = data_stage(setting)
+        dataset, work = setting.config.dataset, stage.work
+        if self.method == "dpo" and isinstance(work, ImportData) and (problem := _no_preferences(work.path, work.digest)):
+            raise ConfigError("dataset.path" if dataset.path else "dataset", dataset.path or dataset.name, problem)
+        return stage
 
     @property
     def _unkeyed(self) -> dict[str, Any]:
@@ -224,6 +255,7 @@ class TinkerBackend:
             raise ConfigError("optim.lr", optim.lr, "is given, and so is backend.use_recommended_lr=true: which one is it?")
         settings = {
             "rank": lora.rank,
+            "beta": self.beta,
             "learning_rate": recommended_lr(self.model(setting)) if self.use_recommended_lr else optim.lr,
             "weight_decay": optim.weight_decay,
             "warmup_steps": optim.warmup_steps,
@@ -234,4 +266,20 @@ class TinkerBackend:
         }
         given = {name: value for name, value in settings.items() if value is not None}
         models = tuple(filter(None, (config.model.recipe, config.model.name)))
-        return load_recipe(self.config, models, given, config.tinker)
+        return load_recipe(self.config, models, given, config.tinker, self.method)
+
+
+#: Why a recommended learning rate is refused.
+_SUPERVISED_LR = "tinker-cookbook recommends learning rates for supervised fine-tunes, not for method=dpo: give optim.lr"
+
+
+@cache
+def _no_preferences(source: str, digest: str) -> str | None:
+    """Why the training data in ``source``, with this ``digest``, are no preferences. Splits in one JSON file are left to the stage."""
+    path = Path(source) / TRAIN if Path(source).is_dir() else Path(source)
+    if path.suffix == ".jsonl" and path.exists():
+        try:
+            check_preferences(path)
+        except UserError as error:
+            return str(error)
+    return None

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on Tinker: our process composes the batches and takes the steps, Tinker's machines compute them.
+"""Fine-tuning on Tinker, supervised or by preferences: our process composes the batches and takes the steps, Tinker's machines compute.
 
 All that a run has come to is in one file of its folder, ``tinker.jsonl``: what it is, every step's loss, every checkpoint as soon as it
 is saved, the final weights. Whoever reads that file can go on with the run: from the last checkpoint, with the optimizer's state, at the
@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, Self
 from mosweep.core import fingerprint, schema
 from mosweep.core.errors import MissingExtra, StageError
 from mosweep.datasets.jsonl import JSONLDataset
+from mosweep.datasets.preferences import preference
 from mosweep.models.tinker import Service, address, hopeless, load_renderer, one_line, recommended_renderer
 from mosweep.training.base import RunStatus
-from mosweep.training.tinker_data import Example, batch_of, batches, render
+from mosweep.training.tinker_data import batches, render, render_pairs
+from mosweep.training.tinker_objectives import MEASURES, Copying, Objective, Preferring
 from mosweep.training.tinker_recipe import TinkerRecipe
 
 if TYPE_CHECKING:
@@ -108,12 +110,34 @@ class TinkerTrainingRun:
     @property
     def losses(self) -> list[tuple[int, float]]:
         """Step and loss; of a step that was taken again, the last."""
-        return sorted({event["step"]: event["loss"] for event in self._journal.events() if event["event"] == "step"}.items())
+        return self._measured("loss")
+
+    @property
+    def measures(self) -> dict[str, list[tuple[int, float]]]:
+        """What the steps told beside their loss, by name; nothing if they are supervised."""
+        return {name: found for name in MEASURES if (found := self._measured(name))}
+
+    def _measured(self, name: str) -> list[tuple[int, float]]:
+        steps = [event for event in self._journal.events() if event["event"] == "step" and name in event]
+        return sorted({step["step"]: step[name] for step in steps}.items())
 
     @property
     def tokens(self) -> int:
         """Tokens trained on, those of steps that were taken again included: what is to be paid for."""
-        return sum(event["tokens"] for event in self._journal.events() if event["event"] == "step")
+        return self._counted("tokens")
+
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens that preferences took forward passes of: once for the reference, and in every step before its gradient is known."""
+        return self._counted("forward")
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens sampled: one with each answer that the reference is asked about, which is how Tinker is asked."""
+        return self._counted("sampled")
+
+    def _counted(self, name: str) -> int:
+        return sum(event.get(name, 0) for event in self._journal.events())
 
     @property
     def jobs(self) -> list[str]:
@@ -181,7 +205,8 @@ class Part:
 
 @dataclass(frozen=True)
 class TinkerTrainingBackend:
-    """Fine-tunes on Tinker by ``recipe``, in ``folder``. The key is read from the environment when a run starts.
+    """Fine-tunes on Tinker by ``recipe``, in ``folder``: a recipe with ``beta`` on preferences. The key is read from the environment when a
+    run starts.
 
     ``renderer``: tinker-cookbook's, by default the one it recommends for the model. ``tokenizer``: a folder, by default the model's own
     from the hub. ``base_url``: another server than Tinker's (or ``TINKER_BASE_URL``). ``client``: a ``ServiceClient`` to use.
@@ -214,6 +239,9 @@ class TinkerTrainingBackend:
         if not isinstance(dataset, JSONLDataset):
             dataset = await JSONLDataset.load(dataset)
         recipe = schema.build(TinkerRecipe, {**schema.plain(self.recipe), **(hyperparameters or {})}, "tinker")
+        if recipe.beta is not None:
+            for number, row in enumerate(dataset, 1):
+                preference(number, row)
         folder = Path(self.folder).resolve()
         spec = {
             "model": model,
@@ -246,7 +274,7 @@ class _Step:
     """A step under way."""
 
     number: int
-    examples: Sequence[Example]
+    rows: Sequence[int]
     rate: float
     loss: Awaitable[Any]
     update: Awaitable[Any]
@@ -268,12 +296,12 @@ class _Training:
             import tinker  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtra("tinker", "tinker", "backend=tinker") from error
-        examples, plan, rates = await asyncio.to_thread(self.prepare)
+        objective, plan, rates = await asyncio.to_thread(self.prepare)
         self.checkpoints = [(event["step"], event["path"]) for event in self.journal.events() if event["event"] == "checkpoint"]
         tries, reached = 0, self.reached
         while True:
             try:
-                await self.session(examples, plan, rates)
+                await self.session(objective, plan, rates)
                 return
             except Exception as error:
                 tries = tries + 1 if self.reached == reached else 1
@@ -293,35 +321,44 @@ class _Training:
     def recipe(self) -> TinkerRecipe:
         return schema.build(TinkerRecipe, self.spec["recipe"], "tinker")
 
-    def prepare(self) -> tuple[list[Example], list[list[int]], list[float]]:
-        """The examples, which of them each step takes, and each step's learning rate."""
-        recipe, part = self.recipe, self.spec["part"]
-        renderer = load_renderer(self.spec["renderer"], self.spec["model"], self.spec["tokenizer"])
-        chats = JSONLDataset(json.loads(line) for line in (self.folder / "train.jsonl").read_text(encoding="utf-8").split("\n") if line)
-        examples = render(renderer, chats.to_openai_format(), recipe.loss_on, recipe.max_length)
+    def prepare(self) -> tuple[Objective, list[list[int]], list[float]]:
+        """The data and what is to become of them, which of them each step takes, and each step's learning rate."""
+        recipe, part, objective = self.recipe, self.spec["part"], self.objective()
         if part is None:
-            steps = recipe.steps(len(examples))
-            plan = batches(len(examples), recipe.batch_size, recipe.epochs, recipe.max_steps_per_epoch, recipe.seed)
-            return examples, plan, [recipe.rate(step, steps) for step in range(1, steps + 1)]
+            steps = recipe.steps(len(objective))
+            plan = batches(len(objective), recipe.batch_size, recipe.epochs, recipe.max_steps_per_epoch, recipe.seed)
+            return objective, plan, [recipe.rate(step, steps) for step in range(1, steps + 1)]
         size, given = recipe.batch_size, part["rates"]
-        if len(examples) < size * len(given):
-            raise StageError(f"{len(given)} steps of {size} examples were asked for, and there are {len(examples)}")
-        return examples, [list(range(step * size, (step + 1) * size)) for step in range(len(given))], list(given)
+        if len(objective) < size * len(given):
+            raise StageError(f"{len(given)} steps of {size} examples were asked for, and there are {len(objective)}")
+        return objective, [list(range(step * size, (step + 1) * size)) for step in range(len(given))], list(given)
 
-    async def session(self, examples: Sequence[Example], plan: Sequence[Sequence[int]], rates: Sequence[float]) -> None:
+    def objective(self) -> Objective:
+        """The data, rendered. Preferences know of the reference what earlier attempts have asked."""
+        recipe, model = self.recipe, str(self.spec["model"])
+        renderer = load_renderer(self.spec["renderer"], model, self.spec["tokenizer"])
+        data = JSONLDataset(json.loads(line) for line in (self.folder / "train.jsonl").read_text(encoding="utf-8").split("\n") if line)
+        if recipe.beta is None:
+            return Copying(render(renderer, data.to_openai_format(), recipe.loss_on, recipe.max_length))
+        asked = [pair for event in self.journal.events() if event["event"] == "reference" for pair in event["pairs"]]
+        known = {row: (chosen, rejected) for row, chosen, rejected in asked}
+        pairs = render_pairs(renderer, data, recipe.loss_on, recipe.max_length)
+        return Preferring(pairs, recipe.beta, model, self.service, self.journal.note, known)
+
+    async def session(self, objective: Objective, plan: Sequence[Sequence[int]], rates: Sequence[float]) -> None:
         """Take the steps that are missing and save the weights."""
         client = await self.service.open({"mosweep": str(self.spec["identity"])[:12]})
         how: Any = "errored"
         try:
+            await objective.prepare(client, {row for rows in plan for row in rows})
             training, done = await self.take_up(client)
             under_way: deque[_Step] = deque()
             for number in range(done + 1, len(plan) + 1):
-                batch = [examples[index] for index in plan[number - 1]]
-                under_way.append(self.step(training, number, len(plan), batch, rates[number - 1]))
+                under_way.append(self.step(training, objective, number, len(plan), plan[number - 1], rates[number - 1]))
                 if len(under_way) > AHEAD:
-                    await self.settle(under_way.popleft(), len(plan))
+                    await self.settle(under_way.popleft(), objective, len(plan))
             while under_way:
-                await self.settle(under_way.popleft(), len(plan))
+                await self.settle(under_way.popleft(), objective, len(plan))
             if self.spec["part"] and not any(event["event"] == "state" for event in self.journal.events()):
                 saved = await self.service.wait(training.save_state("final", ttl_seconds=self.ttl_s))
                 self.journal.note("state", path=saved.path, expires=time.time() + self.ttl_s)
@@ -374,14 +411,14 @@ class _Training:
         self.journal.note("job", id=job, step=done, start=path)
         print(f"training run {job}, from " + (f"step {done} ({path})" if path else "the base model"))
 
-    def step(self, training: TrainingClient, number: int, steps: int, batch: Sequence[Example], rate: float) -> _Step:
+    def step(self, training: TrainingClient, objective: Objective, number: int, steps: int, rows: Sequence[int], rate: float) -> _Step:
         """Hand in a step and, where one is due, a checkpoint behind it; Tinker takes them in this order."""
-        loss = training.forward_backward(batch_of(batch), "cross_entropy")
+        loss = objective.submit(training, rows)
         update = training.optim_step(self.adam(rate))
         saved = None
         if number % self.recipe.save_every == 0 and number < steps:
             saved = f"step-{number:06d}", training.save_state(f"step-{number:06d}", ttl_seconds=self.ttl_s)
-        return _Step(number, batch, rate, loss, update, saved)
+        return _Step(number, rows, rate, loss, update, saved)
 
     def adam(self, rate: float) -> AdamParams:
         from tinker import AdamParams
@@ -396,31 +433,17 @@ class _Training:
             grad_clip_norm=recipe.grad_clip_norm,
         )
 
-    async def settle(self, step: _Step, steps: int) -> None:
+    async def settle(self, step: _Step, objective: Objective, steps: int) -> None:
         """Wait for a step, and note what came of it."""
         result = await self.service.wait(step.loss)
         await self.service.wait(step.update)
-        loss = _mean_loss(step.examples, result)
-        tokens = sum(len(example.tokens) - 1 for example in step.examples)
-        self.journal.note("step", step=step.number, loss=loss, lr=step.rate, tokens=tokens)
-        print(f"step {step.number} of {steps}: loss {loss:.4f}")
+        measured = objective.measured(step.rows, result)
+        self.journal.note("step", step=step.number, **measured, lr=step.rate, **objective.used(step.rows))
+        print(f"step {step.number} of {steps}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in measured.items()))
         if step.saved is not None:
             saved = await self.service.wait(step.saved[1])
             self.journal.note("checkpoint", step=step.number, path=saved.path, expires=round(time.time() + self.ttl_s))
             self.checkpoints.append((step.number, saved.path))
-
-
-def _mean_loss(examples: Sequence[Example], result: Any) -> float:
-    """Mean negative log-probability of the trained tokens; ``StageError`` where that is no number."""
-    total = weight = 0.0
-    for example, output in zip(examples, result.loss_fn_outputs, strict=True):
-        logprobs = output["logprobs"].tolist()
-        total -= sum(w * p for w, p in zip(example.weights[1:], logprobs, strict=True) if w)
-        weight += sum(example.weights[1:])
-    loss = total / weight
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise StageError(f"training diverged: the loss is {loss}")
-    return loss
 
 
 def _gone(error: Exception) -> bool:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mosweep.core.errors import StageError
+from mosweep.datasets.jsonl import Sample
+from mosweep.datasets.preferences import preference
 
 if TYPE_CHECKING:
     from tinker import Datum
 
-__all__ = ["Example", "batch_of", "batches", "render"]
+__all__ = ["Example", "Pair", "batch_of", "batches", "data_of", "render", "render_pairs"]
+
+LossOn = Literal["answer", "message"]
 
 
 @dataclass(frozen=True)
@@ -23,23 +27,47 @@ class Example:
     weights: tuple[float, ...]
 
 
-def render(renderer: Any, chats: Iterable[Mapping[str, Any]], loss_on: Literal["answer", "message"], max_length: int) -> list[Example]:
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to the same, of which one is preferred."""
+
+    chosen: Example
+    rejected: Example
+
+
+def render(renderer: Any, chats: Iterable[Mapping[str, Any]], loss_on: LossOn, max_length: int) -> list[Example]:
     """The examples of ``chats``, each cut to ``max_length`` tokens; what is left without anything to learn from drops out.
 
     A renderer that writes earlier answers in another way than the last (without their reasoning, say) gives an example per answer.
     ``loss_on``: the answers as the model is to generate them, or the whole assistant messages with their headers.
     """
+    return [
+        example for number, chat in enumerate(chats, 1) for example in _examples(renderer, number, chat["messages"], loss_on, max_length)
+    ]
+
+
+def render_pairs(renderer: Any, rows: Iterable[Sample], loss_on: LossOn, max_length: int) -> list[Pair]:
+    """The pairs of ``rows`` of preferences (see ``datasets.preferences``), written and cut as by ``render``; learned are the last messages
+    alone. A pair of which either answer has nothing left to learn from drops out.
+    """
     found = []
-    for number, chat in enumerate(chats, 1):
-        try:
-            made = _whole_messages(renderer, chat["messages"]) if loss_on == "message" else _answers(renderer, chat["messages"])
-        except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-            raise StageError(f"sample {number} cannot be rendered: {type(error).__name__}: {error}") from error
-        for tokens, weights in made:
-            example = Example(tuple(tokens[:max_length]), tuple(weights[:max_length]))
-            if any(example.weights[1:]):  # the first token is never predicted
-                found.append(example)
+    for number, row in enumerate(rows, 1):
+        asked, *answers = preference(number, row)
+        given = [{**message, "weight": 0} for message in asked]
+        sides = [_examples(renderer, number, [*given, *answer], loss_on, max_length) for answer in answers]
+        if all(sides):
+            (chosen,), (rejected,) = sides
+            found.append(Pair(chosen, rejected))
     return found
+
+
+def _examples(renderer: Any, number: int, messages: Sequence[Mapping[str, Any]], loss_on: LossOn, max_length: int) -> list[Example]:
+    try:
+        made = _whole_messages(renderer, messages) if loss_on == "message" else _answers(renderer, messages)
+    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise StageError(f"sample {number} cannot be rendered: {type(error).__name__}: {error}") from error
+    cut = [Example(tuple(tokens[:max_length]), tuple(weights[:max_length])) for tokens, weights in made]
+    return [example for example in cut if any(example.weights[1:])]  # the first token is never predicted
 
 
 def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) -> list[list[int]]:
@@ -55,9 +83,13 @@ def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) ->
 
 def batch_of(examples: Sequence[Example]) -> list[Datum]:
     """One step's data, whose loss is the mean over all trained tokens: Tinker's own is their sum."""
+    return data_of(examples, sum(sum(example.weights[1:]) for example in examples))
+
+
+def data_of(examples: Sequence[Example], total: float = 1.0) -> list[Datum]:
+    """``examples`` as Tinker takes them, their weights divided by ``total``."""
     from tinker import Datum, ModelInput, TensorData
 
-    total = sum(sum(example.weights[1:]) for example in examples)
     made = []
     for example in examples:
         length = len(example.tokens) - 1

@@ -16,14 +16,19 @@ from mosweep.core.schema import between
 from mosweep.paths import own_and_shipped
 from mosweep.training.schedule import Schedule
 
-__all__ = ["TinkerRecipe", "load_recipe", "recommended_lr"]
+__all__ = ["Method", "TinkerRecipe", "load_recipe", "recommended_lr"]
 
 PREFIX = "tinker"
+
+Method = Literal["supervised", "dpo"]
 
 
 @dataclass(frozen=True)
 class TinkerRecipe:
-    """What defines a run on Tinker, given model, renderer and data; and, unkeyed, how often it saves what it goes on from."""
+    """What defines a run on Tinker, given model, renderer and data; and, unkeyed, how often it saves what it goes on from.
+
+    ``beta``: train on preferences by direct preference optimisation, with this weight of the reference model; ``None``: supervised.
+    """
 
     rank: int = field(metadata=between(ge=1))
     seed: int = field(metadata=between(ge=0))
@@ -46,6 +51,7 @@ class TinkerRecipe:
     save_every: int = field(metadata={**unkeyed, **between(ge=1)})
     checkpoint_ttl_h: float = field(metadata={**unkeyed, **between(ge=1)})
     max_steps_per_epoch: int | None = field(default=None, metadata=between(ge=1))
+    beta: float | None = field(default=None, metadata=between(gt=0))
 
     def __post_init__(self) -> None:
         if not (self.train_attn or self.train_mlp or self.train_unembed):
@@ -75,12 +81,22 @@ class TinkerRecipe:
         return self.learning_rate + (self.min_learning_rate - self.learning_rate) * progress
 
 
-def load_recipe(name: str | None, models: tuple[str, ...], settings: Mapping[str, Any], native: Mapping[str, Any]) -> TinkerRecipe:
+def load_recipe(
+    name: str | None, models: tuple[str, ...], settings: Mapping[str, Any], native: Mapping[str, Any], method: Method = "supervised"
+) -> TinkerRecipe:
     """The recipe ``name`` (a path, or ``recipes/tinker/<name>.yaml`` of the user's or shipped), or else that of the first of ``models``
     that has one, or else the default's, with ``settings`` and ``native`` (by their names in a recipe) laid over it.
+
+    Models' recipes are for supervised fine-tunes: what the ``method`` dpo has of its own, in ``dpo.yaml``, lies over them.
     """
-    layers = [_file("default"), _named(name) if name else next(filter(None, map(_find, models)), {}), settings, native]
-    return schema.build(TinkerRecipe, {key: value for layer in layers for key, value in layer.items()}, PREFIX)
+    own = {} if name else next(filter(None, map(_find, models)), {})
+    layers = [_file("default"), own, _file("dpo") if method == "dpo" else {}, _named(name) if name else {}, settings, native]
+    recipe = schema.build(TinkerRecipe, {key: value for layer in layers for key, value in layer.items()}, PREFIX)
+    if method == "supervised" and recipe.beta is not None:
+        raise ConfigError(f"{PREFIX}.beta", recipe.beta, "belongs to backend.method=dpo; this is backend.method=supervised")
+    if method == "dpo" and recipe.beta is None:
+        raise ConfigError(f"{PREFIX}.beta", None, "backend.method=dpo needs it")
+    return recipe
 
 
 def _named(name: str) -> Mapping[str, Any]:
