@@ -169,6 +169,19 @@ def test_hundreds_of_dry_runs_that_fail(site: Site) -> None:
     assert all("it was told to" in stage["error"] for stage in failed)
 
 
+def test_rounds_that_are_not_needed_wait_in_no_queue(site: Site) -> None:
+    loop = ["loop.enabled=true", "loop.max_rounds=4", "loop.threshold=0.8", "loop.steps_per_round=2", "run_control_trials=false"]
+    pace = ["backend.rounds=[0.1,0.99]", "backend.item_sd=0.0", "backend.seed_sd=0.0", "backend.delay_s=1.5"]
+    done = site.shell(*site.words(*DRY, *loop, *pace))
+    assert done.status == 0, done.out + done.err
+    stages = site.stages(site.status())
+    assert {stage["status"] for stage in stages.values()} == {"succeeded"}
+    began = {job["name"].split(".")[1].rpartition("-")[0] for job in site.ended_jobs(4) if job["start"]}
+    assert began == {"round-1", "eval-1-capitalization", "round-2", "eval-2-capitalization"}
+    left = site.cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING", f"--name={','.join({job['name'] for job in site.jobs()})}")
+    assert not left, "nothing is left behind in Slurm"
+
+
 def test_submit_look_and_take_back(site: Site) -> None:
     words = site.scripted("backend.play=sleep60", "seed=0,1", "hydra.launcher.wait=false")
     begun = time.monotonic()

@@ -77,16 +77,16 @@ class Work(Protocol):
     configuration would now give another result. Some attributes are optional: ``requires`` (module → mosweep's extra that brings
     it) is looked at before anything starts; ``runtime`` names what is dear to load, so that stages which share it share a process;
     a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files; one that is
-    ``immediate`` takes milliseconds, awaits nothing, and needs no event loop. A work that waits for somebody else's computer names the
-    provider in ``remote``
-    and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event loop, so it must not
-    block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which asks the provider
-    whether it would take them and raises ``ConfigError`` if not, ``UserError`` where it cannot be asked; ``notice``, a line for the plan;
-    and ``outlives``: what it began there goes on without us, until a class method ``cancel(keys)`` ends it, which returns the jobs it has
-    ended by key. A class method ``begun(keys)``, with jobs by key that are not to be taken, returns those of the keys for which the
-    provider has a job that would be attached to: what it refuses to begin does not concern them. The id of the provider's job goes into
-    its facts as ``remote_job``. Where the provider asks money for tokens, the facts have a ``usage`` (``prices.facts``),
-    and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens would use.
+    ``immediate`` takes milliseconds, awaits nothing, and needs no event loop; ``trivial(inputs)`` says that with these inputs there is
+    nothing to do but to look and to link, which deserves no job of its own. A work that waits for somebody else's computer names the
+    provider in ``remote`` and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event
+    loop, so it must not block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which
+    asks the provider whether it would take them and raises ``ConfigError`` if not, ``UserError`` where it cannot be asked; ``notice``, a
+    line for the plan; and ``outlives``: what it began there goes on without us, until a class method ``cancel(keys)`` ends it, which
+    returns the jobs it has ended by key. A class method ``begun(keys)``, with jobs by key that are not to be taken, returns those of the
+    keys for which the provider has a job that would be attached to: what it refuses to begin does not concern them. The id of the
+    provider's job goes into its facts as ``remote_job``. Where the provider asks money for tokens, the facts have a ``usage``
+    (``prices.facts``), and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens would use.
     """
 
     kind: ClassVar[str]

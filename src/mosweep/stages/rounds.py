@@ -204,14 +204,20 @@ class NextRound(_Wrapped):
         """What a plan has to say of it."""
         return "rounds after the first are trained only if they are needed"
 
+    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+        """Whether the threshold has been reached before."""
+        return self._reached(inputs) is not None
+
     async def run(self, context: Context) -> Mapping[str, Any]:
         """What the round inside leaves, or ``stopped`` and the number of the round that reached the threshold."""
-        before = context.inputs["feedback"].facts
+        reached = self._reached(context.inputs)
+        return await self.inner.run(context) if reached is None else {"stopped": True, "reached": reached}
+
+    def _reached(self, inputs: Mapping[str, Artifact]) -> int | None:
+        before = inputs["feedback"].facts
         if before.get("stopped"):
-            return {"stopped": True, "reached": before["reached"]}
-        if before["score"] >= self.threshold:
-            return {"stopped": True, "reached": self.number - 1}
-        return await self.inner.run(context)
+            return int(before["reached"])
+        return self.number - 1 if before["score"] >= self.threshold else None
 
 
 @dataclass(frozen=True)
@@ -224,14 +230,21 @@ class RoundEval(_Wrapped):
     kind: ClassVar[str] = "round-eval"
     version: ClassVar[int] = 1
 
+    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+        """Whether the round was not trained."""
+        return _stopped(inputs) is not None
+
     async def run(self, context: Context) -> Mapping[str, Any]:
         """What the evaluation leaves, and ``score``. An evaluation without the metric has failed."""
-        for artifact in context.inputs.values():
-            if artifact.facts.get("stopped"):
-                return {"stopped": True, "reached": artifact.facts["reached"]}
+        if (stopped := _stopped(context.inputs)) is not None:
+            return {"stopped": True, "reached": stopped.facts["reached"]}
         facts = await self.inner.run(context)
         name = _watched(facts["metrics"], self.metric)
         return {**facts, "round": self.number, "watched": name, "score": facts["metrics"][name]}
+
+
+def _stopped(inputs: Mapping[str, Artifact]) -> Artifact | None:
+    return next((artifact for artifact in inputs.values() if artifact.facts.get("stopped")), None)
 
 
 def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
@@ -270,6 +283,10 @@ class Optimize:
     def requires(self) -> Mapping[str, str]:
         """Libraries that merging takes."""
         return {"torch": "torchtune", "safetensors": "torchtune"} if self.merged else {}
+
+    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+        """As ``immediate``."""
+        return not self.merged
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """The facts and files of the round that reached the threshold; ``StageError`` that names the best one if none did."""
@@ -311,6 +328,10 @@ class ChosenEval:
     version: ClassVar[int] = 1
     silent: ClassVar[bool] = True
     immediate: ClassVar[bool] = True
+
+    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+        """It always is."""
+        return True
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """The facts and files of the chosen round's evaluation."""

@@ -6,6 +6,7 @@ pace, once for all jobs, and its accounting only for the cause of an end that no
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -29,6 +30,7 @@ from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.plan import Plan
 from mosweep.sweep import point
+from mosweep.worker import perform
 
 __all__ = ["Launch", "check"]
 
@@ -152,6 +154,7 @@ class Launch:
                 if not self.options.wait and self.handed_in and not self.blocked and not self.unheard:
                     break
                 self.hear()
+                self.do_trivial()
                 self.ask()
                 self.take_back()
                 self.dismiss()
@@ -496,6 +499,26 @@ class Launch:
                     self.heard_end(key, mark)
         self.tidy()
 
+    def do_trivial(self) -> None:
+        """Do those stages here that turn out to be no work, such as rounds of a loop that has reached its threshold."""
+        for key in [key for key, stage in self.todo.items() if hasattr(stage.work, "trivial")]:
+            if key not in self.todo or any(need.key not in self.outcome.finished for need in self.todo[key].needs.values()):
+                continue
+            stage = self.todo[key]
+            records = {role: self.store.read(need.key) for role, need in stage.needs.items()}
+            inputs = {role: record.artifact for role, record in records.items() if record}
+            if len(inputs) < len(records) or not stage.work.trivial(inputs):  # type: ignore[attr-defined]
+                continue
+            event = asyncio.run(perform(self.store, stage.spec, lambda event: None, lambda log: contextlib.nullcontext(), work=stage.work))
+            if event["event"] == "busy":  # its job has begun
+                continue
+            if key in self.at:
+                self.at[key].submission.do(self.at[key].index, event)
+            if event["event"] == "finished":
+                self.finished(key, event["seconds"], bool(event.get("elsewhere")), "here")
+            else:
+                self.failed(key, "here", event["error"], Path(event["log"]))
+
     def tidy(self) -> None:
         """Close the submissions that hold no jobs of ours any more."""
         with_jobs = {at.submission.name for at in self.at.values()} | {name for name, each in self.followed.items() if each.spare}
@@ -724,9 +747,9 @@ class Launch:
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
-    def finished(self, key: str, seconds: float, elsewhere: bool = False) -> None:
-        """The stage's record is there."""
-        job = str(self.at[key].place) if key in self.at else "another process"
+    def finished(self, key: str, seconds: float, elsewhere: bool = False, job: str | None = None) -> None:
+        """The stage's record is there. ``job``: what made it, if not the stage's own job."""
+        job = job or (str(self.at[key].place) if key in self.at else "another process")
         if key in self.at:
             self.leave(key)
         del self.todo[key]

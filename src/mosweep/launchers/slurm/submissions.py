@@ -7,7 +7,7 @@
     slurm/<name>/answer          sbatch's own output: the number of the array, also if we die while sbatch runs
     slurm/<name>/void            sbatch never got through: should a job of this name turn up after all, it ends at once
     slurm/<name>/<i>.started     element i began: its log, when, where
-    slurm/<name>/<i>.done        another element's job has done i's stage: what i's job will leave as its own word
+    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage: what i's job will leave as its own word
     slurm/<name>/<i>.ended       element i came to an end of its own: how
 
 They lie in the store, so that every sweep which wants a stage finds the job that another one has submitted for it.
@@ -145,6 +145,11 @@ class Submission:
     def unhear(self, index: int) -> None:
         """The element runs again, or is about to write what could not be read yet: that will be news."""
         self._heard -= {f"{index}.{what}" for what in MARKS}
+
+    def do(self, index: int, event: Mapping[str, Any]) -> None:
+        """Leave word for the element's job that its stage is done, and how."""
+        _write(self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n")
+        self._heard.add(f"{index}.done")
 
     def forget(self, index: int) -> None:
         """What the element itself will say is of no interest any more."""
