@@ -139,7 +139,7 @@ class Launch:
         self.meter = Meter.of(plan, store)
         self.limit: int | None = None
         self.most: tuple[int, float] | None = None  # the submit limit that we ran into, and until when it is believed
-        self.submit_at = self.ask_at = 0.0
+        self.submit_at = self.ask_at = self.dismiss_at = 0.0
         self.handed_in = self.full = False
         self.asked = 0
         self.silent_since: float | None = None
@@ -358,7 +358,7 @@ class Launch:
 
     def dismiss(self) -> None:
         """Take the jobs out of Slurm whose stages others have done, once their whole array is done. What waits for them is let go first."""
-        for submission in self.followed.values():
+        for submission in self.followed.values() if time.monotonic() >= self.dismiss_at else ():
             spare = submission.spare
             if not spare or any(key in self.todo for key in submission.keys.values()):
                 continue
@@ -366,8 +366,8 @@ class Launch:
             try:
                 if not all(self.let_go(other) for other in self.behind(places)):
                     continue
-            except SlurmSilent as error:
-                self.silence(error)
+            except SlurmSilent:  # they will find out by themselves
+                self.dismiss_at = time.monotonic() + self.options.poll_s
                 return
             self.doomed |= places
             for index in spare:
