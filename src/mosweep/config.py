@@ -155,7 +155,8 @@ class Contamination:
 class EvalOps:
     """Where each round is told of: ``url`` of an EvalOps service and the ``suite`` (id) that its test runs belong to; ``None``: nowhere.
 
-    The key is read from ``EVALOPS_API_KEY``. A service that does not answer costs a warning: ``tries`` of ``timeout_s`` seconds at most.
+    The key is read from ``EVALOPS_API_KEY``. The service is asked up to ``tries`` times, ``timeout_s`` seconds each, beside
+    the work; one that does not answer costs a warning, and a few seconds at the end of a launch.
     """
 
     url: str | None = None

@@ -34,6 +34,7 @@ __all__ = [
     "cancel_jobs",
     "check_access",
     "check_installed",
+    "evalops_recorder",
     "finish",
     "launch",
     "launcher_of",
@@ -74,13 +75,14 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
     return recorders
 
 
-def _evalops_recorder(evalops: EvalOps) -> list[Recorder]:
-    """Who tells EvalOps of loops' rounds, if anybody is to."""
+def evalops_recorder(evalops: EvalOps, store: Store, sweep: Sweep, plan: Plan | None = None) -> list[Recorder]:
+    """Who tells EvalOps of loops' rounds, if anybody is to: as ``plan`` runs and at the end, or at the end alone."""
     if evalops.url is None:
         return []
     from mosweep.recorders.evalops import EvalOpsRecorder
 
-    return [EvalOpsRecorder(evalops)]
+    rounds = {stage.key for stage in plan.to_run if stage.kind == "round-eval"} if plan else frozenset[str]()
+    return [EvalOpsRecorder(evalops, Sweep(sweep.folder).result, store.read, rounds)]
 
 
 def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
@@ -119,9 +121,10 @@ def run_trials(
         launch(plan, store, sweep, launcher, quiet=True)
         return sweep.result()
     plan = replace(plan, trials=prepare(trials, config, store, sweep, design))
-    if launch(plan, store, sweep, launcher).detached:
+    evalops = evalops_recorder(config.loop.evalops, store, sweep, plan)
+    if launch(plan, store, sweep, launcher, told=evalops).detached:
         return sweep.result()
-    return finish(plan.trials, config, store, sweep, plan.records)
+    return finish(plan.trials, config, store, sweep, plan.records, evalops)
 
 
 def check_installed(plan: Plan, config: Config) -> None:
@@ -196,12 +199,12 @@ def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:
     return build(Local, options, "hydra.launcher")
 
 
-def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet: bool = False) -> Outcome:
-    """Run what the plan lacks, telling journal and terminal."""
+def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet: bool = False, told: Sequence[Recorder] = ()) -> Outcome:
+    """Run what the plan lacks, telling journal, terminal (unless ``quiet``) and who else is to be ``told``."""
     if not plan.to_run:
         return Outcome(finished=set(plan.records))
     progress = [] if quiet else [Progress(reached=lambda key: _reached(plan, store, key))]
-    recorder = Recorders([JournalRecorder(sweep.journal), *progress])
+    recorder = Recorders([JournalRecorder(sweep.journal), *progress, *told])
     counts = plan.counts
     recorder.sweep_started(SweepStarted(sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)))
     try:
@@ -218,20 +221,23 @@ def _reached(plan: Plan, store: Store, key: str) -> int | None:
     return record.facts.get("reached") if record else None
 
 
-def finish(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, records: Mapping[str, Record] | None = None) -> SweepResult:
-    """Link, record and print what ``trials`` have come to."""
-    result = link_and_record(trials, config.tracking, store, sweep, records or {}, config.loop.evalops)
+def finish(
+    trials: Sequence[Trial],
+    config: Config,
+    store: Store,
+    sweep: Sweep,
+    records: Mapping[str, Record] | None = None,
+    told: Sequence[Recorder] | None = None,
+) -> SweepResult:
+    """Link, record and print what ``trials`` have come to; ``told`` are those who were told of it as it ran."""
+    told = evalops_recorder(config.loop.evalops, store, sweep) if told is None else told
+    result = link_and_record(trials, [*tracking_recorder(config.tracking), *told], store, sweep, records or {})
     print_outcome(result, os.path.relpath(sweep.folder))
     return result
 
 
 def link_and_record(
-    trials: Sequence[Trial],
-    tracking: Tracking,
-    store: Store,
-    sweep: Sweep,
-    records: Mapping[str, Record],
-    evalops: EvalOps,
+    trials: Sequence[Trial], recorders: Sequence[Recorder], store: Store, sweep: Sweep, records: Mapping[str, Record]
 ) -> SweepResult:
     """Link the trials' folders to what their stages left, and record the sweep; what is known of these trials."""
     known = dict(records)
@@ -240,6 +246,6 @@ def link_and_record(
             known[key] = record
     sweep.link(trials, known)
     result = sweep.result(known)
-    Recorders([*tracking_recorder(tracking), *_evalops_recorder(evalops)]).sweep_finished(SweepFinished(result))
+    Recorders(recorders).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}
     return replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))

@@ -203,7 +203,7 @@ def _run(arguments: Sequence[str]) -> int:
     from mosweep.config import Budget
     from mosweep.core.schema import build
     from mosweep.reports.summary import print_outcome, summary_data
-    from mosweep.run import check_access, launcher_of, link_and_record
+    from mosweep.run import check_access, evalops_recorder, launcher_of, link_and_record, tracking_recorder
     from mosweep.run import launch as run_plan
 
     described = {"local": {"workers": args.workers}} if args.workers else launch.design.get("launcher") or {"local": {}}
@@ -219,9 +219,10 @@ def _run(arguments: Sequence[str]) -> int:
         check_access(plan, store, redo)
     _forget(redo, store)
     sweep.note_launch(launch.file)
-    if run_plan(plan, store, sweep, launcher, quiet=args.json).detached:
+    evalops = evalops_recorder(_evalops(launch.design), store, sweep, plan)
+    if run_plan(plan, store, sweep, launcher, quiet=args.json, told=evalops).detached:
         return 0
-    result = link_and_record(trials, _tracking(launch.design), store, sweep, plan.records, _evalops(launch.design))
+    result = link_and_record(trials, [*tracking_recorder(_tracking(launch.design)), *evalops], store, sweep, plan.records)
     if args.json:
         _print_json(summary_data(result))
     else:

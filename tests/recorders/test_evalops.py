@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,8 +21,10 @@ LOOP = (*DRY, "loop.enabled=true", "loop.max_rounds=4", "loop.threshold=0.85", "
 
 @dataclass
 class Service:
-    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0 says nothing for two seconds."""
+    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0 says nothing for ``silence_s``."""
 
+    silence_s: float = 2.0
+    over: threading.Event = field(default_factory=threading.Event)
     answers: list[int] = field(default_factory=list)
     always: int | None = None
     retry_after: str | None = None
@@ -38,7 +42,7 @@ class Service:
             status = 422
         self.requests.append((time.monotonic(), status))
         if status == 0:
-            time.sleep(2)
+            self.over.wait(self.silence_s)
         if status != 201:
             return status or 500, {"error": "no"}
         self.runs.append(body)
@@ -68,6 +72,7 @@ def service() -> Iterator[Service]:
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield state
+    state.over.set()
     server.shutdown()
     server.server_close()
 
@@ -144,6 +149,76 @@ def test_a_passing_trouble_is_got_over_and_told_nobody(shell, service):
     limited = next(place for place, (_, status) in enumerate(service.requests) if status == 429)
     assert service.requests[limited + 1][0] - service.requests[limited][0] >= 1, "Retry-After"
     assert set(times) == {201, 429, 503}
+
+
+SLOW = ("backend.delay_s=1.0", "backend.rounds=[0.3,0.4,0.5,0.95]")
+
+
+@contextmanager
+def under_way(shell: Shell, service: Service, *words: str, timeout_s: float = 0.5) -> Iterator[subprocess.Popen[str]]:
+    """A launch whose rounds take their time."""
+    told = (f"loop.evalops.url={service.url}", "loop.evalops.suite=suite-7", f"loop.evalops.timeout_s={timeout_s}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALOPS_API_KEY", KEY)
+        process = shell.start("-m", *LOOP, *SLOW, *told, "experiment.name=loop", *words)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def finished(shell: Shell) -> int:
+    """How many stages are done, by the journal."""
+    return sum(event["event"] == "finished" for event in shell.journal("loop"))
+
+
+def test_a_round_is_told_of_when_it_is_evaluated(shell, service):
+    with under_way(shell, service) as process:
+        for rounds in (1, 2, 3):
+            until(lambda rounds=rounds: len(service.runs) == rounds)
+            assert process.poll() is None
+            assert finished(shell) <= 2 * rounds + 1, "the rounds so far with their evaluations, and hardly the next"
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert "Warning" not in err
+    assert [body["config"]["metadata"]["round"] for body in service.runs] == [1, 2, 3, 4]
+    assert len(told(shell)) == 4
+
+
+def test_who_is_killed_tells_the_rest_at_the_next_launch_and_nothing_twice(shell, service):
+    with under_way(shell, service) as process:
+        until(lambda: len(told_so_far(shell)) == 2)
+        process.kill()
+        process.communicate()
+        assert len(service.runs) == 2
+    assert run(shell, service, *SLOW).status == 0
+    assert [body["config"]["metadata"]["round"] for body in service.runs] == [1, 2, 3, 4]
+    assert len({body["config"]["metadata"]["key"] for body in service.runs}) == 4
+
+
+def told_so_far(shell: Shell) -> dict[str, str]:
+    return told(shell) if (shell.folder / "multirun" / "loop" / "evalops.jsonl").exists() else {}
+
+
+def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_seconds(shell, service):
+    service.always, service.silence_s = 0, 120.0
+    with under_way(shell, service, timeout_s=60) as process:
+        until(lambda: len(service.requests) == 1)
+        until(lambda: finished(shell) == 10)  # while the first request hangs, all rounds come to their end
+        done_at = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - done_at < 10
+    assert process.returncode == 0
+    assert len(service.requests) == 1
+    assert err.count("ProjectionWarning: EvalOps was not told of all rounds: it has not answered yet; the next launch tries again") == 1
 
 
 def test_a_missing_key_is_told_before_anything_starts(shell, service):

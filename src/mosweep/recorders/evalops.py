@@ -1,51 +1,136 @@
-"""EvalOps (https://evalops.dev): a test run for every round of a loop, told when the sweep ends.
+"""EvalOps (https://evalops.dev): a test run for every round of a loop, told when the round's evaluation is done.
 
-A projection like the others: nothing of a result depends on it. What was told is noted in the sweep's ``evalops.jsonl``, so that no round
-is told of twice, and what could not be is told at the next launch. Its requests are ``POST URL/api/v1/test-runs/`` with a bearer key.
+A projection like the others: nothing of a result depends on it, and a thread of its own does the telling, so that no stage waits for it.
+What was told is noted in the sweep's ``evalops.jsonl``, so that no round is told of twice; what could not be told is told at the next
+launch. Its requests are ``POST URL/api/v1/test-runs/`` with a bearer key.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import queue
 import random
+import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mosweep.config import EvalOps
 from mosweep.core.errors import MosweepError, UserError
-from mosweep.core.events import Recorder, SweepFinished
+from mosweep.core.events import Recorder, StageFinished, SweepFinished
 from mosweep.core.journal import Journal
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.recorders.base import Projection, ProjectionWarning, turn
+from mosweep.core.store import Record
+from mosweep.recorders.base import ProjectionWarning, turn
 from mosweep.training.remote import retry_after
 
-__all__ = ["KEY", "EvalOpsRecorder", "api_key", "project", "test_run"]
+__all__ = ["KEY", "EvalOpsRecorder", "api_key", "test_run"]
 
 #: Environment variable with the key.
 KEY = "EVALOPS_API_KEY"
 #: The first pause before another try, and the longest, in seconds.
 FIRST_S, LONGEST_S = 0.25, 10.0
+#: How long EvalOps is left alone when it has not taken a round, and how long the end of a launch waits for it, in seconds.
+REST_S, WAIT_S = 60.0, 5.0
+#: How many rounds may wait to be told while the launch goes on.
+AHEAD = 1000
 
 
-@dataclass(frozen=True)
 class EvalOpsRecorder(Recorder):
-    """Tells EvalOps of a sweep's rounds when it ends. That it cannot is a ``ProjectionWarning``."""
+    """Tells EvalOps of a launch's rounds. That it was not told of all is one ``ProjectionWarning``, at the end.
 
-    options: EvalOps
+    ``rounds`` are the keys of the evaluations of rounds that may come; ``look`` tells what is known of the sweep, ``read`` finds a record.
+    """
+
+    def __init__(
+        self, options: EvalOps, look: Callable[[], SweepResult], read: Callable[[str], Record | None], rounds: Collection[str]
+    ) -> None:
+        self.options, self.look, self.read, self.rounds = options, look, read, rounds
+        self.waiting: queue.Queue[str | None] = queue.Queue(AHEAD)
+        self.thread: threading.Thread | None = None
+        self.last: SweepResult | None = None
+        self.problem = "it has not answered yet"
+        self.rests_until = 0.0
+
+    def stage_finished(self, event: StageFinished) -> None:
+        """Have it told, if it is the evaluation of a round."""
+        if event.key in self.rounds:
+            with contextlib.suppress(queue.Full):  # the end of the launch makes up for it
+                self.waiting.put_nowait(event.key)
+            self._start()
 
     def sweep_finished(self, event: SweepFinished) -> None:
-        """Tell what is new."""
-        try:
-            project(event.result, self.options)
-        except MosweepError as error:
-            warnings.warn(f"EvalOps was not told of all rounds: {error}; the next launch tries again", ProjectionWarning, stacklevel=2)
+        """Have told what has not been, for a few seconds."""
+        wanted = {stage.key for _, stage in _rounds(event.result) if _made(stage)}
+        if wanted - self._told(event.result.folder):
+            self.last = event.result
+            self._start()
+        if self.thread is not None:
+            self._end()
+        if wanted - self._told(event.result.folder):
+            problem = f"EvalOps was not told of all rounds: {self.problem}; the next launch tries again"
+            warnings.warn(problem, ProjectionWarning, stacklevel=2)
+
+    def _start(self) -> None:
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._tell_all, name="evalops", daemon=True)
+            self.thread.start()
+
+    def _end(self) -> None:
+        assert self.thread is not None
+        with contextlib.suppress(queue.Empty):  # all that waits is part of the result
+            while True:
+                self.waiting.get_nowait()
+        self.waiting.put(None)
+        self.thread.join(WAIT_S)
+
+    def _tell_all(self) -> None:
+        """What the thread does: tell what an earlier launch has left, then each round as it comes, then whatever is left at the end."""
+        sweep: SweepResult | None = None
+        rounds: dict[str, tuple[TrialResult, StageResult]] = {}
+        left: dict[str, tuple[TrialResult, StageResult]] = {}
+        while (key := self.waiting.get()) is not None:
+            if sweep is None:
+                sweep = self.look()
+                rounds = {stage.key: (trial, stage) for trial, stage in _rounds(sweep)}
+                left = {key: pair for key, pair in rounds.items() if _made(pair[1])}
+            if key in rounds and (record := self.read(key)):
+                trial, stage = rounds[key]
+                left[key] = (trial, replace(stage, record=record.data))
+            self._tell_some(sweep, left)
+        if self.last is not None:
+            self._tell_some(self.last, {stage.key: (trial, stage) for trial, stage in _rounds(self.last) if _made(stage)})
+
+    def _tell_some(self, sweep: SweepResult, left: dict[str, tuple[TrialResult, StageResult]]) -> None:
+        """Tell of the rounds that are ``left``, in order, until EvalOps does not take one; then it is left alone for a while."""
+        for key, (trial, stage) in list(left.items()):
+            if time.monotonic() < self.rests_until:
+                return
+            try:
+                self._tell(sweep, trial, stage)
+            except (MosweepError, OSError) as error:
+                self.problem, self.rests_until = str(error), time.monotonic() + REST_S
+                return
+            del left[key]
+
+    def _tell(self, sweep: SweepResult, trial: TrialResult, stage: StageResult) -> None:
+        """Tell of a round, unless somebody has or it was found not to be needed."""
+        if _made(stage):
+            with turn(sweep.folder / ".evalops", "evalops"):
+                if stage.key not in self._told(sweep.folder):
+                    answer = _posted(test_run(sweep.name, trial, stage, self.options), self.options, api_key())
+                    _ledger(sweep.folder).append("told", key=stage.key, id=answer)
+
+    def _told(self, folder: Path) -> set[str]:
+        return {event["key"] for event in _ledger(folder).read("told")}
 
 
 def api_key() -> str:
@@ -56,23 +141,7 @@ def api_key() -> str:
     return key
 
 
-def project(result: SweepResult, options: EvalOps) -> Projection:
-    """Tell EvalOps of the rounds in ``result`` that it has not been told of; ``MosweepError`` at the first that it does not take."""
-    ledger = Journal(result.folder / "evalops.jsonl")
-    rounds = {stage.key: (trial, stage) for trial, stage in _rounds(result)}
-    told = 0
-    with turn(result.folder / ".evalops", "evalops"):
-        known = {event["key"] for event in ledger.read()}
-        new = {key: pair for key, pair in rounds.items() if key not in known}
-        key_given = api_key() if new else ""
-        for key, (trial, stage) in new.items():
-            answer = _posted(test_run(result, trial, stage, options), options, key_given)
-            ledger.append("told", key=key, id=answer)
-            told += 1
-    return Projection(created=told, unchanged=len(rounds) - told)
-
-
-def test_run(result: SweepResult, trial: TrialResult, stage: StageResult, options: EvalOps) -> dict[str, Any]:
+def test_run(experiment: str, trial: TrialResult, stage: StageResult, options: EvalOps) -> dict[str, Any]:
     """What EvalOps is told of the evaluation ``stage`` of a round."""
     facts = stage.facts
     number, model = int(facts["round"]), str(facts["model_id"])
@@ -84,7 +153,7 @@ def test_run(result: SweepResult, trial: TrialResult, stage: StageResult, option
         "watched": f"{facts['task']}/{facts['watched']}",
         "metrics": dict(facts["metrics"]),
         "n": facts["n"],
-        "experiment": result.name,
+        "experiment": experiment,
         "trial": trial.name,
         "factors": dict(trial.factors),
         "key": stage.key,
@@ -93,7 +162,7 @@ def test_run(result: SweepResult, trial: TrialResult, stage: StageResult, option
     return {
         "testSuiteId": options.suite,
         "name": f"Training Round {number}",
-        "description": f"Round {number} of {trial.name} in the experiment {result.name}",
+        "description": f"Round {number} of {trial.name} in the experiment {experiment}",
         "config": {"model": model, "metadata": metadata},
         "tags": ["mosweep", f"round-{number}"],
         "visibility": "team",
@@ -102,11 +171,21 @@ def test_run(result: SweepResult, trial: TrialResult, stage: StageResult, option
 
 
 def _rounds(result: SweepResult) -> Iterator[tuple[TrialResult, StageResult]]:
-    """The evaluations of rounds that were made."""
+    """The evaluations of rounds, made or not."""
     for trial in result.trials:
         for stage in trial.stages:
-            if stage.kind == "round-eval" and stage.record and not stage.stopped:
+            if stage.kind == "round-eval":
                 yield trial, stage
+
+
+def _made(stage: StageResult) -> bool:
+    """Whether the round was evaluated, rather than found not to be needed."""
+    return stage.record is not None and not stage.stopped
+
+
+def _ledger(folder: Path) -> Journal:
+    """What EvalOps was told of a sweep."""
+    return Journal(folder / "evalops.jsonl")
 
 
 def _posted(body: Mapping[str, Any], options: EvalOps, key: str) -> str | None:
