@@ -58,7 +58,7 @@ def main(store: Store, folder: Path) -> int:
     _write(folder / f"{index}.ended", json.loads(done.read_bytes()) if done.exists() else {**event, "time": time.time()})
     if event["event"] != "finished":
         return 1
-    if len(specs) >= SHARE_FROM and _is_immediate(spec):
+    if len(specs) + 1 >= SHARE_FROM and _is_immediate(spec):
         _share(store, folder, specs)
     return 0
 

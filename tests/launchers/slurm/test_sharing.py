@@ -88,7 +88,7 @@ def test_a_stage_that_fails_in_a_siblings_job_has_failed(tmp_path: Path) -> None
 def test_what_is_left_to_its_own_job(tmp_path: Path, what: str) -> None:
     need = tuned("need")
     rest = {
-        "small array": [tuned(number) for number in range(SHARE_FROM - 1)],
+        "small array": [tuned(number) for number in range(SHARE_FROM - 2)],
         "slow stages": [tuned(number, delay_s=0.1) for number in range(SHARE_FROM)],
         "deadly stages": [tuned(number, fail="exit") for number in range(SHARE_FROM)],
         "stages without inputs": [tuned(number, needs=need) for number in range(SHARE_FROM)],
