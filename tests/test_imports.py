@@ -9,6 +9,8 @@ import pytest
 
 HEAVY = {"torch", "mlflow", "wandb", "inspect_ai", "tinker", "openai", "pandas", "submitit", "transformers", "torchtune", "numpy", "rich"}
 
+VERBS = [f"mosweep.verbs.{name}" for name in ("cache", "looking", "projecting", "reporting", "running")]
+
 
 def loaded(code: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True)
@@ -21,7 +23,7 @@ def loaded(code: str) -> set[str]:
         "mosweep.cli",
         "mosweep.app",
         "mosweep.sweeping",
-        "mosweep.verbs",
+        *VERBS,
         "mosweep.worker",
         "mosweep.training",
         "mosweep.evals",
@@ -32,7 +34,7 @@ def test_nothing_heavy_at_import(module):
     assert loaded(f"import {module}") & HEAVY == set()
 
 
-@pytest.mark.parametrize("module", ["mosweep.cli", "mosweep.verbs", "mosweep.worker", "mosweep.core.store"])
+@pytest.mark.parametrize("module", ["mosweep.cli", *VERBS, "mosweep.worker", "mosweep.core.store"])
 def test_reading_and_working_need_no_hydra(module):
     assert loaded(f"import {module}") & {"hydra", "omegaconf"} == set()
 

@@ -91,17 +91,10 @@ class Selection:
 def contents(store: Store) -> dict[str, Entry]:
     """All records, by key, oldest first. A record that cannot be read is left to ``verified``."""
     found = []
-    for path in (store.root / "records").glob("?/*.json"):
+    for key in store.keys():  # noqa: SIM118
         with contextlib.suppress(OSError, ValueError, KeyError):
-            data = _data(path)
-            found.append(_entry(data))
+            found.append(_entry(store.unchecked(key)))
     return {entry.key: entry for entry in sorted(found, key=lambda entry: (entry.finished, entry.key))}
-
-
-def _data(path: Path) -> dict[str, Any]:
-    """A record as it was written, whether or not it is sound."""
-    data: dict[str, Any] = json.loads(path.read_bytes().split(b"\n", 1)[0])
-    return data
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:
@@ -200,7 +193,7 @@ def shown(store: Store, text: str) -> dict[str, Any]:
     """Everything about one entry, as its record has it; and what was made from it."""
     entries = contents(store)
     key = _key(text, entries)
-    data = _data(store.record_path(key))
+    data = store.unchecked(key)
     users = [entry for entry in entries.values() if key in entry.needs.values()]
     return {**data, "path": str(store.root / data["folder"]), "used_by": [{"key": e.key, "kind": e.kind, "label": e.label} for e in users]}
 
@@ -241,7 +234,7 @@ def statistics_text(data: Mapping[str, Any]) -> str:
 def verified(store: Store, entries: Mapping[str, Entry]) -> dict[str, str]:
     """Hash every file of every entry, and of records that cannot even be read: what was wrong, by key. Damage is set aside."""
     damage: dict[str, str] = {}
-    unreadable = {path.stem for path in (store.root / "records").glob("?/*.json")} - contents(store).keys()
+    unreadable = set(store.keys()) - contents(store).keys()
     for key in [*entries, *sorted(unreadable)]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DamageWarning)
@@ -334,7 +327,7 @@ def take_in(store: Store, source: Path) -> tuple[int, int]:
         if damage := verified(arrived, entries):
             raise MosweepError(f"{source}: nothing was taken in; {'; '.join(damage.values())}")
         for entry in entries.values():
-            payload = _data(arrived.record_path(entry.key))["payload"]
+            payload = arrived.unchecked(entry.key)["payload"]
             if fingerprint.fingerprint(payload) != entry.key:
                 raise MosweepError(
                     f"{source}: nothing was taken in; the key of {entry.label} ({entry.key[:12]}) does not follow from its payload"
@@ -373,7 +366,7 @@ def _move(arrived: Store, store: Store, entry: Entry) -> bool:
     attempt = store.begin(entry.key, folder=False)
     if isinstance(attempt, Owner):
         return False  # another process is making it
-    data = _data(arrived.record_path(entry.key))
+    data = arrived.unchecked(entry.key)
     about = {name: data[name] for name in data.keys() - _OWN}
     attempt.folder.parent.mkdir(parents=True, exist_ok=True)
     if (arrived.root / entry.folder).exists():
