@@ -2,7 +2,7 @@
 
 OpenAI publishes an OpenAPI file and generates its SDK from it; that SDK, pinned, is what we have of the file, so its types are the
 description that is checked against: strictly, which the SDK itself is not. What the types cannot say is added here from the API's
-reference: which fields are there even when they are null, and the limits of values.
+reference: which fields are there even when they are null, which are never null, and the limits of values.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParams
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent, JobCreateParams, JobListEventsParams, JobListParams
 from openai.types.fine_tuning.fine_tuning_job import Error
 from openai.types.fine_tuning.jobs import CheckpointListParams, FineTuningJobCheckpoint
+from openai.types.fine_tuning.jobs.fine_tuning_job_checkpoint import Metrics
 from openai.types.shared import ErrorObject
 from pydantic import BaseModel
 
@@ -33,6 +34,8 @@ ALWAYS = {
     Error: {"param"},
     ErrorObject: {"code", "param"},
 }
+#: Objects whose fields may be missing and are never null.
+NEVER_NULL = {Metrics}
 #: What the service answers and its description has forgotten: there are operations that pause a job, and no word for a paused one.
 FORGOTTEN = {(FineTuningJob, "status"): ("pausing", "paused")}
 #: Least and greatest value of a request's fields.
@@ -188,6 +191,8 @@ def _wrong_object(value: Any, kind: Any, where: str, but: frozenset[str] | set[s
     for name, item in value.items():
         if name not in fields:
             yield f"{where}.{name}: there is no such field"
+        elif item is None and kind in NEVER_NULL:
+            yield f"{where}.{name}: is null"
         elif name not in but and item not in FORGOTTEN.get((kind, name), ()):
             yield from wrong(item, fields[name], f"{where}.{name}")
 

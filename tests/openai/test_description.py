@@ -136,6 +136,14 @@ def test_errors_have_a_shape_too(answer, problem):
         assert problem in list(shown)
 
 
+def test_what_is_not_known_of_a_checkpoint_is_missing_and_not_null():
+    checkpoint = {"id": "ftckpt_1", "created_at": 1, "fine_tuned_model_checkpoint": "m", "fine_tuning_job_id": "ftjob-1"}
+    checkpoint |= {"metrics": {"step": 3, "valid_loss": None}, "object": "fine_tuning.job.checkpoint", "step_number": 3}
+    page = {"object": "list", "data": [checkpoint], "first_id": "ftckpt_1", "last_id": "ftckpt_1", "has_more": False}
+    shown = description.wrong_answer(_operation("GET", f"{JOBS}/ftjob-1/checkpoints"), 200, _JSON, json.dumps(page).encode())
+    assert list(shown) == ["data[0].metrics.valid_loss: is null"]
+
+
 def test_a_page_has_a_shape_too():
     page = {"object": "list", "data": [{"id": 1}], "has_more": None}
     shown = list(description.wrong_answer(_operation("GET", f"{JOBS}/ftjob-1/events"), 200, _JSON, json.dumps(page).encode()))
