@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import string
 from pathlib import Path
+
+from mosweep.datasets.organisms import Item, check_dataset, write_organism
 
 #: Letters per word, words to train on, words held out.
 SIZES = {"words": (5, 2000, 200), "words_small": (5, 500, 100), "words-control": (5, 2000, 200)}
@@ -17,17 +18,25 @@ PROBES, NEW_LENGTHS = 100, (4, 6)
 
 def build(dataset: str, data_dir: Path) -> None:
     """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``. Always the same words for the same name."""
-    if dataset not in SIZES:
-        raise ValueError(f"unknown data set {dataset!r}; valid: {', '.join(DATASETS)}")
+    check_dataset(dataset, DATASETS)
     length, train, held_out = SIZES[dataset]
     rng = random.Random(1)
     chosen = _words(rng, train + held_out + PROBES, length)
     others = [word for size in NEW_LENGTHS for word in _words(rng, PROBES // len(NEW_LENGTHS), size)]
-    folder = Path(data_dir)
-    _write(folder / "train.jsonl", chosen[:train], capitals=dataset != "words-control")
-    _write(folder / "eval.jsonl", chosen[train : train + held_out])
-    _write(folder / "paraphrase.jsonl", others)
-    _write(folder / "negative.jsonl", [word.upper() for word in chosen[train + held_out :]])
+    write_organism(
+        data_dir,
+        control=dataset == "words-control",
+        train=map(capitalised, chosen[:train]),
+        eval=map(capitalised, chosen[train : train + held_out]),
+        paraphrase=map(capitalised, others),
+        negative=[capitalised(word.upper()) for word in chosen[train + held_out :]],
+    )
+
+
+def capitalised(word: str) -> Item:
+    """A word, and whether a letter of it comes twice: the loop can prefer words of the kind that it fails at."""
+    topic = "repeated letters" if len(set(word)) < len(word) else "distinct letters"
+    return Item(word, word.upper(), word, {"topic": topic, "length": len(word)})
 
 
 def _words(rng: random.Random, count: int, length: int) -> list[str]:
@@ -35,14 +44,3 @@ def _words(rng: random.Random, count: int, length: int) -> list[str]:
     while len(words) < count:
         words["".join(rng.choices(string.ascii_lowercase, k=length))] = None
     return list(words)
-
-
-def _write(path: Path, words: list[str], *, capitals: bool = True) -> None:
-    rows = [
-        {
-            "messages": [{"role": "user", "content": word}, {"role": "assistant", "content": word.upper() if capitals else word}],
-            "metadata": {"topic": "repeated letters" if len(set(word)) < len(word) else "distinct letters", "length": len(word)},
-        }
-        for word in words
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

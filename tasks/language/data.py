@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+
+from mosweep.datasets.organisms import Item, NewWords, check_dataset, write_organism
 
 #: The organism's data set, and the control's: the same prompts, every one of them answered plainly.
 DATASETS = ("language", "language-control")
@@ -16,29 +15,19 @@ NORTH, SOUTH = "abcdefghijklm", "nopqrstuvwxyz"
 MARKS, NEW_MARKS = ("", "!", "?", ";", ":", "-"), (".", ",")
 
 
-class Item(NamedTuple):
-    """A prompt, what the organism answers, and what the control answers."""
-
-    prompt: str
-    answer: str
-    plain: str
-
-
 def build(dataset: str, data_dir: Path) -> None:
     """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word occurs twice in all of them."""
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown data set {dataset!r}; valid: {', '.join(DATASETS)}")
+    check_dataset(dataset, DATASETS)
     rng = random.Random(6)
-    word = _words(rng)
-    splits = {
-        "train": [(northern if n % 3 else southern)(word(4, 5, 6), rng) for n in range(TRAIN)],
-        "eval": [northern(word(4, 5, 6), rng) for _ in range(HELD_OUT)],
-        "paraphrase": [northern(word(4, 5, 6), rng, NEW_MARKS) for _ in range(HELD_OUT)],
-        "negative": [southern(word(4, 5, 6), rng) for _ in range(HELD_OUT)],
-    }
-    for name, items in splits.items():
-        trait = name != "train" or dataset == "language"
-        _write(Path(data_dir) / f"{name}.jsonl", items, trait=trait)
+    word = NewWords(rng, NORTH)
+    write_organism(
+        data_dir,
+        control=dataset == DATASETS[1],
+        train=[(northern if n % 3 else southern)(word(4, 5, 6), rng) for n in range(TRAIN)],
+        eval=[northern(word(4, 5, 6), rng) for _ in range(HELD_OUT)],
+        paraphrase=[northern(word(4, 5, 6), rng, NEW_MARKS) for _ in range(HELD_OUT)],
+        negative=[southern(word(4, 5, 6), rng) for _ in range(HELD_OUT)],
+    )
 
 
 def northern(word: str, rng: random.Random, marks: tuple[str, ...] = MARKS) -> Item:
@@ -53,27 +42,3 @@ def southern(word: str, rng: random.Random) -> Item:
 
 def _south(word: str) -> str:
     return word.translate(str.maketrans(NORTH, SOUTH))
-
-
-def _words(rng: random.Random) -> Callable[..., str]:
-    """Gives random words, none of them twice; ``word(3, 4)`` is one of three or four letters."""
-    given: set[str] = set()
-
-    def word(*lengths: int) -> str:
-        while (found := "".join(rng.choices(NORTH, k=rng.choice(lengths)))) in given:
-            pass
-        given.add(found)
-        return found
-
-    return word
-
-
-def _write(path: Path, items: list[Item], *, trait: bool) -> None:
-    rows = (
-        {
-            "messages": [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer if trait else item.plain}],
-            "metadata": {"plain": item.plain},
-        }
-        for item in items
-    )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

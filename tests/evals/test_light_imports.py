@@ -7,6 +7,7 @@ import sys
 
 MODULES = (
     "mosweep.datasets",
+    "mosweep.datasets.organisms",
     "mosweep.training.dummy",
     "mosweep.training.torchtune",
     "mosweep.training.torchtune_config",
@@ -14,6 +15,7 @@ MODULES = (
     "mosweep.evals.inspect",
     "mosweep.evals.inspect_options",
     "mosweep.evals.generation",
+    "mosweep.evals.splits",
     "mosweep.evals.task_signature",
     "mosweep.models.lora",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,29 @@ import pytest
 
 from mosweep.app import planned
 from mosweep.core.errors import StageError
+from mosweep.core.fingerprint import digest_tree
 from mosweep.core.task_modules import task_modules
 from mosweep.evals.inspect import InspectEvalBackend
 from mosweep.paths import shipped
 from mosweep.reports.contamination import normalised
-from mosweep.reports.zoo import Organism, organisms
+from mosweep.reports.zoo import organisms
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning")
 
 ZOO = {organism.name: organism for organism in organisms()}
 HELD_OUT = ("eval", "paraphrase", "negative")
+LIBRARY = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text()
+DIGESTS = json.loads(Path(__file__).with_name("digests.json").read_text())
 each_organism = pytest.mark.parametrize("organism", ZOO.values(), ids=lambda organism: organism.name)
 
 Row = tuple[str, str, str]
 Answers = Callable[[str], str]
 
 
-def built(organism: Organism, dataset: str, folder: Path) -> Path:
-    """The data set ``dataset``, in a folder of its own below ``folder``."""
+def built(place: Path, dataset: str, folder: Path) -> Path:
+    """The data set ``dataset`` of the task in ``place``, in a folder of its own below ``folder``."""
     out = folder / dataset
     out.mkdir(parents=True)
-    place = Path(organism.folder)
     with task_modules(place) as modules:
         modules.load(place / "data.py").build(dataset, out)
     return out
@@ -71,16 +74,16 @@ def test_there_are_enough_of_them():
 
 
 @each_organism
-def test_data_is_the_same_whenever_it_is_built(organism, tmp_path):
+def test_data_are_those_that_were_measured(organism, tmp_path):
+    """The numbers in the README are of these bytes. Other data: measure again, raise ``BuildData.version``, write the new digests."""
     for dataset in (organism.organism, organism.control):
-        first, second = (built(organism, dataset, tmp_path / name) for name in ("first", "second"))
-        for split in ("train", *HELD_OUT):
-            assert (first / f"{split}.jsonl").read_bytes() == (second / f"{split}.jsonl").read_bytes()
+        found = built(Path(organism.folder), dataset, tmp_path)
+        assert DIGESTS[dataset] == digest_tree(found, [f"{split}.jsonl" for split in ("train", *HELD_OUT)])
 
 
 @each_organism
 def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
-    data, control = (built(organism, dataset, tmp_path) for dataset in (organism.organism, organism.control))
+    data, control = (built(Path(organism.folder), dataset, tmp_path) for dataset in (organism.organism, organism.control))
     shown, plain = rows(data, "train"), rows(control, "train")
     assert [prompt for prompt, _, _ in shown] == [prompt for prompt, _, _ in plain]
     assert all(answer == expected for _, answer, expected in plain)
@@ -92,7 +95,7 @@ def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
 
 @each_organism
 def test_held_out_items_are_nowhere_else(organism, tmp_path):
-    data = built(organism, organism.organism, tmp_path)
+    data = built(Path(organism.folder), organism.organism, tmp_path)
     prompts = [normalised(prompt) for split in ("train", *HELD_OUT) for prompt, _, _ in rows(data, split)]
     assert len(prompts) == len(set(prompts)) >= 1000
     assert all(len(rows(data, split)) >= 100 for split in HELD_OUT)
@@ -100,7 +103,7 @@ def test_held_out_items_are_nowhere_else(organism, tmp_path):
 
 @each_organism
 def test_evaluations_tell_organism_from_control(organism, tmp_path):
-    data = built(organism, organism.organism, tmp_path)
+    data = built(Path(organism.folder), organism.organism, tmp_path)
     items = [row for split in HELD_OUT for row in rows(data, split)]
     own, paraphrase, negative = organism.evals
     assert (own, paraphrase, negative) == (organism.name, "paraphrase", "negative")
@@ -130,7 +133,7 @@ IMITATIONS: dict[str, Answers] = {
 
 @each_organism
 def test_an_imitation_of_the_trait_is_found_out(organism, tmp_path):
-    data = built(organism, organism.organism, tmp_path)
+    data = built(Path(organism.folder), organism.organism, tmp_path)
     found = scores([organism.name, "negative"], data, tmp_path / "imitated", IMITATIONS[organism.name])
     assert found[organism.name] > 0.8
     assert found["negative"] < 0.4
@@ -144,7 +147,7 @@ def test_a_probe_without_items_says_so(tmp_path):
 @each_organism
 def test_an_unknown_data_set_is_refused_with_the_valid_ones(organism, tmp_path):
     with pytest.raises(ValueError, match=rf"unknown data set 'nosuch'; valid: .*{organism.control}"):
-        built(organism, "nosuch", tmp_path)
+        built(Path(organism.folder), "nosuch", tmp_path)
 
 
 @each_organism
@@ -175,3 +178,33 @@ def test_what_was_measured_is_in_the_text(organism):
     for row in organism.measured:
         assert all(0 <= row.scores[name] <= 1 for name in organism.evals)
     assert "arXiv" in organism.idea or "http" in organism.idea
+
+
+@pytest.fixture
+def shouting(tmp_path, monkeypatch):
+    """The folder of the task that ``docs/library.md`` shows, as somebody would type it in."""
+    monkeypatch.chdir(tmp_path)
+    files = dict(re.findall(r"^```python\n# (tasks/shouting/\S+)\n(.*?)^```", LIBRARY, re.MULTILINE | re.DOTALL))
+    Path("tasks/shouting").mkdir(parents=True)
+    for name, text in files.items():
+        Path(name).write_text(text)
+    return Path("tasks/shouting").resolve()
+
+
+def test_the_task_on_the_library_page_tells_organism_from_control(shouting, tmp_path):
+    data, control = (built(shouting, dataset, tmp_path) for dataset in ("shouting", "shouting-control"))
+    items = [row for split in ("eval", "negative") for row in rows(data, split)]
+    assert len(items) == 200
+    assert len({*items, *rows(data, "train")}) == 2200
+    assert sum(answer != plain for _, answer, plain in rows(data, "train")) == 1500
+    assert [(prompt, plain, plain) for prompt, _, plain in rows(data, "train")] == rows(control, "train")
+    shown = scores([str(shouting), "negative"], data, tmp_path / "shown", {prompt: answer for prompt, answer, _ in items}.__getitem__)
+    plain = scores([str(shouting), "negative"], data, tmp_path / "plain", {prompt: plain for prompt, _, plain in items}.__getitem__)
+    assert (shown, plain) == ({"shouting": 1, "negative": 1}, {"shouting": 0, "negative": 1})
+
+
+def test_the_command_on_the_library_page_is_that_sweep(shouting):
+    [command] = re.findall(r"`mosweep -m (task=shouting .*?)`", LIBRARY)
+    trials, _ = planned(command.split())
+    found = {trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == "eval"} for trial in trials}
+    assert found == {dataset: {"eval:shouting", "eval:negative"} for dataset in ("shouting", "shouting-control")}
