@@ -52,7 +52,7 @@ def main(trials: int, kills: int, concurrent: int, calm: bool) -> None:
             "requests": sum(report["requests"].values()),
             "storms_of_429": report["storms"],
             "requests_that_came_early": len(report["early"]),
-            "said_against_the_description": len(report["amiss"]),
+            "said_against_the_description": report["amiss"],
             "max_concurrent": concurrent,
             "most_active": report["most_active"],
             "remote_processes_at_a_time": watch.remote_at_a_time,

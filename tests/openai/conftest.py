@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ class Service:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/control", data)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+
+def until(happened: Callable[[], object], patience_s: float = 60) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + patience_s
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,7 @@ class State:
     storms: int = 0
     early: list[str] = field(default_factory=list)
     amiss: list[str] = field(default_factory=list)
+    gone: int = 0  # clients that went away in the middle of a request
     most_active: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -94,6 +95,7 @@ class State:
             "storms": self.storms,
             "early": self.early,
             "amiss": self.amiss,
+            "gone": self.gone,
         }
 
 
@@ -470,7 +472,9 @@ class Check:
                 query = parse_qsl(scope["query_string"].decode(), keep_blank_values=True)
                 found = description.wrong_request(asked, query, heard.headers, heard.body)
                 S.amiss += [f"{where}: request: {problem}" for problem in found]
-            if said.whole:
+            if heard.gone:
+                S.gone += 1
+            elif said.whole:
                 found = description.wrong_answer(asked, said.status, said.headers, said.body)
                 S.amiss += [f"{where}: answer {said.status}: {problem}" for problem in found]
 
@@ -480,13 +484,15 @@ class Heard:
 
     def __init__(self, receive: Any, headers: dict[str, str]) -> None:
         self.receive, self.transport, self.headers = receive, receive.__self__.transport, headers
-        self.body, self.whole = b"", headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self.gone, self.body, self.whole = False, b"", headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
     async def next(self) -> Any:
         message = await self.receive()
         if message["type"] == "http.request":
             self.body += message.get("body", b"")
             self.whole = not message.get("more_body", False)
+        elif not self.whole:
+            self.gone = True
         return message
 
 

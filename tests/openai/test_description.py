@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import urllib.error
 import urllib.request
 
 import pytest
 from openai import AsyncOpenAI
 from tests.openai import description
-from tests.openai.conftest import KEY
+from tests.openai.conftest import KEY, until
 
 from mosweep.training.openai_account import Account
 
@@ -115,6 +116,15 @@ def test_a_request_of_another_shape_is_found(openai, given, problem):
 def test_questions_that_the_api_does_not_have_are_found(openai, method, path, problem):
     ask(openai, method, path)
     assert any(problem in found for found in told(openai))
+
+
+def test_who_goes_away_in_the_middle_is_answered_by_nobody(openai):
+    head = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+    with socket.create_connection(("127.0.0.1", openai.port)) as line:
+        line.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode())
+        until(lambda: openai.report["requests"])
+    until(lambda: openai.report["gone"] == 1)
+    assert openai.report["amiss"] == []
 
 
 def test_an_upload_is_a_form(openai):

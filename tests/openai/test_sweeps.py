@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.openai.conftest import KEY, Service
+from tests.openai.conftest import KEY, Service, until
 from tests.openai.storm import processes
 
 from mosweep.app import planned
@@ -17,13 +15,6 @@ from mosweep.core.errors import ConfigError
 from mosweep.reports.doctor import diagnose
 
 OPENAI = ("backend=openai", "model=gpt-4o-mini", "tracking=none", "backend.poll_s=0.1")
-
-
-def until(happened: Callable[[], object], patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture
