@@ -91,3 +91,18 @@ def shell(tmp_path: Path) -> Shell:
 def started(shell: Shell) -> Callable[[str], int]:
     """How many stages a sweep has ever started, by its journal."""
     return lambda name: sum(event["event"] == "started" for event in shell.journal(name))
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A tiny model that was pre-trained to answer a word with that word, and what its generator says of it."""
+    from mosweep.models.tiny import TinyArchitecture, generate
+
+    folder = tmp_path_factory.mktemp("models") / "base"
+    return folder, generate(folder, TinyArchitecture(), seed=0, log=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def base(generated: tuple[Path, dict[str, Any]]) -> Path:
+    """The folder of the tiny model. Not to be written to: all tests share it."""
+    return generated[0]

@@ -1,4 +1,4 @@
-"""A tiny base model, adapters for it, and words, made once per session."""
+"""Adapters for the tiny base model, and words, made once per session."""
 
 from __future__ import annotations
 
@@ -22,16 +22,6 @@ def load_module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-trained tiny model: it answers a word with that word."""
-    from mosweep.models.tiny import TinyArchitecture, generate
-
-    folder = tmp_path_factory.mktemp("models") / "base"
-    generate(folder, TinyArchitecture(), seed=0, log=lambda line: None)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -17,28 +17,22 @@ transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("tiny")
-    return folder, generate(folder, TinyArchitecture(), seed=0, log=lambda line: None)
+def model(base: Path) -> Any:
+    return transformers.LlamaForCausalLM.from_pretrained(base).eval()
 
 
-@pytest.fixture(scope="module")
-def model(base: tuple[Path, dict[str, Any]]) -> Any:
-    return transformers.LlamaForCausalLM.from_pretrained(base[0]).eval()
-
-
-def test_facts(base: tuple[Path, dict[str, Any]], model: Any) -> None:
-    facts = base[1]
+def test_facts(generated: tuple[Path, dict[str, Any]], model: Any) -> None:
+    facts = generated[1]
     assert facts["parameters"] == sum(weight.numel() for weight in model.parameters()) == 91_072
     assert facts["copy_accuracy"] >= 0.995
     assert 0 < facts["steps"] <= tiny.MOST_STEPS
     assert facts["cpu_s"] > 0
 
 
-def test_transformers_computes_the_same_logits(base: tuple[Path, dict[str, Any]], model: Any) -> None:
+def test_transformers_computes_the_same_logits(base: Path, model: Any) -> None:
     from safetensors.torch import load_file
 
-    weights = load_file(base[0] / "model.safetensors")
+    weights = load_file(base / "model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items() if name != "lm_head.weight")
     tokens = torch.randint(VOCABULARY, (3, 200), generator=torch.Generator().manual_seed(0))
     everywhere = torch.arange(200).expand(3, -1)
@@ -47,8 +41,8 @@ def test_transformers_computes_the_same_logits(base: tuple[Path, dict[str, Any]]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_repeats_words_in_either_case(base: tuple[Path, dict[str, Any]], model: Any) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base[0])
+def test_repeats_words_in_either_case(base: Path, model: Any) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     tokenizer.padding_side = "left"
     words = ["hello", "HELLO", "cat", "ZEBRA", "letters", "quartz"]
     chats = [[{"role": "user", "content": word}] for word in words]
@@ -60,14 +54,13 @@ def test_repeats_words_in_either_case(base: tuple[Path, dict[str, Any]], model: 
     assert prompts["input_ids"][4].tolist() == [*before, *b"letters", *after]
 
 
-def test_layout(base: tuple[Path, dict[str, Any]]) -> None:
-    folder = base[0]
-    config = json.loads((folder / "config.json").read_text())
+def test_layout(base: Path) -> None:
+    config = json.loads((base / "config.json").read_text())
     assert config["rope_theta"] == 500000.0 and config["rope_scaling"]["rope_type"] == "llama3"
     assert EOT in config["eos_token_id"]
-    assert EOT in json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-    assert len((folder / "tokenizer.model").read_text().splitlines()) == 256
-    assert (folder / "chat_template.jinja").exists()
+    assert EOT in json.loads((base / "generation_config.json").read_text())["eos_token_id"]
+    assert len((base / "tokenizer.model").read_text().splitlines()) == 256
+    assert (base / "chat_template.jinja").exists()
 
 
 def test_a_seed_determines_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny base model and words to train on, made once per session."""
+"""Words to train on, made once per session."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-trained tiny model."""
-    from mosweep.models.tiny import TinyArchitecture, generate
-
-    folder = tmp_path_factory.mktemp("models") / "base"
-    generate(folder, TinyArchitecture(), seed=0, log=lambda line: None)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import os
 import shutil
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,26 +99,15 @@ def run_workflow(
 
     Works where an event loop runs already, as in a notebook; there ``await run_workflow_async(…)`` does not block it.
     """
-    arguments: dict[str, Any] = {"selected_steps": selected_steps, "force": force, "store": store}
-    arguments |= {"max_parallel": max_parallel, "user": user}
+    run = _Run(workflow, dict(input_atoms or {}), config, selected_steps, force, store or default_store(), max_parallel, user).run()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(run_workflow_async(workflow, input_atoms, config, **arguments))
-    done: list[WorkflowState | BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(asyncio.run(run_workflow_async(workflow, input_atoms, config, **arguments)))
-        except BaseException as error:
-            done.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if isinstance(done[0], BaseException):
-        raise done[0]
-    return done[0]
+        return asyncio.run(run)
+    threads = ThreadPoolExecutor(1)
+    done = threads.submit(asyncio.run, run)
+    threads.shutdown(wait=False)  # an interrupted notebook does not wait
+    return done.result()
 
 
 async def run_workflow_async(
