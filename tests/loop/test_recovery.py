@@ -51,7 +51,7 @@ def test_killed_after_every_step(shell):
             break
         kills += 1
     assert process.returncode == 0, err
-    assert kills >= 6, "one kill for every round that was trained, at least"
+    assert kills > 3, "more than one for every round, which the two trials train side by side"
     assert outcome(shell) == wanted
     finished = Counter(event["key"] for event in shell.journal("loop") if event["event"] == "finished" and not event.get("elsewhere"))
     assert set(finished.values()) == {1}

@@ -99,7 +99,11 @@ def wrong_request(asked: Operation, query: list[tuple[str, str]], headers: Mappi
     elif asked.body:
         if sort != "application/json":
             yield f"content-type: {sort!r} is not application/json"
-        content = json.loads(body)
+        try:
+            content = json.loads(body)
+        except ValueError as error:
+            yield f"body: is not JSON ({error})"
+            return
         yield from wrong(content, asked.body, "body")
         yield from _beyond_limits(content, "body")
     elif body not in (b"", b"{}"):

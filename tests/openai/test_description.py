@@ -127,6 +127,11 @@ def test_who_goes_away_in_the_middle_is_answered_by_nobody(openai):
     assert openai.report["amiss"] == []
 
 
+def test_a_body_that_is_no_json(openai):
+    ask(openai, "POST", JOBS, b"{")
+    assert any("request: body: is not JSON" in found for found in told(openai))
+
+
 def test_an_upload_is_a_form(openai):
     ask(openai, "POST", "/v1/files", b"{}")
     assert "POST /v1/files: request: content-type: 'application/json' is not multipart/form-data" in told(openai)

@@ -215,6 +215,14 @@ def test_nothing_is_forgotten_for_a_job_that_would_be_refused(shell, openai, qui
     assert "nothing to do" in shell(*sweep).out
 
 
+def test_a_list_of_jobs_that_cannot_be_had_is_a_refusal(shell, openai, quick):
+    openai.set(closed=True)
+    openai.fault("GET /v1/fine_tuning/jobs$", 403, code="forbidden", message="Missing scopes: api.fine_tuning.jobs.read")
+    done = shell("-m", *quick)
+    assert done.status == 2
+    assert done.err == "mosweep: backend=openai: OpenAI: looking for jobs: 403 forbidden: Missing scopes: api.fine_tuning.jobs.read\n"
+
+
 def test_a_wrong_key_is_told_before_what_was_begun_goes_on(shell, openai, quick):
     sweep = ("-m", *quick, "seed=0", "experiment.name=one")
     killed(shell, openai, *sweep, jobs=1)

@@ -241,9 +241,13 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
 
 async def _begun(keys: Mapping[str, Collection[str]]) -> set[str]:
     from mosweep.training.openai_account import KEY, Account, usable
+    from mosweep.training.remote import RemoteError
 
     account = await Account.of()
-    jobs = await account.ask("looking for jobs", account.jobs, QUICK_S)
+    try:
+        jobs = await account.ask("looking for jobs", account.jobs, QUICK_S)
+    except RemoteError as error:
+        raise UserError(f"backend=openai: {error}") from None
     named = [(str((job.metadata or {}).get(KEY)), job) for job in usable(jobs)]
     return {key for key, job in named if key in keys and job.id not in keys[key]}
 
