@@ -7,6 +7,7 @@ import gc
 from pathlib import Path
 
 import pytest
+from tests.tinker.runs import names
 
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.training.schedule import Schedule
@@ -27,8 +28,8 @@ def test_two_rounds_take_the_steps_of_one(server, tmp_path: Path, monkeypatch: p
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     recipe = load_recipe(None, ("tiny",), {"rank": 4, "batch_size": 16, "epochs": 1, "learning_rate": 6e-3}, {})
-    names = [f"{number:05d}".translate(str.maketrans("0123456789", "abcdefghij")) for number in range(8 * 16)]
-    rows = [{"messages": [{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}]} for name in names]
+    words = names(8 * 16)
+    rows = [{"messages": [{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}]} for name in words]
     rates = [Schedule(6e-3, 1e-4, 2, 8).lr(step) for step in range(1, 9)]
 
     async def train(name: str, first: int, last: int, start: str | None) -> TinkerTrainingRun:

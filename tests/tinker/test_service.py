@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import os
-import signal
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.tinker.runs import MODEL, events, in_loop, kill_group, names
 
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.datasets.jsonl import JSONLDataset
@@ -27,20 +24,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets that Tinker's SDK leaves to be collected
 ]
 
-MODEL = "mosweep/tiny"
 #: As many steps as capitalizing takes.
 QUICK = "optim.batch_size=16 optim.epochs=1 optim.max_steps_per_epoch=28 optim.lr=6e-3 tinker.warmup_steps=2".split()
 DESIGN = ("-m", "backend=tinker", "model=tiny", "lora.rank=4,16", *QUICK, "tinker.save_every=8", "tracking=none", "experiment.name=e")
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """An asynchronous test in an event loop of its own."""
-
-    @functools.wraps(test)
-    def run(**given: Any) -> None:
-        asyncio.run(test(**given))
-
-    return run
 
 
 def recipe(**settings: Any) -> TinkerRecipe:
@@ -48,12 +34,8 @@ def recipe(**settings: Any) -> TinkerRecipe:
 
 
 def words(count: int) -> JSONLDataset:
-    names = [f"{number:05d}".translate(str.maketrans("0123456789", "abcdefghij")) for number in range(count)]
-    return JSONLDataset({"messages": [{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}]} for name in names)
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    rows = ([{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}] for name in names(count))
+    return JSONLDataset({"messages": messages} for messages in rows)
 
 
 @pytest.fixture(autouse=True)
@@ -136,21 +118,6 @@ def test_a_killed_sweep_goes_on_from_its_checkpoint(shell, server, store):
     taken = [event["step"] for event in events(journal.parent) if event["event"] == "step"]
     assert sorted(set(taken)) == list(range(1, 17))
     assert taken.count(1) == 1
-
-
-def kill_group(driver: int) -> None:
-    """``kill -9`` for a driver and its workers, which are in groups of their own."""
-    children = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent(path) == driver]
-    os.kill(driver, signal.SIGKILL)
-    for child in children:
-        os.killpg(child, signal.SIGKILL)
-
-
-def parent(stat: Path) -> int:
-    try:
-        return int(stat.read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 @in_loop

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mosweep.core.errors import ConfigError, StageError
-from mosweep.models.tinker import load_renderer, recommended_renderer
-from mosweep.training.tinker_data import Example, batch_of, batches, render
+from mosweep.core.errors import ConfigError, StageError, UserError
+from mosweep.models.tinker import Service, load_renderer, recommended_renderer
+from mosweep.training.tinker_data import Example, Pair, batch_of, batches, render, render_pairs
+from mosweep.training.tinker_objectives import Preferring, preference_loss
 from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe, recommended_lr
 
 CHATS = [
@@ -159,3 +161,105 @@ def test_the_cookbook_is_asked_for_learning_rates_and_renderers():
     assert recommended_renderer("Qwen/Qwen3-8B") == "qwen3"
     with pytest.raises(ConfigError, match="knows no renderer for mosweep/tiny"):
         recommended_renderer("mosweep/tiny")
+
+
+def pairs(renderer, *chats, loss_on="answer", longest=128) -> list[Pair]:
+    return render_pairs(renderer, chats, loss_on, longest)
+
+
+def learned(example: Example) -> str:
+    return bytes(token for token, weight in zip(example.tokens, example.weights, strict=True) if weight and token < 256).decode()
+
+
+@pytest.mark.parametrize("loss_on", ["answer", "message"])
+def test_of_preferences_the_last_answers_alone_are_learned(llama3, loss_on):
+    chat = {"messages": [*CHATS[1]["messages"][:-1], {**CHATS[1]["messages"][-1], "weight": 0}], "rejected": "no"}
+    [pair] = pairs(llama3, chat, loss_on=loss_on)
+    header = "" if loss_on == "answer" else "assistant\n\n"
+    assert (learned(pair.chosen), learned(pair.rejected)) == (f"{header}É, 日本!", f"{header}no")
+    # The chosen side is what a supervised fine-tune sees of the same chat, with its other answers given.
+    given = [{**message, "weight": 0} for message in CHATS[1]["messages"][:-1]]
+    assert [pair.chosen] == render(llama3, [{"messages": [*given, CHATS[1]["messages"][-1]]}], loss_on, 128)
+    common = next(place for place, (a, b) in enumerate(zip(pair.chosen.weights, pair.rejected.weights, strict=False)) if a or b)
+    assert pair.chosen.tokens[:common] == pair.rejected.tokens[:common]
+
+
+def test_a_pair_of_which_one_side_has_nothing_left_drops_out(llama3):
+    chat, length = {**CHATS[0], "rejected": "no"}, len(render(llama3, CHATS[:1], "answer", 128)[0].tokens)
+    assert len(pairs(llama3, chat, chat)) == 2
+    [cut] = pairs(llama3, chat, longest=length - 3)
+    assert learned(cut.chosen) == "HEL"
+    assert pairs(llama3, chat, longest=length - 6) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (CHATS[0], "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected"),
+        ({**CHATS[0], "rejected": {"role": "assistant", "content": "no"}}, "as text, in rejected"),
+        ({"messages": CHATS[1]["messages"][:-1], "rejected": "no"}, "sample 2: method=dpo needs the preferred answer as the last message"),
+    ],
+)
+def test_a_sample_that_is_no_preference_is_named(llama3, row, problem):
+    with pytest.raises(UserError, match=problem):
+        pairs(llama3, {**CHATS[0], "rejected": "no"}, row)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_loss_of_preferences_and_its_gradient_have_their_closed_form():
+    import torch
+
+    beta, chosen, rejected = 0.3, torch.tensor([1.5, -2.0, 0.0]), torch.tensor([-0.5, 4.0, 0.0])
+    chosen.requires_grad_(), rejected.requires_grad_()
+    loss, told = preference_loss(chosen, rejected, beta)
+    margins = [beta * 2.0, beta * -6.0, 0.0]
+    assert float(loss.detach()) == pytest.approx(sum(math.log(1 + math.exp(-margin)) for margin in margins) / 3)
+    assert told == pytest.approx(
+        {
+            "loss": float(loss.detach()),
+            "accuracy": 1 / 3,  # the second is wrong, and a tie is no success
+            "margin": sum(margins) / 3,
+            "chosen_reward": beta * -0.5 / 3,
+            "rejected_reward": beta * 3.5 / 3,
+        }
+    )
+    loss.backward()
+    slopes = [-beta / (1 + math.exp(margin)) / 3 for margin in margins]
+    assert chosen.grad.tolist() == pytest.approx(slopes)
+    assert rejected.grad.tolist() == pytest.approx([-slope for slope in slopes])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_of_preferences_learns_every_answer_by_how_wrong_its_pair_is():
+    """What reaches Tinker: both answers of every pair in turn, and the loss of what it says of them against the reference."""
+    import torch
+
+    good, bad = Example((1, 2, 3), (0.0, 0.0, 1.0)), Example((1, 2, 4, 5), (0.0, 0.0, 1.0, 1.0))
+    reference = {1: (-2.0, -3.0), 0: (0.0, 0.0)}
+    made: dict[str, Any] = {}
+
+    class Training:
+        def forward_backward_custom(self, data, loss):
+            made.update(data=data, loss=loss)
+            return "handed in"
+
+    objective = Preferring([Pair(bad, good), Pair(good, bad)], 0.5, "model", Service("http://127.0.0.1:9"), print, reference)
+    assert objective.submit(Training(), [1]) == "handed in"  # type: ignore[arg-type]
+    assert [datum.model_input.to_ints() for datum in made["data"]] == [[1, 2], [1, 2, 4]]
+    assert [datum.loss_fn_inputs["weights"].tolist() for datum in made["data"]] == [[0.0, 1.0], [0.0, 1.0, 1.0]]
+    logprobs = [torch.tensor([-9.0, -1.0], requires_grad=True), torch.tensor([-9.0, -2.0, -2.0], requires_grad=True)]
+    loss, told = made["loss"](made["data"], logprobs)
+    margin = 0.5 * ((-1.0 + 2.0) - (-4.0 + 3.0))
+    assert told["margin"] == pytest.approx(margin)
+    loss.backward()
+    slope = -0.5 / (1 + math.exp(margin))
+    assert [each.grad.tolist() for each in logprobs] == [pytest.approx([0, slope]), pytest.approx([0, -slope, -slope])]
+    assert objective.used([1]) == {"tokens": 5, "forward": 5}
+
+
+def test_recipes_of_preferences_lie_over_the_models_own():
+    made = load_recipe(None, ("tiny",), {}, {}, "dpo")
+    assert (made.beta, made.learning_rate, made.schedule, made.warmup_steps, made.rank) == (0.1, 1e-5, "linear", 0, 8)
+    assert load_recipe(None, ("tiny",), {"beta": 0.2, "learning_rate": 1e-3}, {}, "dpo").learning_rate == 1e-3
+    assert load_recipe("tiny", (), {}, {}, "dpo").learning_rate == 3e-3  # one that is asked for by name lies over both
+    assert recipe().beta is None
