@@ -59,7 +59,8 @@ def build(
         for rank in ranks:
             needs = {"model": base.key, "data": data.key}
             loss = [[step, 2.0 / (step + 1)] for step in range(5)]
-            facts = {"model_id": f"local/{model}-{rank}", "loss": loss, **mark}
+            curves = {"chosen_reward": [[step, step / 8] for step in range(5)]}
+            facts = {"model_id": f"local/{model}-{rank}", "loss": loss, "curves": curves, **mark}
             error = "out of memory" if rank in fail else None
             tuned = stage(folder, "finetune", [model, rank], facts, needs, error)
             score = 0.25 + rank / 1000 + shift

@@ -126,8 +126,9 @@ def test_trial_shows_factors_scores_data_and_models(sweep: Sweep, uri: str, tmp_
     assert run["parent"] == "letters"
     assert run["params"] == {"model": "tiny", "lora.rank": "64", "dataset": "words", "task": "capitalization,reversal"}
     scores = {"capitalization/accuracy": 0.314, "capitalization/stderr": 0.01, "reversal/accuracy": 0.414, "reversal/stderr": 0.01}
-    assert run["metrics"] == pytest.approx({**scores, "train/loss": 0.4})
+    assert run["metrics"] == pytest.approx({**scores, "train/loss": 0.4, "train/chosen_reward": 0.5})
     assert sorted((m[2], m[1]) for m in run["history"] if m[0] == "train/loss") == [(step, 2.0 / (step + 1)) for step in range(5)]
+    assert sorted((m[2], m[1]) for m in run["history"] if m[0] == "train/chosen_reward") == [(step, step / 8) for step in range(5)]
     ((dataset, context),) = run["datasets"]
     assert (dataset["name"], dataset["digest"], json.loads(dataset["profile"])) == ("words", "d1" * 16, {"num_rows": 1000})
     assert context == [("mlflow.data.context", "training")]

@@ -128,6 +128,7 @@ def test_trial_shows_factors_scores_lineage_and_loss(sweep: Sweep, folder: Path)
     assert {name: tuned.summary[name] for name in scores} == pytest.approx(scores)
     assert tuned.summary["status"] == "succeeded"
     assert {row["_step"]: row["train/loss"] for row in tuned.history} == pytest.approx({step: 2.0 / (step + 1) for step in range(5)})
+    assert [row["train/chosen_reward"] for row in tuned.history] == [step / 8 for step in range(5)]
     control = found["model=tiny,control"]
     assert (control.run.job_type, list(control.run.tags), control.history) == ("control", ["model=tiny"], [])
 

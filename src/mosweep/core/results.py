@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,11 @@ class StageResult:
     def stopped(self) -> bool:
         """Whether it is a round of a loop, or the evaluation of one, that was not needed any more."""
         return bool(self.facts.get("stopped"))
+
+    @property
+    def curves(self) -> Mapping[str, Sequence[Any]]:
+        """What training told at its steps, by name: the ``loss``, and other ``curves`` where there are any. Points of step and value."""
+        return {"loss": self.facts.get("loss", ()), **self.facts.get("curves", {})} if self.kind not in ("data", "eval") else {}
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -201,8 +201,9 @@ class Content:
         models = {stage.key: stage for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"}
         for stage in trial.stages:
             time_ms = _finished(stage)
-            for step, value in stage.facts.get("loss", ()) if stage.kind not in ("data", "eval") else ():
-                metrics["train/loss", int(step)] = Metric("train/loss", float(value), time_ms, int(step))
+            for name, points in stage.curves.items():
+                full = _name(f"train/{name}")
+                metrics |= {(full, int(step)): Metric(full, float(value), time_ms, int(step)) for step, value in points}
             if stage.kind == "round-eval" and stage.record and not stage.stopped:
                 full, number = _name(f"rounds/{stage.facts['task']}/{stage.facts['watched']}"), int(stage.facts["round"])
                 metrics[full, number] = Metric(full, float(stage.facts["score"]), time_ms, number)

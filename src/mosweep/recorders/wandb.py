@@ -2,7 +2,7 @@
 
 A run per trial that has ended. Its group is the sweep, its job type ``tuned`` or ``control``, its tags are the levels of its factors. Its
 config is the trial's, with the ``factors`` and, as ``lineage``, the keys and digests of data, model and evaluations; its summary are the
-scores ``<task>/<metric>``, its history is the loss. Nothing is uploaded: files stay in the store.
+scores ``<task>/<metric>``, its history is what training told. Nothing is uploaded: files stay in the store.
 
 A run's id follows from sweep, trial and the keys of its stages, so that recording again resumes it. ``wandb/recorded/`` in mosweep's home
 notes what was recorded where: a server need not be asked, and offline there is none. Without it runs are merely written again.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Run:
     tags: tuple[str, ...]
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
-    loss: Mapping[int, float]
+    history: Mapping[int, Mapping[str, float]]
     failed: bool
 
 
@@ -112,14 +112,19 @@ def run_of(result: SweepResult, trial: TrialResult) -> Run:
         tags=tuple(dict.fromkeys(tag[:_TAG] for tag in [*tags, *(["dummy"] if dummy else [])])),
         config=masked({**_configuration(trial), "factors": trial.factors, "lineage": {s.label: _lineage(s) for s in trial.stages}}),
         summary=masked({**summary, **({"error": errors[0]} if errors else {})}),
-        loss={
-            int(step): float(loss)
-            for stage in trial.stages
-            if stage.kind in ("finetune", "round")
-            for step, loss in stage.facts.get("loss", ())
-        },
+        history=_history(stage for stage in trial.stages if stage.kind in ("finetune", "round")),
         failed=trial.status != "succeeded",
     )
+
+
+def _history(trained: Iterable[StageResult]) -> dict[int, dict[str, float]]:
+    """What the steps told: of each, the values by name."""
+    history: dict[int, dict[str, float]] = {}
+    for stage in trained:
+        for name, points in stage.curves.items():
+            for step, value in points:
+                history.setdefault(int(step), {})[f"train/{name}"] = float(value)
+    return history
 
 
 def _lineage(stage: StageResult) -> dict[str, Any]:
@@ -174,8 +179,8 @@ def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folde
                 reinit="create_new",
                 settings=settings,
             )
-            for step, loss in sorted(run.loss.items()):
-                made.log({"train/loss": loss}, step=step)
+            for step, told in sorted(run.history.items()):
+                made.log(dict(told), step=step)
             made.summary.update(run.summary)
             made.finish(exit_code=int(run.failed))
         if wandb.run is None:  # no run of the user's own in this process
