@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from mosweep.core.errors import StageError, UserError
 from mosweep.core.schema import between, build
 from mosweep.datasets.jsonl import JSONLDataset, Sample
+from mosweep.datasets.preferences import preference
 from mosweep.training.base import RunStatus
 from mosweep.training.openai_account import ATTEMPT, ENDED, FULL, KEY, Account
 from mosweep.training.remote import RemoteError
@@ -326,17 +327,9 @@ def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes
 
 
 def _preference(number: int, row: Sample) -> dict[str, Any]:
-    """A chat sample whose last turn is the preferred answer, and whose ``rejected`` is the other one."""
-    rejected, messages = row.get("rejected"), [{k: m[k] for k in ("role", "content")} for m in row["messages"]]
-    if not isinstance(rejected, str) or not rejected:
-        raise UserError(f"sample {number}: method=dpo needs the answer that is not preferred, as text, in rejected")
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise UserError(f"sample {number}: method=dpo needs the preferred answer as the last message")
-    return {
-        "input": {"messages": messages[:-1]},
-        "preferred_output": messages[-1:],
-        "non_preferred_output": [{"role": "assistant", "content": rejected}],
-    }
+    """A sample of preferences as OpenAI has them."""
+    asked, chosen, rejected = preference(number, row)
+    return {"input": {"messages": asked}, "preferred_output": chosen, "non_preferred_output": rejected}
 
 
 def _losses(content: bytes) -> tuple[tuple[int, float], ...]:
