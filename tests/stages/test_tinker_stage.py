@@ -6,6 +6,10 @@ import json
 
 import pytest
 
+from mosweep.prices import Usage, cost
+from mosweep.stages.tinker import TinkerFinetune
+from mosweep.training.tinker_recipe import load_recipe
+
 NOWHERE = {"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"}
 DPO = ("backend.method=dpo",)
 HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model.hub=Qwen/Qwen3-8B")
@@ -40,6 +44,19 @@ def test_what_cannot_work_is_refused_in_one_line(shell, words, message):
     assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert shell.files() == set()
+
+
+def test_what_a_fine_tune_will_use_counts_both_answers_and_what_is_only_read():
+    supervised = load_recipe(None, ("tiny",), {"epochs": 3}, {})
+    works = [
+        TinkerFinetune("Qwen/Qwen3-8B", "qwen3", recipe, None, None, 1, 1.0)
+        for recipe in (supervised, load_recipe(None, (), {"epochs": 3}, {}, "dpo"))
+    ]
+    assert [work.expected_usage(1000) for work in works] == [
+        Usage("tinker", "Qwen/Qwen3-8B", train_tokens=3000),
+        Usage("tinker", "Qwen/Qwen3-8B", train_tokens=6000, input_tokens=8000),
+    ]
+    assert cost([works[1].expected_usage(1_000_000)]) == pytest.approx(6 * 0.40 + 8 * 0.13)
 
 
 CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "A"}]%s}\n'
