@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,60 @@ def test_recipes_of_preferences_lie_over_the_models_own():
     assert load_recipe(None, ("tiny",), {"beta": 0.2, "learning_rate": 1e-3}, {}, "dpo").learning_rate == 1e-3
     assert load_recipe("tiny", (), {}, {}, "dpo").learning_rate == 3e-3  # one that is asked for by name lies over both
     assert recipe().beta is None
+
+
+class Questions:
+    """Tinker's SDK as far as the reference goes: every token has the log-probability -1; ``trouble`` comes first."""
+
+    def __init__(self, *trouble: Exception) -> None:
+        self.trouble, self.asked, self.under_way, self.most = list(trouble), 0, 0, 0
+
+    async def create_sampling_client(self, base_model: str) -> Questions:
+        assert base_model == "model"
+        return self
+
+    async def compute_logprobs(self, tokens) -> list[float | None]:
+        self.asked += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.001)
+        self.under_way -= 1
+        if self.trouble:
+            raise self.trouble.pop()
+        return [None] + [-1.0] * (len(tokens.to_ints()) - 1)
+
+
+def asking(client: Questions, count: int = 200) -> tuple[Preferring, list[dict[str, Any]]]:
+    """What was learned of so many pairs, and the notes of it."""
+    pair, notes = Pair(Example((1, 2, 3), (0.0, 1.0, 1.0)), Example((1, 2), (0.0, 1.0))), []
+    service = Service("http://127.0.0.1:9", client=client)  # type: ignore[arg-type]
+    objective = Preferring([pair] * count, 0.1, "model", service, lambda event, **about: notes.append({"event": event, **about}))
+    asyncio.run(objective.prepare(client, range(count)))  # type: ignore[arg-type]
+    return objective, notes
+
+
+def test_the_reference_is_asked_once_a_pair_some_at_a_time_and_noted_as_it_comes():
+    objective, notes = asking(client := Questions())
+    assert objective.reference == dict.fromkeys(range(200), (-2.0, -1.0))
+    assert (client.asked, client.most) == (400, 64)
+    assert [len(note["pairs"]) for note in notes] == [128, 72]
+    assert [(note["event"], note["forward"], note["sampled"]) for note in notes] == [("reference", 640, 256), ("reference", 360, 144)]
+    asyncio.run(objective.prepare(client, range(150)))  # type: ignore[arg-type]
+    assert client.asked == 400
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_questions_for_the_reference_that_may_yet_be_answered_are_asked_again(capsys):
+    import httpx
+    import tinker
+
+    request = httpx.Request("POST", "http://127.0.0.1:9")
+    limited = tinker.RateLimitError("slow down", response=httpx.Response(429, request=request), body=None)
+    objective, _ = asking(client := Questions(limited, tinker.APIConnectionError(request=request)), 2)
+    assert len(objective.reference) == 2
+    assert client.asked == 6
+    assert capsys.readouterr().out.count("again in") == 2
+    refused = tinker.BadRequestError("too long", response=httpx.Response(400, request=request), body=None)
+    with pytest.raises(tinker.BadRequestError):
+        asking(client := Questions(refused), 100)
+    assert client.asked < 200  # the first ends the others
