@@ -141,6 +141,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(shell, 
     (shell.folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(PAIRS)))
     sweep = ["-m", "backend=tinker", "backend.method=dpo", "dataset.path=pairs.jsonl", "model=tiny", "lora.rank=4", "optim.lr=1e-3"]
     sweep += ["optim.batch_size=16", "optim.epochs=1", "tinker.save_every=4", "eval=dummy", "tracking=none", "run_control_trials=false"]
+    sweep += ["model.generate=null", f"model.path={server.base}"]  # which is there already
     first = shell.start(*sweep, start_new_session=True)
     store = shell.folder / ".mosweep" / "store"
     while not (found := [path for path in store.rglob(JOURNAL) if '"checkpoint"' in path.read_text()]):
