@@ -15,12 +15,13 @@ Messages = list[dict[str, Any]]
 
 def preference(number: int, row: Sample) -> tuple[Messages, Messages, Messages]:
     """What sample ``number`` was asked, the preferred answer and the other one. ``UserError`` for a sample that is no preference."""
-    rejected, messages = row.get("rejected"), [{name: message[name] for name in ("role", "content")} for message in row["messages"]]
+    rejected = row.get("rejected")
+    messages = [{key: message[key] for key in ("role", "content", "name") if key in message} for message in row["messages"]]
     if not isinstance(rejected, str) or not rejected:
         raise UserError(f"sample {number}: method=dpo needs the answer that is not preferred, as text, in rejected")
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise UserError(f"sample {number}: method=dpo needs the preferred answer as the last message")
-    return messages[:-1], messages[-1:], [{"role": "assistant", "content": rejected}]
+    return messages[:-1], messages[-1:], [{**messages[-1], "content": rejected}]
 
 
 def check_preferences(path: Path) -> None:
