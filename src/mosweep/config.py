@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError
@@ -156,7 +157,8 @@ class EvalOps:
     """Where each round is told of: ``url`` of an EvalOps service and the ``suite`` (id) that its test runs belong to; ``None``: nowhere.
 
     The key is read from ``EVALOPS_API_KEY``. The service is asked up to ``tries`` times, ``timeout_s`` seconds each, beside
-    the work; one that does not answer costs a warning, and a few seconds at the end of a launch.
+    the work; one that does not answer costs a warning. The end of a launch waits for an answer that is due, ``timeout_s`` at most; for
+    five seconds, rounds that are left are told, too.
     """
 
     url: str | None = None
@@ -165,10 +167,21 @@ class EvalOps:
     timeout_s: float = field(default=10.0, metadata=between(gt=0, le=300))
 
     def __post_init__(self) -> None:
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ConfigError("url", self.url, "expected an address that starts with https:// or http://")
+        if self.url is not None and not _is_address(self.url):
+            raise ConfigError("url", self.url, "expected an address such as https://evalops.dev, or https://HOST:PORT/PATH")
         if self.url is not None and self.suite is None:
             raise ConfigError("suite", None, "loop.evalops.url needs the id of a test suite")
+
+
+def _is_address(url: str) -> bool:
+    """Whether requests can be sent to paths below ``url``."""
+    try:
+        parts = urlsplit(url)
+        known = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # brackets, a port, or a name that cannot be
+        return False
+    plain = url.isascii() and url.isprintable() and not set(url) & set(" ?#")
+    return known and plain and parts.scheme in ("http", "https")
 
 
 @dataclass(frozen=True)

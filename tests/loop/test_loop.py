@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
-from mosweep.stages.rounds import NextRound, RoundEval
+from mosweep.core.types import Artifact, Context, Resources
+from mosweep.stages.rounds import NextRound, Optimize, RoundEval
 from mosweep.training.schedule import Schedule
 
 from .conftest import Loops
@@ -220,6 +224,13 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ({"hard_factor": 0.5}, "loop.hard_factor=0.5: must be ≥ 1"),
         ({"treshold": 0.5}, "loop.treshold=0.5: no such key; did you mean threshold"),
         ({"evalops": {"url": "evalops.dev", "suite": "s"}}, "loop.evalops.url=evalops.dev: expected an address"),
+        *(
+            ({"evalops": {"url": url, "suite": "s"}}, re.escape(f"loop.evalops.url={url}: expected an address"))
+            for url in (
+                *("http://[::1", "http://", "https:///path", "http://host:port", "http://host:99999", "http://.evalops.dev"),
+                *("http://evalops.dev/a b", "https://evalops.dev/ü", "https://evalops.dev?a=b", "https://evalops.dev#a"),
+            )
+        ),
         ({"evalops": {"url": "https://evalops.dev"}}, "loop.evalops.suite=None: loop.evalops.url needs the id of a test suite"),
         ({"optim": {"epochs": 2}}, "optim.epochs=2: means nothing in a loop; set loop.max_rounds and loop.steps_per_round"),
         ({"optim": {"warmup_steps": 2}}, "optim.warmup_steps=2: means nothing in a loop; set loop.warmup_steps"),
@@ -284,3 +295,22 @@ def test_the_first_round_is_wrapped_in_nothing_that_knows_of_thresholds(loops: L
     works = {stage.label: stage.work for stage in loops.trial().stages}
     assert not isinstance(works["round 1"], NextRound)
     assert isinstance(works["round 2"], NextRound)
+
+
+def test_every_curve_of_the_end_goes_over_all_rounds_up_to_the_chosen_one(tmp_path: Path) -> None:
+    def artifact(kind: str, **facts: Any) -> Artifact:
+        return Artifact(kind, kind, tmp_path / "nowhere", facts, "")
+
+    def rows(*steps: int) -> list[list[float]]:
+        return [[step, step / 8] for step in steps]
+
+    inputs = {}
+    for number, steps, score in [(1, (1, 2), 0.1), (2, (3, 4), 0.9), (3, (5, 6), 1.0)]:
+        curves = {"accuracy": rows(*steps), **({"late": rows(*steps)} if number > 1 else {})}
+        inputs[f"round {number}"] = artifact("round", model_id=f"m{number}", loss=rows(*steps), curves=curves)
+        inputs[f"eval {number}"] = artifact("round-eval", score=score, task="t", watched="accuracy")
+    context = Context("key", tmp_path / "out", inputs, Resources())
+    facts = asyncio.run(Optimize(0.8, False, None).run(context))
+    assert facts["round"] == 2
+    assert facts["loss"] == rows(1, 2, 3, 4)
+    assert facts["curves"] == {"accuracy": rows(1, 2, 3, 4), "late": rows(3, 4)}

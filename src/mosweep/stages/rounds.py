@@ -285,7 +285,7 @@ class Optimize:
         return {"torch": "torchtune", "safetensors": "torchtune"} if self.merged else {}
 
     def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """As ``immediate``."""
+        """Whether there is nothing to merge: then it is links only."""
         return not self.merged
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -307,10 +307,12 @@ class Optimize:
         _link_files(trained.folder, context.out, leave=STATE)
         if self.merged:
             await self._merge(context)
-        losses = [point for _, each, _ in done[: reached + 1] for point in each.facts.get("loss", ())]
+        until = [each.facts for _, each, _ in done[: reached + 1]]
+        losses = [point for each in until for point in each.get("loss", ())]
+        curves = _joined([each.get("curves", {}) for each in until])
         facts = {name: value for name, value in trained.facts.items() if name not in _SPENT}
         facts |= {"round": number, "score": score.facts["score"], "watched": watched, "threshold": self.threshold, "rounds": rows}
-        return facts | ({"loss": losses} if losses else {})
+        return facts | ({"loss": losses} if losses else {}) | ({"curves": curves} if curves else {})
 
     async def _merge(self, context: Context) -> None:
         from mosweep.models.lora import merge
@@ -346,6 +348,15 @@ def _rounds(inputs: Mapping[str, Artifact]) -> list[tuple[int, Artifact, Artifac
     numbers = sorted(int(role.removeprefix("eval ")) for role in inputs if role.startswith("eval "))
     found = [(number, inputs[f"round {number}"], inputs[f"eval {number}"]) for number in numbers]
     return [(number, trained, score) for number, trained, score in found if not trained.facts.get("stopped")]
+
+
+def _joined(rounds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+    """Each curve over all ``rounds``: its points, one round's after the other's."""
+    joined: dict[str, list[Any]] = {}
+    for curves in rounds:
+        for name, points in curves.items():
+            joined.setdefault(name, []).extend(points)
+    return joined
 
 
 def _link_files(source: Path, target: Path, leave: str | None = None) -> None:
