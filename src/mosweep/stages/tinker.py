@@ -102,8 +102,11 @@ class TinkerFinetune(_OnTinker):
 
     @property
     def expected_usage(self) -> Callable[[int], prices.Usage]:
-        """What data of so many tokens would use, all of it in every epoch. Preferences: twice as much, as another answer comes to the same,
-        forward in every epoch and once for the reference, too.
+        """What training on data of so many tokens would use: ``tokens · epochs`` trained, as all of it is taken in every epoch.
+
+        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. 2: every question comes with each of two
+        answers, of which the one that is not preferred is taken to be as long as the other. Read: once an epoch for the loss, and once for
+        the reference.
         """
         epochs = self.recipe.epochs
         if self.recipe.beta is None:
@@ -253,6 +256,8 @@ class TinkerBackend:
             raise ConfigError("lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0")
         if self.use_recommended_lr and optim.lr is not None:
             raise ConfigError("optim.lr", optim.lr, "is given, and so is backend.use_recommended_lr=true: which one is it?")
+        if self.use_recommended_lr and (own := config.tinker.get("learning_rate")) is not None:
+            raise ConfigError("tinker.learning_rate", own, "is given, and so is backend.use_recommended_lr=true: which one is it?")
         settings = {
             "rank": lora.rank,
             "beta": self.beta,
