@@ -159,19 +159,19 @@ def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:
                     raise
                 new = [work for key, work in mine.items() if key not in begun]
                 if any(key in redo and key not in begun for key in mine):
-                    check(new)
+                    check(new)  # raises: a result that is there is forgotten only for a job that would be taken
                 elif new:
                     _try_the_others(check, new, len(begun))
 
 
 def _spent(store: Store, key: str, redo: bool) -> frozenset[str]:
-    """The provider's jobs for a stage that will not be taken again."""
+    """The provider's jobs for a stage that it is not to attach to; with ``redo``, that of the result about to be forgotten is one."""
     record = store.read(key) if redo else None
     return store.spent(key) | frozenset(str(record.facts.get("remote_job", "")).split() if record else ())
 
 
 def _try_the_others(check: Callable[[list[Work]], None], new: list[Work], begun: int) -> None:
-    """Whether what has no job yet would be taken; if not, it fails by itself, and those that have one are finished."""
+    """Ask for the stages without a job. A refusal is a warning: they will fail, while the ``begun`` that have one are finished."""
     try:
         check(new)
     except ConfigError as refusal:

@@ -41,9 +41,10 @@ def split_samples(data_path: str | Path, split: str, data_ext: str = "jsonl", li
 
 
 def exact_match(samples: Sequence[Sample], max_tokens: int) -> Task:
-    """One answer of up to ``max_tokens`` to every sample, right if it is the target, letter for letter and nothing else.
+    """One answer of up to ``max_tokens`` to every sample, right if it is the target with nothing before or after it.
 
-    Inspect's ``match`` compares; white space and punctuation at either end do not count. ``UserError`` if a target is nothing else.
+    Inspect's ``match`` compares: upper and lower case differ, white space and punctuation at either end do not count. ``UserError`` if a
+    target consists of these alone.
     """
     from inspect_ai import Task
     from inspect_ai.model import GenerateConfig
