@@ -41,8 +41,8 @@ def main(store: Store, folder: Path) -> int:
         print("this submission was given up before Slurm had it; nothing to do", file=sys.stderr)
         return 1
     begun = time.time()
-    specs = dict(_specs(folder))
-    if (spec := specs.pop(index, None)) is None:
+    _, spec = next(_specs(folder, only=index), (index, None))
+    if spec is None:
         raise SystemExit(f"{folder}/stages.jsonl has no element {index}")
     _heed_signals(spec)
     _await_inputs(store, spec)
@@ -54,20 +54,26 @@ def main(store: Store, folder: Path) -> int:
     while (event := perform_now(store, spec, started))["event"] == "busy":
         time.sleep(pause)  # another process is at it: its result will do, or its end makes room
         pause = min(2 * pause, LOOK_S)
-    done = folder / f"{index}.done"  # if that process was a sibling
-    _write(folder / f"{index}.ended", json.loads(done.read_bytes()) if done.exists() else {**event, "time": time.time()})
+    done = folder / f"{index}.done"
+    by_sibling = bool(event.get("elsewhere")) and done.exists()
+    _write(folder / f"{index}.ended", json.loads(done.read_bytes()) if by_sibling else {**event, "time": time.time()})
     if event["event"] != "finished":
         return 1
-    if len(specs) + 1 >= SHARE_FROM and _is_immediate(spec):
-        _share(store, folder, specs)
+    if _is_immediate(spec):
+        try:
+            _share(store, folder)
+        except Exception as error:  # its own stage is done, whatever becomes of others'
+            print(f"mosweep: {type(error).__name__}: {error}; this array's other stages are left to their own jobs", file=sys.stderr)
     return 0
 
 
-def _share(store: Store, folder: Path, specs: dict[int, dict[str, Any]]) -> None:
-    """Go on with those stages of the array that can run at once; in no order, for other elements do the same."""
+def _share(store: Store, folder: Path) -> None:
+    """Go on with those stages of a large array that can run at once; in no order, for other elements do the same."""
+    specs = list(_specs(folder))
+    if len(specs) < SHARE_FROM:
+        return
     deadline = time.monotonic() + SHARE_S
-    for index in random.sample(list(specs), len(specs)):
-        spec = specs[index]
+    for index, spec in random.sample(specs, len(specs)):
         if time.monotonic() > deadline:
             return
         taken = any((folder / f"{index}.{what}").exists() for what in ("started", "done"))
@@ -78,11 +84,14 @@ def _share(store: Store, folder: Path, specs: dict[int, dict[str, Any]]) -> None
             _write(folder / f"{index}.done", {**event, "time": time.time(), "by": os.environ.get("SLURM_ARRAY_TASK_ID")})
 
 
-def _specs(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _specs(folder: Path, only: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Index and spec of the array's elements, or of ``only`` one."""
+    start = "" if only is None else f'{{"index":{only},'
     with open(folder / "stages.jsonl", encoding="utf-8") as file:
         for line in file:
-            element = json.loads(line)
-            yield element["index"], element["spec"]
+            if line.startswith(start):
+                element = json.loads(line)
+                yield element["index"], element["spec"]
 
 
 def _await_inputs(store: Store, spec: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, DamageWarning, Store
 from mosweep.core.types import Context, Resources, Work, load_work
 
-__all__ = ["main", "perform", "perform_now"]
+__all__ = ["at_once", "main", "perform", "perform_now"]
 
 Event = dict[str, Any]
 Output = Callable[[Path], contextlib.AbstractContextManager[None]]
@@ -90,7 +90,7 @@ def perform_now(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], N
     except Exception:  # ``perform`` meets it again, and tells
         work = None
     performing = perform(store, spec, emit, work=work)
-    return _at_once(performing) if work is None or getattr(work, "immediate", False) else (run or _loop())(performing)
+    return at_once(performing) if work is None or getattr(work, "immediate", False) else (run or _loop())(performing)
 
 
 async def _attempt(
@@ -138,7 +138,7 @@ def _placed(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
 
 
-def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that awaits nothing. An event loop takes longer to load than a dry run's stage to run."""
     try:
         coroutine.send(None)

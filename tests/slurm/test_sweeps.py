@@ -182,6 +182,21 @@ def test_rounds_that_are_not_needed_wait_in_no_queue(site: Site) -> None:
     assert not left, "nothing is left behind in Slurm"
 
 
+def test_jobs_that_one_sweep_needs_no_more_take_no_others_with_them(site: Site) -> None:
+    """A loop that stops early takes its spare jobs out of Slurm; the last of another sweep's chain waits behind them, with work to do."""
+    loop = ["loop.enabled=true", "loop.max_rounds=3", "loop.threshold=0.5", "loop.task=capitalization", "run_control_trials=false"]
+    words = [*DRY, *loop, "seed=0,1", "backend.rounds=[0.99]", "backend.item_sd=0.0", "backend.seed_sd=0.0", "backend.delay_s=8"]
+    followed = site.shell.start(*site.words(*words))
+    site.cluster.wait_until(lambda: any(".optimize-" in job["name"] for job in site.jobs()))
+    more = ["experiment.name=more", "hydra.launcher.wait=false", "eval.tasks=[capitalization,copying]"]
+    handed_in = site.shell(*site.words(*words, *more))
+    assert handed_in.status == 0, handed_in.out + handed_in.err
+    out, err = followed.communicate(timeout=120)
+    assert followed.returncode == 0, out + err
+    site.cluster.wait_until(lambda: site.name not in site.cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%j"))
+    assert {trial["status"] for trial in site.shell.summary("more").values()} == {"succeeded"}
+
+
 def test_submit_look_and_take_back(site: Site) -> None:
     words = site.scripted("backend.play=sleep60", "seed=0,1", "hydra.launcher.wait=false")
     begun = time.monotonic()

@@ -469,3 +469,17 @@ def test_a_cancellation_that_does_not_get_through_is_tried_again(site: Site) -> 
     site.commands.instead = lambda command, words: silent if command == "scancel" and site.clock.now < 1100 else None
     assert len(site.launch(grid(1)).finished) == 2
     assert site.clock.now > 1100
+
+
+@pytest.mark.parametrize("later_s", [0.0, 60.0])
+def test_results_that_were_removed_are_made_anew_though_their_jobs_said_that_they_were_done(site: Site, later_s: float) -> None:
+    trials = grid(3)
+    site.launch(trials, wait=False)
+    keys = [stage.key for trial in trials for stage in trial.stages]
+    while not all(site.store.read(key) for key in keys):
+        site.advance(site.clock.now + 1)
+    site.advance(site.clock.now + later_s)
+    for stage in (trial.stages[0] for trial in trials):
+        site.store.forget(stage.key)
+    assert site.launch(trials).finished == set(keys)
+    assert [site.cluster.executed[trial.stages[0].key] for trial in trials] == [2, 2, 2]

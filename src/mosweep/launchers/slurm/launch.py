@@ -6,7 +6,6 @@ pace, once for all jobs, and its accounting only for the cause of an end that no
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -30,7 +29,7 @@ from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.plan import Plan
 from mosweep.sweep import point
-from mosweep.worker import perform
+from mosweep.worker import at_once, perform
 
 __all__ = ["Launch", "check"]
 
@@ -123,6 +122,7 @@ class Launch:
         self.outcome = Outcome(finished=set(plan.records))
         self.todo: dict[str, Stage] = {stage.key: stage for stage in plan.to_run}
         self.dependents = dependents(plan)
+        self.may_be_trivial = {key: None for key, stage in self.todo.items() if hasattr(stage.work, "trivial")}
         self.depth = _depths(plan)
         self.followed: dict[str, Submission] = {}
         self.at: dict[str, _At] = {}
@@ -141,6 +141,7 @@ class Launch:
         self.most: tuple[int, float] | None = None  # the submit limit that we ran into, and until when it is believed
         self.submit_at = self.ask_at = self.dismiss_at = 0.0
         self.handed_in = self.full = False
+        self.begun = time.time()
         self.asked = 0
         self.silent_since: float | None = None
         self.told = 0.0
@@ -160,7 +161,7 @@ class Launch:
                 self.dismiss()
                 if self.todo or self.doomed or self.unheard:
                     time.sleep(LOOK_S)
-            self.tidy()
+            self.tidy(last=True)
         except KeyboardInterrupt:
             self.tell(f"{self.living()} go on in Slurm: {self.verbs()}; the same command attaches to them again")
             raise
@@ -208,7 +209,10 @@ class Launch:
                 continue
             job, mark = jobs.get(str(at.place)), at.submission.end(at.index)
             running = job is not None and job.alive
-            if not running and ((mark and mark["event"] == "failed") or (job and job.state in ("FAILED", "CANCELLED"))):
+            if mark and mark["event"] == "finished" and time.time() - mark["time"] > LOST_S:  # its record was removed
+                self.cancel([key])
+                self.leave(key)
+            elif not running and ((mark and mark["event"] == "failed") or (job and job.state in ("FAILED", "CANCELLED"))):
                 self.cancel([key])  # should it be alive after all
                 self.leave(key)
         for submission in self.submissions.open(self.followed).values():
@@ -370,21 +374,30 @@ class Launch:
                 self.dismiss_at = time.monotonic() + self.options.poll_s
                 return
             self.doomed |= places
-            for index in spare:
-                submission.forget(index)
+            submission.dismiss()
 
-    def behind(self, places: Container[str]) -> Iterator[Submission]:
-        """The submissions, anybody's, with a stage to do whose job waits for one of the jobs at ``places``."""
-        for submission in self.submissions.open(self.followed).values():
-            waiting = submission.intent["behind"].items()
-            if any(place in places for key, waits in waiting if not self.store.record_path(key).exists() for place in waits):
+    def behind(self, places: Iterable[str]) -> Iterator[Submission]:
+        """The submissions, anybody's, with a stage to do whose job waits for one of the jobs at ``places``, or for one that does.
+
+        Slurm would cancel all of these together.
+        """
+        reached = set(places)
+        for submission in self.submissions.open(self.followed).values():  # oldest first, and jobs wait for older ones only
+            at = {key: f"{submission.array}_{index}" for index, key in submission.keys.items()}
+            waiting = {key for key, waits in submission.intent["behind"].items() if not reached.isdisjoint(waits)}
+            if missing := waiting & self.missing(submission):
                 yield submission
+            reached |= {at[key] for key in waiting - missing}
+
+    def missing(self, submission: Submission) -> set[str]:
+        """Those stages of the submission that are yet to be done."""
+        return {key for key in submission.keys.values() if key not in self.outcome.failed and not self.store.record_path(key).exists()}
 
     def let_go(self, submission: Submission) -> bool:
         """Have Slurm start the submission's jobs without waiting for others, if all that they need is done and they are ours alone."""
-        missing = [key for key in submission.keys.values() if not self.store.record_path(key).exists()]
         if submission.array is None or not all(
-            key in self.todo and all(need.key in self.outcome.finished for need in self.todo[key].needs.values()) for key in missing
+            key in self.todo and all(need.key in self.outcome.finished for need in self.todo[key].needs.values())
+            for key in self.missing(submission)
         ):
             return False
         self.client.let_go(submission.array)
@@ -501,15 +514,17 @@ class Launch:
 
     def do_trivial(self) -> None:
         """Do those stages here that turn out to be no work, such as rounds of a loop that has reached its threshold."""
-        for key in [key for key, stage in self.todo.items() if hasattr(stage.work, "trivial")]:
-            if key not in self.todo or any(need.key not in self.outcome.finished for need in self.todo[key].needs.values()):
+        for key in list(self.may_be_trivial):
+            stage = self.todo.get(key)
+            if stage is None or any(need.key not in self.outcome.finished for need in stage.needs.values()):
                 continue
-            stage = self.todo[key]
+            del self.may_be_trivial[key]
             records = {role: self.store.read(need.key) for role, need in stage.needs.items()}
             inputs = {role: record.artifact for role, record in records.items() if record}
             if len(inputs) < len(records) or not stage.work.trivial(inputs):  # type: ignore[attr-defined]
                 continue
-            event = asyncio.run(perform(self.store, stage.spec, lambda event: None, lambda log: contextlib.nullcontext(), work=stage.work))
+            performing = perform(self.store, stage.spec, lambda event: None, lambda log: contextlib.nullcontext(), work=stage.work)
+            event = at_once(performing)
             if event["event"] == "busy":  # its job has begun
                 continue
             if key in self.at:
@@ -519,9 +534,10 @@ class Launch:
             else:
                 self.failed(key, "here", event["error"], Path(event["log"]))
 
-    def tidy(self) -> None:
-        """Close the submissions that hold no jobs of ours any more."""
-        with_jobs = {at.submission.name for at in self.at.values()} | {name for name, each in self.followed.items() if each.spare}
+    def tidy(self, *, last: bool = False) -> None:
+        """Close the submissions that hold no jobs of ours any more; at the ``last``, spare ones are left to themselves."""
+        with_jobs = {at.submission.name for at in self.at.values()}
+        with_jobs |= {name for name, each in self.followed.items() if each.spare and not last}
         if not self.doomed and len(self.followed) > len(with_jobs):
             for name in self.followed.keys() - with_jobs:
                 self.close(self.followed[name])
@@ -529,7 +545,9 @@ class Launch:
     def heard_end(self, key: str, mark: Mapping[str, Any]) -> None:
         """A job's own word of its end. That it succeeded is believed when its record is there."""
         at = self.at[key]
-        if mark["event"] == "failed":
+        if self.store.read(key):
+            self.finished(key, float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
+        elif mark["event"] == "failed":
             often = [tried["state"] for tried in self.tries.get(key, ())].count("OUT_OF_MEMORY")
             if _OUT_OF_MEMORY.search(mark["error"]) and self.may_grow(key, often):  # what the stage had started was killed
                 self.retry(key, Job(str(at.place), "OUT_OF_MEMORY"))
@@ -537,8 +555,6 @@ class Launch:
                 self.leave(key)  # Slurm had forgotten what it was to wait for, and started it without its inputs
             else:
                 self.failed(key, str(at.place), mark["error"], Path(mark["log"]))
-        elif self.store.read(key):
-            self.finished(key, float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
         else:
             at.submission.unhear(at.index)  # the record is seen late; Slurm's word and time will tell
 
@@ -614,6 +630,8 @@ class Launch:
             elif mark := self.at[key].submission.mark(self.at[key].index, "ended"):
                 if mark["event"] == "failed":
                     self.heard_end(key, mark)
+                elif mark["time"] < self.begun:  # its record has been removed since
+                    self.leave(key)
                 elif now - ended.since > LOST_S:
                     self.failed(key, str(self.at[key].place), "its job said that it was done, but there is no record", None)
             elif now - ended.since > (SETTLE_S if ended.job and ended.job.state != "COMPLETED" else LOST_S):

@@ -182,7 +182,7 @@ class Slurm:
 
 
 def _if_done(submission: Submission) -> list[str]:
-    """Lines of bash: a job whose stage a sibling has done (``mosweep.job``) says so and ends; it is most of such a job's cost to begin."""
+    """Lines of bash: a job whose stage a sibling has done (``mosweep.job``) says so and ends, without the cost of Python's start."""
     mark = f"{shlex.quote(str(submission.folder))}/$SLURM_ARRAY_TASK_ID"
     return [
         f"if [ -e {mark}.done ]; then",

@@ -44,7 +44,7 @@ class Submission:
 
     folder: Path
     array: str | None = None
-    _heard: set[str] = field(default_factory=set, repr=False)
+    _heard: dict[str, set[int]] = field(default_factory=lambda: {what: set() for what in MARKS}, repr=False)
 
     @cached_property
     def intent(self) -> dict[str, Any]:
@@ -126,8 +126,8 @@ class Submission:
             return
         for name in names:
             index, _, what = name.partition(".")
-            if what in MARKS and name not in self._heard:
-                self._heard.add(name)
+            if what in MARKS and int(index) not in self._heard[what]:
+                self._heard[what].add(int(index))
                 yield int(index), what
 
     def mark(self, index: int, what: str) -> dict[str, Any] | None:
@@ -144,22 +144,22 @@ class Submission:
 
     def unhear(self, index: int) -> None:
         """The element runs again, or is about to write what could not be read yet: that will be news."""
-        self._heard -= {f"{index}.{what}" for what in MARKS}
+        for heard in self._heard.values():
+            heard.discard(index)
 
     def do(self, index: int, event: Mapping[str, Any]) -> None:
         """Leave word for the element's job that its stage is done, and how."""
         _write(self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n")
-        self._heard.add(f"{index}.done")
-
-    def forget(self, index: int) -> None:
-        """What the element itself will say is of no interest any more."""
-        self._heard.add(f"{index}.ended")
+        self._heard["done"].add(index)
 
     @property
     def spare(self) -> set[int]:
-        """Elements that have been heard of as done by others, and not yet of themselves: their jobs are not needed any more."""
-        done, ended = ({name.partition(".")[0] for name in self._heard if name.endswith(what)} for what in (".done", ".ended"))
-        return {int(index) for index in done - ended}
+        """The elements that others are known to have done, and that have not said so themselves: their jobs are not needed any more."""
+        return self._heard["done"] - self._heard["ended"]
+
+    def dismiss(self) -> None:
+        """Wait for no word of the spare elements any more."""
+        self._heard["ended"] |= self.spare
 
 
 @dataclass(frozen=True)
