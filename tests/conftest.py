@@ -15,6 +15,12 @@ from typing import Any
 import pytest
 
 DRY = ("backend=dummy", "tracking=none")
+#: Files that take minutes. Processes that share the tests begin with them, lest one of them is still at such a file when all others are done.
+LONG = ("tests/slurm/test_sweeps.py", "tests/test_real.py", "tests/training/test_torchtune_resume.py", "tests/loop/test_torchtune_rounds.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(file) if (file := item.nodeid.partition("::")[0]) in LONG else len(LONG))
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,8 @@ def test_a_process_that_was_killed_while_asking_may_have_been_heard(openai, tmp_
     asyncio.run(killed())
     assert openai.jobs == []
     _, run = finished(backend(key="k", intent=intent))
-    assert sorted(job["status"] for job in openai.jobs) == ["cancelled", "succeeded"]
+    kept = [job["status"] for job in openai.jobs if job["status"] != "cancelled"]  # the late one, if it was found in time, or a second
+    assert kept == ["succeeded"]
     assert {job["id"] for job in openai.jobs if job["status"] == "succeeded"} == {run.id}
 
 
