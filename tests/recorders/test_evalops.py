@@ -21,15 +21,22 @@ LOOP = (*DRY, "loop.enabled=true", "loop.max_rounds=4", "loop.threshold=0.85", "
 
 @dataclass
 class Service:
-    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0 says nothing for ``silence_s``."""
+    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0 says nothing for ``silence_s``.
+
+    It takes ``delay_s`` to take a run, ``refuses`` runs of these names, and leads those it answers 301 to ``location``.
+    """
 
     silence_s: float = 2.0
+    delay_s: float = 0.0
+    refuses: tuple[str, ...] = ()
+    location: str = ""
     over: threading.Event = field(default_factory=threading.Event)
     answers: list[int] = field(default_factory=list)
     always: int | None = None
     retry_after: str | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
     requests: list[tuple[float, int]] = field(default_factory=list)
+    read: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
 
     def answer(self, path: str, key: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -38,13 +45,14 @@ class Service:
             status = 404
         elif key != f"Bearer {KEY}":
             status = 401
-        elif "testSuiteId" not in body:
+        elif "testSuiteId" not in body or (status == 201 and body["name"] in self.refuses):
             status = 422
         self.requests.append((time.monotonic(), status))
         if status == 0:
             self.over.wait(self.silence_s)
         if status != 201:
             return status or 500, {"error": "no"}
+        self.over.wait(self.delay_s)
         self.runs.append(body)
         return 201, {"success": True, "data": {"id": f"run-{len(self.runs)}", "status": "pending"}}
 
@@ -60,8 +68,15 @@ def service() -> Iterator[Service]:
             self.send_response(status)
             if state.retry_after and status in (429, 503):
                 self.send_header("Retry-After", state.retry_after)
+            if status == 301:
+                self.send_header("Location", state.location)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
+
+        def do_GET(self) -> None:
+            state.read.append(dict(self.headers))
+            self.send_response(200)
+            self.end_headers()
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -77,8 +92,8 @@ def service() -> Iterator[Service]:
     server.server_close()
 
 
-def run(shell: Shell, service: Service, *words: str, key: str = KEY) -> Outcome:
-    told = (f"loop.evalops.url={service.url}", "loop.evalops.suite=suite-7", "loop.evalops.timeout_s=0.5")
+def run(shell: Shell, service: Service, *words: str, key: str = KEY, timeout_s: float = 0.5) -> Outcome:
+    told = (f"loop.evalops.url={service.url}", "loop.evalops.suite=suite-7", f"loop.evalops.timeout_s={timeout_s}")
     return shell("-m", *LOOP, *told, "experiment.name=loop", *words, env={"EVALOPS_API_KEY": key})
 
 
@@ -124,7 +139,7 @@ def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(shell, 
         plain.folder.mkdir()
         assert plain("-m", *LOOP, "experiment.name=loop").status == 0
         assert _result(shell) == _result(plain)
-    assert len(service.requests) == {500: 3, 0: 3, 400: 1, "down": 0}[broken], "bounded, and not again for every round"
+    assert len(service.requests) == {500: 3, 0: 3, 400: 3, "down": 0}[broken], "bounded, and not again for every round"
     assert KEY not in done.out + done.err
     service.url, service.always = address, None
     assert run(shell, service).status == 0
@@ -208,17 +223,84 @@ def told_so_far(shell: Shell) -> dict[str, str]:
     return told(shell) if (shell.folder / "multirun" / "loop" / "evalops.jsonl").exists() else {}
 
 
-def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_seconds(shell, service):
+def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_for_one_answer(shell, service):
     service.always, service.silence_s = 0, 120.0
-    with under_way(shell, service, timeout_s=60) as process:
+    with under_way(shell, service, timeout_s=6) as process:
         until(lambda: len(service.requests) == 1)
         until(lambda: finished(shell) == 10)  # while the first request hangs, all rounds come to their end
         done_at = time.monotonic()
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - done_at < 10
+        assert time.monotonic() - done_at < 5 + 6 + 3
     assert process.returncode == 0
-    assert len(service.requests) == 1
-    assert err.count("ProjectionWarning: EvalOps was not told of all rounds: it has not answered yet; the next launch tries again") == 1
+    assert 1 <= len(service.requests) <= 3
+    assert err.count("ProjectionWarning: EvalOps was not told of all rounds: ") == 1
+    assert "timed out (attempt " in err
+
+
+def test_an_answer_that_is_due_is_waited_for_and_no_more_are_asked_for(shell, service):
+    service.delay_s = 7.0
+    done = run(shell, service, timeout_s=12)
+    assert done.status == 0
+    assert len(service.runs) == len(told(shell)) == 1
+    assert done.err.count("was not told of all rounds: the launch ended before it could be asked; the next launch tries again") == 1
+    service.delay_s = 0.0
+    assert "Warning" not in run(shell, service).err
+    assert [body["config"]["metadata"]["round"] for body in service.runs] == [1, 2, 3]
+
+
+def test_a_round_that_is_refused_keeps_no_other_from_being_told(shell, service):
+    service.refuses = ("Training Round 1",)
+    for requests, runs in [(3, 2), (4, 2)]:
+        done = run(shell, service)
+        assert done.status == 0
+        assert done.err.count("ProjectionWarning") == 1
+        assert f"was not told of all rounds: {service.url}/api/v1/test-runs/ answers 422 Unprocessable Entity; the next" in done.err
+        assert (len(service.requests), len(service.runs)) == (requests, runs), "once a launch, what is refused; once, what is not"
+    service.refuses = ()
+    assert "Warning" not in run(shell, service).err
+    assert sorted(body["config"]["metadata"]["round"] for body in service.runs) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_is_not_tried_again_for_every_round(shell, service, status):
+    service.always = status
+    done = run(shell, service)
+    assert (done.status, len(service.requests)) == (0, 1)
+    assert done.err.count("ProjectionWarning") == 1
+    assert f"answers {status} " in done.err
+
+
+def test_where_it_leads_to_is_not_followed_with_the_key(shell, service):
+    service.always, service.location = 301, f"{service.url}/elsewhere"
+    done = run(shell, service)
+    assert (done.status, service.read, len(service.requests)) == (0, [], 1)
+    assert "answers 301 Moved Permanently" in done.err
+    service.always = None
+    assert run(shell, service).status == 0
+    assert len(service.runs) == 3, "nothing counted as told"
+
+
+def test_an_error_that_nobody_thought_of_is_the_warning_and_no_traceback(shell, service):
+    service.always, service.location = 301, "http://[::1"
+    done = run(shell, service)
+    assert done.status == 0
+    assert "Traceback" not in done.err
+    assert done.err.count("ProjectionWarning: EvalOps was not told of all rounds: ValueError: Invalid IPv6 URL; the next launch") == 1
+
+
+def test_an_address_that_cannot_be_is_refused_before_anything_starts(shell):
+    done = shell("-m", *LOOP, "loop.evalops.url='http://[::1'", "loop.evalops.suite=s", env={"EVALOPS_API_KEY": KEY})
+    assert done.status == 2
+    assert done.err.startswith("mosweep: loop.evalops.url=http://[::1: expected an address")
+    assert len(done.err.splitlines()) == 1
+    assert shell.files() == set()
+
+
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(shell, service):
+    done = run(shell, service, key=f"{KEY}\n{KEY}")
+    assert done.status == 2
+    assert done.err == "mosweep: the key in the environment variable EVALOPS_API_KEY has characters that no key has\n"
+    assert shell.files() == set()
 
 
 def test_a_missing_key_is_told_before_anything_starts(shell, service):

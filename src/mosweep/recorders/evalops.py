@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import queue
 import random
@@ -38,10 +39,18 @@ __all__ = ["KEY", "EvalOpsRecorder", "api_key", "test_run"]
 KEY = "EVALOPS_API_KEY"
 #: The first pause before another try, and the longest, in seconds.
 FIRST_S, LONGEST_S = 0.25, 10.0
-#: How long EvalOps is left alone when it has not taken a round, and how long the end of a launch waits for it, in seconds.
-REST_S, WAIT_S = 60.0, 5.0
+#: How long EvalOps is left alone when it has not taken a round, in seconds.
+REST_S = 60.0
+#: For how long the end of a launch begins more requests, and how long it takes at most to note an answer, in seconds.
+WAIT_S, NOTING_S = 5.0, 1.0
+#: Answers by which a round is refused for good are the others from 400 to 499.
+NOT_OF_THE_ROUND = (401, 403, 408, 429)
 #: How many rounds may wait to be told while the launch goes on.
 AHEAD = 1000
+
+
+class _Refused(MosweepError):
+    """EvalOps does not want this very round."""
 
 
 class EvalOpsRecorder(Recorder):
@@ -58,7 +67,10 @@ class EvalOpsRecorder(Recorder):
         self.thread: threading.Thread | None = None
         self.last: SweepResult | None = None
         self.problem = "it has not answered yet"
+        self.refused: dict[str, str] = {}
         self.rests_until = 0.0
+        self.lock, self.ending = threading.Lock(), threading.Event()
+        self.asked_at, self.ends_at = -math.inf, math.inf
 
     def stage_finished(self, event: StageFinished) -> None:
         """Have it told, if it is the evaluation of a round."""
@@ -68,20 +80,23 @@ class EvalOpsRecorder(Recorder):
             self._start()
 
     def sweep_finished(self, event: SweepFinished) -> None:
-        """Have told what has not been, for a few seconds."""
+        """Have told what has not been, for a few seconds and until the answer that is due then."""
         wanted = {stage.key for _, stage in _rounds(event.result) if _made(stage)}
         if wanted - self._told(event.result.folder):
             self.last = event.result
             self._start()
         if self.thread is not None:
             self._end()
-        if wanted - self._told(event.result.folder):
-            problem = f"EvalOps was not told of all rounds: {self.problem}; the next launch tries again"
-            warnings.warn(problem, ProjectionWarning, stacklevel=2)
+        if missing := wanted - self._told(event.result.folder):
+            problems = dict.fromkeys(problem for key, problem in self.refused.items() if key in missing)
+            if missing - self.refused.keys():
+                problems[self.problem] = None
+            text = f"EvalOps was not told of all rounds: {', '.join(problems)}; the next launch tries again"
+            warnings.warn(text, ProjectionWarning, stacklevel=2)
 
     def _start(self) -> None:
         if self.thread is None:
-            self.thread = threading.Thread(target=self._tell_all, name="evalops", daemon=True)
+            self.thread = threading.Thread(target=self._work, name="evalops", daemon=True)
             self.thread.start()
 
     def _end(self) -> None:
@@ -89,11 +104,23 @@ class EvalOpsRecorder(Recorder):
         with contextlib.suppress(queue.Empty):  # all that waits is part of the result
             while True:
                 self.waiting.get_nowait()
+        self.ends_at = time.monotonic() + WAIT_S
+        self.ending.set()
         self.waiting.put(None)
         self.thread.join(WAIT_S)
+        with self.lock:
+            due = self.asked_at + self.options.timeout_s + NOTING_S
+        self.thread.join(max(0.0, due - time.monotonic()))
+
+    def _work(self) -> None:
+        """What the thread does."""
+        try:
+            self._tell_all()
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def _tell_all(self) -> None:
-        """What the thread does: tell what an earlier launch has left, then each round as it comes, then whatever is left at the end."""
+        """Tell what an earlier launch has left, then each round as it comes, then whatever is left at the end."""
         sweep: SweepResult | None = None
         rounds: dict[str, tuple[TrialResult, StageResult]] = {}
         left: dict[str, tuple[TrialResult, StageResult]] = {}
@@ -110,12 +137,18 @@ class EvalOpsRecorder(Recorder):
             self._tell_some(self.last, {stage.key: (trial, stage) for trial, stage in _rounds(self.last) if _made(stage)})
 
     def _tell_some(self, sweep: SweepResult, left: dict[str, tuple[TrialResult, StageResult]]) -> None:
-        """Tell of the rounds that are ``left``, in order, until EvalOps does not take one; then it is left alone for a while."""
+        """Tell of the rounds that are ``left``, in order, until EvalOps cannot be told; then it is left alone for a while.
+
+        A round that it refuses is passed over in this launch.
+        """
         for key, (trial, stage) in list(left.items()):
             if time.monotonic() < self.rests_until:
                 return
             try:
-                self._tell(sweep, trial, stage)
+                if key not in self.refused:
+                    self._tell(sweep, trial, stage)
+            except _Refused as error:
+                self.refused[key] = str(error)
             except (MosweepError, OSError) as error:
                 self.problem, self.rests_until = str(error), time.monotonic() + REST_S
                 return
@@ -126,18 +159,63 @@ class EvalOpsRecorder(Recorder):
         if _made(stage):
             with turn(sweep.folder / ".evalops", "evalops"):
                 if stage.key not in self._told(sweep.folder):
-                    answer = _posted(test_run(sweep.name, trial, stage, self.options), self.options, api_key())
+                    answer = self._posted(test_run(sweep.name, trial, stage, self.options), api_key())
                     _ledger(sweep.folder).append("told", key=stage.key, id=answer)
+
+    def _posted(self, body: Mapping[str, Any], key: str) -> str | None:
+        """The id of the test run that was made."""
+        url = f"{str(self.options.url).rstrip('/')}/api/v1/test-runs/"
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "User-Agent": "mosweep"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
+        opener = urllib.request.build_opener(_OneAddress)
+        problem = "the launch ended before it could be asked"
+        for attempt in range(1, self.options.tries + 1):
+            if not self._may_begin():
+                break
+            pause = random.uniform(0.5, 1.0) * min(FIRST_S * 2 ** (attempt - 1), LONGEST_S)
+            try:
+                with opener.open(request, timeout=self.options.timeout_s) as answer:
+                    return _id(answer.read())
+            except urllib.error.HTTPError as error:
+                problem = f"{url} answers {error.code} {error.reason}"
+                if 400 <= error.code < 500 and error.code not in NOT_OF_THE_ROUND:
+                    raise _Refused(problem) from None
+                if error.code < 500 and error.code not in (408, 429):
+                    raise MosweepError(problem) from None
+                pause = max(pause, min(retry_after({name.lower(): value for name, value in error.headers.items()}) or 0.0, LONGEST_S))
+            except (OSError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", None) or error
+                problem = f"{url}: {str(reason) or type(error).__name__}"
+            problem += f" (attempt {attempt} of {self.options.tries})"
+            if attempt < self.options.tries:
+                self._sleep(pause)
+        raise MosweepError(problem)
+
+    def _may_begin(self) -> bool:
+        """Whether a request may begin. If so, the end of the launch waits for its answer."""
+        with self.lock:
+            now = time.monotonic()
+            if now < self.ends_at:
+                self.asked_at = now
+            return now < self.ends_at
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, unless the launch will have ended by then."""
+        until = time.monotonic() + seconds
+        if self.ending.wait(seconds) and until < self.ends_at:
+            time.sleep(max(0.0, until - time.monotonic()))
 
     def _told(self, folder: Path) -> set[str]:
         return {event["key"] for event in _ledger(folder).read("told")}
 
 
 def api_key() -> str:
-    """The key in the environment; ``UserError`` if there is none."""
+    """The key in the environment; ``UserError`` if there is none, or none that can be sent."""
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise UserError(f"loop.evalops.url needs a key in the environment variable {KEY}")
+    if not (key.isascii() and key.isprintable()):  # what a header cannot hold is shown by the error that it causes
+        raise UserError(f"the key in the environment variable {KEY} has characters that no key has")
     return key
 
 
@@ -188,27 +266,11 @@ def _ledger(folder: Path) -> Journal:
     return Journal(folder / "evalops.jsonl")
 
 
-def _posted(body: Mapping[str, Any], options: EvalOps, key: str) -> str | None:
-    """The id of the test run that was made."""
-    url = f"{str(options.url).rstrip('/')}/api/v1/test-runs/"
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "User-Agent": "mosweep"}
-    data = json.dumps(body).encode()
-    for attempt in range(1, options.tries + 1):
-        pause = random.uniform(0.5, 1.0) * min(FIRST_S * 2 ** (attempt - 1), LONGEST_S)
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, data, headers, method="POST"), timeout=options.timeout_s) as answer:
-                return _id(answer.read())
-        except urllib.error.HTTPError as error:
-            problem = f"{url} answers {error.code} {error.reason}"
-            if error.code < 500 and error.code not in (408, 429):
-                raise MosweepError(problem) from None
-            pause = max(pause, min(retry_after({name.lower(): value for name, value in error.headers.items()}) or 0.0, LONGEST_S))
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            problem = f"{url}: {str(reason) or type(error).__name__}"
-        if attempt < options.tries:
-            time.sleep(pause)
-    raise MosweepError(f"{problem} (tried {options.tries} times)")
+class _OneAddress(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: neither with the key, nor with a ``GET`` that makes no test run."""
+
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        """Another address is an error."""
 
 
 def _id(answer: bytes) -> str | None:
