@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 DRY = ("backend=dummy", "tracking=none")
-#: Files that take minutes. Processes that share the tests begin with them, lest one of them is still at such a file when all others are done.
-LONG = ("tests/slurm/test_sweeps.py", "tests/test_real.py", "tests/training/test_torchtune_resume.py", "tests/loop/test_torchtune_rounds.py")
+#: Files that take minutes. Processes that share the tests begin with them, lest one is still at such a file when the others are done.
+LONG = tuple(
+    f"tests/{name}.py" for name in ("slurm/test_sweeps", "test_real", "training/test_torchtune_resume", "loop/test_torchtune_rounds")
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
