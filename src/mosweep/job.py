@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.store import Store
-from mosweep.core.types import load_work
-from mosweep.worker import perform_now
+from mosweep.core.types import Work, load_work
+from mosweep.worker import at_once, perform, perform_now
 
 __all__ = ["main"]
 
@@ -59,7 +59,7 @@ def main(store: Store, folder: Path) -> int:
     _write(folder / f"{index}.ended", json.loads(done.read_bytes()) if by_sibling else {**event, "time": time.time()})
     if event["event"] != "finished":
         return 1
-    if _is_immediate(spec):
+    if _immediate(spec):
         try:
             _share(store, folder)
         except Exception as error:  # its own stage is done, whatever becomes of others'
@@ -77,9 +77,9 @@ def _share(store: Store, folder: Path) -> None:
         if time.monotonic() > deadline:
             return
         taken = any((folder / f"{index}.{what}").exists() for what in ("started", "done"))
-        if taken or not _has_inputs(store, spec) or not _is_immediate(spec):
+        if taken or not _has_inputs(store, spec) or (work := _immediate(spec)) is None:
             continue
-        event = perform_now(store, spec, lambda event: None)
+        event = at_once(perform(store, spec, lambda event: None, work=work))
         if event["event"] != "busy" and not event.get("elsewhere"):
             _write(folder / f"{index}.done", {**event, "time": time.time(), "by": os.environ.get("SLURM_ARRAY_TASK_ID")})
 
@@ -105,8 +105,10 @@ def _has_inputs(store: Store, spec: dict[str, Any]) -> bool:
     return all(store.record_path(key).exists() for key in spec["needs"].values())
 
 
-def _is_immediate(spec: dict[str, Any]) -> bool:
-    return bool(getattr(load_work(spec), "immediate", False))
+def _immediate(spec: dict[str, Any]) -> Work | None:
+    """The stage's work, if it is immediate."""
+    work = load_work(spec)
+    return work if getattr(work, "immediate", False) else None
 
 
 def _heed_signals(spec: dict[str, Any]) -> None:
