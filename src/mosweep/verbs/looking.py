@@ -72,7 +72,8 @@ def summary(arguments: Sequence[str]) -> int:
         print_json(summary_data(result))
     else:
         print(summary_text(result))
-        print(failures_text(result), end="\n" if failures_text(result) else "")
+        failures = failures_text(result)
+        print(failures, end="\n" if failures else "")
     return 0
 
 
