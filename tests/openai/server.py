@@ -382,16 +382,24 @@ async def control(request: Request) -> Response:
     return JSONResponse(S.report())
 
 
-class Gate:
-    """What stands before the routes: the key, rate limits, and everything that goes wrong."""
+class Layer:
+    """What stands between a client and ``app``: ``serve`` has the requests to OpenAI's API, and not the tests' own."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] == "/control":
-            await self.app(scope, receive, send)
-            return
+        ours = scope["type"] != "http" or scope["path"] == "/control"
+        await (self.app if ours else self.serve)(scope, receive, send)
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        raise NotImplementedError
+
+
+class Gate(Layer):
+    """What stands before the routes: the key, rate limits, and everything that goes wrong."""
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
         headers = dict(scope["headers"])
         where = f"{scope['method']} {re.sub(r'(ftjob|file)-[0-9a-f]+', '…', scope['path'])}"
         S.requests[where] += 1
@@ -448,16 +456,10 @@ class Gate:
         )
 
 
-class Check:
+class Check(Layer):
     """Compares all that comes and goes with OpenAI's description of its API, and notes in ``amiss`` what that does not allow."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] == "/control":
-            await self.app(scope, receive, send)
-            return
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
         where = f"{scope['method']} {scope['path']}"
         asked = description.operation(scope["method"], scope["path"])
         if asked is None:
