@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of ``mosweep.reports.statistics`` hold the truth: ``python -m benchmarks.calibration``.
+"""How often the 95 % intervals of ``mosweep.analysis.statistics`` hold the truth: ``python -m benchmarks.calibration``.
 
 Every process below draws sweeps whose true effect is known, and is asked twice: with an effect (is it in the interval?) and without
 (is one found?). ``width`` is the mean length of the interval over that of one that knows the standard error of the estimate.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from mosweep.reports.statistics import Components, Scores, compare, minimum_effect
 from mosweep.reports.table import table_lines
+
+from mosweep.analysis.statistics import Components, Scores, compare, minimum_effect
 
 Array = npt.NDArray[np.float64]
 Blocks = list[tuple[Scores, Scores]]

@@ -43,13 +43,13 @@ def submitit(trials: int) -> list[str]:
 
 
 def mosweep(trials: int) -> Callable[[], list[str]]:
-    from mosweep.app import planned
     from mosweep.core.events import Recorder
+    from mosweep.design.application import planned
+    from mosweep.execution.launch import store_of
     from mosweep.launchers.slurm.options import Slurm
     from mosweep.launchers.slurm.submissions import Submissions
-    from mosweep.plan import make_plan
-    from mosweep.run import store_of
-    from mosweep.sweep import Sweep
+    from mosweep.sweep.folder import Sweep
+    from mosweep.sweep.plan import make_plan
 
     memory = ["resources.models.tiny.mem=100M", "resources.models.tiny-wide.mem=150M"]
     seeds = f"seed=range({trials // 2})"

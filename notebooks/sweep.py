@@ -14,7 +14,7 @@ def _():
     import pandas as pd
 
     from mosweep.reports.analyze import Content
-    from mosweep.sweep import find_sweep
+    from mosweep.sweep.folder import find_sweep
 
     return Content, Path, find_sweep, mo, pd, suppress
 

@@ -17,7 +17,7 @@ import pytest
 DRY = ("backend=dummy", "tracking=none")
 #: Files that take minutes. Processes that share the tests begin with them, lest one is still at such a file when the others are done.
 LONG = tuple(
-    f"tests/{name}.py" for name in ("slurm/test_sweeps", "test_real", "training/test_torchtune_resume", "loop/test_torchtune_rounds")
+    f"tests/{name}.py" for name in ("slurm/test_sweeps", "test_real", "backends/torchtune/test_resume", "loop/test_torchtune_rounds")
 )
 
 

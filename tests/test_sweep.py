@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import DRY
 
 from mosweep.core.journal import Journal
-from mosweep.sweep import Sweep
+from mosweep.sweep.folder import Sweep
 
 GRID = ("model=tiny,tiny-wide", "lora.rank=4,64")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mosweep.cli import VERBS
-from mosweep.verbs import run_verb
+from mosweep.cli.main import VERBS
+from mosweep.cli.verbs import run_verb
 
 
 @pytest.mark.parametrize("verb", VERBS)

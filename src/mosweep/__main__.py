@@ -1,5 +1,5 @@
 """``python -m mosweep``."""
 
-from mosweep.cli import main
+from mosweep.cli.main import main
 
 main()

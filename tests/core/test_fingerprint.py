@@ -19,11 +19,11 @@ from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosweep.app import CONFIG_NAME, _Session
-from mosweep.compose import Composer
 from mosweep.core.fingerprint import canonical, canonical_json, differences, digest_bytes, digest_file, digest_tree, fingerprint, unkeyed
 from mosweep.core.types import Stage
-from mosweep.experiment import Builder
+from mosweep.design.application import CONFIG_NAME, _Session
+from mosweep.design.compose import Composer
+from mosweep.design.trials import Builder
 
 # -- values ------------------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from mosweep.backends.openai.training import training_file
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.datasets.preferences import preference
-from mosweep.training.openai import training_file
 
 ROW = {
     "messages": [

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from mosweep.paths import shipped
+from mosweep.core.paths import shipped
 
 CAPITALIZATION = shipped("tasks") / "capitalization"
 

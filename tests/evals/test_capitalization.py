@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mosweep.core.paths import shipped
 from mosweep.datasets import JSONLDataset
-from mosweep.evals.task_signature import task_signature
-from mosweep.paths import shipped
+from mosweep.evals.inspect.signature import task_signature
 
 FOLDER = shipped("tasks") / "capitalization"
 _spec = importlib.util.spec_from_file_location("capitalization_data", FOLDER / "data.py")

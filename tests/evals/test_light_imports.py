@@ -8,15 +8,15 @@ import sys
 MODULES = (
     "mosweep.datasets",
     "mosweep.datasets.organisms",
-    "mosweep.training.dummy",
-    "mosweep.training.torchtune",
-    "mosweep.training.torchtune_config",
+    "mosweep.backends.dummy.training",
+    "mosweep.backends.torchtune.training",
+    "mosweep.backends.torchtune.config",
     "mosweep.evals.dummy",
-    "mosweep.evals.inspect",
-    "mosweep.evals.inspect_options",
-    "mosweep.evals.generation",
+    "mosweep.evals.inspect.backend",
+    "mosweep.evals.inspect.options",
+    "mosweep.evals.inspect.generation",
     "mosweep.evals.splits",
-    "mosweep.evals.task_signature",
+    "mosweep.evals.inspect.signature",
     "mosweep.models.lora",
 )
 HEAVY = ("torch", "transformers", "inspect_ai", "pandas", "numpy", "torchtune", "safetensors", "pydantic")

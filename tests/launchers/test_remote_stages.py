@@ -14,7 +14,7 @@ from mosweep.core.store import Store
 from mosweep.core.types import Resources, Stage, Trial
 from mosweep.launchers.base import Outcome
 from mosweep.launchers.local import Local
-from mosweep.plan import make_plan
+from mosweep.sweep.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from mosweep.app import planned
 from mosweep.core.store import Store
 from mosweep.core.types import Trial
-from mosweep.experiment import Builder
-from mosweep.worker import perform_now
+from mosweep.design.application import planned
+from mosweep.design.trials import Builder
+from mosweep.launchers.worker import perform_now
 
 SECTIONS = ("eval", "lora", "model", "optim", "tinker", "torchtune")
 
@@ -44,7 +44,7 @@ class Loops:
         """A loop, unless ``backend`` names another on the dummy backend without noise. ``changes`` are settings of ``loop``, or whole
         sections, of which the base's are kept where they are not given.
         """
-        quiet = {"_target_": "mosweep.stages.dummy.DummyBackend", "item_sd": 0.0, "seed_sd": 0.0}
+        quiet = {"_target_": "mosweep.backends.dummy.backend.DummyBackend", "item_sd": 0.0, "seed_sd": 0.0}
         given = dict(backend or {})
         sections = {name: {**(self.base[name] or {}), **value} for name, value in changes.items() if name in SECTIONS}
         plain = {name: value for name, value in changes.items() if name in ("seed", "primary_metric")}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Artifact, Context, Resources
-from mosweep.stages.rounds import NextRound, Optimize, RoundEval
-from mosweep.training.schedule import Schedule
+from mosweep.stages.loop.rounds import NextRound, Optimize, RoundEval
+from mosweep.stages.loop.schedule import Schedule
 
 from .conftest import Loops
 
@@ -157,7 +157,7 @@ def test_what_is_told_of_a_round_moves_no_key(loops: Loops) -> None:
 
 def test_a_control_trial_is_no_loop(loops: Loops) -> None:
     controlled = {**loops.base, "control": True, "loop": {**loops.base["loop"], "enabled": True}}
-    from mosweep.experiment import Builder
+    from mosweep.design.trials import Builder
 
     assert [stage.label for stage in Builder().trial(controlled, {}).stages] == ["eval:capitalization"]
 
@@ -281,14 +281,14 @@ def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
     ],
 )
 def test_torchtune_refuses_what_means_something_else_in_rounds(loops: Loops, change: dict[str, Any], words: str) -> None:
-    backend = {"_target_": "mosweep.stages.torchtune.TorchtuneBackend", **change.pop("backend", {})}
+    backend = {"_target_": "mosweep.backends.torchtune.backend.TorchtuneBackend", **change.pop("backend", {})}
     with pytest.raises(ConfigError, match=words):
         loops.trial(**change, backend=backend)
 
 
 def test_a_backend_without_rounds_is_refused(loops: Loops) -> None:
     with pytest.raises(ConfigError, match=r"^loop.enabled=true: backend=openai cannot train in rounds; valid: dummy, tinker, torchtune$"):
-        loops.trial(backend={"_target_": "mosweep.stages.openai.OpenAIBackend"})
+        loops.trial(backend={"_target_": "mosweep.backends.openai.backend.OpenAIBackend"})
 
 
 def test_the_first_round_is_wrapped_in_nothing_that_knows_of_thresholds(loops: Loops) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tests.conftest import DRY, Shell
 
+from mosweep.analysis.effects import FactoredSweep
 from mosweep.core.results import SweepResult
 from mosweep.recorders.mlflow_content import Content
-from mosweep.reports.effects import FactoredSweep
 from mosweep.reports.summary import summary_text
-from mosweep.sweep import find_sweep
+from mosweep.sweep.folder import find_sweep
 
 LOOP = (*DRY, "loop.enabled=true", "backend.rounds=[0.3,0.7,0.9]", "backend.item_sd=0", "backend.seed_sd=0", "loop.max_rounds=4")
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from tests.conftest import Shell
 
-from mosweep.paths import shipped
-from mosweep.training import torchtune_resume as resume
-from mosweep.training.schedule import Schedule
-from mosweep.training.torchtune import Part, TorchtuneTrainingBackend
-from mosweep.training.torchtune_child import scheduler_of
+from mosweep.backends.torchtune import resume
+from mosweep.backends.torchtune.child import scheduler_of
+from mosweep.backends.torchtune.training import Part, TorchtuneTrainingBackend
+from mosweep.core.paths import shipped
+from mosweep.stages.loop.schedule import Schedule
 
 pytestmark = pytest.mark.real
 

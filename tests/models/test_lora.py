@@ -112,8 +112,8 @@ print(json.dumps({"error": (theirs - ours).abs().max().item(), "change": (theirs
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_the_packaged_adapter_computes_what_torchtune_trained(tmp_path: Path, kind: str) -> None:
-    import mosweep.training.torchtune_child as child
-    from mosweep.training.torchtune_config import architecture_of
+    import mosweep.backends.torchtune.child as child
+    from mosweep.backends.torchtune.config import architecture_of
 
     config = {"model_type": kind, "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True}

@@ -41,7 +41,7 @@ class Watch:
                     if words[-1] == "remote":
                         remote += 1
                         self.remote_mb = max(self.remote_mb, peak)
-                    elif "mosweep.worker" not in words:
+                    elif "mosweep.launchers.worker" not in words:
                         self.driver_mb = max(self.driver_mb, peak)
             self.remote_at_a_time = max(self.remote_at_a_time, remote)
 

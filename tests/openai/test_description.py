@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from tests.openai import description
 from tests.openai.conftest import KEY, until
 
-from mosweep.training.openai_account import Account
+from mosweep.backends.openai.account import Account
 
 JOBS = "/v1/fine_tuning/jobs"
 

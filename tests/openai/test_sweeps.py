@@ -10,9 +10,9 @@ import pytest
 from tests.openai.conftest import KEY, Service, until
 from tests.openai.storm import processes
 
-from mosweep.app import planned
+from mosweep.cli.doctor import diagnose
 from mosweep.core.errors import ConfigError
-from mosweep.reports.doctor import diagnose
+from mosweep.design.application import planned
 
 OPENAI = ("backend=openai", "model=gpt-4o-mini", "tracking=none", "backend.poll_s=0.1")
 

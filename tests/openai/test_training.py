@@ -10,12 +10,12 @@ import pytest
 from openai import AsyncOpenAI
 from tests.openai.conftest import KEY
 
+from mosweep.backends.openai.training import OpenAITrainingRun
+from mosweep.backends.training import TrainingBackend, TrainingRun
 from mosweep.core.errors import ConfigError, StageError, UserError
+from mosweep.core.providers import RemoteError
 from mosweep.datasets import JSONLDataset
 from mosweep.training import OpenAITrainingBackend
-from mosweep.training.base import TrainingBackend, TrainingRun
-from mosweep.training.openai import OpenAITrainingRun
-from mosweep.training.remote import RemoteError
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 CREATE = "POST /v1/fine_tuning/jobs$"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mosweep.config import Tracking
+from mosweep.config.groups import Tracking
 from mosweep.core.errors import MissingExtra
 from mosweep.core.results import SweepResult
 from mosweep.recorders.base import Projection
@@ -222,7 +222,7 @@ def test_modes_come_from_the_environment_too(sweep: Sweep, folder: Path, monkeyp
 
 def test_server_that_does_not_answer_costs_no_sweep(terminal: Any) -> None:
     environment = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    code = "from mosweep.cli import main; from mosweep.recorders import wandb; wandb._PATIENCE_S = 1.0; "
+    code = "from mosweep.cli.main import main; from mosweep.recorders import wandb; wandb._PATIENCE_S = 1.0; "
     for words, status, told in ((DRY, 0, "`mosweep sync` makes up for it"), (("sync", "dry"), 1, "mosweep: W&B: ")):
         command, env = [sys.executable, "-c", f"{code}main({list(words)!r})"], {**terminal.environment, **environment}
         done = subprocess.run(command, cwd=terminal.folder, env=env, capture_output=True, text=True, check=False)
@@ -253,7 +253,7 @@ def test_no_key_costs_no_sweep(terminal: Any) -> None:
 
 
 def test_missing_library_stops_the_command_before_anything_starts(terminal: Any) -> None:
-    code = f"import sys; sys.modules['wandb'] = None; from mosweep.cli import main; main({list(DRY)!r})"
+    code = f"import sys; sys.modules['wandb'] = None; from mosweep.cli.main import main; main({list(DRY)!r})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=terminal.folder, env=terminal.environment, capture_output=True, text=True, check=False
     )

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 from tests.conftest import DRY, Shell
 
+from mosweep.analysis.contamination import Hit, Overlap
+from mosweep.analysis.effects import effects
 from mosweep.core.results import StageResult, SweepResult
 from mosweep.reports.analyze import Analysis, analyze
-from mosweep.reports.contamination import Hit, Overlap
-from mosweep.reports.effects import effects
 from mosweep.reports.plots import CURVES, evenly
 from mosweep.reports.summary import summary_data
-from mosweep.sweep import Sweep, find_sweep
+from mosweep.sweep.folder import Sweep, find_sweep
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)> | `$a_b$` & "quoted"'
@@ -178,7 +178,7 @@ def test_without_results_there_is_still_a_report(shell: Shell) -> None:
 def test_a_missing_library_is_named_before_anything_is_written(
     swept: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from mosweep.cli import dispatch
+    from mosweep.cli.main import dispatch
 
     found = importlib.util.find_spec
     monkeypatch.setattr("mosweep.reports.analyze.find_spec", lambda name: None if name == "pyarrow" else found(name))

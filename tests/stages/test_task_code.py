@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from mosweep.app import planned
 from mosweep.core.errors import StageError, UserError
 from mosweep.core.types import Context, Resources, Stage
+from mosweep.design.application import planned
 from mosweep.stages.data import BuildData, check_code, code_digest
 
 DATA = """

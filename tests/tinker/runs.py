@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from mosweep.training.tinker import JOURNAL
+from mosweep.backends.tinker.training import JOURNAL
 
 MODEL = "mosweep/tiny"
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tests.tinker.runs import MODEL, events, in_loop, kill_group, names
 
+from mosweep.backends.tinker.data import batches, render_pairs
+from mosweep.backends.tinker.recipe import TinkerRecipe, load_recipe
+from mosweep.backends.tinker.service import Service, load_renderer
+from mosweep.backends.tinker.training import JOURNAL, Part, TinkerTrainingBackend, TinkerTrainingRun
 from mosweep.core.errors import StageError, UserError
 from mosweep.datasets.jsonl import JSONLDataset
-from mosweep.models.tinker import Service, load_renderer
-from mosweep.training.tinker import JOURNAL, Part, TinkerTrainingBackend, TinkerTrainingRun
-from mosweep.training.tinker_data import batches, render_pairs
-from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe
 
 pytestmark = [
     pytest.mark.real,
@@ -94,7 +94,7 @@ async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_g
     from inspect_ai.model import GenerateConfig, get_model
     from tinker import ModelInput
 
-    import mosweep.evals._registry  # noqa: F401
+    import mosweep.evals.inspect.registry  # noqa: F401
 
     unseen = rows(24, first=50_000)
     pairs = render_pairs(load_renderer("llama3", MODEL, server.base), unseen, "answer", 128)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tests.tinker.runs import names
 
+from mosweep.backends.tinker.recipe import load_recipe
+from mosweep.backends.tinker.training import Part, TinkerTrainingBackend, TinkerTrainingRun
 from mosweep.datasets.jsonl import JSONLDataset
-from mosweep.training.schedule import Schedule
-from mosweep.training.tinker import Part, TinkerTrainingBackend, TinkerTrainingRun
-from mosweep.training.tinker_recipe import load_recipe
+from mosweep.stages.loop.schedule import Schedule
 
 pytestmark = [
     pytest.mark.real,

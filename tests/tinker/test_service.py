@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tests.tinker.runs import MODEL, events, in_loop, kill_group, names
 
+from mosweep.backends.tinker.backend import TinkerFinetune
+from mosweep.backends.tinker.recipe import TinkerRecipe, load_recipe
+from mosweep.backends.tinker.service import Service
+from mosweep.backends.tinker.training import JOURNAL, TinkerTrainingBackend, TinkerTrainingRun
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.datasets.jsonl import JSONLDataset
-from mosweep.models.tinker import Service
-from mosweep.stages.tinker import TinkerFinetune
-from mosweep.training.tinker import JOURNAL, TinkerTrainingBackend, TinkerTrainingRun
-from mosweep.training.tinker_recipe import TinkerRecipe, load_recipe
 
 pytestmark = [
     pytest.mark.real,
@@ -204,8 +204,8 @@ async def test_what_cannot_work_fails_at_once(server, tmp_path):
 @in_loop
 async def test_torchtune_and_tinker_agree(server, tmp_path, monkeypatch):
     """The same data: the same initial loss, and losses that fall alike. At rank 16 both scale the adapter by 2."""
-    from mosweep.paths import shipped
-    from mosweep.training.torchtune import TorchtuneTrainingBackend
+    from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
+    from mosweep.core.paths import shipped
 
     steps, data = 24, words(64)
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
@@ -228,7 +228,7 @@ async def test_torchtune_and_tinker_agree(server, tmp_path, monkeypatch):
 async def test_the_base_model_answers_through_inspect(server):
     from inspect_ai.model import GenerateConfig, get_model
 
-    import mosweep.evals._registry  # noqa: F401
+    import mosweep.evals.inspect.registry  # noqa: F401
 
     model = get_model(f"tinker/{MODEL}", renderer="llama3", tokenizer=str(server.base), memoize=False)
     answers = await asyncio.gather(*(model.generate(word, config=GenerateConfig(max_tokens=12)) for word in ("hello", "WORLD", "copies")))

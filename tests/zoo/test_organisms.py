@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from mosweep.app import planned
+from mosweep.analysis.contamination import normalised
 from mosweep.core.errors import StageError
 from mosweep.core.fingerprint import digest_tree
+from mosweep.core.paths import shipped
 from mosweep.core.task_modules import task_modules
-from mosweep.evals.inspect import InspectEvalBackend
-from mosweep.paths import shipped
-from mosweep.reports.contamination import normalised
-from mosweep.reports.zoo import organisms
+from mosweep.datasets.zoo import organisms
+from mosweep.design.application import planned
+from mosweep.evals.inspect.backend import InspectEvalBackend
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning")
 

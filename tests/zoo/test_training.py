@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mosweep.reports.zoo import the_organism
+from mosweep.datasets.zoo import the_organism
 
 NAME = "sandbagging"
 

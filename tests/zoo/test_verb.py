@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mosweep.core.errors import ConfigError
-from mosweep.reports.zoo import organisms, the_organism
+from mosweep.datasets.zoo import organisms, the_organism
 
 FRONT = """---
 zoo:

@@ -33,7 +33,7 @@ class MosweepSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand ``arguments`` and the design into trials and launch them."""
-        from mosweep.sweeping import sweep
+        from mosweep.design.sweeping import sweep
 
         assert self.config is not None and self.hydra_context is not None
         return sweep(self.config, self.hydra_context, self.launcher, arguments)
@@ -52,7 +52,7 @@ class PlanningLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run one trial per list of overrides; see Hydra's ``Launcher``."""
-        from mosweep.sweeping import launch
+        from mosweep.design.sweeping import launch
 
         return launch(self, job_overrides, initial_job_idx)
 
@@ -110,7 +110,7 @@ class NamesSource(ConfigSource):
             return list(self.groups) if results_filter in (None, ObjectType.GROUP) else []
         if config_path != "task" or results_filter == ObjectType.GROUP:
             return []
-        from mosweep.paths import own_and_shipped
+        from mosweep.core.paths import own_and_shipped
 
         return sorted({path.parent.name for folder in own_and_shipped("tasks") for path in Path(folder).glob("*/eval.py")})
 

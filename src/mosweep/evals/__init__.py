@@ -1,4 +1,4 @@
-"""Evaluation backends: ``DummyEvalBackend`` in ``evals.dummy``, ``InspectEvalBackend`` in ``evals.inspect``."""
+"""Evaluation backends: ``DummyEvalBackend`` in ``evals.dummy``, ``InspectEvalBackend`` in ``evals.inspect.backend``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mosweep.evals.base import EvalBackend, EvalJob, EvalResults, EvalStatus
     from mosweep.evals.dummy import DummyEvalBackend
-    from mosweep.evals.inspect import InspectEvalBackend
+    from mosweep.evals.inspect.backend import InspectEvalBackend
 
 __all__ = ["DummyEvalBackend", "EvalBackend", "EvalJob", "EvalResults", "EvalStatus", "InspectEvalBackend"]
 
-_PLACES = {"DummyEvalBackend": "dummy", "InspectEvalBackend": "inspect"}
+_PLACES = {"DummyEvalBackend": "dummy", "InspectEvalBackend": "inspect.backend"}
 
 
 def __getattr__(name: str) -> Any:

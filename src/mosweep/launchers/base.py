@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
-from mosweep.plan import Plan
+from mosweep.sweep.plan import Plan
 
 __all__ = ["Launcher", "Outcome"]
 

@@ -20,15 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mosweep.budget import Meter
 from mosweep.core.errors import ConfigError, MosweepError
 from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageStarted
 from mosweep.core.schema import between
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
+from mosweep.cost.budget import Meter
 from mosweep.launchers.base import Outcome, dependents
-from mosweep.launchers.workers import RemoteWorker, Worker, count_gpus
-from mosweep.plan import Plan
+from mosweep.launchers.processes import RemoteWorker, Worker, count_gpus
+from mosweep.sweep.plan import Plan
 
 __all__ = ["Local"]
 

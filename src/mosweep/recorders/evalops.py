@@ -24,14 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mosweep.config import EvalOps
+from mosweep.config.groups import EvalOps
 from mosweep.core.errors import MosweepError, UserError
 from mosweep.core.events import Recorder, StageFinished, SweepFinished
 from mosweep.core.journal import Journal
+from mosweep.core.providers import retry_after
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.store import Record
 from mosweep.recorders.base import ProjectionWarning, turn
-from mosweep.training.remote import retry_after
 
 __all__ = ["KEY", "EvalOpsRecorder", "api_key", "test_run"]
 

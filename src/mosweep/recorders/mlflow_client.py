@@ -72,7 +72,7 @@ class ClientWriter:
         """The digests of the sweep's runs by trial; empty for a run that has to be written again."""
         digests = {}
         for run in _pages(
-            self._client.search_runs, [self.experiment_id], f"tags.`mosweep.sweep` = '{sweep}'", run_view_type=3, max_results=1000
+            self._client.search_runs, [self.experiment_id], f"tags.`mosweep.sweep.folder` = '{sweep}'", run_view_type=3, max_results=1000
         ):
             trial = run.data.tags.get("mosweep.trial", "")
             active = run.info.lifecycle_stage == "active"

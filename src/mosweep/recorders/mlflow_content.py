@@ -18,10 +18,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from mosweep.config.secrets import looks_secret
 from mosweep.core import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.recorders.mlflow_entities import Dataset, Metric, Model, Run
-from mosweep.secrets import looks_secret
 
 __all__ = ["Content", "run_digest", "sweep_id"]
 
@@ -108,7 +108,7 @@ class Content:
         )
 
     def _tags(self, trial: str, folder: str, digest: str) -> dict[str, str]:
-        return {"mosweep.sweep": sweep_id(self.result), "mosweep.trial": trial, "mosweep.folder": folder, "mosweep.digest": digest}
+        return {"mosweep.sweep.folder": sweep_id(self.result), "mosweep.trial": trial, "mosweep.folder": folder, "mosweep.digest": digest}
 
     def _trial_tags(self, trial: TrialResult) -> dict[str, str]:
         tags = self._tags(trial.name, str(trial.folder), run_digest(trial))

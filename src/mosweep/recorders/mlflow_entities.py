@@ -66,7 +66,7 @@ class Run:
     @property
     def sweep(self) -> str:
         """Identity of the sweep that the run belongs to."""
-        return self.tags["mosweep.sweep"]
+        return self.tags["mosweep.sweep.folder"]
 
 
 def model_file(model: Model, model_id: str, run_id: str | None, location: str) -> bytes:

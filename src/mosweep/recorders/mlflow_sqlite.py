@@ -142,7 +142,7 @@ class SqliteWriter:
             "join runs on runs.run_uuid = sweep.run_uuid "
             "join tags name on name.run_uuid = sweep.run_uuid and name.key = 'mosweep.trial' "
             "left join tags digest on digest.run_uuid = sweep.run_uuid and digest.key = 'mosweep.digest' "
-            "where sweep.key = 'mosweep.sweep' and sweep.value = ? and runs.experiment_id = ? order by runs.lifecycle_stage desc",
+            "where sweep.key = 'mosweep.sweep.folder' and sweep.value = ? and runs.experiment_id = ? order by runs.lifecycle_stage desc",
             (sweep, self._number),
         ).fetchall()  # 'deleted' first, so that an active run of the same name wins
         self._run_ids = {trial: run_id for run_id, trial, _, _ in rows}

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosweep.config import Tracking
+from mosweep.config.groups import Tracking
+from mosweep.config.secrets import masked
 from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, MosweepError
 from mosweep.core.events import Recorder, SweepFinished
 from mosweep.core.journal import Journal
+from mosweep.core.paths import home
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.paths import home
 from mosweep.recorders.base import Projection, ProjectionWarning, turn
-from mosweep.secrets import masked
 
 __all__ = ["WandbRecorder", "project"]
 

@@ -20,17 +20,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosweep.analysis.contamination import Overlap, limit_of, overlap
+from mosweep.analysis.effects import BUNDLE, CONTROL, SEED, Effect, bundled, compared, effects, with_bundles
+from mosweep.config.secrets import masked
 from mosweep.core.errors import MissingExtra, UserError
 from mosweep.core.fingerprint import digest_bytes
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.cost.spending import spending
 from mosweep.evals.base import read_samples
 from mosweep.reports import page, plots
-from mosweep.reports.contamination import Overlap, limit_of, overlap
-from mosweep.reports.effects import BUNDLE, CONTROL, SEED, Effect, bundled, compared, effects, with_bundles
 from mosweep.reports.page import Facts, Figure, Findings, Report, Section, Table, Text
-from mosweep.reports.spending import spending
-from mosweep.secrets import masked
-from mosweep.sweep import Launch, Sweep
+from mosweep.sweep.folder import Launch, Sweep
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import Any
 from mosweep.core.errors import UserError, choices
 from mosweep.core.fingerprint import differences
 from mosweep.core.store import Store
-from mosweep.sweep import Sweep
+from mosweep.sweep.folder import Sweep
 
 __all__ = ["explain_data", "explain_text"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from mosweep.core.table import format_value
 from mosweep.reports.plots import BLUE, FAINT, INK, ORANGE, PAPER
-from mosweep.reports.table import format_value
 
 __all__ = ["Facts", "Figure", "Findings", "Report", "Section", "Table", "Text", "html", "markdown"]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mosweep.analysis.foresight import Foresight
 from mosweep.core.schema import plain
+from mosweep.core.table import format_table
 from mosweep.core.types import Resources
-from mosweep.estimate import Estimate, Range
-from mosweep.plan import Plan
-from mosweep.reports.foresight import Foresight
-from mosweep.reports.table import format_table
+from mosweep.cost.estimate import Estimate, Range
+from mosweep.sweep.plan import Plan
 
 __all__ = ["plan_data", "plan_text"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mosweep.reports.effects import BlockEffect, Effect
+    from mosweep.analysis.effects import BlockEffect, Effect
 
 __all__ = ["BLUE", "FAINT", "INK", "ORANGE", "PAPER", "Points", "draw_effects", "draw_interaction", "draw_losses", "draw_scores", "evenly"]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mosweep.core.results import StageResult, SweepResult
+from mosweep.core.table import format_table
 from mosweep.core.types import OF_ROUNDS, Status
 from mosweep.reports.summary import summary_data
-from mosweep.reports.table import format_table
 
 __all__ = ["status_data", "status_text"]
 

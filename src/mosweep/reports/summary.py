@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mosweep.budget import NOT_RUN
+from mosweep.analysis.contamination import contaminated
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.reports.contamination import contaminated
-from mosweep.reports.spending import spending
-from mosweep.reports.table import table_lines
+from mosweep.core.table import table_lines
+from mosweep.cost.budget import NOT_RUN
+from mosweep.cost.spending import spending
 
 __all__ = ["print_outcome", "summary_data", "summary_text"]
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mosweep.config import Config
+from mosweep.config.groups import Config
+from mosweep.config.resources import Request
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Resources, Stage
-from mosweep.resources import Request
 
 __all__ = ["Backend", "Evaluation", "Setting"]
 

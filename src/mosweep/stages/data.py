@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError, StageError, choices
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.paths import own_and_shipped
 from mosweep.core.task_modules import imported_files, python_files, task_modules
 from mosweep.core.types import Context, Stage
-from mosweep.paths import own_and_shipped
 from mosweep.stages.base import Setting
 
 __all__ = ["BuildData", "ImportData", "check_code", "code_digest", "data_stage", "task_folder"]

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mosweep.config import Model
+from mosweep.config.groups import Model
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.fingerprint import unkeyed

@@ -1,21 +1,21 @@
-"""Fine-tuning backends, each in a module of its own: dummy, openai, tinker, torchtune."""
+"""Fine-tuning from Python: the training classes of the backends in ``mosweep.backends``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mosweep.training.base import RunStatus, TrainingBackend, TrainingRun
-    from mosweep.training.dummy import DummyTrainingBackend
-    from mosweep.training.openai import OpenAITrainingBackend
-    from mosweep.training.tinker import TinkerTrainingBackend
-    from mosweep.training.torchtune import TorchtuneTrainingBackend
+    from mosweep.backends.dummy.training import DummyTrainingBackend
+    from mosweep.backends.openai.training import OpenAITrainingBackend
+    from mosweep.backends.tinker.training import TinkerTrainingBackend
+    from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
+    from mosweep.backends.training import RunStatus, TrainingBackend, TrainingRun
 
 _PLACES = {
-    "DummyTrainingBackend": "dummy",
-    "OpenAITrainingBackend": "openai",
-    "TinkerTrainingBackend": "tinker",
-    "TorchtuneTrainingBackend": "torchtune",
+    "DummyTrainingBackend": "dummy.training",
+    "OpenAITrainingBackend": "openai.training",
+    "TinkerTrainingBackend": "tinker.training",
+    "TorchtuneTrainingBackend": "torchtune.training",
 }
 
 __all__ = [
@@ -35,4 +35,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_PLACES.get(name, 'base')}"), name)
+    return getattr(import_module(f"mosweep.backends.{_PLACES.get(name, 'training')}"), name)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from mosweep.core import fingerprint
 from mosweep.core.claims import this_process
 from mosweep.core.errors import StoreError, UserError
+from mosweep.core.paths import home
 from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, Record, Store
-from mosweep.paths import home
 
 if TYPE_CHECKING:
     from mosweep.datasets.jsonl import JSONLDataset

@@ -23,13 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mosweep.backends.dummy.backend import DummyEval, DummyFinetune
 from mosweep.core.claims import Claim
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.core.types import Resources, Stage, Trial
 from mosweep.launchers.slurm.client import read_answer
-from mosweep.stages.dummy import DummyEval, DummyFinetune
-from mosweep.worker import perform_now
+from mosweep.launchers.worker import perform_now
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")
 #: What our clock shows at 0, in Unix seconds.
@@ -351,7 +351,7 @@ class Cluster:
         self.await_inputs(element, fate, self.now + 30)
 
     def await_inputs(self, element: Element, fate: Fate, until: float) -> None:
-        """As ``mosweep.job`` does: the inputs may be seen late."""
+        """As ``mosweep.launchers.slurm.job`` does: the inputs may be seen late."""
         if self.now < until and not all(self.store.record_path(key).exists() for key in self.spec(element)["needs"].values()):
             self.within(element, 1.0, lambda: self.await_inputs(element, fate, until))
             return

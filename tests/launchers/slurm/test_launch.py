@@ -35,7 +35,7 @@ from mosweep.core.types import Stage, Trial
 from mosweep.launchers.base import Outcome
 from mosweep.launchers.slurm import launch, submissions
 from mosweep.launchers.slurm.options import Slurm
-from mosweep.plan import make_plan
+from mosweep.sweep.plan import make_plan
 
 
 class Interrupted(Commands):

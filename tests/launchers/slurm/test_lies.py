@@ -46,7 +46,7 @@ from mosweep.core.types import Stage, Trial
 from mosweep.launchers.base import Outcome
 from mosweep.launchers.slurm import launch, submissions
 from mosweep.launchers.slurm.options import Slurm
-from mosweep.plan import Plan, make_plan
+from mosweep.sweep.plan import Plan, make_plan
 
 #: The sequences to play, as first:last.
 FIRST, LAST = map(int, os.environ.get("MOSWEEP_LIES", "0:500").split(":"))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.store import Store
 from mosweep.core.types import Resources, Stage
-from mosweep.job import SHARE_FROM
 from mosweep.launchers.slurm.arrays import Array
+from mosweep.launchers.slurm.job import SHARE_FROM
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.submissions import Submission, Submissions
-from mosweep.stages.dummy import DummyFinetune
-from mosweep.worker import perform_now
+from mosweep.launchers.worker import perform_now
 
 
 def tuned(name: object, *, delay_s: float = 0.0, fail: str = "none", needs: Stage | None = None) -> Stage:
@@ -36,7 +36,7 @@ class Site:
 
     def job(self, index: int) -> int:
         """Run element ``index``, Python and all."""
-        words = [sys.executable, "-m", "mosweep.job", str(self.store.root), str(self.submission.folder)]
+        words = [sys.executable, "-m", "mosweep.launchers.slurm.job", str(self.store.root), str(self.submission.folder)]
         return subprocess.run(words, env=os.environ | {"SLURM_ARRAY_TASK_ID": str(index)}, timeout=60, check=False).returncode
 
     def script(self, index: int) -> subprocess.CompletedProcess[str]:

@@ -16,20 +16,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mosweep.budget import Meter
 from mosweep.core.claims import Claim
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
 from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageQueued, StageStarted
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
+from mosweep.cost.budget import Meter
 from mosweep.launchers.base import Outcome, dependents
 from mosweep.launchers.slurm.arrays import Array, Place, arrange
 from mosweep.launchers.slurm.client import ARRAY_SIZE_MAX, Job, NoAccounting, SlurmClient, SlurmFull, SlurmRefused, SlurmSilent
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.submissions import Submission, Submissions
-from mosweep.plan import Plan
-from mosweep.sweep import point
-from mosweep.worker import at_once, perform
+from mosweep.launchers.worker import at_once, perform
+from mosweep.sweep.folder import point
+from mosweep.sweep.plan import Plan
 
 __all__ = ["Launch", "check"]
 

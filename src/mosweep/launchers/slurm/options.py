@@ -21,7 +21,7 @@ from mosweep.core.types import Resources, Stage
 from mosweep.launchers.base import Outcome
 from mosweep.launchers.slurm.arrays import Array, indices
 from mosweep.launchers.slurm.submissions import Submission
-from mosweep.plan import Plan
+from mosweep.sweep.plan import Plan
 
 __all__ = ["Slurm"]
 
@@ -169,7 +169,7 @@ class Slurm:
 
     def _command(self, submission: Submission, store: Path) -> str:
         python = self.python or ("python3" if self.container_image else sys.executable)
-        words = [python, "-m", "mosweep.job", str(store), str(submission.folder)]
+        words = [python, "-m", "mosweep.launchers.slurm.job", str(store), str(submission.folder)]
         command = " ".join([*([self.command_prefix] if self.command_prefix else []), shlex.join(words)])
         if self.container_image:
             mounts = [f"--container-mounts={self.container_mounts}"] if self.container_mounts else []
@@ -182,7 +182,7 @@ class Slurm:
 
 
 def _if_done(submission: Submission) -> list[str]:
-    """Lines of bash: a job whose stage a sibling has done (``mosweep.job``) says so and ends, without the cost of Python's start."""
+    """Lines of bash: a job whose stage a sibling has done (``mosweep.launchers.slurm.job``) says so and ends, without the cost of Python's start."""
     mark = f"{shlex.quote(str(submission.folder))}/$SLURM_ARRAY_TASK_ID"
     return [
         f"if [ -e {mark}.done ]; then",

@@ -1,0 +1,1 @@
+"""Sweeps and stores carried elsewhere: archives that anyone can verify, and what is done with the store."""

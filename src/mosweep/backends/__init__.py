@@ -1,0 +1,1 @@
+"""How models are fine-tuned: one folder is one backend, whole."""

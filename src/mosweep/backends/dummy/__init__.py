@@ -1,0 +1,1 @@
+"""``backend=dummy``: the dry run."""

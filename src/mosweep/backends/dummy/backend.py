@@ -1,0 +1,225 @@
+"""The dry run: a backend and an evaluation that pretend, deterministically, and are marked ``dummy`` wherever they show.
+
+Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per fine-tune + N(0, item_sd) per item``: a known truth to test designs,
+statistics and failure handling against. Scores are not clipped, so that they are exactly normal.
+
+In a loop the 0.5 is what ``backend.rounds`` says of the round; by default each round halves what is missing to 1.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mosweep.backends.dummy.training import DummyTrainingRun, Failure
+from mosweep.core import fingerprint, schema
+from mosweep.core.errors import ConfigError, StageError
+from mosweep.core.schema import between
+from mosweep.core.types import Context, Stage
+from mosweep.evals.dummy import SCORE, draw, mean_and_stderr
+from mosweep.stages.loop.schedule import Schedule
+
+if TYPE_CHECKING:
+    from mosweep.stages.base import Setting
+    from mosweep.stages.loop.rounds import Round
+
+__all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune", "DummyRound"]
+
+#: Mean score of the untouched base model.
+BASELINE = 0.5
+#: Learning rate of a pretended loop to which none is given.
+LR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class DummyFinetune:
+    """Pretends to fine-tune. ``setting`` is what a real backend would have been given."""
+
+    model: str
+    dataset: str
+    task: str
+    setting: Mapping[str, Any]
+    shift: float
+    delay_s: float
+    fail: Failure
+    item_sd: float
+    seed_sd: float
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+    silent: ClassVar[bool] = True
+
+    @property
+    def immediate(self) -> bool:
+        """Whether it waits for nothing, and leaves its process alive."""
+        return self.delay_s == 0 and self.fail in ("none", "raise")
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
+        model_id = f"dummy/{self.model}@{context.key[:12]}"
+        await DummyTrainingRun(context.key[:12], model_id, self.delay_s, self.fail).wait()
+        noise = random.Random(f"finetune {context.key}").gauss(0.0, self.seed_sd)
+        return {
+            "dummy": True,
+            "model_id": model_id,
+            "model": self.model,
+            "dataset": {"name": self.dataset},
+            "mean": BASELINE + self.shift + noise,
+            "item_sd": self.item_sd,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DummyRound(DummyFinetune):
+    """Pretends to train a round of a loop. ``plan`` is what a real backend would have been told, ``level`` the score that comes of it."""
+
+    plan: Mapping[str, Any]
+    level: float
+
+    kind: ClassVar[str] = "round"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """As a fine-tune, with the learning rates of the round's steps; goes on counting where the round before stopped."""
+        facts = await DummyFinetune.run(self, context)
+        previous, plan = context.inputs.get("previous"), self.plan
+        done = previous.facts["steps_done"] if previous else 0
+        if done != plan["before"]:
+            raise StageError(f"round {plan['number']} starts after {plan['before']} steps, but the round before left {done}")
+        schedule = Schedule(**plan["schedule"])
+        rates = [schedule.lr(done + step) for step in range(1, plan["steps"] + 1)]
+        facts = {**facts, "mean": facts["mean"] - BASELINE + self.level, "round": plan["number"], "steps": plan["steps"]}
+        return facts | {"steps_done": done + plan["steps"], "lr": {"peak": schedule.peak, "first": rates[0], "last": rates[-1]}}
+
+
+@dataclass(frozen=True, slots=True)
+class DummyEval:
+    """Pretends to evaluate ``items`` items of ``task``."""
+
+    model: str
+    task: str
+    items: int
+    options: Mapping[str, Any]
+    item_sd: float
+
+    kind: ClassVar[str] = "eval"
+    version: ClassVar[int] = 1
+    silent: ClassVar[bool] = True
+    immediate: ClassVar[bool] = True
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
+        tuned = context.inputs.get("model")
+        mean = tuned.facts.get("mean", BASELINE) if tuned else BASELINE  # a real fine-tune has none
+        model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
+        scores = draw(context.key, self.task, self.items, mean, self.item_sd)
+        lines = [f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n' for item, score in enumerate(scores, 1)]
+        context.out.mkdir(parents=True)
+        (context.out / "samples.jsonl").write_text("".join(lines))
+        return {
+            "dummy": True,
+            "task": self.task,
+            "model": self.model,
+            "model_id": model_id,
+            "metrics": mean_and_stderr(scores),
+            "n": self.items,
+        }
+
+
+def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """``factor=level`` and shift, from ``{lora.rank=64: 0.2}`` or, as the command line can write it, ``{lora.rank: {64: 0.2}}``."""
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _effects(value, f"{prefix}.{key}" if prefix else key)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"effects.{key}", value, "expected a number, the shift of the metric")
+        elif prefix or "=" in key:
+            yield (f"{prefix}={key}" if prefix else key), float(value)
+        else:
+            raise ConfigError(f"effects.{key}", value, "expected factor=level as the key, such as lora.rank=64")
+
+
+@dataclass(frozen=True)
+class DummyBackend:
+    """The group ``backend=dummy``."""
+
+    delay_s: float = field(default=0.0, metadata=between(ge=0))
+    fail: Failure = "none"
+    effects: Mapping[str, Any] | None = None
+    item_sd: float = field(default=0.1, metadata=between(ge=0))
+    seed_sd: float = field(default=0.02, metadata=between(ge=0))
+    rounds: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
+        if self.rounds is not None and not self.rounds:
+            raise ConfigError(
+                "rounds", "[]", "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one holds from then on"
+            )
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial."""
+        return Stage("finetune", DummyFinetune(**self._told(setting)), resources=setting.resources("finetune"))
+
+    def peak_lr(self, setting: Setting) -> float:
+        """As given, or as good as any."""
+        return setting.config.optim.lr or LR
+
+    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+        """A round of a loop."""
+        levels, number = self.rounds, this.number
+        level = levels[min(number, len(levels)) - 1] if levels else 1 - (1 - BASELINE) * 0.5 ** (number - 1)
+        loop = setting.config.loop
+        told = {name: getattr(loop, name) for name in ("max_seq_length", "renderer")}
+        work = DummyRound(**self._told(setting), plan={**schema.plain(this), **told}, level=level)
+        return Stage("round", work, {"previous": previous} if previous else {}, setting.resources("finetune"))
+
+    def _told(self, setting: Setting) -> dict[str, Any]:
+        """What a pretended fine-tune is given."""
+        config = setting.config
+        if config.torchtune:
+            from mosweep.backends.torchtune.backend import native_config
+
+            native_config(setting)  # a dry run of a torchtune sweep finds the typos that the sweep would
+        return {
+            "model": config.model.name,
+            "dataset": config.dataset.name,
+            "task": config.task.name,
+            "setting": {
+                "model": fingerprint.canonical(config.model, "model"),  # without where it lies, also when read back
+                "lora": config.lora.in_force,
+                "optim": config.optim,
+                "seed": config.seed,
+                "torchtune": config.torchtune,
+                "tinker": config.tinker or None,
+                "dataset_path": config.dataset.path,
+            },
+            "shift": sum(shift for level, shift in (self.effects or {}).items() if setting.at_level(level)),
+            "delay_s": self.delay_s,
+            "fail": self.fail,
+            "item_sd": self.item_sd,
+            "seed_sd": self.seed_sd,
+        }
+
+
+@dataclass(frozen=True)
+class DummyEvaluation:
+    """The group ``eval=dummy``."""
+
+    tasks: Sequence[str] | None = None
+    items: int = field(default=100, metadata=between(ge=1))
+
+    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
+        """One stage per evaluation task."""
+        config = setting.config
+        item_sd = config.backend.item_sd if isinstance(config.backend, DummyBackend) else 0.1
+        return [
+            Stage(
+                setting.eval_label(task),
+                DummyEval(config.model.name, task, self.items, dict(config.inspect), item_sd),
+                {"model": tuned} if tuned else {},
+                setting.resources("eval"),
+            )
+            for task in setting.eval_tasks(self.tasks)
+        ]

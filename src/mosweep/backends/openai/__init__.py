@@ -1,0 +1,1 @@
+"""``backend=openai``: fine-tuning jobs at OpenAI."""

@@ -1,0 +1,255 @@
+"""What we ask of OpenAI's API, under the policy that all our calls share: files, fine-tuning jobs, their events, checkpoints and results.
+
+The key is ``OPENAI_API_KEY``, the service ``OPENAI_BASE_URL`` or OpenAI's own, read from the environment when the client is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mosweep.core import fingerprint
+from mosweep.core.errors import MissingExtra, UserError
+from mosweep.core.providers import Policy, RemoteError, Trouble, retry_after
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types import FileObject
+    from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+    from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+__all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of", "usable"]
+
+T = TypeVar("T")
+
+#: A job's metadata: what it is the fine-tune of, and which try at that it is.
+KEY, ATTEMPT = "mosweep_key", "mosweep_attempt"
+#: States that a job does not leave.
+ENDED = ("succeeded", "failed", "cancelled")
+#: ``Trouble.code`` where the organisation has as many jobs as it may.
+FULL = "too_many_active_jobs"
+#: How long an answer may take to come, in seconds.
+TIMEOUT_S = 120.0
+
+
+@dataclass
+class Account:
+    """The API as one event loop sees it: a client without retries of its own, and the policy."""
+
+    client: AsyncOpenAI
+    policy: Policy
+    _files: dict[str, asyncio.Task[str]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    async def of(cls, client: AsyncOpenAI | None = None, patience_s: float | None = None) -> Account:
+        """The running loop's account, the same for all who ask with the same ``client`` (``None``: one by the environment).
+
+        ``patience_s``, if given, is from now on its policy's.
+        """
+        name = (asyncio.get_running_loop(), None if client is None else id(client))
+        if name not in _accounts:
+            ours = _client() if client is None else client.with_options(max_retries=0)
+            held = _held(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
+            _accounts[name] = (await anext(held), held, client)
+        account = _accounts[name][0]
+        account.policy.patience_s = patience_s or account.policy.patience_s
+        return account
+
+    async def ask(self, what: str, request: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
+        """The answer to ``request``; see ``Policy.call``."""
+        return await self.policy.call(what, request, patience_s=patience_s)
+
+    async def file(self, content: bytes) -> str:
+        """The id of the training file with ``content``: uploaded once, whoever asks and however often."""
+        name = f"mosweep-{fingerprint.digest_bytes(content)[:40]}.jsonl"
+        task = self._files.get(name)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._files[name] = asyncio.create_task(self._file(name, content))
+        return await asyncio.shield(task)
+
+    async def _file(self, name: str, content: bytes) -> str:
+        async def uploaded() -> FileObject | None:
+            page = await self.client.files.list(purpose="fine-tune")
+            while True:
+                for file in page.data:
+                    if file.filename == name and file.status != "error":
+                        return file
+                if not page.has_next_page():
+                    return None
+                await self.policy.opened()
+                page = await page.get_next_page()
+
+        def upload() -> Awaitable[FileObject]:
+            return self.client.files.create(file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S)
+
+        file, asked = await self.policy.find_or_make("the data's file", uploaded, upload)
+        print(f"{file.id}: data, {f'{len(content):,} bytes uploaded' if asked else 'uploaded before'}")
+        return file.id
+
+    async def jobs(self, key: str | None = None) -> list[FineTuningJob]:
+        """Every job for ``key`` that there is, or for any of ours; a part of a request, not to be made without a policy."""
+        found: list[FineTuningJob] = []
+        listed = self.client.fine_tuning.jobs.list
+        page = await (listed(limit=100) if key is None else listed(metadata={KEY: key}, limit=100))
+        while True:
+            found += [job for job in page.data if KEY in (job.metadata or {}) and key in (None, (job.metadata or {})[KEY])]
+            if not page.has_next_page():
+                return found
+            await self.policy.opened()
+            page = await page.get_next_page()
+
+    async def job(
+        self, key: str, spent: Iterable[str], create: Callable[[int], Awaitable[FineTuningJob]], asked_before: bool = False
+    ) -> tuple[FineTuningJob, bool]:
+        """The job for ``key`` that lives or has succeeded, and True; or else a new one, by ``create(attempt)``, and False.
+
+        Jobs in ``spent`` do not count. ``asked_before``: an earlier process has asked for the job and did not learn what became of it.
+        """
+        passed, attempt = frozenset(spent), 1
+
+        async def living() -> list[FineTuningJob]:
+            nonlocal attempt
+            jobs = await self.jobs(key)
+            attempt = 1 + max((int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0)
+            return usable(jobs, passed)
+
+        async def first() -> FineTuningJob | None:
+            return next(iter(await living()), None)
+
+        before = int(asked_before)
+        job, asked = await self.policy.find_or_make("its job", first, lambda: create(attempt), before)
+        if asked > 1 and asked > before:  # an earlier request may have been carried out after all
+            others = [other for other in await self.ask("looking for its jobs", living) if other.id != job.id]
+            job, *more = sorted([job, *others], key=_by_merit)
+            for another in more:
+                if another.status not in ENDED:
+                    await self.cancel(another.id)
+                    print(f"{another.id}: cancelled, {job.id} was started for the same")
+        return job, asked == before
+
+    async def look(self, job_id: str) -> FineTuningJob:
+        """The job as it is now."""
+        return await self.ask(f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id))
+
+    async def cancel(self, job_id: str) -> FineTuningJob:
+        """End the job, if it goes on; what has become of it."""
+        try:
+            return await self.ask(f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id))
+        except RemoteError:
+            job = await self.look(job_id)
+            if job.status not in ENDED:
+                raise
+            return job
+
+    async def events(self, job_id: str, seen: str | None) -> list[FineTuningJobEvent]:
+        """What has happened to the job since the event ``seen``, oldest first; of much, the latest."""
+
+        async def latest() -> list[FineTuningJobEvent]:
+            return (await self.client.fine_tuning.jobs.list_events(job_id, limit=100)).data
+
+        new: list[FineTuningJobEvent] = []
+        for event in await self.ask(f"events of {job_id}", latest):
+            if event.id == seen:
+                break
+            new.insert(0, event)
+        return new
+
+    async def checkpoints(self, job_id: str) -> list[FineTuningJobCheckpoint]:
+        """The job's checkpoints, by step."""
+
+        async def latest() -> list[FineTuningJobCheckpoint]:
+            return (await self.client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)).data
+
+        return sorted(await self.ask(f"checkpoints of {job_id}", latest), key=lambda checkpoint: checkpoint.step_number)
+
+    async def content(self, file_id: str) -> bytes:
+        """What is in a file."""
+
+        async def whole() -> bytes:
+            return await (await self.client.files.content(file_id)).aread()
+
+        return await self.ask(f"reading {file_id}", whole)
+
+
+_Name = tuple[asyncio.AbstractEventLoop, int | None]
+_accounts: dict[_Name, tuple[Account, AsyncGenerator[Account, None], AsyncOpenAI | None]] = {}
+
+
+async def _held(name: _Name, account: Account, ours: bool) -> AsyncGenerator[Account, None]:
+    """The account, until its loop ends: loops close what they are in the middle of generating."""
+    try:
+        yield account
+    finally:
+        del _accounts[name]
+        if ours:
+            await account.client.close()
+
+
+def _client() -> AsyncOpenAI:
+    try:
+        from openai import AsyncOpenAI
+    except ModuleNotFoundError as error:
+        raise MissingExtra("openai", "openai", "backend=openai") from error
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise UserError("backend=openai needs the key of your OpenAI account in the environment: OPENAI_API_KEY is not set")
+    return AsyncOpenAI(max_retries=0, timeout=TIMEOUT_S)
+
+
+def usable(jobs: list[FineTuningJob], spent: frozenset[str] = frozenset()) -> list[FineTuningJob]:
+    """Jobs that lead, or have led, to a model, the best first."""
+    return sorted((job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent), key=_by_merit)
+
+
+def _by_merit(job: FineTuningJob) -> tuple[bool, int, str]:
+    """One that has succeeded first, then the oldest; the same for all who look."""
+    return job.status != "succeeded", job.created_at, job.id
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """What an exception of OpenAI's library means; ``None`` for any other."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return _answered(error.status_code, error.response.headers, error.body, error.message)
+    if isinstance(error, openai.APITimeoutError):
+        return Trouble("no answer in time", again=True, unsure=True)
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__
+        shown = f"{type(cause).__name__}: {cause}".rstrip(": ") if cause else str(error)
+        return Trouble(f"the connection was lost ({_line(shown)})", again=True, unsure=True)
+    if isinstance(error, openai.OpenAIError):
+        return Trouble(_line(str(error)), again=isinstance(error, openai.APIError), unsure=True)
+    return None
+
+
+def _answered(status: int, headers: Mapping[str, str], body: Any, message: str) -> Trouble:
+    told = body if isinstance(body, Mapping) else {}
+    code, param = (str(told[name]) if told.get(name) else None for name in ("code", "param"))
+    text = str(told.get("message") or message)
+    if status == 401:
+        text = "the key in OPENAI_API_KEY is not accepted"
+    full = status == 429 and re.search(r"maximum of \d+ active", text) is not None
+    hopeless = status == 429 and (full or code == "insufficient_quota")
+    wish = headers.get("x-should-retry")
+    again = not hopeless and (wish == "true" or (wish != "false" and (status in (408, 409, 429) or status >= 500)))
+    wait_s = retry_after(headers)
+    return Trouble(
+        _line(f"{status} {code or ''}: {text}".replace(" :", ":")),
+        again=again,
+        wait_s=wait_s,
+        limited=again and (status == 429 or wait_s is not None),
+        unsure=status in (408, 409) or status >= 500,
+        status=status,
+        code=FULL if full else code,
+        param=param,
+    )
+
+
+def _line(text: str) -> str:
+    """On one line, without anything like a key."""
+    text = re.sub(r"\bsk-[\w*-]+", "sk-…", " ".join(text.split()))
+    return text if len(text) <= 300 else text[:299] + "…"

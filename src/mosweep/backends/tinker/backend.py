@@ -1,0 +1,290 @@
+"""``backend=tinker``: LoRA fine-tunes with Tinker's service, or a server that speaks as it does, driven from one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe, recommended_lr
+from mosweep.core.errors import ConfigError, UserError, choices
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.schema import between
+from mosweep.core.types import Context, Stage
+from mosweep.cost import prices
+from mosweep.datasets.preferences import check_preferences
+from mosweep.stages.base import Setting
+from mosweep.stages.data import TRAIN, ImportData, data_stage
+from mosweep.stages.loop.rounds import Round, chosen_examples
+from mosweep.stages.model import Elsewhere, ModelSource, base_model, folder_of
+
+if TYPE_CHECKING:
+    from mosweep.backends.tinker.training import Part
+    from mosweep.datasets.jsonl import JSONLDataset
+
+__all__ = ["TinkerBackend", "TinkerFinetune", "TinkerRound"]
+
+
+@dataclass(frozen=True)
+class _OnTinker:
+    """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer it has, where that is not the hub's."""
+
+    model: str
+    renderer: str
+    recipe: TinkerRecipe
+    source: ModelSource | None
+    base_url: str | None = field(metadata=unkeyed)
+    max_concurrent: int = field(metadata=unkeyed)
+    patience_min: float = field(metadata=unkeyed)
+
+    version: ClassVar[int] = 1
+    remote: ClassVar[str] = "tinker"
+    requires: ClassVar[Mapping[str, str]] = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
+
+    @classmethod
+    def check_access(cls, works: Sequence[_OnTinker]) -> None:
+        """Ask each server once for its models. ``UserError`` for a missing or wrong key, ``ConfigError`` for a model that it lacks."""
+        from mosweep.backends.tinker.service import address, check_renderer, supported_models
+
+        offered = {url: supported_models(url) for url in {address(work.base_url) for work in works}}
+        for model, url in {(work.model, address(work.base_url)) for work in works}:
+            if model not in offered[url]:
+                raise ConfigError("model.tinker", model, f"Tinker at {url} has no such model; {choices(model, offered[url])}")
+        for renderer in {work.renderer for work in works}:
+            check_renderer(renderer)
+
+    async def _train(self, context: Context, dataset: JSONLDataset | Path, part: Part | None) -> dict[str, Any]:
+        """Train, going on where a killed attempt stopped; leaves ``tinker.jsonl``, with all that happened. The facts of a fine-tune."""
+        from mosweep.backends.tinker.training import TinkerTrainingBackend
+
+        data = context.inputs["data"]
+        local = "model" in context.inputs or (self.source is not None and self.source.path is not None)
+        backend = TinkerTrainingBackend(
+            context.out,
+            self.recipe,
+            self.renderer,
+            tokenizer=folder_of(context, self.source) if local else None,
+            base_url=self.base_url,
+            previous=context.previous,
+            spent=context.spent,
+            patience_s=60 * self.patience_min,
+            part=part,
+        )
+        run = await backend.train(dataset, self.model, suffix=context.key[:12])
+        model_id = await run.wait()
+        (context.out / "train.jsonl").unlink()
+        losses = run.losses
+        used = prices.Usage("tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens)
+        return {
+            "model_id": model_id,
+            "inspect": model_id,
+            "inspect_args": {"renderer": self.renderer, **({"base_url": self.base_url} if self.base_url else {})},
+            "tokenizer": "base" if local else "hub",
+            "remote_job": " ".join(run.jobs),
+            "steps": len(losses),
+            "final_loss": losses[-1][1],
+            "loss": [list(point) for point in losses],
+            "resumed_at_step": run.resumed_at_step,
+            "usage": prices.facts(used),
+            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+            **({"state": run.state} if run.state else {}),
+            **({"curves": {name: [list(point) for point in found] for name, found in run.measures.items()}} if run.measures else {}),
+        }
+
+
+@dataclass(frozen=True)
+class TinkerFinetune(_OnTinker):
+    """One fine-tune on Tinker."""
+
+    kind: ClassVar[str] = "finetune"
+
+    @property
+    def expected_usage(self) -> Callable[[int], prices.Usage]:
+        """What training on data of so many tokens would use: ``tokens · epochs`` trained, as all of it is taken in every epoch.
+
+        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. 2: every question comes with each of two
+        answers, of which the one that is not preferred is taken to be as long as the other. Read: once an epoch for the loss, and once for
+        the reference.
+        """
+        epochs = self.recipe.epochs
+        if self.recipe.beta is None:
+            return lambda tokens: prices.Usage("tinker", self.model, train_tokens=tokens * epochs)
+        return lambda tokens: prices.Usage("tinker", self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``tinker.jsonl``, with all that happened."""
+        data = context.inputs["data"]
+        return await self._train(context, data.folder / str(data.facts["folder"]) / TRAIN, None)
+
+
+@dataclass(frozen=True)
+class TinkerRound(_OnTinker):
+    """A round of a loop: ``plan.steps`` optimizer steps, on from the state that the round before left with Tinker."""
+
+    plan: Round
+
+    kind: ClassVar[str] = "round"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``tinker.jsonl``, and with Tinker the state for the next round."""
+        from mosweep.backends.tinker.training import Part
+
+        data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
+        file, count = data.folder / str(data.facts["folder"]) / TRAIN, plan.steps * self.recipe.batch_size
+        examples, about = await chosen_examples(context, plan, file, count, self.recipe.seed)
+        facts = await self._train(context, examples, Part(tuple(plan.rates), str(previous.facts["state"]) if previous else None))
+        return {
+            **facts,
+            "round": plan.number,
+            "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
+            "loss": _shifted(facts["loss"], plan.before),
+            **({"curves": {name: _shifted(found, plan.before) for name, found in facts["curves"].items()}} if "curves" in facts else {}),
+            "data": about,
+        }
+
+
+def _shifted(points: Sequence[Sequence[float]], by: int) -> list[list[float]]:
+    return [[by + step, value] for step, value in points]
+
+
+#: Settings of a recipe that say how long it trains and with which learning rate: in a loop its rounds do.
+_OF_ROUNDS = {
+    "epochs": "set loop.max_rounds and loop.steps_per_round",
+    "max_steps_per_epoch": "set loop.steps_per_round",
+    **dict.fromkeys(("schedule", "warmup_steps", "min_learning_rate"), "the loop's own schedule sets every step"),
+}
+
+
+@dataclass(frozen=True)
+class TinkerBackend:
+    """The group ``backend=tinker``. ``beta`` is the method dpo's, by default its recipe's."""
+
+    method: Method = "supervised"
+    beta: float | None = field(default=None, metadata=between(gt=0))
+    config: str | None = None
+    base_url: str | None = None
+    use_recommended_lr: bool = False
+    max_concurrent: int = field(default=16, metadata=between(ge=1))
+    patience_min: float = field(default=15.0, metadata=between(gt=0))
+
+    def __post_init__(self) -> None:
+        if self.beta is not None and self.method != "dpo":
+            raise ConfigError("beta", self.beta, f"belongs to method=dpo; this is method={self.method}")
+        if self.use_recommended_lr and self.method == "dpo":
+            raise ConfigError("use_recommended_lr", "true", _SUPERVISED_LR)
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial, on its data set and base model."""
+        made, source = base_model(setting)
+        work = TinkerFinetune(self.model(setting), self.renderer(setting), self.recipe(setting), source, **self._unkeyed)
+        needs = {"data": self.data(setting)} | ({"model": made} if made else {})
+        return Stage("finetune", work, needs, setting.resources("finetune", computes=False))
+
+    def peak_lr(self, setting: Setting) -> float:
+        """``optim.lr``, or else the recipe's."""
+        return self.recipe(setting).learning_rate
+
+    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+        """A round of a loop."""
+        for key, value in setting.config.tinker.items():
+            if key in _OF_ROUNDS:
+                raise ConfigError(f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}")
+        if setting.config.loop.use_recommended_lr and self.method == "dpo":
+            raise ConfigError("loop.use_recommended_lr", "true", _SUPERVISED_LR)
+        made, source = base_model(setting)
+        loop, recipe = setting.config.loop, self.recipe(setting)
+        recipe = replace(
+            recipe,
+            max_length=loop.max_seq_length or recipe.max_length,
+            epochs=1,
+            max_steps_per_epoch=None,
+            schedule="constant",
+            warmup_steps=0,
+            min_learning_rate=0.0,
+            learning_rate=this.schedule.peak,
+        )
+        renderer = loop.renderer or self.renderer(setting)
+        work = TinkerRound(self.model(setting), renderer, recipe, source, **self._unkeyed, plan=this)
+        needs = {"data": self.data(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        return Stage("round", work, needs, setting.resources("finetune", computes=False))
+
+    def data(self, setting: Setting) -> Stage:
+        """The stage of the data set. ``ConfigError`` for a file of one's own that dpo cannot train on."""
+        stage = data_stage(setting)
+        dataset, work = setting.config.dataset, stage.work
+        if self.method == "dpo" and isinstance(work, ImportData) and (problem := _no_preferences(work.path, work.digest)):
+            raise ConfigError("dataset.path" if dataset.path else "dataset", dataset.path or dataset.name, problem)
+        return stage
+
+    @property
+    def _unkeyed(self) -> dict[str, Any]:
+        return {"base_url": self.base_url, "max_concurrent": self.max_concurrent, "patience_min": self.patience_min}
+
+    def evaluated(self, setting: Setting) -> Elsewhere | None:
+        """How the untouched base model is reached where its weights are not on this machine: by Tinker, too, under the same renderer."""
+        if setting.config.model.hub is None:
+            return None
+        source = ModelSource(inspect=f"tinker/{self.model(setting)}")
+        return Elsewhere(source, {"renderer": self.renderer(setting)}, self.base_url)
+
+    def model(self, setting: Setting) -> str:
+        """The model's name with Tinker: ``model.tinker``, or else its hub id."""
+        model = setting.config.model
+        if model.revision is not None:
+            raise ConfigError("model.revision", model.revision, "Tinker has one revision of each model: leave it null")
+        if name := model.tinker or model.hub:
+            return name
+        raise ConfigError("model.tinker", None, f"backend=tinker needs the name that {model.name} has with Tinker, such as Qwen/Qwen3-8B")
+
+    def renderer(self, setting: Setting) -> str:
+        """``model.renderer``, or else the one that tinker-cookbook recommends."""
+        if given := setting.config.model.renderer:
+            return given
+        from mosweep.backends.tinker.service import recommended_renderer
+
+        return recommended_renderer(self.model(setting))
+
+    def recipe(self, setting: Setting) -> TinkerRecipe:
+        """The recipe with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ← ``tinker.<key>``. ``null`` is the recipe's."""
+        config = setting.config
+        lora, optim = config.lora, config.optim
+        if lora.alpha is not None:
+            raise ConfigError("lora.alpha", lora.alpha, "Tinker has its own and takes none: leave it null (and tune optim.lr)")
+        if lora.dropout:
+            raise ConfigError("lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0")
+        if self.use_recommended_lr and optim.lr is not None:
+            raise ConfigError("optim.lr", optim.lr, "is given, and so is backend.use_recommended_lr=true: which one is it?")
+        if self.use_recommended_lr and (own := config.tinker.get("learning_rate")) is not None:
+            raise ConfigError("tinker.learning_rate", own, "is given, and so is backend.use_recommended_lr=true: which one is it?")
+        settings = {
+            "rank": lora.rank,
+            "beta": self.beta,
+            "learning_rate": recommended_lr(self.model(setting)) if self.use_recommended_lr else optim.lr,
+            "weight_decay": optim.weight_decay,
+            "warmup_steps": optim.warmup_steps,
+            "batch_size": optim.batch_size,
+            "epochs": optim.epochs,
+            "max_steps_per_epoch": optim.max_steps_per_epoch,
+            "seed": config.seed,
+        }
+        given = {name: value for name, value in settings.items() if value is not None}
+        models = tuple(filter(None, (config.model.recipe, config.model.name)))
+        return load_recipe(self.config, models, given, config.tinker, self.method)
+
+
+#: Why a recommended learning rate is refused.
+_SUPERVISED_LR = "tinker-cookbook recommends learning rates for supervised fine-tunes, not for method=dpo: give optim.lr"
+
+
+@cache
+def _no_preferences(source: str, digest: str) -> str | None:
+    """Why the training data in ``source``, with this ``digest``, are no preferences. Splits in one JSON file are left to the stage."""
+    path = Path(source) / TRAIN if Path(source).is_dir() else Path(source)
+    if path.suffix == ".jsonl" and path.exists():
+        try:
+            check_preferences(path)
+        except UserError as error:
+            return str(error)
+    return None

@@ -1,0 +1,242 @@
+"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes, in one process per GPU that ``resources`` ask for."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mosweep.backends.torchtune import config as torchtune_config
+from mosweep.core.errors import ConfigError, choices
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.paths import own_and_shipped
+from mosweep.core.types import Context, Stage
+from mosweep.stages.base import Setting
+from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
+from mosweep.stages.model import ModelSource, base_model, folder_of
+
+if TYPE_CHECKING:
+    from mosweep.backends.torchtune.training import TorchtuneResult
+    from mosweep.datasets.jsonl import JSONLDataset
+
+__all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
+
+
+@dataclass(frozen=True)
+class _OnTorchtune:
+    """What works on torchtune have in common. ``config`` is the native configuration without anything that is not the science."""
+
+    config: Mapping[str, Any]
+    recipe: str
+    source: ModelSource | None
+    model: str = field(metadata=unkeyed)
+    python: str = field(metadata=unkeyed)
+    device: str | None = field(metadata=unkeyed)
+    environment: Mapping[str, str] = field(metadata=unkeyed)
+
+    version: ClassVar[int] = 1
+
+    @property
+    def requires(self) -> Mapping[str, str]:
+        """Libraries that this process's own interpreter has to have, and the extras that bring them."""
+        return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
+
+    async def _train(self, context: Context, dataset: JSONLDataset | Path, **options: Any) -> tuple[TorchtuneResult, dict[str, Any]]:
+        """Train in ``context.out``; ``options`` are the training backend's. What was measured, and the facts of a fine-tune."""
+        from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
+
+        data = context.inputs["data"]
+        backend = TorchtuneTrainingBackend(
+            self.config,
+            context.out,
+            self.python,
+            self.recipe,
+            self.environment,
+            self.device,
+            detached=False,
+            processes=context.resources.gpus or 1,
+            nodes=context.resources.nodes or 1,
+            **options,
+        )
+        run = await backend.train(dataset, folder_of(context, self.source), suffix=context.key[:12])
+        await run.wait()
+        result = run.result()
+        shutil.rmtree(context.out / "run")  # how to attach to the run, which has ended
+        return result, {
+            "model_id": f"torchtune/{self.model}@{context.key[:12]}",
+            "inspect": f"mosweep/{self.model}",
+            "adapter": "adapter",
+            "steps": result.steps,
+            "final_loss": result.final_loss,
+            "loss": [list(point) for point in result.losses],
+            "seconds": result.seconds,
+            "train_seconds": result.train_seconds,
+            "device": result.device,
+            "dtype": result.dtype,
+            "world_size": result.world_size,
+            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
+        }
+
+
+@dataclass(frozen=True)
+class TorchtuneFinetune(_OnTorchtune):
+    """One run of a torchtune recipe."""
+
+    merged: bool
+
+    kind: ClassVar[str] = "finetune"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on where a killed attempt stopped."""
+        data = context.inputs["data"]
+        file = data.folder / str(data.facts["folder"]) / TRAIN
+        result, facts = await self._train(context, file, merged=self.merged, previous=context.previous)
+        return {**facts, "resumed_at_step": result.resumed_at_step}
+
+
+@dataclass(frozen=True)
+class TorchtuneRound(_OnTorchtune):
+    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of the order of the examples."""
+
+    plan: Round
+    seed: int
+
+    kind: ClassVar[str] = "round"
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``adapter``, ``state`` for the next round, the native config and the losses."""
+        from mosweep.backends.torchtune.training import Part
+
+        data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
+        count = plan.steps * self.config["batch_size"] * self.config["gradient_accumulation_steps"]
+        examples, about = await chosen_examples(context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed)
+        part = Part(tuple(plan.rates), previous.folder / STATE if previous else None)
+        result, facts = await self._train(context, examples, part=part)
+        return {
+            **facts,
+            "round": plan.number,
+            "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
+            "loss": [[plan.before + step, loss] for step, loss in result.losses],
+            "data": about,
+        }
+
+
+#: Settings of a recipe that say how long it trains, in which order and with which learning rate: in a loop its rounds do.
+_OF_ROUNDS = {
+    "epochs": "set loop.max_rounds and loop.steps_per_round",
+    "max_steps_per_epoch": "set loop.steps_per_round",
+    "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, loop.warmup_steps)",
+    "shuffle": "rounds read one shuffled sequence (seed)",
+}
+
+
+@dataclass(frozen=True)
+class TorchtuneBackend:
+    """The group ``backend=torchtune``."""
+
+    recipe: str = "lora_finetune_single_device"
+    config: str | None = None
+    python: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    merged: bool = True
+    environment: Mapping[str, str] | None = None
+
+    def finetune(self, setting: Setting) -> Stage:
+        """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its GPUs could not share a batch."""
+        made, source = base_model(setting)
+        needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
+        config = native_config(setting, self.config)
+        resources = setting.resources("finetune")
+        torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
+        work = TorchtuneFinetune(
+            config={key: value for key, value in config.items() if key != "device"},
+            merged=self.merged,
+            **self._given(setting, config, source),
+        )
+        return Stage("finetune", work, needs, resources)
+
+    def peak_lr(self, setting: Setting) -> float:
+        """``optim.lr``, or else the recipe's."""
+        return float(native_config(setting, self.config)["optimizer"]["lr"])
+
+    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+        """A round of a loop."""
+        loop = setting.config.loop
+        if self.recipe not in torchtune_config.DISTRIBUTED:
+            raise ConfigError("backend.recipe", self.recipe, f"cannot train in rounds; valid: {', '.join(torchtune_config.DISTRIBUTED)}")
+        if loop.renderer is not None:
+            raise ConfigError("loop.renderer", loop.renderer, "is Tinker's; torchtune renders as the recipe's tokenizer does")
+        for path, value in setting.config.torchtune.items():
+            if (name := path.partition(".")[0]) in _OF_ROUNDS:
+                raise ConfigError(f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}")
+        made, source = base_model(setting)
+        needs = {"data": data_stage(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        config = native_config(setting, self.config)
+        if config["dataset"].get("packed"):
+            raise ConfigError("torchtune.dataset.packed", "true", "a round is made of examples, which packing would hide; give false")
+        config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
+        if loop.max_seq_length:
+            config = torchtune_config.set_path(config, "tokenizer.max_seq_len", loop.max_seq_length)
+        resources = setting.resources("finetune")
+        torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
+        work = TorchtuneRound(
+            config={key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)},
+            plan=this,
+            seed=setting.config.seed,
+            **self._given(setting, config, source),
+        )
+        return Stage("round", work, needs, resources)
+
+    def _given(self, setting: Setting, config: Mapping[str, Any], source: ModelSource | None) -> dict[str, Any]:
+        """What every work on torchtune is given, but for its configuration."""
+        device = None if self.device == "auto" else self.device
+        return {
+            "recipe": self.recipe,
+            "source": source,
+            "model": setting.config.model.name,
+            "python": self.python or sys.executable,
+            "device": device or config.get("device"),
+            "environment": self.environment or {},
+        }
+
+
+def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
+    """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ← ``torchtune.<path>``.
+
+    A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it is given itself.
+    """
+    config = setting.config
+    lora, optim = config.lora, config.optim
+    layer = {
+        "model.lora_rank": lora.rank,
+        "model.lora_alpha": lora.in_force.alpha,
+        "model.lora_dropout": lora.dropout,
+        "optimizer.lr": optim.lr,
+        "optimizer.weight_decay": optim.weight_decay,
+        "lr_scheduler.num_warmup_steps": optim.warmup_steps,
+        "batch_size": optim.batch_size,
+        "epochs": optim.epochs,
+        "max_steps_per_epoch": optim.max_steps_per_epoch,
+        "seed": config.seed,
+    }
+    given = {key: value for key, value in layer.items() if value is not None}
+    recipe = _recipe(path or config.model.recipe or config.model.name)
+    return torchtune_config.merge(torchtune_config.merge(recipe, given), config.torchtune)
+
+
+@cache
+def _recipe(name: str) -> dict[str, Any]:
+    """The native defaults called ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the user's or shipped."""
+    if name.endswith((".yaml", ".yml")):
+        return torchtune_config.load_recipe(name)
+    folders = [folder / "torchtune" for folder in own_and_shipped("recipes")]
+    for folder in folders:
+        if (folder / f"{name}.yaml").exists():
+            return torchtune_config.load_recipe(folder / f"{name}.yaml")
+    valid = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    raise ConfigError("model.recipe", name, f"no file recipes/torchtune/{name}.yaml; {choices(name, valid)}")

@@ -1,0 +1,361 @@
+"""Run one torchtune recipe and package what it leaves. A script for the interpreter that trains, which need not have mosweep.
+
+``python torchtune_child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base, processes …), runs torchtune's own
+recipe, from the last checkpoint of an earlier attempt if there is one, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json``
+and ``run/result.json``. Its exit status tells the truth: a run whose loss is not finite, or that took no step, or left no adapter, has
+failed.
+
+One process runs the recipe itself. Several are started by torchrun, as ``torchtune_child.py FOLDER rank``; on several nodes of a Slurm
+job, srun first starts ``torchtune_child.py FOLDER agent ENDPOINT ID`` on each. ``mend`` says what is changed in torchtune, and why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import json
+import math
+import os
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+SITES = ("q_proj", "k_proj")
+PR_SET_PDEATHSIG = 1
+
+
+def _load(path: str | Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"mosweep_{Path(path).stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from mosweep.backends.torchtune import resume
+else:
+    resume = _load(Path(__file__).with_name("resume.py"))
+
+
+def check_losses(losses: list[list[float]]) -> None:
+    """``RuntimeError`` if the loss says that training failed."""
+    if not losses:
+        raise RuntimeError("training took no step")
+    for step, loss in losses:
+        if not math.isfinite(loss):
+            raise RuntimeError(f"the loss became {loss} at step {step:g}: training diverged (is the learning rate too high?)")
+
+
+def package_adapter(epoch: Path, out: Path, base: Path) -> None:
+    """The adapter that torchtune left in ``epoch``, in PEFT's layout and nothing else, in ``out``."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if not (epoch / "adapter_model.safetensors").exists():
+        raise RuntimeError("training left no adapter")
+    tensors = load_file(epoch / "adapter_model.safetensors")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise RuntimeError(f"training diverged: {name} is not finite")
+    model = json.loads((base / "config.json").read_text())
+    if model.get("model_type") == "qwen2":
+        # torchtune reorders the rows of B for q and k as Llama's rotary embedding needs it, for every family; Qwen2's does not.
+        heads = {"q_proj": model["num_attention_heads"], "k_proj": model["num_key_value_heads"]}
+        for name in tensors:
+            site = name.split(".")[-3]
+            if site in SITES and name.endswith("lora_B.weight"):
+                tensors[name] = _undo_rotary_order(tensors[name], heads[site])
+    out.mkdir()
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = json.loads((epoch / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": str(base), "task_type": "CAUSAL_LM", "bias": "none"}
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _undo_rotary_order(matrix: Any, heads: int) -> Any:
+    """``matrix``: (heads · head_dim) × r, with the pairs of each head's dimensions split into halves; back to pairs in place."""
+    rows, rank = matrix.shape
+    return matrix.view(heads, 2, rows // heads // 2, rank).transpose(1, 2).reshape(rows, rank).contiguous()
+
+
+def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
+    """``device: auto`` and ``dtype: auto`` as this machine has it."""
+    import torch
+
+    device = config["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = config["dtype"]
+    if dtype == "auto":
+        dtype = "bf16" if str(device).startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    return {**config, "device": device, "dtype": dtype}
+
+
+def alone(spec: Mapping[str, Any]) -> bool:
+    """Whether the recipe runs in one process, which is this one."""
+    return bool(spec["processes"] * spec["nodes"] == 1)
+
+
+def in_a_fork(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function`` returns in a process that ends at once: one that has looked at a GPU holds on to it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def watch(lifeline: int) -> None:
+    """End this process and all it started when the other end of the pipe ``lifeline`` is closed: who wanted the result is dead."""
+
+    def listen() -> None:
+        os.read(lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when torchrun, which started it in a session of its own, is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_after_first_epoch() -> None:
+    """Have the recipe end once it has saved the first of its epochs: after its last it would not save the optimizer."""
+    from torch.utils.data.distributed import DistributedSampler
+
+    begin = DistributedSampler.set_epoch
+
+    def begin_or_end(self: DistributedSampler[Any], epoch: int) -> None:
+        if epoch > 0:
+            sys.exit(0)
+        begin(self, epoch)
+
+    DistributedSampler.set_epoch = begin_or_end  # type: ignore[method-assign]
+
+
+def scheduler_of(rates: list[float], optimizer: Any) -> Any:
+    """A scheduler that gives the optimizer these learning rates, step by step, whatever it had before."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = 1.0
+    return LambdaLR(optimizer, lambda done: rates[min(done, len(rates) - 1)])
+
+
+def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None:
+    """Change torchtune 0.6.1 in this process where it does not do what is asked of it. Its recipes' files stay as they are."""
+    import torch
+    import torchtune.config
+    import torchtune.training
+
+    resume.follow(work, spec["recipe"])
+    several, part = "RANK" in os.environ, spec["part"]
+    if part:
+        instantiate_native = torchtune.config.instantiate
+
+        def instantiate_part(node: Any, *args: Any, **options: Any) -> Any:
+            if "last_epoch" not in options:
+                return instantiate_native(node, *args, **options)
+            if part["start"] and not several:
+                resume.restore_random(work)
+            return scheduler_of(part["rates"], args[0])
+
+        torchtune.config.instantiate = instantiate_part
+        end_after_first_epoch()
+    elif steps := len(resume.losses_before(work)):
+        # A resumed single-device recipe begins the schedule of the learning rate anew (its global_step stays 0) unless
+        # max_steps_per_epoch cuts its epochs short; and no recipe keeps the state of the random numbers.
+        instantiate = torchtune.config.instantiate
+
+        def instantiate_at_step(node: Any, *args: Any, **options: Any) -> Any:
+            if "last_epoch" in options:
+                options["last_epoch"] = steps - 1
+                if not several:
+                    resume.restore_random(work)
+            return instantiate(node, *args, **options)
+
+        torchtune.config.instantiate = instantiate_at_step
+    if config["device"] == "cpu" and several:
+        # lora_finetune_distributed asks for NCCL, for memory statistics and for an emptied cache, whatever the device; a CPU has none.
+        init = torch.distributed.init_process_group
+        torch.distributed.init_process_group = lambda backend=None, **options: init("gloo", **options)
+        torchtune.training.get_memory_stats = lambda device, reset_stats=True: {}
+        torchtune.training.log_memory_stats = lambda stats, message="": None
+        torchtune.training.cleanup_before_training = gc.collect
+
+
+def run_recipe(recipe: str, config: Path) -> None:
+    """``tune run RECIPE --config CONFIG`` in this process."""
+    sys.argv = ["tune", "run", recipe, "--config", str(config)]
+    try:
+        runpy.run_module("torchtune._cli.tune", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
+
+
+def train(folder: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Run the recipe, here or in as many processes as are asked for."""
+    if alone(spec):
+        mend(config, spec, folder / "run" / "work")
+        run_recipe(spec["recipe"], folder / "torchtune.yaml")
+    elif spec["nodes"] == 1:
+        torchrun(folder, spec, ["--standalone"])
+    else:
+        srun(folder, spec)
+
+
+class RankError(RuntimeError):
+    """One of several processes failed."""
+
+
+def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> None:
+    """Run the recipe in ``spec["processes"]`` processes on this machine.
+
+    ``RankError`` says which of them failed first, and why. If one was killed, or we are to end, ``SystemExit`` has the signal as a
+    shell reports it.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        words = [*rendezvous, "--nproc-per-node", str(spec["processes"]), __file__, str(folder), "rank"]
+        run(parse_args(words))  # type: ignore[no-untyped-call]
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            print(f"RankError: rank {rank} was killed (signal {-failure.exitcode}; out of memory?)", file=sys.stderr)
+            sys.exit(128 - failure.exitcode)
+        reason: Any = failure.message  # what ``record`` left, which may be more than text
+        reason = reason["message"] if isinstance(reason, dict) else reason
+        raise RankError(f"rank {rank}: {' '.join(str(reason).split())}") from None
+    except SignalException as signalled:
+        sys.exit(128 + signalled.sigval)
+
+
+def srun(folder: Path, spec: Mapping[str, Any]) -> None:
+    """Run torchrun on every node of this Slurm job. We are on the first, where they meet.
+
+    ``SystemExit`` if it fails; the agents say why.
+    """
+    job, nodes = os.environ["SLURM_JOB_ID"], str(spec["nodes"])
+    endpoint = f"{socket.gethostname()}:{20000 + int(job) % 12000}"  # below the ports that Linux hands out by itself
+    meeting = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
+    how = ["--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+    command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", *how, sys.executable, __file__, str(folder), "agent", endpoint, meeting]
+    # srun hands its input to all agents, who end with it. A killed srun would leave them alone, so no signal to our group may reach it.
+    held, lifeline = os.pipe()
+    code = subprocess.run(command, stdin=held, start_new_session=True, check=False).returncode
+    os.close(lifeline)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def main(folder: Path) -> None:
+    """Train, check, package."""
+    spec = json.loads((folder / "run" / "spec.json").read_text())
+    if spec["lifeline"] is not None:
+        watch(spec["lifeline"])
+    base, work, native = Path(spec["base"]), folder / "run" / "work", folder / "torchtune.yaml"
+    config = resolve_auto(spec["config"]) if alone(spec) else in_a_fork(resolve_auto, spec["config"])
+    import yaml  # torchtune needs it too
+
+    earlier, part = list(resume.earlier(spec)), spec["part"]
+    losses, seconds = None if part else resume.take_trained(earlier, folder), 0.0
+    begun = len(losses or [])
+    if losses is None:
+        if part:
+            config |= {"epochs": 2}  # of which it takes one
+            resumes = bool(part["start"])
+            if resumes:
+                resume.begin_part(Path(part["start"]), work, spec["recipe"], config["max_steps_per_epoch"])
+        else:
+            begun = resume.adopt(earlier, work, spec["recipe"])
+            resumes = begun > 0
+        native.write_text(yaml.safe_dump(config | {"resume_from_checkpoint": resumes}, sort_keys=False))
+        started = time.perf_counter()
+        try:
+            train(folder, spec, config)
+        except (Exception, SystemExit) as problem:
+            failed = not isinstance(problem, SystemExit) or problem.code == 1  # and not killed
+            if failed and begun and len(resume.losses_of(work)) == begun:
+                resume.forget(folder, spec)
+                print("not a step was taken from the checkpoint: the next attempt will start from the first step", flush=True)
+            raise
+        seconds = time.perf_counter() - started
+        losses = resume.losses_of(work)
+        check_losses(losses)
+        epochs = sorted(work.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
+        if not epochs:
+            raise RuntimeError("training left no checkpoint")
+        package_adapter(epochs[-1], folder / "adapter", base)
+        if part:
+            resume.end_part(work, folder / "state", len(part["rates"]), len(losses))
+        resume.mark_trained(folder, losses)
+    else:
+        native.write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "losses.json").write_text(json.dumps(losses) + "\n")
+    if spec["merged"]:
+        _load(spec["lora"]).merge(base, folder / "adapter", folder / "merged")
+    shutil.rmtree(work, ignore_errors=True)  # torchtune's own folders mix files that no loader may meet together
+    result = {"steps": len(losses), "final_loss": losses[-1][1], "train_seconds": round(seconds, 3), "resumed_at_step": begun}
+    result |= {"device": config["device"], "dtype": config["dtype"], "world_size": spec["processes"] * spec["nodes"]}
+    (folder / "run" / "result.json").write_text(json.dumps(result) + "\n")
+    for other in earlier:
+        if not (other / "run" / "result.json").exists():
+            for name in ("run/work", "merged"):
+                shutil.rmtree(other / name, ignore_errors=True)
+
+
+def agent(folder: Path, endpoint: str, meeting: str) -> None:
+    """This node's share of a run on several."""
+    watch(0)
+    spec = json.loads((folder / "run" / "spec.json").read_text())
+    rendezvous = ["--nnodes", str(spec["nodes"]), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", meeting]
+    try:
+        torchrun(folder, spec, rendezvous)
+    except RankError:
+        raise
+    except Exception:  # the other nodes are gone: marked, so that what happened there is not taken for the consequence
+        print(textwrap.indent(traceback.format_exc(), f"[{socket.gethostname()}] "), file=sys.stderr)
+        sys.exit(1)
+
+
+def rank(folder: Path) -> None:
+    """One process of a run in several."""
+    end_with_parent()
+    import yaml
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    spec = json.loads((folder / "run" / "spec.json").read_text())
+    native = folder / "torchtune.yaml"
+    mend(yaml.safe_load(native.read_text()), spec, folder / "run" / "work")
+    record(run_recipe)(spec["recipe"], native)
+
+
+if __name__ == "__main__":
+    gc.set_threshold(100_000, 50, 100)  # importing torchtune makes so many objects that looking through them takes a second
+    sys.path.pop(0)  # this file's folder: its torchtune.py would hide the library
+    place, *role = sys.argv[1:]
+    if role == ["rank"]:
+        rank(Path(place))
+    elif role:
+        agent(Path(place), *role[1:])
+    else:
+        main(Path(place))

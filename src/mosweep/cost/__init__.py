@@ -1,0 +1,1 @@
+"""Money and time: prices, estimates, budgets and what was spent."""

@@ -1,0 +1,267 @@
+"""What a plan will take, from records of like stages: an honest range, or unknown.
+
+Stages are alike if they are of one kind, on one model, of one size (steps, items) and, for evaluations, of one task. What like stages took
+is no promise, for another rank, data set or machine moves it: the range is from the least to the most of those on record. What a stage
+costs is the tokens of like stages at the prices of ``prices``; a fine-tune also has to be on the same data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from mosweep.core.store import Store
+from mosweep.core.types import Stage
+from mosweep.cost.prices import Usage, cost, paid_provider, quote, usages
+from mosweep.sweep.plan import Plan
+
+__all__ = ["Cost", "Estimate", "Experience", "Range", "estimate", "gpus", "likeness", "newest", "provider"]
+
+#: At most this many records are looked at, the newest first.
+LOOK_AT = 2000
+#: Characters per token, where nothing better is known.
+CHARS = 4
+
+
+@dataclass(frozen=True)
+class Range:
+    """From ``low`` to ``high``, most likely ``expected``."""
+
+    low: float = 0.0
+    expected: float = 0.0
+    high: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """The range of what was measured."""
+        return cls(min(values), sum(values) / len(values), max(values))
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage will cost in USD; ``None``: unknown, and ``why``. ``about``: by the length of its data, not by measured tokens; then
+    ``models`` are who is asked for what.
+    """
+
+    usd: Range | None
+    about: bool = False
+    models: frozenset[tuple[str, str]] = frozenset()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the missing stages of a plan will take; ``None`` where that is unknown.
+
+    ``seconds``: computing time of all, one after the other; ``gpu_hours``: the same by the GPUs that they ask for, or that like ones had;
+    ``labels``: seconds of one stage of each label; ``unknown``: of what there is no record. ``usd``: what providers will ask, ``None`` also
+    where none is asked for anything; ``usd_unknown``: what that is unknown of, and why; ``usd_about``: what is known by the length of the
+    data alone; ``prices_as_of``: the oldest date of the prices.
+    """
+
+    seconds: Range | None
+    gpu_hours: Range | None
+    labels: Mapping[str, Range] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    usd: Range | None = None
+    usd_unknown: tuple[str, ...] = ()
+    usd_about: tuple[str, ...] = ()
+    prices_as_of: str | None = None
+
+
+@dataclass(frozen=True)
+class _Took:
+    """What a stage on record took."""
+
+    seconds: float
+    device: str
+    used: tuple[Usage, ...]
+    usd: float | None
+
+
+class Experience:
+    """What like stages took: those on record and, as a launch goes on, its own."""
+
+    def __init__(self, stages: Iterable[Stage], store: Store) -> None:
+        self.store = store
+        self._like = {stage.key: likeness(stage.payload) for stage in stages}
+        self._took: dict[str, list[_Took]] = {}
+        wanted = set(self._like.values())
+        for data in newest(store) if wanted else ():
+            if likeness(data["payload"]) in wanted:
+                self._note(data["payload"], data)
+
+    def learn(self, stage: Stage) -> None:
+        """Count what ``stage``, which has just ended well, took."""
+        record = self.store.read(stage.key)
+        if record is not None:
+            self._note(stage.payload, record.data)
+
+    def _note(self, payload: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        if "started" in data and "finished" in data:
+            facts, used = data["facts"], tuple(usages(data["facts"]))
+            took = _Took(float(data["finished"]) - float(data["started"]), str(facts.get("device", "")), used, cost(used))
+            self._took.setdefault(likeness(payload), []).append(took)
+            self._took.setdefault(likeness(payload, data=True), []).append(took)
+
+    def seconds(self, stage: Stage) -> list[float]:
+        """What like stages took, each; none if there are none."""
+        return [took.seconds for took in self._took.get(self._like[stage.key], ())]
+
+    def gpu_hours(self, stage: Stage) -> Range | None:
+        """GPU-hours of the stage; nothing for one that asks for no GPU."""
+        took = self._took.get(self._like[stage.key])
+        if not took:
+            return Range() if stage.resources.gpus == 0 else None
+        return Range.of([gpus(stage, one.device) * one.seconds / 3600 for one in took])
+
+    def cost(self, stage: Stage) -> Cost:
+        """USD of the stage; nothing for one that asks no provider."""
+        took = self._took.get(likeness(stage.payload, data=True)) or []
+        if not took and stage.kind != "finetune":
+            took = self._took.get(self._like[stage.key]) or []
+        if took:
+            known = [one.usd for one in took if one.usd is not None]
+            if len(known) == len(took):
+                return Cost(Range.of(known))
+            return Cost(None, why=_priceless(used for one in took for used in one.used))
+        if provider(stage) is None:
+            return Cost(Range())
+        return self._by_length(stage)
+
+    def _by_length(self, stage: Stage) -> Cost:
+        """What a fine-tune costs by the length of its data: see ``Work`` on ``expected_usage``."""
+        expected = getattr(stage.work, "expected_usage", None)
+        data = stage.needs.get("data")
+        if expected is None or data is None:
+            return Cost(None, why="no like stage is on record")
+        record = self.store.read(data.key)
+        if record is None:
+            return Cost(None, why="no like stage is on record, and its data set is not there yet")
+        usage: Usage = expected(_length(record.folder / str(record.facts.get("folder", ""))) // CHARS)
+        usd = cost([usage])
+        asked = frozenset([(usage.provider, usage.model)])
+        return Cost(Range(usd, usd, usd), about=True, models=asked) if usd is not None else Cost(None, why=_priceless([usage]))
+
+    def models(self, stage: Stage) -> set[tuple[str, str]]:
+        """The providers and models that like stages asked."""
+        return {(used.provider, used.model) for took in self._took.get(self._like[stage.key], ()) for used in took.used}
+
+
+def estimate(plan: Plan, store: Store) -> Estimate:
+    """What ``plan.to_run`` will take, by the records in ``store``."""
+    experience = Experience(plan.to_run, store)
+    alike: dict[tuple[Any, ...], tuple[Range | None, Range | None, Cost]] = {}
+    seconds, gpu_hours, usd = Range(), Range(), Range()
+    labels: dict[str, list[float]] = {}
+    unknown: dict[str, None] = {}
+    usd_unknown: dict[str, None] = {}
+    usd_about: dict[str, None] = {}
+    models: set[tuple[str, str]] = set()
+    unknown_gpu = paid = False
+    for stage in plan.to_run:
+        kind = (stage.label, likeness(stage.payload, data=True), stage.resources.gpus, provider(stage))
+        if kind not in alike:
+            times = experience.seconds(stage)
+            if times:
+                labels.setdefault(stage.label, []).extend(times)
+            alike[kind] = (Range.of(times) if times else None, experience.gpu_hours(stage), experience.cost(stage))
+            models |= experience.models(stage) | alike[kind][2].models
+        took, hours, asked = alike[kind]
+        seconds += took or Range()
+        if took is None:
+            unknown[_named(stage)] = None
+        gpu_hours += hours or Range()
+        unknown_gpu |= hours is None
+        paid |= provider(stage) is not None
+        usd += asked.usd or Range()
+        if asked.usd is None:
+            usd_unknown[f"{_named(stage)}: {asked.why}"] = None
+        if asked.about:
+            usd_about[_named(stage)] = None
+    dates = {found.as_of for model in models if (found := quote(*model))}
+    return Estimate(
+        None if unknown else seconds,
+        None if unknown_gpu else gpu_hours,
+        {label: Range.of(times) for label, times in labels.items()},
+        tuple(unknown),
+        usd if (paid or models) and not usd_unknown else None,
+        tuple(usd_unknown),
+        tuple(usd_about),
+        min(dates, default=None),
+    )
+
+
+def provider(stage: Stage) -> str | None:
+    """Whom the stage asks, for money: the provider that its work names, or that of the model it evaluates."""
+    if named := getattr(stage.work, "remote", None):
+        return str(named)
+    if not hasattr(stage.work, "source"):
+        return None
+    tuned = (found for need in stage.needs.values() if (found := provider(need)))
+    return next(tuned, None) or (paid_provider(stage.work.source.inspect) if stage.work.source and stage.work.source.inspect else None)
+
+
+def gpus(stage: Stage, device: str) -> float:
+    """How many GPUs the stage occupies, by what it asks for or else by the device that it, or one like it, ran on."""
+    asked = stage.resources.gpus
+    return float(asked) if asked is not None else float(device.startswith("cuda"))
+
+
+#: Settings that decide how long a stage takes; all others may differ among like stages.
+_SIZE = ("architecture", "delay_s", "epochs", "items", "max_steps", "method", "model", "n_epochs", "source", "task")
+_NATIVE = ("config", "settings", "recipe")
+_NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_epochs")
+
+
+def likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
+    """What stages share that take about as long; with ``data``, those on the same data."""
+    inside = payload["config"].get("about") or payload  # a round of a loop
+    config = inside["config"]
+    native: Mapping[str, Any] = next((config[name] for name in _NATIVE if isinstance(config.get(name), Mapping)), {})
+    sizes = [config.get(name) for name in _SIZE] + [native.get(name) for name in _NATIVE_SIZE]
+    sizes.append((config.get("plan") or {}).get("steps"))
+    base = None if isinstance(config.get("model"), str) else payload["inputs"].get("model")
+    on = [payload["inputs"].get("data")] if data else []
+    return json.dumps([payload["kind"], inside["work"], base, *sizes, *on], sort_keys=True, default=str)
+
+
+def newest(store: Store) -> Iterator[dict[str, Any]]:
+    """The latest records, whole, but not checked."""
+    paths = sorted((path for path in (store.root / "records").glob("?/*.json")), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in paths[:LOOK_AT]:
+        try:
+            yield store.unchecked(path.stem)
+        except (OSError, ValueError):
+            continue
+
+
+@cache
+def _length(folder: Path) -> int:
+    """Characters of what is said in the training data."""
+    length = 0
+    with open(folder / "train.jsonl", encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                length += sum(len(str(message.get("content") or "")) for message in json.loads(line).get("messages", ()))
+    return length
+
+
+def _priceless(used: Iterable[Usage]) -> str:
+    """That the prices of some models are not known."""
+    models = sorted({f"{one.provider}/{one.model}" for one in used if cost([one]) is None})
+    return f"no price of {', '.join(models)} in recipes/prices.yaml"
+
+
+def _named(stage: Stage) -> str:
+    config = stage.payload["config"]
+    source = config.get("source")
+    model = config.get("model") or (source.get("inspect") if isinstance(source, Mapping) else None)
+    return f"{stage.label} of {model}" if isinstance(model, str) else stage.label

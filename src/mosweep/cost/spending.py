@@ -1,0 +1,63 @@
+"""What a sweep's stages have used at providers, in tokens and USD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mosweep.core.results import SweepResult
+from mosweep.cost.prices import Usage, cost, usages
+
+__all__ = ["Spending", "spending"]
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Tokens of all stages, each once, and USD; ``None`` where some model's price is unknown: those of ``priceless``.
+
+    ``dates`` are those of the prices. A stage that was paid for by another sweep counts as well: it is what the results rest on.
+    """
+
+    train_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = 0.0
+    dates: tuple[str, ...] = ()
+    priceless: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        kinds = ((self.train_tokens, "trained on"), (self.input_tokens, "read"), (self.output_tokens, "written"))
+        tokens = ", ".join(f"{count:,} {word}" for count, word in kinds if count) or "0"
+        if self.usd is None:
+            return f"{tokens} tokens; USD unknown: no price of {', '.join(self.priceless)} in recipes/prices.yaml"
+        dated = f" at prices of {', '.join(self.dates)}" if self.dates else ""
+        return f"{tokens} tokens; ${self.usd:,.4g}{dated}"
+
+
+def spending(result: SweepResult) -> Spending | None:
+    """What the stages of ``result`` have used; ``None`` where no provider was asked for anything."""
+    total, dates, priceless = Spending(), set[str](), set[str]()
+    asked = False
+    for stage in {stage.key: stage for trial in result.trials for stage in trial.stages if "usage" in stage.facts}.values():
+        noted = stage.facts["usage"]
+        for used, note in zip(usages(stage.facts), [noted] if isinstance(noted, Mapping) else noted, strict=True):
+            asked = True
+            usd = _usd(used, note)
+            if usd is None:
+                priceless.add(f"{used.provider}/{used.model}")
+            if note.get("prices_as_of"):
+                dates.add(str(note["prices_as_of"]))
+            total = replace(
+                total,
+                train_tokens=total.train_tokens + used.train_tokens,
+                input_tokens=total.input_tokens + used.input_tokens,
+                output_tokens=total.output_tokens + used.output_tokens,
+                usd=None if usd is None or total.usd is None else total.usd + usd,
+            )
+    return replace(total, dates=tuple(sorted(dates)), priceless=tuple(sorted(priceless))) if asked else None
+
+
+def _usd(used: Usage, note: Mapping[str, Any]) -> float | None:
+    """What it cost when it was recorded or, if no price was known then, what it would cost now."""
+    return float(note["usd"]) if note.get("usd") is not None else cost([used])

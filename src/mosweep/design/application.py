@@ -1,0 +1,213 @@
+"""The Hydra application: the command line as Hydra reads it, with mosweep's search path and errors of one line.
+
+Hydra parses, composes, prints ``--cfg`` and ``--info`` and completes in the shell; what becomes of a composed configuration is in
+``sweeping``, which is imported only when something is to run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mosweep.config.secrets import refuse_secrets
+from mosweep.core.errors import ConfigError, UserError, choices
+from mosweep.core.paths import home, own_and_shipped, shipped
+
+if TYPE_CHECKING:
+    from mosweep.config.groups import Config
+    from mosweep.core.types import Trial
+
+__all__ = ["hydra_main", "planned"]
+
+CONFIG_NAME = "config"
+
+
+def hydra_main(arguments: Sequence[str]) -> int:
+    """Run the Hydra application; returns the exit status. ``UserError`` for whatever the user can mend."""
+    arguments = [_json_quoted(argument) for argument in arguments]
+    refuse_secrets(arguments)
+    os.environ["MOSWEEP_HOME"] = str(home())  # the same for jobs that Hydra runs in another folder
+    parser = get_args_parser()
+    args = parser.parse_args(arguments)
+    with _Session(args.config_dir) as hydra:
+        name = args.config_name or CONFIG_NAME
+        if args.help:
+            hydra.app_help(config_name=name, args_parser=parser, args=args)
+        elif args.hydra_help:
+            hydra.hydra_help(config_name=name, args_parser=parser, args=args)
+        elif args.cfg:
+            hydra.show_cfg(name, args.overrides, args.cfg, args.package, args.resolve)
+        elif args.info:
+            hydra.show_info(args.info, config_name=name, overrides=args.overrides)
+        elif args.shell_completion:
+            hydra.shell_completion(config_name=name, overrides=args.overrides)
+        elif args.multirun or any(override.strip() == "hydra.mode=MULTIRUN" for override in args.overrides):
+            return _multirun(hydra, name, args.overrides)
+        else:
+            return _single_run(hydra, name, args.overrides)
+    return 0
+
+
+class _Session:
+    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then the shipped one."""
+
+    def __init__(self, config_dir: str | None = None) -> None:
+        self.config_dir = config_dir
+
+    def __enter__(self) -> Hydra:
+        main = shipped("conf")
+        path = create_config_search_path(str(main))
+        own = [folder for folder in own_and_shipped("conf") if folder != main and not folder.samefile(main)]
+        if self.config_dir is not None:
+            folder = Path(self.config_dir).absolute()
+            if not folder.is_dir():
+                raise UserError(f"--config-dir {self.config_dir}: no such folder")
+            own.insert(0, folder)
+        for folder in reversed(own):
+            path.prepend("user", f"file://{folder}", "main")
+        path.prepend("mosweep", "mosweep-names://", "schema")
+        GlobalHydra.instance().clear()
+        version.setbase("1.3")
+        return Hydra.create_main_hydra2("mosweep", path)
+
+    def __exit__(self, *_: object) -> None:
+        GlobalHydra.instance().clear()
+
+
+def _single_run(hydra: Hydra, name: str, overrides: list[str]) -> int:
+    with explained(hydra, name, overrides):
+        config = hydra.compose_config(name, overrides, RunMode.RUN)
+    if config.hydra.mode == RunMode.MULTIRUN:
+        return _multirun(hydra, name, overrides)
+    from mosweep.design.sweeping import run_single_trial
+
+    return run_single_trial(config, hydra.config_loader)
+
+
+def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
+    if not any(override.startswith("hydra.mode=") for override in overrides):
+        overrides = [*overrides, "hydra.mode=MULTIRUN"]
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+
+    from mosweep.design.sweeping import run_whole_trial
+
+    with explained(hydra, name, overrides):
+        config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
+        callbacks = Callbacks(config)
+        callbacks.on_multirun_start(config=config, config_name=name)
+        sweeper = Plugins.instance().instantiate_sweeper(
+            config=config,
+            hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+            task_function=run_whole_trial,
+        )
+        returned = sweeper.sweep(arguments=_task_overrides(config))
+        callbacks.on_multirun_end(config=config, config_name=name)
+    # mosweep's sweeper returns the exit status; Hydra's raise if a job failed.
+    return returned if isinstance(returned, int) else 0
+
+
+def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
+    """The trials that ``mosweep -m overrides`` would run, and the first one's configuration; writes nothing."""
+    from mosweep.design.sweeping import Design, compose_trials, config_of
+
+    overrides = [_json_quoted(override) for override in overrides]
+    refuse_secrets(overrides)
+    with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
+        config = hydra.compose_config(CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        design = Design(hydra.config_loader, config, _task_overrides(config))
+        trials = compose_trials(
+            config, hydra.config_loader, design.overrides, design.factors_in(Path(str(config.hydra.sweep.dir)).absolute())
+        )
+        return trials, config_of(trials[0])
+
+
+def _task_overrides(config: DictConfig) -> list[str]:
+    overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return [str(override) for override in overrides]
+
+
+def _json_quoted(argument: str) -> str:
+    """``treatments={"model": ["a"]}`` as a quoted string: JSON is no value in Hydra's grammar."""
+    key, equals, text = argument.partition("=")
+    if equals and key.lstrip("+") in ("controls", "treatments") and text[:1] in "{[":
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            if '":' in text.replace('" :', '":'):
+                raise ConfigError(key, text, f"is not JSON: {error.msg} at column {error.colno}") from None
+            return argument  # Hydra's own grammar: treatments={model:[a,b]}
+        return f"{key}='" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+    if equals and key.lstrip("+") in ("controls", "treatments") and text.startswith("@"):
+        return f"{key}='{text}'"
+    return argument
+
+
+class explained:  # noqa: N801 - reads as a statement
+    """Turns Hydra's errors about the user's input into ``UserError`` in one or two lines."""
+
+    def __init__(self, hydra: Hydra, name: str, overrides: Sequence[str]) -> None:
+        self.hydra, self.name, self.overrides = hydra, name, overrides
+
+    def __enter__(self) -> None:
+        warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            return
+        if isinstance(error, MissingConfigException):
+            raise UserError(self._missing(error)) from None
+        if isinstance(error, ConfigCompositionException) and (found := re.match(r"Could not override '([^']+)'", str(error))):
+            raise self._unknown_key(found[1]) from None
+        if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by_hydra(error):
+            raise UserError(_first_lines(error)) from None
+
+    def _missing(self, error: MissingConfigException) -> str:
+        text = str(error)
+        if error.missing_cfg_file and error.options is not None and "/" in error.missing_cfg_file:
+            group, _, choice = error.missing_cfg_file.rpartition("/")
+            return f"{group}={choice}: no such choice; {choices(choice, error.options)}"
+        return text.splitlines()[0]
+
+    def _unknown_key(self, key: str) -> ConfigError:
+        groups = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith(("hydra.", "~"))]
+        given = next((o for o in self.overrides if o.partition("=")[0] == key), f"{key}=")
+        try:
+            config = self.hydra.compose_config(self.name, [o for o in groups if o != given], RunMode.MULTIRUN)
+        except HydraException:
+            config = self.hydra.compose_config(self.name, [], RunMode.MULTIRUN)
+        from mosweep.design.compose import missing_key
+
+        return missing_key(key, given.partition("=")[2], config)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra refused something with a plain ``ValueError``, as it does for group choices that are no names."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return isinstance(error, ValueError) and frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+
+
+def _first_lines(error: BaseException) -> str:
+    """What is worth showing of a Hydra error: its own words, and the cause's first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__ or error.__context__
+    if cause is not None and str(cause).strip():
+        lines = [*lines[:1], str(cause).strip().splitlines()[0]]
+    return "\n".join(dict.fromkeys(lines[:2]))

@@ -1,0 +1,1 @@
+"""``eval=inspect``: evaluations with Inspect AI."""

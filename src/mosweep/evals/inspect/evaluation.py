@@ -1,0 +1,183 @@
+"""``eval=inspect``: evaluations with Inspect AI, one stage per task, so that a task added to a suite runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mosweep.core.errors import ConfigError
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.types import Context, Stage
+from mosweep.cost import prices
+from mosweep.evals.inspect.options import inspect_options
+from mosweep.evals.inspect.signature import check_arguments, task_signature
+from mosweep.evals.inspect.tasks import located
+from mosweep.stages.base import Setting
+from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
+from mosweep.stages.model import ModelSource, base_model, folder_of
+
+__all__ = ["InspectEval", "InspectEvaluation"]
+
+#: Options that change how quickly an evaluation runs, not what it measures.
+_PACE = frozenset(
+    "max_connections max_samples max_subprocesses max_sandboxes max_retries timeout attempt_timeout stream_idle_timeout "
+    "adaptive_connections max_dataset_memory sandbox_cleanup sandbox_prebuilt tags log_images log_model_api log_refusals cache_prompt "
+    "batch model_base_url".split()
+)
+
+
+@dataclass(frozen=True)
+class InspectEval:
+    """One Inspect task on one model."""
+
+    task: str
+    code: str | None
+    arguments: Mapping[str, Any]
+    options: Mapping[str, Any]
+    data_ext: str
+    source: ModelSource | None
+    model: str = field(metadata=unkeyed)
+    target: str = field(metadata=unkeyed)
+    pace: Mapping[str, Any] = field(metadata=unkeyed)
+
+    kind: ClassVar[str] = "eval"
+    version: ClassVar[int] = 1
+    runtime: ClassVar[str] = "inspect"
+    requires: ClassVar[Mapping[str, str]] = {"inspect_ai": "inspect"}
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves the ``.eval`` log and ``samples.jsonl``."""
+        from mosweep.evals.inspect.backend import InspectEvalBackend
+
+        if self.code is not None and (place := located(self.target)):
+            check_code(place[0], self.code)
+        name, model_args = self._reached(context)
+        data = context.inputs.get("data")
+        backend = InspectEvalBackend(context.out, {**self.options, **self.pace})
+        job = await backend.evaluate(
+            name,
+            self.target,
+            task_args=self.arguments,
+            model_args=model_args,
+            data_path=data.folder / str(data.facts["folder"]) if data else None,
+            data_ext=self.data_ext,
+        )
+        results = await job.wait()
+        [(task, metrics)] = results.metrics.items()
+        scores = {metric: value for metric, value in metrics.items() if metric != "n"}
+        facts: dict[str, Any] = {"task": self.task, "inspect_task": task, "model_id": self._model_id(context), "metrics": scores}
+        facts |= {"n": int(metrics["n"]), "eval_log": Path((results.logs or {})[task]).name}
+        if used := _used(results.usage or {}):
+            facts["usage"] = used if len(used) > 1 else used[0]
+        if data:
+            facts["dataset"] = {"name": data.facts["name"], "digest": data.facts["digest"]}
+        return facts
+
+    def _model_id(self, context: Context) -> str:
+        tuned = context.inputs.get("tuned")
+        return str(tuned.facts["model_id"]) if tuned else self.model
+
+    def _reached(self, context: Context) -> tuple[str, dict[str, Any]]:
+        """Inspect's name for the model, and its arguments."""
+        tuned = context.inputs.get("tuned")
+        if tuned and "adapter" not in tuned.facts:
+            arguments = dict(tuned.facts.get("inspect_args", {}))
+            if tuned.facts.get("tokenizer") == "base":
+                arguments["tokenizer"] = str(folder_of(context, self.source))
+            return str(tuned.facts["inspect"]), arguments
+        if self.source is not None and self.source.inspect:
+            return self.source.inspect, {}
+        arguments = {"base": str(folder_of(context, self.source))}
+        if tuned:
+            arguments["adapter"] = str(tuned.folder / str(tuned.facts["adapter"]))
+        return f"mosweep/{self.model}", arguments
+
+
+@dataclass(frozen=True)
+class InspectEvaluation:
+    """The group ``eval=inspect``.
+
+    ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect knows; by default the trial's
+    own task. All are given the trial's data set, if they take ``data_path``.
+    """
+
+    tasks: Sequence[str] | None = None
+
+    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
+        """One stage per evaluation task."""
+        return [self._stage(setting, tuned, name) for name in setting.eval_tasks(self.tasks)]
+
+    def _stage(self, setting: Setting, tuned: Stage | None, name: str) -> Stage:
+        config = setting.config
+        options = inspect_options(config.inspect)
+        made, source = base_model(setting)
+        needs = {"tuned": tuned} if tuned else {}
+        needs |= {"model": made} if made else {}
+        chosen, model_args = {**options.eval, **options.generate}, dict(options.model_args)
+        if tuned is None and (elsewhere := getattr(config.backend, "evaluated", None)) and (reached := elsewhere(setting)):
+            source, model_args = reached.source, {**reached.arguments, **model_args}
+            chosen = {**({"model_base_url": reached.base_url} if reached.base_url else {}), **chosen}
+        arguments, code, target = dict(options.task_args), None, name
+        data_ext = "jsonl"
+        place = _place(name, config.tasks_dir)
+        if place is not None:
+            file = place[0]
+            defaults = dict(_defaults(file.with_suffix(".yaml"))) if file.name == "eval.py" else {}
+            signature = task_signature(*place)
+            data_ext = str(defaults.get("data_ext", data_ext))
+            if not signature.takes("data_ext"):
+                defaults.pop("data_ext", None)
+            arguments = {**defaults, **arguments}
+            wants_data = signature.takes("data_path") and "data_path" not in arguments
+            check_arguments(signature, {**arguments, **({"data_path": ""} if wants_data else {})})
+            code, target = code_digest(file), f"{file}@{signature.registered}"
+            if wants_data:
+                needs["data"] = data_stage(setting)
+        work = InspectEval(
+            model=config.model.name,
+            task=name,
+            code=code,
+            arguments=arguments,
+            options={**{k: v for k, v in chosen.items() if k not in _PACE}, **_given(model_args=model_args)},
+            data_ext=data_ext,
+            source=source,
+            target=target,
+            pace={k: v for k, v in chosen.items() if k in _PACE},
+        )
+        remote = tuned is not None and getattr(tuned.work, "remote", None)
+        resources = setting.resources("eval", computes=not remote and (source is None or source.inspect is None))
+        return Stage(setting.eval_label(name), work, needs, resources)
+
+
+def _used(usage: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """The tokens that were asked of providers, the evaluated model's and any judge's, as ``prices.facts`` has them."""
+    paid = ((provider, model, tokens) for model, tokens in usage.items() if (provider := prices.paid_provider(model)))
+    return [prices.facts(prices.Usage(provider, prices.model_at(provider, model), **tokens)) for provider, model, tokens in paid]
+
+
+def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: dict(value) for name, value in options.items() if value}
+
+
+def _place(name: str, tasks_dir: str | None) -> tuple[Path, str | None] | None:
+    """The file that ``name`` means, by path or by the name of a task folder, and the task in it; ``None`` for what Inspect finds."""
+    return located(name) if set("/:@") & set(name) else (task_folder(name, tasks_dir) / "eval.py", None)
+
+
+@cache
+def _defaults(path: Path) -> dict[str, Any]:
+    """The task's default arguments."""
+    if not path.exists():
+        return {}
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError("task", path, f"is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError("task", path, "expected a mapping of task arguments")
+    return {str(key): value for key, value in data.items()}

@@ -1,0 +1,95 @@
+"""How a task is named to Inspect: by folder, by file, by import path, or by the name it is registered under."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosweep.core.errors import UserError
+from mosweep.core.task_modules import task_modules
+from mosweep.evals.inspect.signature import TaskSignature, task_signature
+
+if TYPE_CHECKING:
+    from inspect_ai import Task
+
+__all__ = ["located", "reference", "signature_of", "with_own_modules"]
+
+
+def located(spec: str) -> tuple[Path, str | None] | None:
+    """``(file, task or None)`` if ``spec`` names a file or a task folder."""
+    text, _, name = (spec, "", "") if spec.endswith(".py") or "@" not in spec or Path(spec).is_dir() else spec.rpartition("@")
+    path = Path(text)
+    if path.is_dir():
+        path /= "eval.py"
+    # A link to a file stands for a file here: what lies beside the link belongs to it.
+    return (path.parent.resolve() / path.name, name or None) if path.suffix == ".py" else None
+
+
+@contextlib.contextmanager
+def with_own_modules(spec: str) -> Iterator[None]:
+    """Where Inspect runs the file that ``spec`` names, the file finds the modules beside it, and no other task's."""
+    place = located(spec)
+    if place is None:
+        yield
+        return
+    inspects: Any = importlib.import_module("inspect_ai._util.module")
+    usual = inspects.SourceFileLoader
+    with task_modules(place[0].parent) as modules:
+        inspects.SourceFileLoader = modules.loader
+        try:
+            yield
+        finally:
+            inspects.SourceFileLoader = usual
+
+
+def signature_of(spec: str) -> TaskSignature:
+    """What arguments the task takes: read from the source where there is a file, otherwise from the imported function."""
+    place = located(spec)
+    if place is not None:
+        return task_signature(*place)
+    function = _imported(spec) if ":" in spec else _registered(spec)
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return TaskSignature(
+        name=spec,
+        arguments=tuple(p.name for p in named),
+        defaults={p.name: p.default for p in named if p.default is not p.empty},
+        required=tuple(p.name for p in named if p.default is p.empty),
+        open_ended=any(p.kind is p.VAR_KEYWORD for p in parameters),
+        registered=spec,
+    )
+
+
+def _imported(spec: str) -> Any:
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the task {spec} cannot be imported: {error}") from error
+    if not callable(found):
+        raise UserError(f"the task {spec} is not a function")
+    return found
+
+
+def _registered(spec: str) -> Any:
+    from inspect_ai._util.registry import registry_lookup
+
+    found = registry_lookup("task", spec)
+    if found is None:
+        raise UserError(f"no evaluation task {spec}: neither a file, nor a task folder, nor package.module:function, nor known to Inspect")
+    return found
+
+
+def reference(spec: str, given: Mapping[str, Any]) -> tuple[str | Task, dict[str, Any]]:
+    """What ``eval_async`` is to be given for ``spec``: a reference and its arguments, so that the log can be run again."""
+    place = located(spec)
+    if place is not None:
+        return f"{place[0]}@{task_signature(*place).registered}", dict(given)
+    if ":" in spec:
+        task: Task = _imported(spec)(**given)
+        return task, {}
+    return spec, dict(given)

@@ -1,0 +1,115 @@
+"""The processes that the local launcher runs stages in: starting them, talking to them, ending them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+__all__ = ["RemoteWorker", "Worker", "count_gpus"]
+
+
+def count_gpus() -> int:
+    """NVIDIA devices that may be used here, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip()])
+    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+
+
+@dataclass
+class Worker:
+    """One worker process (``mosweep.launchers.worker``), and what it has been given.
+
+    ``orders`` are the stages it has not finished, the first being the one it is at; ``started`` (monotonic seconds) and ``log`` are
+    that one's. ``runtimes`` names what it has loaded.
+    """
+
+    number: int
+    process: subprocess.Popen[bytes]
+    orders: list[str] = field(default_factory=list)
+    started: float | None = None
+    log: str | None = None
+    buffer: bytes = b""
+    runtimes: set[str] = field(default_factory=set)
+
+    @classmethod
+    def start(cls, number: int, of: int, gpus: int, store: Path, each: int = 1, mode: Sequence[str] = ()) -> Self:
+        """Start worker ``number`` of ``of``, with its share of the cores and, where there are ``gpus``, ``each`` of them."""
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // of)))
+        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+            mine = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mosweep.launchers.worker", str(store), *mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+        return cls(number, process)
+
+    @property
+    def name(self) -> str:
+        """What journals and tables call it."""
+        return f"pid {self.process.pid}"
+
+    @property
+    def events(self) -> IO[bytes]:
+        """Where its events come from."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    @property
+    def cause(self) -> str:
+        """What it died of."""
+        status = self.process.returncode
+        if status is None or status >= 0:
+            return f"exit status {status}"
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        return f"{name}; out of memory?" if -status == signal.SIGKILL else name
+
+    def send(self, lines: str) -> None:
+        """Give it stages, one a line."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: its end of file is about to be heard
+            self.process.stdin.write(lines.encode())
+
+    def dismiss(self) -> None:
+        """Tell it that nothing more will come."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    @staticmethod
+    def note(text: str, log: Path) -> None:
+        """Add a line to the log of a stage that can do so no more."""
+        with contextlib.suppress(OSError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "a") as file:
+                file.write(text + "\n")
+
+    def end(self) -> None:
+        """Kill it and everything it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@dataclass
+class RemoteWorker(Worker):
+    """The worker process that is at all its orders at the same time; ``logs`` are those of what it has begun."""
+
+    logs: dict[str, Path] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""A sweep's folder, its plan, and what a command selects of it."""

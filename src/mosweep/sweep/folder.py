@@ -1,0 +1,398 @@
+"""The folder of a sweep: what was decided (``experiment.yaml``, ``launches/``), what was seen (``journal.jsonl``), one folder per trial.
+
+    multirun/NAME/
+      experiment.yaml       the design, frozen when the sweep was first launched
+      launches/             the trials of every launch, and their stages in full; the same command writes the same files
+      journal.jsonl         what happened, for people and for ``status``
+      <trial>/config.yaml   the trial's whole configuration, and a link per stage to what it left
+
+Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor any other heavy library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mosweep.config.groups import OF_TRAINING
+from mosweep.core import fingerprint
+from mosweep.core.claims import this_process
+from mosweep.core.errors import UserError
+from mosweep.core.journal import Journal
+from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
+from mosweep.core.store import LOG, Record, Store
+from mosweep.core.types import Status, Trial, unique_stages
+
+__all__ = ["UNKNOWN", "Launch", "Sweep", "config_digest", "find_sweep", "level_of", "point"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One frozen launch: every trial with the keys of its stages, and for every stage label, kind and needs.
+
+    ``file`` is its name in ``launches/``. ``specs`` reads the stages in full, from a file of their own.
+    """
+
+    file: str
+    trials: Sequence[Mapping[str, Any]]
+    stages: Mapping[str, Sequence[Any]]
+    store_path: str
+    design: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        """The store that the launch works on; its path is kept relative to the sweep's folder, so that both can move."""
+        return Store(Path(os.path.normpath(self.folder / self.store_path)))
+
+    @property
+    def specs_file(self) -> Path:
+        """Where the stages are in full."""
+        return self.folder / "launches" / f"{self.file.removesuffix('.json')}.stages.jsonl"
+
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Every stage in full (``Stage.spec``), by key, needs first."""
+        with open(self.specs_file, encoding="utf-8") as file:
+            return {spec["key"]: spec for spec in map(json.loads, file)}
+
+    def parts(self) -> Iterator[str]:
+        """The launch as JSON, piece by piece."""
+        yield f'{{"store":{_json(self.store_path)},"design":{_json(self.design)},"trials":[\n'
+        yield from _joined(_json(trial) for trial in self.trials)
+        yield '\n],"stages":{\n'
+        yield from _joined(f"{_json(key)}:{_json(about)}" for key, about in self.stages.items())
+        yield "\n}}\n"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder."""
+
+    folder: Path
+
+    @cached_property
+    def journal(self) -> Journal:
+        """What happened in this sweep."""
+        return Journal(self.folder / "journal.jsonl")
+
+    def freeze(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> list[Trial]:
+        """Write down what is about to run; returns the trials under the names they have in this folder.
+
+        A name that the folder already has for another configuration is made its own by a suffix. The same configuration launched
+        again, perhaps with edited task code, takes the place of what was launched before.
+        """
+        launch = self._frozen(trials, store, design)
+        if not (self.folder / "launches" / launch.file).exists():
+            trials = self._named(trials)
+            launch = self._frozen(trials, store, design)
+            launch = self._same(launch, trials) or launch
+        launches = self.folder / "launches"
+        if not (launches / launch.file).exists():
+            launches.mkdir(parents=True, exist_ok=True)
+            self._write_trials(trials)
+            if not (self.folder / "experiment.yaml").exists():
+                _write(self.folder / "experiment.yaml", [_yaml(dict(design))])
+            _write(launch.specs_file, (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values()))
+            _write(launches / launch.file, launch.parts())
+        self._known[launch.file] = launch
+        self.__dict__.pop("launches", None)
+        self.note_launch(launch.file)
+        return list(trials)
+
+    def _same(self, launch: Launch, trials: Sequence[Trial]) -> Launch | None:
+        """The earlier launch of the same command, if the trials had fewer factors then: others have come up since."""
+
+        def about(one: Launch) -> str:
+            design = {name: value for name, value in one.design.items() if name != "treatments"}
+            return _json([design, one.store_path, one.stages, [(trial["name"], trial["id"], trial["config"]) for trial in one.trials]])
+
+        for known in self.launches:
+            if len(known.trials) == len(trials) and about(known) == about(launch):
+                specs = (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values())
+                if known.specs_file.read_text(encoding="utf-8") == "".join(specs):
+                    return known
+        return None
+
+    def note_launch(self, file: str) -> None:
+        """Note that this process now runs the launch in ``file``."""
+        me = this_process()
+        self.journal.append("launch", file=file, pid=me.pid, since=me.started, host=me.host)
+
+    def _frozen(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> Launch:
+        stages = unique_stages(trials)
+        launch = Launch(
+            "",
+            [_described(trial) for trial in trials],
+            {key: [stage.label, stage.kind, {r: need.key for r, need in stage.needs.items()}] for key, stage in stages.items()},
+            os.path.relpath(store.root, self.folder),
+            dict(design),
+            self.folder,
+        )
+        digest = hashlib.sha256()
+        for part in launch.parts():
+            digest.update(part.encode())
+        for stage in stages.values():
+            digest.update(_json(stage.spec).encode())
+        return replace(launch, file=f"{digest.hexdigest()[:16]}.json")
+
+    @cached_property
+    def _known(self) -> dict[str, Launch]:
+        """Launches at hand, by file."""
+        return {}
+
+    def link(self, trials: Iterable[Trial], records: Mapping[str, Record]) -> None:
+        """Point each trial folder at what its stages left."""
+        for trial in trials:
+            folder = self.folder / trial.name
+            for stage in trial.stages:
+                record = records.get(stage.key)
+                if record is not None and record.data["has_files"]:
+                    # An evaluation may be named by a path.
+                    point(folder / stage.label.replace("/", "_"), os.path.relpath(record.folder, folder))
+
+    def config(self, trial: str) -> dict[str, Any]:
+        """The whole configuration of a trial, by its name; empty where its file is gone."""
+        import yaml
+
+        try:
+            text = (self.folder / trial / "config.yaml").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        found: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return found
+
+    @cached_property
+    def launches(self) -> list[Launch]:
+        """All launches, oldest first."""
+        return _in_order(self._frozen_launches(), self._history("launch")[0])
+
+    def _frozen_launches(self) -> dict[str, Launch]:
+        """All launches by file."""
+        names = sorted(path.name for path in (self.folder / "launches").glob("*.json"))
+        for name in names:
+            if name not in self._known:
+                data = json.loads((self.folder / "launches" / name).read_bytes())
+                self._known[name] = Launch(name, data["trials"], data["stages"], data["store"], data["design"], self.folder)
+        return {name: self._known[name] for name in names}
+
+    def _history(self, kind: str | None = None) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        """What the journal says, or its events of one ``kind``: when each launch was last given, in that order; each stage's last word."""
+        launches: dict[str, float] = {}
+        notes: dict[str, dict[str, Any]] = {}
+        for event in self.journal.read(kind):
+            if event["event"] == "launch":
+                file = str(event["file"])
+                launches[file] = max(launches.pop(file, 0.0), float(event["time"]))
+            elif "key" in event:
+                note = notes.setdefault(event["key"], {})
+                if event["event"] in ("started", "queued"):
+                    note.pop("error", None)
+                note.update(event)
+        return launches, notes
+
+    def result(self, records: Mapping[str, Record] | None = None, queued: Mapping[str, Queued] | None = None) -> SweepResult:
+        """What is known now, from launches, store and journal. ``records`` are those already at hand, ``queued`` what a queue says."""
+        seen: dict[str, Record | None] = dict(records or {})
+        held: dict[str, Any] = {}
+        frozen = self._frozen_launches()
+        for launch in frozen.values():
+            store = launch.store
+            missing = [key for key in launch.stages if key not in seen and seen.setdefault(key, store.read(key)) is None]
+            held |= store.claims.held() if missing else {}
+        given, notes = self._history("launch" if all(seen.values()) else None)
+        launches, since = _in_order(frozen, given), max(given.values(), default=0.0)
+        stages: dict[str, StageResult] = {}
+        trials: dict[str, TrialResult] = {}
+        for launch in launches:
+            for key, spec in launch.stages.items():
+                if key not in stages:
+                    stages[key] = _stage(key, spec, seen[key], notes.get(key, {}), key in held, since, (queued or {}).get(key))
+            for trial in launch.trials:
+                trials[trial["name"]] = TrialResult(
+                    trial["name"],
+                    trial["id"],
+                    trial["factors"],
+                    trial["control"],
+                    tuple(stages[key] for key in trial["stages"]),
+                    f"{self.folder}/{trial['name']}",
+                )
+        design = launches[0].design if launches else {}
+        return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(self._completed(trials.values())), design)
+
+    def _completed(self, trials: Collection[TrialResult]) -> Iterator[TrialResult]:
+        """The trials with a level of every factor that some launch of the sweep has varied: what a trial does not name, its
+        configuration says.
+        """
+        factors = dict.fromkeys(key for trial in trials if not trial.control for key in trial.factors)
+        for trial in trials:
+            missing = [key for key in factors if key not in trial.factors and not (trial.control and key.split(".")[0] in OF_TRAINING)]
+            config = self.config(trial.name) if missing else {}
+            levels = {key: level for key in missing if config and (level := level_of(config, key)) is not UNKNOWN}
+            yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
+
+    def _named(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials under names of their own: the one that the folder has for a configuration stays, one that it has for another gets a
+        suffix.
+        """
+        taken = {t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials}
+        names = {config: name for name, (config, _) in taken.items()}
+        named = []
+        for trial in trials:
+            config = config_digest(trial.config)
+            name = names.get(config, trial.name)
+            there, same = taken.setdefault(name, (config, trial.id))
+            if there != config and same != trial.id:
+                name = f"{name}~{config[:8]}"
+            named.append(trial if name == trial.name else replace(trial, name=name))
+        return named
+
+    def _write_trials(self, trials: Sequence[Trial]) -> None:
+        fragments: dict[Any, str] = {}
+        for trial in trials:
+            folder = self.folder / trial.name
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if (folder / "config.yaml").exists():
+                    continue
+            parts = []
+            for key, value in trial.config.items():
+                # Trials share the sections that no factor touches: each is put into YAML once.
+                same = id(value) if isinstance(value, dict | list) else (type(value), value)
+                text = fragments.get(same)
+                if text is None:
+                    text = fragments[same] = _yaml({"_": value})[2:]
+                parts.append(f"{key}:{text}")
+            _write(folder / "config.yaml", parts)
+
+
+def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
+    """The launches that the journal does not know of, then the others as they were ``given``."""
+    return [*(launches[name] for name in launches if name not in given), *(launches[name] for name in given if name in launches)]
+
+
+def _described(trial: Trial) -> dict[str, Any]:
+    return {
+        "name": trial.name,
+        "id": trial.id,
+        "config": config_digest(trial.config),
+        "factors": trial.factors,
+        "control": trial.control,
+        "stages": [stage.key for stage in trial.stages],
+    }
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Tells configurations of trials apart, not code: an edited task makes other stages of the same trial."""
+    relevant = {key: value for key, value in config.items() if key not in ("tracking", "store", "resources", "budget")}
+    return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
+
+
+#: What ``level_of`` returns for a factor that the configuration does not tell.
+UNKNOWN = object()
+
+
+def level_of(config: Mapping[str, Any], factor: str) -> Any:
+    """The level of ``factor`` in a trial's configuration: ``None`` for what is not given; of a group its choice's name, ``UNKNOWN`` if the
+    choice does not tell.
+    """
+    value: Any = config
+    for name in factor.split("."):
+        if not isinstance(value, Mapping):
+            return UNKNOWN
+        value = value.get(name)
+        if value is None:
+            return None
+    return value.get("name", UNKNOWN) if isinstance(value, Mapping) else value
+
+
+def find_sweep(place: str | None) -> Sweep:
+    """The sweep that ``place`` means: a folder, a name under ``multirun/``, or by default the latest sweep there."""
+    if place is None:
+        found = sorted(Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError("there is no sweep under multirun/ yet; name a sweep's folder")
+        return Sweep(found[-1].parent.absolute())
+    for folder in (Path(place), Path("multirun") / place):
+        if (folder / "experiment.yaml").exists():
+            return Sweep(folder.absolute())
+    known = ", ".join(sorted(path.parent.name for path in Path("multirun").glob("*/experiment.yaml"))[:8])
+    raise UserError(f"{place}: not the folder of a sweep (no experiment.yaml in it)" + (f"; known names: {known}" if known else ""))
+
+
+def _stage(
+    key: str, about: Sequence[Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float, queue: Queued | None = None
+) -> StageResult:
+    status: Status = "pending"
+    if record is not None:
+        status = "succeeded"
+    elif held and not (queue and queue.status == "cancelled"):  # its process has moments to live
+        status = "running"
+    elif queue is not None:
+        status = queue.status
+        note = {**note, "error": note.get("error") or queue.error}
+    elif note.get("event") in ("failed", "cancelled"):
+        status = note["event"]
+    cached = record is not None and float(record.data.get("finished", 0.0)) < since
+    log = (queue and queue.log) or note.get("log")
+    if record is not None and os.path.exists(f"{record.place}/{LOG}"):
+        log = f"{record.place}/{LOG}"
+    return StageResult(
+        label=about[0],
+        kind=about[1],
+        key=key,
+        status=status,
+        needs=about[2],
+        cached=cached,
+        job=(queue and queue.job) or note.get("job") or (record.data.get("job") if record else None),
+        log=Path(log) if log else None,
+        error=note.get("error") if status in ("failed", "cancelled") else None,
+        record=record.data if record else None,
+        folder=record.place if record else None,
+        queue=queue,
+        since=note.get("time") if note.get("event") == "started" else None,
+    )
+
+
+def _yaml(data: Any) -> str:
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    return text
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _joined(parts: Iterable[str]) -> Iterator[str]:
+    """The parts with commas between them, a line each."""
+    for index, part in enumerate(parts):
+        yield f",\n{part}" if index else part
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(parts)
+    temporary.replace(path)
+
+
+def point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, in place of what it pointed to before."""
+    try:
+        os.symlink(target, link)
+    except FileExistsError:
+        if os.readlink(link) != target:
+            temporary = link.with_name(f".{link.name}.{os.getpid()}")
+            os.symlink(target, temporary)
+            temporary.replace(link)
