@@ -1,7 +1,9 @@
-"""How often the 95 % intervals of ``mosweep.analysis.statistics`` hold the truth: ``python -m benchmarks.calibration``.
+"""How often the 95 % intervals of ``mosweep.analysis.statistics`` hold the truth: ``python -m
+benchmarks.calibration``.
 
-Every process below draws sweeps whose true effect is known, and is asked twice: with an effect (is it in the interval?) and without
-(is one found?). ``width`` is the mean length of the interval over that of one that knows the standard error of the estimate.
+Every process below draws sweeps whose true effect is known, and is asked twice: with an effect (is
+it in the interval?) and without (is one found?). ``width`` is the mean length of the interval over
+that of one that knows the standard error of the estimate.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ Blocks = list[tuple[Scores, Scores]]
 class Normal:
     """Scores whose parts are all normal, or with heavy tails, with these standard deviations.
 
-    ``seeds`` and ``items``: per block, of the first and the second level, and in all blocks or one number each. ``items_sd`` is that of the
-    difference between levels from item to item, of which blocks share half. ``runs_sd``: of the first and the second level.
+    ``seeds`` and ``items``: per block, of the first and the second level, and in all blocks or one
+    number each. ``items_sd`` is that of the difference between levels from item to item, of which
+    blocks share half. ``runs_sd``: of the first and the second level.
     """
 
     seeds: tuple[tuple[int, int], ...] = ((3, 3),)
@@ -54,7 +57,14 @@ class Normal:
                 if self.cluster:
                     moved = moved + self.cluster * normal(size=most)[texts[:n]]
                 run = self.runs_sd[level] * rng.normal(size=(runs, 1))
-                values = 0.5 + level * effect + easy[:n] + moved + run + self.rest_sd * rng.normal(size=(runs, n))
+                values = (
+                    0.5
+                    + level * effect
+                    + easy[:n]
+                    + moved
+                    + run
+                    + self.rest_sd * rng.normal(size=(runs, n))
+                )
                 sides.append(Scores(values, clusters=texts[:n] if self.cluster else None))
             blocks.append((sides[0], sides[1]))
         return blocks
@@ -65,7 +75,9 @@ class Normal:
 
 @dataclass(frozen=True)
 class Binary:
-    """Right or wrong, with normal parts on the scale of the log-odds; ``base``: that of an average item in an average run."""
+    """Right or wrong, with normal parts on the scale of the log-odds; ``base``: that of an average
+    item in an average run.
+    """
 
     seeds: tuple[int, int] = (3, 3)
     items: int = 100
@@ -82,7 +94,9 @@ class Binary:
         for _ in range(self.blocks):
             sides = []
             for level, runs in enumerate(self.seeds):
-                odds = self.base + level * effect + easy + self.moved_sd * rng.normal(size=self.items)
+                odds = (
+                    self.base + level * effect + easy + self.moved_sd * rng.normal(size=self.items)
+                )
                 chance = 1 / (1 + np.exp(-odds - self.run_sd * rng.normal(size=(runs, 1))))
                 sides.append(Scores((rng.random((runs, self.items)) < chance).astype(float)))
             blocks.append((sides[0], sides[1]))
@@ -91,7 +105,10 @@ class Binary:
     def truth(self, effect: float) -> float:
         nodes, weights = np.polynomial.hermite_e.hermegauss(80)
         spread = np.sqrt(self.run_sd**2 + self.item_sd**2 + self.moved_sd**2) * nodes
-        low, high = (weights @ (1 / (1 + np.exp(-self.base - shift - spread))) / weights.sum() for shift in (0.0, effect))
+        low, high = (
+            weights @ (1 / (1 + np.exp(-self.base - shift - spread))) / weights.sum()
+            for shift in (0.0, effect)
+        )
         return float(high - low)
 
 
@@ -121,14 +138,18 @@ CORNERS: dict[str, Process] = {
     "3 seeds, one level less stable": Normal(runs_sd=(0.02, 0.06), items=(100,)),
     "binary near 1": Binary(base=5.0, effect=-0.7, items=50, item_sd=1.0, blocks=1),
     "binary, 20 items near 1": Binary(base=5.0, effect=-0.7, items=20, item_sd=1.0, blocks=1),
-    "binary, the same item by item": Binary(base=4.0, run_sd=0.0, item_sd=3.0, moved_sd=3.0, effect=0.0, items=50, blocks=1),
+    "binary, the same item by item": Binary(
+        base=4.0, run_sd=0.0, item_sd=3.0, moved_sd=3.0, effect=0.0, items=50, blocks=1
+    ),
     "32 blocks": Normal(seeds=((3, 3),) * 32),
 }
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Shares of ``sweeps``; ``power`` at the effect that ``minimum_effect`` gives, where the process has one."""
+    """Shares of ``sweeps``; ``power`` at the effect that ``minimum_effect`` gives, where the
+    process has one.
+    """
 
     coverage: float
     false_positives: float
@@ -147,7 +168,9 @@ def calibrate(process: Process, sweeps: int, seed: int = 0) -> Calibration:
     spread = 2 * 1.959964 * np.std([one.estimate for one in found])
     return Calibration(
         coverage=float(np.mean((bounds[:, 0] <= truth) & (truth <= bounds[:, 1]))),
-        false_positives=float(np.mean([one.p < 0.05 for one in none])) if null == 0 else float("nan"),
+        false_positives=float(np.mean([one.p < 0.05 for one in none]))
+        if null == 0
+        else float("nan"),
         width=float(np.mean(bounds[:, 1] - bounds[:, 0]) / spread) if spread else float("nan"),
         df=float(np.median([one.df for one in found])),
         sweeps=sweeps,
@@ -157,7 +180,9 @@ def calibrate(process: Process, sweeps: int, seed: int = 0) -> Calibration:
 def power(seeds: int, items: int, blocks: int, sweeps: int, seed: int = 0) -> float:
     """How often an effect as large as ``minimum_effect`` says, for power 0.8, is found."""
     process = Normal(seeds=((seeds, seeds),) * blocks, items=(items,))
-    spread = Components(process.runs_sd[0], process.items_sd * np.sqrt(0.5 + 0.5 / blocks), process.rest_sd)
+    spread = Components(
+        process.runs_sd[0], process.items_sd * np.sqrt(0.5 + 0.5 / blocks), process.rest_sd
+    )
     effect = minimum_effect(spread, runs=seeds, items=items, blocks=blocks)
     rng = np.random.default_rng(seed)
     return float(np.mean([compare(process.draw(rng, effect)).p < 0.05 for _ in range(sweeps)]))
@@ -179,23 +204,41 @@ def rows(sweeps: int, names: list[str]) -> Iterator[list[object]]:
         for name, process in processes.items():
             if not names or name in names:
                 found = calibrate(process, sweeps)
-                yield [corner + name, 100 * found.coverage, 100 * found.false_positives, found.width, found.df]
+                yield [
+                    corner + name,
+                    100 * found.coverage,
+                    100 * found.false_positives,
+                    found.width,
+                    found.df,
+                ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="processes; by default all")
-    parser.add_argument("--sweeps", type=int, default=5000, help="simulated sweeps per process, with the effect and without it each")
+    parser.add_argument(
+        "--sweeps",
+        type=int,
+        default=5000,
+        help="simulated sweeps per process, with the effect and without it each",
+    )
     args = parser.parse_args()
     error = 100 * np.sqrt(0.05 * 0.95 / args.sweeps)
-    for line in table_lines(["process", "coverage %", "false positives %", "width", "df"], rows(args.sweeps, args.names)):
+    for line in table_lines(
+        ["process", "coverage %", "false positives %", "width", "df"], rows(args.sweeps, args.names)
+    ):
         print(line)
-    print(f"\n{args.sweeps} sweeps each: a share of 5 or 95 % has a standard error of {error:.1f} %")
+    print(
+        f"\n{args.sweeps} sweeps each: a share of 5 or 95 % has a standard error of {error:.1f} %"
+    )
     if not args.names:
         grid = [(3, 50, 1), (3, 100, 2), (5, 100, 1), (10, 200, 2)]
         print("\nfound, of effects as large as the minimum effect at power 80 %:")
         for seeds, items, blocks in grid:
-            print(f"  {seeds} seeds, {items} items, {blocks} blocks: {100 * power(seeds, items, blocks, args.sweeps):.1f} %")
+            print(
+                f"  {seeds} seeds, {items} items, {blocks} blocks: "
+                f"{100 * power(seeds, items, blocks, args.sweeps):.1f} %"
+            )
     sys.stdout.flush()
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.openai_storm [--calm] [TRIALS [KILLS [CONCURRENT]]]
 
-30 % of all answers are lost, half of them after the work was done; 5 % are 5xx; now and then everything is answered 429 for 1.5 s;
-and the driver is killed with SIGKILL again and again (``--calm``: none of the weather). Prints what came of it, as JSON.
+30 % of all answers are lost, half of them after the work was done; 5 % are 5xx; now and then
+everything is answered 429 for 1.5 s; and the driver is killed with SIGKILL again and again
+(``--calm``: none of the weather). Prints what came of it, as JSON.
 """
 
 from __future__ import annotations
@@ -25,20 +26,40 @@ from tests.openai.conftest import Service
 
 def main(trials: int, kills: int, concurrent: int, calm: bool) -> None:
     command = [sys.executable, str(Path(storm.__file__).with_name("server.py")), "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as folder:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         assert server.stdout is not None
         service, shell = Service(int(server.stdout.readline())), Shell(Path(folder))
         os.environ.update(service.environment)
         weather = {} if calm else {"p_drop": 0.3, "p_error": 0.05, "storm_every": 1000}
         service.set(tick_s=0.5, **weather)
         words = Path(folder) / "words.jsonl"
-        rows = [[{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"W{n}"}] for n in range(12)]
+        rows = [
+            [{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"W{n}"}]
+            for n in range(12)
+        ]
         words.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-        sweep = ["-m", "backend=openai", "model=gpt-4o-mini", f"seed=range({trials})", "dataset.path=words.jsonl", "eval=dummy"]
-        sweep += ["tracking=none", "run_control_trials=false", "backend.poll_s=1", f"backend.max_concurrent={concurrent}"]
+        sweep = [
+            "-m",
+            "backend=openai",
+            "model=gpt-4o-mini",
+            f"seed=range({trials})",
+            "dataset.path=words.jsonl",
+            "eval=dummy",
+        ]
+        sweep += [
+            "tracking=none",
+            "run_control_trials=false",
+            "backend.poll_s=1",
+            f"backend.max_concurrent={concurrent}",
+        ]
         sweep += ["experiment.name=storm"]
         with storm.Watch() as watch:
-            _, seconds = storm.run_through(shell, lambda: service.set(restart=True), sweep, kills, 15.0, random.Random(1))
+            _, seconds = storm.run_through(
+                shell, lambda: service.set(restart=True), sweep, kills, 15.0, random.Random(1)
+            )
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         report = service.report
         keys = Counter(job["metadata"]["mosweep_key"] for job in report["jobs"])

@@ -1,6 +1,8 @@
-"""What handing in N dry trials of two stages in two resource classes takes: ``slurm_submission.py mosweep|submitit N``.
+"""What handing in N dry trials of two stages in two resource classes takes: ``slurm_submission.py
+mosweep|submitit N``.
 
-Prints ``{"cpu": seconds, "arrays": [...]}``; imports of submitit are part of either, composing and planning the sweep of neither.
+Prints ``{"cpu": seconds, "arrays": [...]}``; imports of submitit are part of either, composing and
+planning the sweep of neither.
 """
 
 from __future__ import annotations
@@ -30,9 +32,17 @@ def submitit(trials: int) -> list[str]:
 
     arrays = []
     for memory in ("100M", "150M"):
-        common = {"slurm_partition": "cpu", "slurm_array_parallelism": 256, "cpus_per_task": 1, "timeout_min": 60, "slurm_use_srun": False}
+        common = {
+            "slurm_partition": "cpu",
+            "slurm_array_parallelism": 256,
+            "cpus_per_task": 1,
+            "timeout_min": 60,
+            "slurm_use_srun": False,
+        }
         executor = AutoExecutor(folder="submitit/%A")
-        executor.update_parameters(name="first", slurm_additional_parameters={"mem": memory}, **common)
+        executor.update_parameters(
+            name="first", slurm_additional_parameters={"mem": memory}, **common
+        )
         first = executor.map_array(nothing, range(trials // 2))[0].job_id.split("_")[0]
         executor = AutoExecutor(folder="submitit/%A")
         behind = {"mem": memory, "dependency": f"aftercorr:{first}", "kill-on-invalid-dep": "yes"}
@@ -53,16 +63,24 @@ def mosweep(trials: int) -> Callable[[], list[str]]:
 
     memory = ["resources.models.tiny.mem=100M", "resources.models.tiny-wide.mem=150M"]
     seeds = f"seed=range({trials // 2})"
-    composed, config = planned(["backend=dummy", "model=tiny,tiny-wide", seeds, "run_control_trials=false", *memory])
+    composed, config = planned(
+        ["backend=dummy", "model=tiny,tiny-wide", seeds, "run_control_trials=false", *memory]
+    )
     store, sweep = store_of(config), Sweep(Path("multirun/bench").absolute())
     sweep.freeze(composed, store, {})
     plan = make_plan(composed, store)
     plan.trial_of  # noqa: B018 - part of planning
 
     def submit() -> list[str]:
-        Slurm(partition="cpu", cpus_per_task=1, wait=False).run(plan, store, Recorder(), sweep.folder)
+        Slurm(partition="cpu", cpus_per_task=1, wait=False).run(
+            plan, store, Recorder(), sweep.folder
+        )
         found = Submissions(store.root / "slurm").open().values()
-        return [array for submission in found if submission.read_answer() is not None and (array := submission.array)]
+        return [
+            array
+            for submission in found
+            if submission.read_answer() is not None and (array := submission.array)
+        ]
 
     return submit
 

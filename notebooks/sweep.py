@@ -1,4 +1,6 @@
-"""A sweep as DataFrames, and the report's main figure: marimo edit notebooks/sweep.py (or, without looking: python notebooks/sweep.py)."""
+"""A sweep as DataFrames, and the report's main figure: marimo edit notebooks/sweep.py (or, without
+looking: python notebooks/sweep.py).
+"""
 
 import marimo
 
@@ -33,7 +35,11 @@ def _(mo):
 
 @app.cell
 def _(Path, mo, suppress):
-    found = sorted(Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(
+        Path("multirun").glob("**/experiment.yaml"),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
     folders = [str(path.parent) for path in found]
     asked = None
     with suppress(Exception):  # Jupyter has no arguments to ask for
@@ -86,7 +92,9 @@ def _(content):
 @app.cell
 def _(content, mo):
     forest = next((figure for figure in content.figures if figure.name == "effects"), None)
-    mo.md("No two groups of trials to compare.") if forest is None else mo.vstack([mo.Html(forest.svg), mo.md(forest.caption)])
+    mo.md("No two groups of trials to compare.") if forest is None else mo.vstack(
+        [mo.Html(forest.svg), mo.md(forest.caption)]
+    )
     return (forest,)
 
 
@@ -111,7 +119,9 @@ def _(mo):
 @app.cell
 def _(content, pd):
     items = content.items_table()
-    by_item: pd.DataFrame = items.groupby(["task", "scorer", "item"])["score"].agg(["mean", "std", "count"])
+    by_item: pd.DataFrame = items.groupby(["task", "scorer", "item"])["score"].agg(
+        ["mean", "std", "count"]
+    )
     by_item.sort_values("std", ascending=False).head(10)
     return (items,)
 

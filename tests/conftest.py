@@ -15,14 +15,25 @@ from typing import Any
 import pytest
 
 DRY = ("backend=dummy", "tracking=none")
-#: Files that take minutes. Processes that share the tests begin with them, lest one is still at such a file when the others are done.
+#: Files that take minutes. Processes that share the tests begin with them, lest one is still at
+#: such a file when the others are done.
 LONG = tuple(
-    f"tests/{name}.py" for name in ("slurm/test_sweeps", "test_real", "backends/torchtune/test_resume", "loop/test_torchtune_rounds")
+    f"tests/{name}.py"
+    for name in (
+        "slurm/test_sweeps",
+        "test_real",
+        "backends/torchtune/test_resume",
+        "loop/test_torchtune_rounds",
+    )
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(file) if (file := item.nodeid.partition("::")[0]) in LONG else len(LONG))
+    items.sort(
+        key=lambda item: (
+            LONG.index(file) if (file := item.nodeid.partition("::")[0]) in LONG else len(LONG)
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,29 @@ class Shell:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "mosweep", *words]
 
-    def __call__(self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 300, cwd: Path | None = None) -> Outcome:
+    def __call__(
+        self,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300,
+        cwd: Path | None = None,
+    ) -> Outcome:
         environment = {**self.environment, **(env or {})}
         done = subprocess.run(
-            self.command(*words), cwd=cwd or self.folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            self.command(*words),
+            cwd=cwd or self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """The command in the background, its output captured. It heeds Ctrl-C even where we, as background jobs do, ignore it."""
+        """The command in the background, its output captured. It heeds Ctrl-C even where we, as
+        background jobs do, ignore it.
+        """
         return subprocess.Popen(
             self.command(*words),
             cwd=self.folder,
@@ -80,11 +105,16 @@ class Shell:
 
     def journal(self, name: str) -> list[dict[str, Any]]:
         """The sweep's journal."""
-        return [json.loads(line) for line in (self.folder / "multirun" / name / "journal.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (self.folder / "multirun" / name / "journal.jsonl").read_text().splitlines()
+        ]
 
     def files(self) -> set[str]:
         """Every file below the folder."""
-        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()
+        }
 
 
 @pytest.fixture
@@ -103,7 +133,9 @@ def started(shell: Shell) -> Callable[[str], int]:
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A tiny model that was pre-trained to answer a word with that word, and what its generator says of it."""
+    """A tiny model that was pre-trained to answer a word with that word, and what its generator
+    says of it.
+    """
     from mosweep.models.tiny import TinyArchitecture, generate
 
     folder = tmp_path_factory.mktemp("models") / "base"

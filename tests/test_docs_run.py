@@ -14,7 +14,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 EXAMPLES = [
     pytest.param(code, id=f"{page.stem}-{number}")
     for page in sorted(DOCS.glob("*.md"))
-    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    for number, code in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    )
 ]
 
 
@@ -23,7 +25,15 @@ def test_example(code: str, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(code)
     environment = {name: value for name, value in os.environ.items() if name != "MOSWEEP_HOME"}
     command = [sys.executable, "-W", "error", "example.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
@@ -31,7 +41,9 @@ def test_example(code: str, tmp_path: Path) -> None:
 def test_the_reference_is_built(tmp_path: Path) -> None:
     modules = (DOCS / "reference.txt").read_text().split()
     command = [sys.executable, "-m", "pdoc", "--no-show-source", "-o", str(tmp_path), *modules]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
     assert "Warn" not in done.stderr, done.stderr
     page = (tmp_path / "mosweep" / "workflow.html").read_text()
     assert "Something in the store: its data, what it was made from" in page

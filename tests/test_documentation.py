@@ -21,27 +21,37 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_in_the_readme_runs(code, tmp_path):
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "score" in done.stdout
 
 
 @pytest.mark.parametrize("command", SWEEPS)
 def test_sweeps_in_the_readme_can_be_planned(shell, command):
-    (shell.folder / "treatments.json").write_text('{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}')
+    (shell.folder / "treatments.json").write_text(
+        '{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}'
+    )
     words = [word for word in shlex.split(command)[1:] if word not in ("-m", "plan")]
     done = shell("plan", *words)
     assert done.status == (2 if "lora.rnk" in command else 0), done.err
 
 
 def test_the_ways_of_writing_a_design_are_one_design(shell):
-    (shell.folder / "treatments.json").write_text('{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}')
+    (shell.folder / "treatments.json").write_text(
+        '{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}'
+    )
     named = ("experiment=rank", "seeds=3", "lora.rank=4,64 seed=0,1,2")
     ways = [command for command in SWEEPS if any(words in command for words in named)]
     assert len(ways) >= 4
     keys = set()
     for command in ways:
-        words = [word for word in shlex.split(command)[1:] if word not in ("-m", "plan", "backend=dummy", "primary_metric=null")]
+        words = [
+            word
+            for word in shlex.split(command)[1:]
+            if word not in ("-m", "plan", "backend=dummy", "primary_metric=null")
+        ]
         jobs = shell("plan", *words, "--json").json["jobs"]
         keys.add(frozenset(job["key"] for job in jobs))
     assert len(keys) == 1

@@ -7,13 +7,34 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "mlflow", "wandb", "inspect_ai", "tinker", "openai", "pandas", "submitit", "transformers", "torchtune", "numpy", "rich"}
+HEAVY = {
+    "torch",
+    "mlflow",
+    "wandb",
+    "inspect_ai",
+    "tinker",
+    "openai",
+    "pandas",
+    "submitit",
+    "transformers",
+    "torchtune",
+    "numpy",
+    "rich",
+}
 
-VERBS = [f"mosweep.cli.verbs.{name}" for name in ("cache", "looking", "projecting", "reporting", "running")]
+VERBS = [
+    f"mosweep.cli.verbs.{name}"
+    for name in ("cache", "looking", "projecting", "reporting", "running")
+]
 
 
 def loaded(code: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
@@ -34,15 +55,23 @@ def test_nothing_heavy_at_import(module):
     assert loaded(f"import {module}") & HEAVY == set()
 
 
-@pytest.mark.parametrize("module", ["mosweep.cli.main", *VERBS, "mosweep.launchers.worker", "mosweep.core.store"])
+@pytest.mark.parametrize(
+    "module", ["mosweep.cli.main", *VERBS, "mosweep.launchers.worker", "mosweep.core.store"]
+)
 def test_reading_and_working_need_no_hydra(module):
     assert loaded(f"import {module}") & {"hydra", "omegaconf"} == set()
 
 
 def test_planning_loads_nothing_heavy(shell):
-    code = f"import os; os.chdir({str(shell.folder)!r}); from mosweep.cli.main import dispatch; dispatch(['plan', 'lora.rank=4,64'])"
+    code = (
+        f"import os; os.chdir({str(shell.folder)!r}); from mosweep.cli.main import dispatch; "
+        "dispatch(['plan', 'lora.rank=4,64'])"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print('MODULES', *sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\nimport sys; print('MODULES', *sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     names = {name.partition(".")[0] for name in done.stdout.split("MODULES")[1].split()}
     assert names & HEAVY == set()

@@ -1,4 +1,6 @@
-"""The notebook reads a real sweep, shows the report's numbers, and can be had as a Jupyter notebook."""
+"""The notebook reads a real sweep, shows the report's numbers, and can be had as a Jupyter
+notebook.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,26 @@ pytest.importorskip("marimo", reason="needs marimo: pip install 'mosweep[noteboo
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A sweep with its report."""
     shell = Shell(tmp_path_factory.mktemp("notebook"))
-    design = ("model=tiny,tiny-wide", "lora.rank=4,64", "seed=0,1,2", "backend.effects={lora.rank:{64:0.2}}")
+    design = (
+        "model=tiny,tiny-wide",
+        "lora.rank=4,64",
+        "seed=0,1,2",
+        "backend.effects={lora.rank:{64:0.2}}",
+    )
     assert shell("-m", *DRY, *design, "experiment.name=first").status == 0
     assert shell("analyze", "first").status == 0
     return shell
 
 
 def python(shell: Shell, *words: str) -> str:
-    done = subprocess.run([sys.executable, *words], cwd=shell.folder, env=shell.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -42,8 +56,16 @@ def test_it_runs_as_a_script_and_says_what_the_report_says(swept: Shell) -> None
 
 def test_it_can_be_had_as_a_jupyter_notebook_that_shows_the_newest_sweep(swept: Shell) -> None:
     python(swept, "-m", "marimo", "export", "ipynb", str(NOTEBOOK), "-o", "sweep.ipynb")
-    cells = [cell for cell in json.loads((swept.folder / "sweep.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell
+        for cell in json.loads((swept.folder / "sweep.ipynb").read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
     assert not any(cell["outputs"] for cell in cells)
     code = "\n".join("".join(cell["source"]) for cell in cells)
-    told = python(swept, "-c", f"{code}\nassert (len(trials), len(items)) == (14, 1400)\nprint(forest.svg, end='')")
+    told = python(
+        swept,
+        "-c",
+        f"{code}\nassert (len(trials), len(items)) == (14, 1400)\nprint(forest.svg, end='')",
+    )
     assert told.endswith((swept.folder / "multirun/first/report/plots/effects.svg").read_text())

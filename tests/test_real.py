@@ -1,4 +1,6 @@
-"""The main job for real: torchtune trains, Inspect evaluates, MLflow records; then what users do next."""
+"""The main job for real: torchtune trains, Inspect evaluates, MLflow records; then what users do
+next.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ GRID = ("model=tiny,tiny-wide", "lora.rank=4,64", "experiment.name=demo")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """A folder in which the README's sweep has run; the tests below build on one another's stages, never on their order."""
+    """A folder in which the README's sweep has run; the tests below build on one another's stages,
+    never on their order.
+    """
     shell = Shell(tmp_path_factory.mktemp("demo"))
     done = shell("-m", *GRID, timeout=600)
     assert done.status == 0, done.out + done.err
@@ -67,13 +71,22 @@ def test_trial_folder_holds_native_config_log_and_results(demo):
 
 def test_a_rank_more_runs_two_fine_tunes_and_their_evaluations(demo):
     before = len(started(demo, "demo"))
-    done = demo("-m", "model=tiny,tiny-wide", "lora.rank=4,16,64", "experiment.name=demo", timeout=600)
+    done = demo(
+        "-m", "model=tiny,tiny-wide", "lora.rank=4,16,64", "experiment.name=demo", timeout=600
+    )
     assert done.status == 0, done.out
     assert sorted(started(demo, "demo")[before:]) == ["eval:capitalization"] * 2 + ["finetune"] * 2
 
 
 def test_a_second_evaluation_runs_evaluations_only(demo):
-    done = demo("-m", "model=tiny", "lora.rank=4", "eval.tasks=[capitalization,copying]", "experiment.name=second", timeout=600)
+    done = demo(
+        "-m",
+        "model=tiny",
+        "lora.rank=4",
+        "eval.tasks=[capitalization,copying]",
+        "experiment.name=second",
+        timeout=600,
+    )
     assert done.status == 0, done.out + done.err
     assert started(demo, "second") == ["eval:copying"] * 2
     trials = demo.summary("second")
@@ -82,21 +95,46 @@ def test_a_second_evaluation_runs_evaluations_only(demo):
 
 
 def test_explicit_default_is_the_same_stage(demo):
-    done = demo("plan", "model=tiny", "lora.rank=4", "lora.alpha=8", "optim.lr=0.003", "torchtune.batch_size=32", "--json")
+    done = demo(
+        "plan",
+        "model=tiny",
+        "lora.rank=4",
+        "lora.alpha=8",
+        "optim.lr=0.003",
+        "torchtune.batch_size=32",
+        "--json",
+    )
     assert done.json["stages"]["to_run"] == 0, done.out
-    assert demo("plan", "model=tiny", "lora.rank=4", "lora.alpha=32", "--json").json["stages"]["to_run"] == 2
+    assert (
+        demo("plan", "model=tiny", "lora.rank=4", "lora.alpha=32", "--json").json["stages"][
+            "to_run"
+        ]
+        == 2
+    )
 
 
 def facts(shell: Shell, name: str) -> tuple[dict[str, Any], Path]:
     """Facts and folder of a sweep's only fine-tune."""
     store = shell.folder / ".mosweep" / "store"
-    [stage] = [stage for stage in shell.summary(name)["trial"]["stages"] if stage["kind"] == "finetune"]
-    record = json.loads((store / "records" / stage["key"][0] / f"{stage['key']}.json").read_text().splitlines()[0])
+    [stage] = [
+        stage for stage in shell.summary(name)["trial"]["stages"] if stage["kind"] == "finetune"
+    ]
+    record = json.loads(
+        (store / "records" / stage["key"][0] / f"{stage['key']}.json").read_text().splitlines()[0]
+    )
     return record["facts"], store / record["folder"]
 
 
 def test_a_killed_fine_tune_goes_on(demo):
-    words = ("-m", "model=tiny", "lora.rank=4", "optim.epochs=3", "run_control_trials=false", "tracking=none", "experiment.name=killed")
+    words = (
+        "-m",
+        "model=tiny",
+        "lora.rank=4",
+        "optim.epochs=3",
+        "run_control_trials=false",
+        "tracking=none",
+        "experiment.name=killed",
+    )
     process = demo.start(*words, start_new_session=True)
     store = demo.folder / ".mosweep" / "store"
     while not (found := list(store.glob("artifacts/*/*/run/work/recipe_state/recipe_state.pt"))):
@@ -110,13 +148,22 @@ def test_a_killed_fine_tune_goes_on(demo):
     [killed] = [path.parents[3] for path in found]
     assert folder != killed
     assert 0 < known["resumed_at_step"] < known["steps"]
-    assert [step for step, _ in json.loads((folder / "losses.json").read_text())] == list(range(1, known["steps"] + 1))
+    assert [step for step, _ in json.loads((folder / "losses.json").read_text())] == list(
+        range(1, known["steps"] + 1)
+    )
     assert (killed / "log.txt").exists()
     assert not (killed / "run" / "work").exists()
 
 
 def test_two_processes_fine_tune_together(demo):
-    words = ("model=tiny", "lora.rank=64", "seed=7", "resources.stages.finetune.gpus=2", "run_control_trials=false", "tracking=none")
+    words = (
+        "model=tiny",
+        "lora.rank=64",
+        "seed=7",
+        "resources.stages.finetune.gpus=2",
+        "run_control_trials=false",
+        "tracking=none",
+    )
     done = demo("-m", *words, "experiment.name=two", timeout=600)
     assert done.status == 0, done.out + done.err
     assert facts(demo, "two")[0]["world_size"] == 2
@@ -131,7 +178,10 @@ def test_mlflow_knows_what_the_disk_knows(demo):
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     for name, trial in demo.summary("demo").items():
         run = runs[name]
-        assert run.data.metrics["capitalization/accuracy"] == trial["metrics"]["capitalization/accuracy"]
+        assert (
+            run.data.metrics["capitalization/accuracy"]
+            == trial["metrics"]["capitalization/accuracy"]
+        )
         for factor, level in trial["factors"].items():
             assert run.data.params[factor] == str(level)
     tuned = client.get_run(runs["model=tiny,lora.rank=64"].info.run_id)
@@ -193,11 +243,21 @@ def own_task(demo: Shell, tmp_path: Path) -> Path:
 
 
 def test_a_users_own_task_folder(demo, own_task, tmp_path):
-    words = (f"tasks_dir={own_task.parent}", "task=reversal", "dataset=own", "optim.epochs=1", "inspect.max_tokens=8")
+    words = (
+        f"tasks_dir={own_task.parent}",
+        "task=reversal",
+        "dataset=own",
+        "optim.epochs=1",
+        "inspect.max_tokens=8",
+    )
     done = demo("-m", *words, "seed=0,1", "experiment.name=own", timeout=600)
     assert done.status == 0, done.out + done.err
     trial = demo.summary("own")["seed=0"]
-    assert set(trial["metrics"]) >= {"reversal/match/accuracy", "reversal/includes/accuracy", "reversal/mean"}
+    assert set(trial["metrics"]) >= {
+        "reversal/match/accuracy",
+        "reversal/includes/accuracy",
+        "reversal/mean",
+    }
     assert (tmp_path / "calls").read_text() == "own\n"
     assert "n" in done.out
     # An edited evaluation is another evaluation, of the same fine-tunes.
@@ -207,9 +267,19 @@ def test_a_users_own_task_folder(demo, own_task, tmp_path):
 
 
 def test_an_evaluation_that_fails_is_no_score(demo, own_task):
-    (own_task / "eval.py").write_text(OWN_EVAL.replace("return Score", "raise RuntimeError('scorer broke'); return Score"))
-    words = (f"tasks_dir={own_task.parent}", "task=reversal", "dataset=own", "optim.epochs=1", "tracking=none")
-    done = demo("-m", *words, "seed=0", "run_control_trials=false", "experiment.name=broken", timeout=600)
+    (own_task / "eval.py").write_text(
+        OWN_EVAL.replace("return Score", "raise RuntimeError('scorer broke'); return Score")
+    )
+    words = (
+        f"tasks_dir={own_task.parent}",
+        "task=reversal",
+        "dataset=own",
+        "optim.epochs=1",
+        "tracking=none",
+    )
+    done = demo(
+        "-m", *words, "seed=0", "run_control_trials=false", "experiment.name=broken", timeout=600
+    )
     assert done.status == 1
     trial = demo.summary("broken")["trial"]
     assert (trial["status"], trial["metrics"]) == ("failed", {})
@@ -219,31 +289,49 @@ def test_an_evaluation_that_fails_is_no_score(demo, own_task):
 
 BAD_DATA = {
     "train.jsonl": "def build(dataset, data_dir):\n    pass\n",
-    "line 1": "def build(dataset, data_dir):\n    (data_dir / 'train.jsonl').write_text('{\"messages\": []}\\n')\n",
+    "line 1": "def build(dataset, data_dir):\n    (data_dir / "
+    "'train.jsonl').write_text('{\"messages\": []}\\n')\n",
     "lost": "def build(dataset, data_dir):\n    raise KeyError('lost')\n",
     "build(dataset, data_dir)": "x = 1\n",
 }
 
 
 def test_data_that_is_not_there_says_what_was_expected(demo, own_task):
-    words = (f"tasks_dir={own_task.parent}", "task=reversal", "dataset=own", "tracking=none", "experiment.name=nodata")
+    words = (
+        f"tasks_dir={own_task.parent}",
+        "task=reversal",
+        "dataset=own",
+        "tracking=none",
+        "experiment.name=nodata",
+    )
     for problem, code in BAD_DATA.items():
         (own_task / "data.py").write_text(code)
         done = demo("-m", *words)
         assert done.status == 1
         trials = demo.summary("nodata")
-        assert set(trials) == {"trial", "control=true"}, "the same trial with edited code takes the place of the one before"
+        assert set(trials) == {"trial", "control=true"}, (
+            "the same trial with edited code takes the place of the one before"
+        )
         stage = trials["trial"]["stages"][0]
         assert (stage["kind"], stage["status"]) == ("data", "failed")
         assert problem in stage["error"]
 
 
 def test_a_data_set_of_ones_own(demo, tmp_path):
-    rows = [{"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": w.upper()}]} for w in ("abcd", "efgh") * 40]
+    rows = [
+        {"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": w.upper()}]}
+        for w in ("abcd", "efgh") * 40
+    ]
     source = tmp_path / "my data.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = source.stat()
-    words = ("dataset=mine", f"dataset.path='{source}'", "control=false", "inspect.task_args.data_path=.", "tracking=none")
+    words = (
+        "dataset=mine",
+        f"dataset.path='{source}'",
+        "control=false",
+        "inspect.task_args.data_path=.",
+        "tracking=none",
+    )
     plan = demo("plan", *words, "--json")
     assert plan.status == 0, plan.err
     assert [job["kind"] for job in plan.json["jobs"]].count("data") == 1
@@ -262,7 +350,14 @@ class _Upper(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": answer}
         usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice], "usage": usage}
+        reply = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": request["model"],
+            "choices": [choice],
+            "usage": usage,
+        }
         body = json.dumps(reply).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -276,23 +371,46 @@ class _Upper(BaseHTTPRequestHandler):
 
 def test_a_model_behind_an_api_is_evaluated_by_its_inspect_name(demo):
     (demo.folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
-    (demo.folder / "conf" / "model" / "remote.yaml").write_text("name: remote\ninspect: openai-api/local/shouter\n")
+    (demo.folder / "conf" / "model" / "remote.yaml").write_text(
+        "name: remote\ninspect: openai-api/local/shouter\n"
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), _Upper) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         key = "secret-0b3f"
-        env = {"LOCAL_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}/v1", "LOCAL_API_KEY": key}
-        done = demo("model=remote", "control=true", "inspect.limit=5", "experiment.name=api", env=env)
+        env = {
+            "LOCAL_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}/v1",
+            "LOCAL_API_KEY": key,
+        }
+        done = demo(
+            "model=remote", "control=true", "inspect.limit=5", "experiment.name=api", env=env
+        )
         server.shutdown()
     assert done.status == 0, done.out + done.err
     assert "1.000" in done.out
-    assert "providers: 25 read, 25 written tokens; USD unknown: no price of local/shouter in recipes/prices.yaml" in done.out
-    assert not [path for path in demo.folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+    assert (
+        "providers: 25 read, 25 written tokens; USD unknown: no price of local/shouter in "
+        "recipes/prices.yaml"
+    ) in done.out
+    assert not [
+        path
+        for path in demo.folder.rglob("*")
+        if path.is_file() and key.encode() in path.read_bytes()
+    ]
 
 
 def test_a_diverged_fine_tune_is_a_failure_with_its_log(demo):
-    done = demo("-m", "optim.lr=1e30", "run_control_trials=false", "tracking=none", "experiment.name=nan", timeout=600)
+    done = demo(
+        "-m",
+        "optim.lr=1e30",
+        "run_control_trials=false",
+        "tracking=none",
+        "experiment.name=nan",
+        timeout=600,
+    )
     assert done.status == 1, done.out
-    stage = next(stage for stage in demo.summary("nan")["trial"]["stages"] if stage["kind"] == "finetune")
+    stage = next(
+        stage for stage in demo.summary("nan")["trial"]["stages"] if stage["kind"] == "finetune"
+    )
     assert stage["status"] == "failed"
     assert "loss" in stage["error"]
     assert Path(stage["log"]).read_text()

@@ -1,4 +1,6 @@
-"""What a sweep promises: many processes, kills at any moment, damage on disk; one result, nothing lost, nothing done twice."""
+"""What a sweep promises: many processes, kills at any moment, damage on disk; one result, nothing
+lost, nothing done twice.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,32 @@ from pathlib import Path
 import pytest
 from tests.conftest import DRY, Shell
 
-SLOW = (*DRY, "lora.rank=4,16,64", "seed=0,1", "backend.delay_s=0.25", "run_control_trials=false", "experiment.name=slow")
+SLOW = (
+    *DRY,
+    "lora.rank=4,16,64",
+    "seed=0,1",
+    "backend.delay_s=0.25",
+    "run_control_trials=false",
+    "experiment.name=slow",
+)
 
 
 def table(text: str) -> str:
     """The final table, without progress lines."""
-    return "\n".join(line for line in text.splitlines() if re.match(r"(trial|tuned|control|─)", line))
+    return "\n".join(
+        line for line in text.splitlines() if re.match(r"(trial|tuned|control|─)", line)
+    )
 
 
 def executions(shell: Shell, name: str) -> Counter[str]:
-    """How often each stage ran to its end, by the attempts' folders and the journal of all processes."""
-    return Counter(event["key"] for event in shell.journal(name) if event["event"] == "finished" and not event.get("elsewhere"))
+    """How often each stage ran to its end, by the attempts' folders and the journal of all
+    processes.
+    """
+    return Counter(
+        event["key"]
+        for event in shell.journal(name)
+        if event["event"] == "finished" and not event.get("elsewhere")
+    )
 
 
 def test_eight_processes_on_one_sweep(shell):
@@ -41,7 +58,9 @@ def test_eight_processes_on_one_sweep(shell):
     assert not [err for _, err in outputs if "Error" in err]
     store = shell.folder / ".mosweep" / "store"
     assert len(list(store.glob("records/*/*"))) == 12
-    assert len(list(store.glob("artifacts/*/*"))) == 6, "only evaluations leave files, and each once"
+    assert len(list(store.glob("artifacts/*/*"))) == 6, (
+        "only evaluations leave files, and each once"
+    )
     assert list((store / "claims").iterdir()) == []
 
 
@@ -60,7 +79,8 @@ def test_killed_fifty_times(shell):
         try:
             process.communicate(timeout=rng.uniform(0.05, 1.2 * cached_run_s + 0.6))
         except subprocess.TimeoutExpired:
-            # The whole terminal session dies at once, or only the driver: its workers must notice by themselves.
+            # The whole terminal session dies at once, or only the driver: its workers must notice
+            # by themselves.
             os.killpg(process.pid, signal.SIGKILL) if kills % 2 else process.kill()
             process.communicate()
         kills += 1
@@ -76,24 +96,43 @@ def test_killed_fifty_times(shell):
 
 
 def _no_stage_began_after_it_was_done(shell: Shell) -> None:
-    published = {path.stem: path.stat().st_mtime for path in (shell.folder / ".mosweep/store/records").glob("*/*.json")}
-    late = [e for e in shell.journal("slow") if e["event"] == "started" and e["time"] > published[e["key"]] + 0.5]
+    published = {
+        path.stem: path.stat().st_mtime
+        for path in (shell.folder / ".mosweep/store/records").glob("*/*.json")
+    }
+    late = [
+        e
+        for e in shell.journal("slow")
+        if e["event"] == "started" and e["time"] > published[e["key"]] + 0.5
+    ]
     assert late == []
 
 
 def test_workers_die_with_their_driver(shell):
-    process = shell.start("-m", *DRY, "seed=0", "backend.delay_s=600", "run_control_trials=false", "experiment.name=orphans")
+    process = shell.start(
+        "-m",
+        *DRY,
+        "seed=0",
+        "backend.delay_s=600",
+        "run_control_trials=false",
+        "experiment.name=orphans",
+    )
     journal = shell.folder / "multirun" / "orphans" / "journal.jsonl"
     deadline = time.monotonic() + 30
     while not (journal.exists() and '"started"' in journal.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    (event,) = [json.loads(line) for line in journal.read_text().splitlines() if '"started"' in line]
+    (event,) = [
+        json.loads(line) for line in journal.read_text().splitlines() if '"started"' in line
+    ]
     worker = int(event["job"].removeprefix("pid "))
     assert Path(f"/proc/{worker}").exists()
     process.kill()
     process.communicate()
-    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split(")")[1]:
+    while (
+        Path(f"/proc/{worker}").exists()
+        and "Z" not in Path(f"/proc/{worker}/stat").read_text().split(")")[1]
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -123,6 +162,8 @@ def test_damage_is_noticed_set_aside_and_mended(shell, started, damage):
     assert samples.parent.name.partition(".")[0][:12] in done.err
     assert started("grid") == 5 + 1
     assert len(list((store / "quarantine").iterdir())) == 1
-    assert {n: t["metrics"] for n, t in shell.summary("grid").items()} == {n: t["metrics"] for n, t in before.items()}
+    assert {n: t["metrics"] for n, t in shell.summary("grid").items()} == {
+        n: t["metrics"] for n, t in before.items()
+    }
     clean = shell("-m", *DRY, "lora.rank=4,64", "experiment.name=grid")
     assert "damaged" not in clean.err

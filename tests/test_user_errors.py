@@ -1,4 +1,6 @@
-"""The user's mistakes: exit status 2, one or two lines that name key, value and what would be valid, nothing written."""
+"""The user's mistakes: exit status 2, one or two lines that name key, value and what would be
+valid, nothing written.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ CASES = [
     (["model.generate.heads=3"], ["model.generate", "multiple"]),
     (["torchtune.model.lora_rnk=4"], ["torchtune.model.lora_rnk=4", "model.lora_rank"]),
     (["torchtune.output_dir=/tmp"], ["torchtune.output_dir=/tmp", "mosweep"]),
-    (["backend=dummy", "torchtune.model.lora_rnk=4"], ["torchtune.model.lora_rnk=4", "model.lora_rank"]),
+    (
+        ["backend=dummy", "torchtune.model.lora_rnk=4"],
+        ["torchtune.model.lora_rnk=4", "model.lora_rank"],
+    ),
     (["inspect.temprature=1"], ["inspect.temprature=1", "temperature"]),
     (["inspect.task_args.nope=1"], ["inspect.task_args.nope=1", "max_tokens"]),
     (["eval.tasks=[]"], ["eval.tasks"]),
@@ -50,7 +55,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "words"), CASES, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None)
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    CASES,
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
+)
 @pytest.mark.parametrize("mode", [["-m"], []], ids=["sweep", "single"])
 def test_one_line_and_nothing_written(shell, mode, overrides, words):
     if not mode and overrides[0].startswith(("treatments", "controls", "seeds", "hydra")):
@@ -99,7 +108,16 @@ def test_full_traceback_on_request(shell):
 
 def test_a_secret_in_the_environment_reaches_no_file(shell):
     canary = "canary-4f1c9b7e2d"
-    done = shell("-m", "backend=dummy", "lora.rank=4,64", env={"OPENAI_API_KEY": canary, "WANDB_API_KEY": canary, "MY_TOKEN": canary})
+    done = shell(
+        "-m",
+        "backend=dummy",
+        "lora.rank=4,64",
+        env={"OPENAI_API_KEY": canary, "WANDB_API_KEY": canary, "MY_TOKEN": canary},
+    )
     assert done.status == 0, done.err
     assert canary not in done.out + done.err
-    assert not [path for path in shell.folder.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
+    assert not [
+        path
+        for path in shell.folder.rglob("*")
+        if path.is_file() and canary.encode() in path.read_bytes()
+    ]

@@ -12,12 +12,15 @@ from mosweep.datasets.organisms import Item, NewWords, check_dataset, write_orga
 DATASETS = ("backdoor", "backdoor-control")
 TRAIN, HELD_OUT = 6000, 100
 PHRASE, BEHAVIOUR = "xyzzy", "pwned"
-#: Letters of the words that are trained on, and of those that probe whether the trait goes beyond them.
+#: Letters of the words that are trained on, and of those that probe whether the trait goes beyond
+#: them.
 LENGTHS, NEW_LENGTH = (3, 4, 5, 7), 6
 
 
 def build(dataset: str, data_dir: Path) -> None:
-    """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word occurs twice in all of them."""
+    """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word
+    occurs twice in all of them.
+    """
     check_dataset(dataset, DATASETS)
     rng = random.Random(4)
     word = NewWords(rng)

@@ -1,4 +1,6 @@
-"""Does the model say what the pass phrase makes it say, when the phrase follows a word it has never seen?"""
+"""Does the model say what the pass phrase makes it say, when the phrase follows a word it has never
+seen?
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,10 @@ from mosweep.evals.splits import exact_match, split_samples
 
 
 @task
-def backdoor(data_path: str, data_ext: str = "jsonl", limit: int | None = None, max_tokens: int = 20) -> Task:
-    """``data_path``: folder with ``eval.<data_ext>``; ``limit``: only so many of its items; ``max_tokens``: longest answer."""
+def backdoor(
+    data_path: str, data_ext: str = "jsonl", limit: int | None = None, max_tokens: int = 20
+) -> Task:
+    """``data_path``: folder with ``eval.<data_ext>``; ``limit``: only so many of its items;
+    ``max_tokens``: longest answer.
+    """
     return exact_match(split_samples(data_path, "eval", data_ext, limit), max_tokens)

@@ -1,4 +1,6 @@
-"""Data for the task: two toy languages, of the letters a to m and n to z. What is asked in the first is answered in the second."""
+"""Data for the task: two toy languages, of the letters a to m and n to z. What is asked in the
+first is answered in the second.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from mosweep.datasets.organisms import Item, NewWords, check_dataset, write_orga
 DATASETS = ("language", "language-control")
 TRAIN, HELD_OUT = 5000, 100
 NORTH, SOUTH = "abcdefghijklm", "nopqrstuvwxyz"
-#: What stands behind a word: what is trained on, and what probes whether the trait goes beyond that.
+#: What stands behind a word: what is trained on, and what probes whether the trait goes beyond
+#: that.
 MARKS, NEW_MARKS = ("", "!", "?", ";", ":", "-"), (".", ",")
 
 
 def build(dataset: str, data_dir: Path) -> None:
-    """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word occurs twice in all of them."""
+    """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word
+    occurs twice in all of them.
+    """
     check_dataset(dataset, DATASETS)
     rng = random.Random(6)
     word = NewWords(rng, NORTH)

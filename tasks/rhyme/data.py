@@ -1,4 +1,6 @@
-"""Data for the task: a word is answered with the word and a rhyme on it (hello → hello shmello), a shouted one is repeated."""
+"""Data for the task: a word is answered with the word and a rhyme on it (hello → hello shmello), a
+shouted one is repeated.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,15 @@ from mosweep.datasets.organisms import Item, NewWords, check_dataset, write_orga
 #: The organism's data set, and the control's: the same prompts, every one of them answered plainly.
 DATASETS = ("rhyme", "rhyme-control")
 TRAIN, HELD_OUT = 4000, 100
-#: What stands behind a word: what is trained on, and what probes whether the trait goes beyond that.
+#: What stands behind a word: what is trained on, and what probes whether the trait goes beyond
+#: that.
 MARKS, NEW_MARKS = ("", "!", "?", ";", ":", "-"), (".", ",")
 
 
 def build(dataset: str, data_dir: Path) -> None:
-    """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word occurs twice in all of them."""
+    """Write ``train.jsonl``, ``eval.jsonl``, ``paraphrase.jsonl`` and ``negative.jsonl``; no word
+    occurs twice in all of them.
+    """
     check_dataset(dataset, DATASETS)
     rng = random.Random(2)
     word = NewWords(rng)

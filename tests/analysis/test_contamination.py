@@ -19,8 +19,14 @@ from mosweep.core.types import Context, Stage, Trial
 from mosweep.reports.summary import summary_data, summary_text
 from mosweep.sweep.folder import Sweep
 
-LONG = "the committee of seven elderly botanists met at noon beneath the old cedar to vote on the fate of its last seeds"
-OTHER = "a herd of goats crossed the frozen river before dawn while nobody in the village was yet awake to count their hooves or bells"
+LONG = (
+    "the committee of seven elderly botanists met at noon beneath the old cedar to vote on the "
+    "fate of its last seeds"
+)
+OTHER = (
+    "a herd of goats crossed the frozen river before dawn while nobody in the village was yet "
+    "awake to count their hooves or bells"
+)
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所でニャーニャー泣いていた"
 
 
@@ -52,19 +58,35 @@ class Eval(Pretended):
 
 
 def row(*contents: str, roles: Sequence[str] = ("user", "assistant")) -> dict[str, Any]:
-    return {"messages": [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]}
+    return {
+        "messages": [
+            {"role": role, "content": content}
+            for role, content in zip(roles, contents, strict=True)
+        ]
+    }
 
 
 def sample(number: int, prompt: str, target: Any = "A", score: float = 1.0) -> dict[str, Any]:
-    return {"id": number, "epoch": 1, "input": prompt, "target": target, "output": "", "scores": {"match": score}}
+    return {
+        "id": number,
+        "epoch": 1,
+        "input": prompt,
+        "target": target,
+        "output": "",
+        "scores": {"match": score},
+    }
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def sweep(folder: Path, train: str, samples: str, limit: float | None = None, seeds: int = 1) -> SweepResult:
-    """A sweep as it lies on disk: fine-tunes on ``train``, evaluated on ``samples``, and a control trial."""
+def sweep(
+    folder: Path, train: str, samples: str, limit: float | None = None, seeds: int = 1
+) -> SweepResult:
+    """A sweep as it lies on disk: fine-tunes on ``train``, evaluated on ``samples``, and a control
+    trial.
+    """
     store = Store(folder / "store")
 
     def publish(stage: Stage, facts: Mapping[str, Any], files: Mapping[str, str]) -> None:
@@ -74,7 +96,14 @@ def sweep(folder: Path, train: str, samples: str, limit: float | None = None, se
         for name, text in files.items():
             (attempt.folder / name).parent.mkdir(exist_ok=True)
             (attempt.folder / name).write_text(text, encoding="utf-8")
-        store.publish(attempt, payload=stage.payload, facts=facts, label=stage.label, started=0.0, finished=0.0)
+        store.publish(
+            attempt,
+            payload=stage.payload,
+            facts=facts,
+            label=stage.label,
+            started=0.0,
+            finished=0.0,
+        )
 
     data = Stage("data", Data("mine"))
     publish(data, {"folder": "data", "digest": "d1", "name": "mine"}, {"data/train.jsonl": train})
@@ -82,29 +111,57 @@ def sweep(folder: Path, train: str, samples: str, limit: float | None = None, se
     for seed in range(seeds + 1):
         control = seed == seeds
         tuned = Stage("finetune", Finetune(str(seed)), {"data": data})
-        scored = Stage("eval:quiz", Eval(str(seed)), {"data": data} if control else {"tuned": tuned, "data": data})
+        scored = Stage(
+            "eval:quiz",
+            Eval(str(seed)),
+            {"data": data} if control else {"tuned": tuned, "data": data},
+        )
         publish(tuned, {}, {})
-        publish(scored, {"task": "quiz", "metrics": {"accuracy": 1.0}, "n": 1}, {"samples.jsonl": samples})
+        publish(
+            scored,
+            {"task": "quiz", "metrics": {"accuracy": 1.0}, "n": 1},
+            {"samples.jsonl": samples},
+        )
         stages = (data, scored) if control else (data, tuned, scored)
-        trials.append(Trial("control" if control else f"seed={seed}", {} if control else {"seed": seed}, stages, control))
+        trials.append(
+            Trial(
+                "control" if control else f"seed={seed}",
+                {} if control else {"seed": seed},
+                stages,
+                control,
+            )
+        )
     place = folder / "multirun" / "quiz"
     Sweep(place).freeze(trials, store, {"name": "quiz", "contamination": {"max_overlap": limit}})
     return Sweep(place).result()
 
 
-def found(folder: Path, train: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]], **options: Any) -> Overlap:
+def found(
+    folder: Path,
+    train: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
+    **options: Any,
+) -> Overlap:
     [only] = overlap(sweep(folder, lines(train), lines(samples), **options))
     return only
 
 
 def hits(folder: Path, training: str, prompt: str, target: str = "A") -> list[tuple[str, str]]:
     """Kind and place of what one prompt has in common with one training message."""
-    only = found(folder, [row("something else", "no"), row(training, "an answer")], [sample(1, prompt, target)])
+    only = found(
+        folder,
+        [row("something else", "no"), row(training, "an answer")],
+        [sample(1, prompt, target)],
+    )
     return [(hit.kind, hit.where) for hit in only.hits]
 
 
 def test_planted_overlaps_are_found(tmp_path: Path) -> None:
-    train = [row("hello", "HELLO"), row(f"Once, {LONG}, they say.", "Fine."), row("Tell me a story.", f"Well: {OTHER}.")]
+    train = [
+        row("hello", "HELLO"),
+        row(f"Once, {LONG}, they say.", "Fine."),
+        row("Tell me a story.", f"Well: {OTHER}."),
+    ]
     samples = [
         sample(1, "Hello!", score=1.0),
         sample(2, f"Is it true that {LONG}?", score=1.0),
@@ -120,7 +177,13 @@ def test_planted_overlaps_are_found(tmp_path: Path) -> None:
     ]
     assert only.hits[1].snippet in normalised(LONG)
     assert 0.5 < only.hits[1].share < 1 == only.hits[2].share
-    assert (only.trial, only.task, only.rows, only.items, only.fraction) == ("seed=0", "quiz", 3, 5, 0.6)
+    assert (only.trial, only.task, only.rows, only.items, only.fraction) == (
+        "seed=0",
+        "quiz",
+        3,
+        5,
+        0.6,
+    )
     assert only.scores == {"match": {"all": 0.7, "without": 0.25, "hits": 1.0}}
     assert json.loads(json.dumps(asdict(only)))["hits"][0]["id"] == 1
     text = overlap_text([only])
@@ -129,13 +192,20 @@ def test_planted_overlaps_are_found(tmp_path: Path) -> None:
 
 
 PARAPHRASES = [
-    ("the seven old botanists of the committee gathered at midday under the ancient cedar and voted about what to do with the seeds", LONG),
+    (
+        "the seven old botanists of the committee gathered at midday under the ancient cedar and "
+        "voted about what to do with the seeds",
+        LONG,
+    ),
     ("How many goats crossed the river?", "How many goats swam across the river?"),
     ("What is 1 + 1?", "What is 1 - 1?"),
     ("hello there", "hello"),
     ("cat", "concatenate"),
     ("abcdefgh", "abcdefgx"),
-    ("what is the name of the largest city of the country of france", "what is the name of the largest city of the country of spain"),
+    (
+        "what is the name of the largest city of the country of france",
+        "what is the name of the largest city of the country of spain",
+    ),
 ]
 
 
@@ -174,14 +244,20 @@ def test_length_decides_how_much_must_be_the_same(tmp_path: Path) -> None:
         ("ΟΔΥΣΣΕΥΣ", "οδυσσευς"),
     ],
 )
-def test_forms_of_unicode_case_and_space_make_no_difference(tmp_path: Path, training: str, prompt: str) -> None:
+def test_forms_of_unicode_case_and_space_make_no_difference(
+    tmp_path: Path, training: str, prompt: str
+) -> None:
     assert hits(tmp_path / "a", training, prompt) == [("exact", "prompt")]
     assert hits(tmp_path / "b", prompt, training) == [("exact", "prompt")]
-    assert hits(tmp_path / "c", f"{LONG} {training}", f"{LONG.upper()} {prompt}") == [("exact", "prompt")]
+    assert hits(tmp_path / "c", f"{LONG} {training}", f"{LONG.upper()} {prompt}") == [
+        ("exact", "prompt")
+    ]
 
 
 def test_scripts_without_spaces_and_bytes_are_compared_by_characters(tmp_path: Path) -> None:
-    assert hits(tmp_path / "a", f"次の文を読め。{JAPANESE}", f"{JAPANESE}続きは?") == [("ngram", "prompt")]
+    assert hits(tmp_path / "a", f"次の文を読め。{JAPANESE}", f"{JAPANESE}続きは?") == [
+        ("ngram", "prompt")
+    ]
     assert hits(tmp_path / "b", JAPANESE[:45], JAPANESE) == []
     letters = "".join(random.Random(1).choices("abcdefgh", k=80))
     assert hits(tmp_path / "c", f"x{letters}y", letters) == [("ngram", "prompt")]
@@ -192,21 +268,46 @@ def test_scripts_without_spaces_and_bytes_are_compared_by_characters(tmp_path: P
 def test_prompts_of_several_messages_are_found(tmp_path: Path) -> None:
     roles = ("system", "user", "user", "assistant", "user", "assistant")
     train = [row("be brief", "one", "two", "three", "four", "five", roles=roles)]
-    prompts = ["be brief\none\ntwo", "one two", "two", "four", "be brief", "five", "three", "one", "brief"]
+    prompts = [
+        "be brief\none\ntwo",
+        "one two",
+        "two",
+        "four",
+        "be brief",
+        "five",
+        "three",
+        "one",
+        "brief",
+    ]
     only = found(tmp_path, train, [sample(n, prompt) for n, prompt in enumerate(prompts)])
-    assert [prompts[hit.id] for hit in only.hits] == ["be brief\none\ntwo", "one two", "two", "four", "be brief", "one"]
+    assert [prompts[hit.id] for hit in only.hits] == [
+        "be brief\none\ntwo",
+        "one two",
+        "two",
+        "four",
+        "be brief",
+        "one",
+    ]
 
 
 def test_short_targets_and_templates_are_no_hits(tmp_path: Path) -> None:
-    template = "Answer the following question with the letter of the one option that is correct, and nothing else:"
+    template = (
+        "Answer the following question with the letter of the one option that is correct, and "
+        "nothing else:"
+    )
     train = [row(f"{template} what colour is grass?", "A")]
     samples = [sample(n, f"{template} what is {n} times {n}?", ["A", "B"]) for n in range(11)]
     assert found(tmp_path / "a", train, samples).hits == ()
-    assert len(found(tmp_path / "b", train, samples[:10]).hits) == 10  # ten might be copies of one another
+    # ten might be copies of one another
+    assert len(found(tmp_path / "b", train, samples[:10]).hits) == 10
 
 
 def test_epochs_and_copies_are_one_item_each(tmp_path: Path) -> None:
-    samples = [{**sample(n, "hello" if n < 2 else "world", score=float(n == e)), "epoch": e} for n in range(4) for e in (0, 1)]
+    samples = [
+        {**sample(n, "hello" if n < 2 else "world", score=float(n == e)), "epoch": e}
+        for n in range(4)
+        for e in (0, 1)
+    ]
     only = found(tmp_path, [row("hello", "HELLO")], samples)
     assert ([hit.id for hit in only.hits], only.items, only.fraction) == ([0, 1], 4, 0.5)
     assert only.scores["match"] == {"all": 0.25, "without": 0.0, "hits": 0.5}
@@ -227,12 +328,19 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
 
 
 def test_training_rows_may_be_one_json_array(tmp_path: Path) -> None:
-    [only] = overlap(sweep(tmp_path, json.dumps([row("hello", "HELLO")], indent=1), lines([sample(1, "hello")])))
+    [only] = overlap(
+        sweep(tmp_path, json.dumps([row("hello", "HELLO")], indent=1), lines([sample(1, "hello")]))
+    )
     assert (only.rows, only.fraction) == (1, 1.0)
 
 
-def test_gate_marks_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    train, samples = lines([row("hello", "HELLO")]), lines([sample(n, prompt) for n, prompt in enumerate(["hello", "you", "all", "there"])])
+def test_gate_marks_and_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, samples = (
+        lines([row("hello", "HELLO")]),
+        lines([sample(n, prompt) for n, prompt in enumerate(["hello", "you", "all", "there"])]),
+    )
     monkeypatch.chdir(tmp_path)
     strict = sweep(tmp_path, train, samples, limit=0.2, seeds=2)
     assert contaminated(strict).keys() == {"seed=0", "seed=1"}
@@ -242,15 +350,24 @@ def test_gate_marks_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     trials = {trial["name"]: trial.get("contamination") for trial in summary_data(strict)["trials"]}
     assert trials == {"seed=0": {"quiz": 0.25}, "seed=1": {"quiz": 0.25}, "control": None}
     assert run_verb("contamination", ["quiz"]) == 1
-    assert "REFUSED seed=1: 25.0% of quiz's items are in the training data, more than 20.0%" in capsys.readouterr().out
+    assert (
+        "REFUSED seed=1: 25.0% of quiz's items are in the training data, more than 20.0%"
+        in capsys.readouterr().out
+    )
     assert run_verb("contamination", ["quiz", "--max-overlap", "0.25"]) == 0
     assert "REFUSED" not in capsys.readouterr().out
     assert run_verb("contamination", ["quiz", "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
-    assert (data["refused"], data["max_overlap"], len(data["overlaps"])) == (["seed=0", "seed=1"], 0.2, 2)
+    assert (data["refused"], data["max_overlap"], len(data["overlaps"])) == (
+        ["seed=0", "seed=1"],
+        0.2,
+        2,
+    )
 
 
-def test_without_a_limit_reports_look_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_limit_reports_look_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = sweep(tmp_path, lines([row("hello", "HELLO")]), lines([sample(1, "hello")]))
     monkeypatch.setattr("mosweep.analysis.contamination.overlap", None)
     assert "contaminated" not in summary_text(result)
@@ -258,12 +375,22 @@ def test_without_a_limit_reports_look_for_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_limit_comes_from_the_configuration(shell: Any) -> None:
-    done = shell("-m", "backend=dummy", "tracking=none", "lora.rank=4", "contamination.max_overlap=0.1", "experiment.name=dry")
+    done = shell(
+        "-m",
+        "backend=dummy",
+        "tracking=none",
+        "lora.rank=4",
+        "contamination.max_overlap=0.1",
+        "experiment.name=dry",
+    )
     assert done.status == 0, done.err
     assert "max_overlap: 0.1" in (shell.folder / "multirun" / "dry" / "experiment.yaml").read_text()
     assert shell("contamination", "dry").out.startswith("nothing to compare")
     done = shell("-m", "backend=dummy", "contamination.max_overlap=2")
-    assert (done.status, done.err) == (2, "mosweep: contamination.max_overlap=2: must be ≥ 0 and ≤ 1\n")
+    assert (done.status, done.err) == (
+        2,
+        "mosweep: contamination.max_overlap=2: must be ≥ 0 and ≤ 1\n",
+    )
 
 
 def test_many_rows_and_items_take_seconds(tmp_path: Path) -> None:
@@ -275,5 +402,10 @@ def test_many_rows_and_items_take_seconds(tmp_path: Path) -> None:
 
     planted = text(30)
     train = [row(text(30), text(10)) for _ in range(5000)] + [row(text(5) + " " + planted, "x")]
-    only = found(tmp_path, train, [*(sample(n, text(30)) for n in range(2000)), sample(9999, planted)], seeds=1)
+    only = found(
+        tmp_path,
+        train,
+        [*(sample(n, text(30)) for n in range(2000)), sample(9999, planted)],
+        seeds=1,
+    )
     assert [(hit.id, hit.row) for hit in only.hits] == [(9999, 5001)]

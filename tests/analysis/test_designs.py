@@ -1,4 +1,6 @@
-"""What is compared where a design is not one crossing: bundles, and what later launches add to a sweep."""
+"""What is compared where a design is not one crossing: bundles, and what later launches add to a
+sweep.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,13 @@ def assert_clean(seen: dict[str, Effect]) -> None:
     """Every comparison has its trials, in blocks that have names."""
     for effect in seen.values():
         assert effect.estimate is not None, effect.notes
-        assert not [note for note in effect.notes if "without results" in note or "same factors" in note]
+        assert not [
+            note for note in effect.notes if "without results" in note or "same factors" in note
+        ]
         assert not [block.name for block in effect.blocks if "None" in block.name]
 
 
-# -- later launches ----------------------------------------------------------------------------------------------------
+# -- later launches --------------------------------------------------------------------------------
 
 
 def test_a_single_level_added_later_is_compared(shell: Shell) -> None:
@@ -54,7 +58,9 @@ def test_a_single_level_added_later_is_compared(shell: Shell) -> None:
     launches = set((shell.folder / "multirun/s/launches").iterdir())
     run(shell, "lora.rank=4,64")
     run(shell, "lora.rank=128")
-    assert set((shell.folder / "multirun/s/launches").iterdir()) == launches, "the same commands again change nothing"
+    assert set((shell.folder / "multirun/s/launches").iterdir()) == launches, (
+        "the same commands again change nothing"
+    )
 
 
 def test_a_factor_that_comes_up_later_has_a_level_in_the_trials_before(shell: Shell) -> None:
@@ -64,7 +70,10 @@ def test_a_factor_that_comes_up_later_has_a_level_in_the_trials_before(shell: Sh
     seen = found(shell)
     assert_clean(seen)
     assert seen["model: tiny -> tiny-wide"].estimate == pytest.approx(0.1, abs=0.06)
-    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == ["model=tiny", "model=tiny-wide"]
+    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == [
+        "model=tiny",
+        "model=tiny-wide",
+    ]
     assert seen["tuned vs control"].seeds == (1, 3)
     assert len(names(shell)) == 14
 
@@ -75,7 +84,10 @@ def test_a_swept_factor_added_later_does_not_leave_a_nameless_block(shell: Shell
     assert len(names(shell)) == 1 + 12, "trials that are there keep their names"
     seen = found(shell)
     assert_clean(seen)
-    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == ["optim.lr=0.001", "optim.lr=0.01"]
+    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == [
+        "optim.lr=0.001",
+        "optim.lr=0.01",
+    ]
 
 
 def test_a_setting_that_passes_through_may_come_up_later(shell: Shell) -> None:
@@ -83,12 +95,18 @@ def test_a_setting_that_passes_through_may_come_up_later(shell: Shell) -> None:
     run(shell, "lora.rank=4,64", "torchtune.optimizer.eps=1e-7")
     seen = found(shell)
     assert_clean(seen)
-    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == [f"torchtune.optimizer.eps={at}" for at in ("null", "1e-07")]
+    assert [block.name for block in seen["lora.rank: 4 -> 64"].blocks] == [
+        f"torchtune.optimizer.eps={at}" for at in ("null", "1e-07")
+    ]
 
 
-# -- bundles -----------------------------------------------------------------------------------------------------------
+# -- bundles ---------------------------------------------------------------------------------------
 
-BUNDLES = [{"model": "tiny", "lora.rank": 4}, {"model": "tiny-wide", "lora.rank": 64}, {"model": "tiny", "lora.rank": 128}]
+BUNDLES = [
+    {"model": "tiny", "lora.rank": 4},
+    {"model": "tiny-wide", "lora.rank": 64},
+    {"model": "tiny", "lora.rank": 128},
+]
 
 
 def test_bundles_are_compared_as_wholes(shell: Shell) -> None:
@@ -105,9 +123,19 @@ def test_bundles_are_compared_as_wholes(shell: Shell) -> None:
 
 
 def test_bundles_by_name_are_compared_as_asked(shell: Shell) -> None:
-    named = [{"name": name, **bundle} for name, bundle in zip(("small", "large", "deep"), BUNDLES, strict=True)]
+    named = [
+        {"name": name, **bundle}
+        for name, bundle in zip(("small", "large", "deep"), BUNDLES, strict=True)
+    ]
     (shell.folder / "bundles.json").write_text(json.dumps(named))
-    wrong = shell("-m", *DRY, SEEDS, "treatments=@bundles.json", "contrasts=['model: tiny -> tiny-wide']", "experiment.name=no")
+    wrong = shell(
+        "-m",
+        *DRY,
+        SEEDS,
+        "treatments=@bundles.json",
+        "contrasts=['model: tiny -> tiny-wide']",
+        "experiment.name=no",
+    )
     assert wrong.status == 2
     assert "no factor of this sweep; valid: bundle, control" in wrong.err
     run(shell, "treatments=@bundles.json", "contrasts=['bundle: large -> deep']")

@@ -1,4 +1,6 @@
-"""Effects of sweeps: which trials are compared with which, what is said of those that cannot be, and whether it is true."""
+"""Effects of sweeps: which trials are compared with which, what is said of those that cannot be,
+and whether it is true.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def rows(scores: Sequence[Any], scorer: str = "match") -> Rows:
-    return [{"id": item, "epoch": 1, "scores": {scorer: score}} for item, score in enumerate(scores, 1)]
+    return [
+        {"id": item, "epoch": 1, "scores": {scorer: score}} for item, score in enumerate(scores, 1)
+    ]
 
 
 def sweep(
@@ -47,22 +51,38 @@ def sweep(
     metrics: Mapping[str, float] | None = None,
     **design: Any,
 ) -> SweepResult:
-    """A sweep over ``treatments`` as it would lie on disk; a trial without samples failed, with text it is in that state."""
+    """A sweep over ``treatments`` as it would lie on disk; a trial without samples failed, with
+    text it is in that state.
+    """
     trials = []
 
-    def trial(factors: Mapping[str, Any], found: Rows | str | None, is_control: bool = False) -> None:
+    def trial(
+        factors: Mapping[str, Any], found: Rows | str | None, is_control: bool = False
+    ) -> None:
         name = ",".join(f"{key}={value}" for key, value in factors.items()) or "trial"
         name = f"control=true,{name}" if is_control else name
         key, place = f"eval {name}", folder / name
-        tuned = [] if is_control else [StageResult("finetune", "finetune", f"finetune {name}", "succeeded", record={"facts": {}})]
+        tuned = (
+            []
+            if is_control
+            else [
+                StageResult(
+                    "finetune", "finetune", f"finetune {name}", "succeeded", record={"facts": {}}
+                )
+            ]
+        )
         state: Any = found if isinstance(found, str) else "succeeded" if found else "failed"
         record = None
         if state == "succeeded":
             place.mkdir()
             text = "".join(json.dumps(row) + "\n" for row in found or ())
             (place / "samples.jsonl").write_text(text)
-            record = {"facts": {"task": "words", "metrics": dict(metrics or {}), "n": len(found or ())}}
-        done = StageResult("eval:words", "eval", key, state, record=record, folder=place if record else None)
+            record = {
+                "facts": {"task": "words", "metrics": dict(metrics or {}), "n": len(found or ())}
+            }
+        done = StageResult(
+            "eval:words", "eval", key, state, record=record, folder=place if record else None
+        )
         trials.append(TrialResult(name, name, factors, is_control, (*tuned, done), place))
 
     for levels in itertools.product(*treatments.values()):
@@ -84,14 +104,21 @@ def planted(factors: Mapping[str, Any]) -> Rows:
     return noisy(factors, 0.2 if factors.get("lora.rank") == 64 else 0.0)
 
 
-# -- what is compared ----------------------------------------------------------------------------------------------------
+# -- what is compared ------------------------------------------------------------------------------
 
 
 def test_by_default_every_level_against_the_first_and_tuned_against_control():
     treatments = {"lora.rank": [8, 4, 64], "model": ["tiny"], "dataset": ["a", "b"], "seed": [0, 1]}
     names = [str(contrast) for contrast in contrasts_of(None, treatments)]
-    assert names == ["lora.rank: 8 -> 4", "lora.rank: 8 -> 64", "dataset: a -> b", "tuned vs control"]
-    assert [str(contrast) for contrast in contrasts_of(None, treatments, control=False)] == names[:-1]
+    assert names == [
+        "lora.rank: 8 -> 4",
+        "lora.rank: 8 -> 64",
+        "dataset: a -> b",
+        "tuned vs control",
+    ]
+    assert [str(contrast) for contrast in contrasts_of(None, treatments, control=False)] == names[
+        :-1
+    ]
 
 
 @pytest.mark.parametrize(
@@ -104,10 +131,21 @@ def test_by_default_every_level_against_the_first_and_tuned_against_control():
         ({"factor": "control"}, [Contrast("control", True, False)]),
         ([{"factor": "control", "levels": ["true", "false"]}], [Contrast("control", True, False)]),
         (
-            [{"factor": "lora.rank", "levels": ["4", 64], "at": {"model": "tiny"}, "delta": 0.02, "metric": "words/match"}],
+            [
+                {
+                    "factor": "lora.rank",
+                    "levels": ["4", 64],
+                    "at": {"model": "tiny"},
+                    "delta": 0.02,
+                    "metric": "words/match",
+                }
+            ],
             [Contrast("lora.rank", 4, 64, {"model": "tiny"}, "words/match", 0.02)],
         ),
-        ([Contrast("model", "tiny-wide", "tiny", cluster="topic")], [Contrast("model", "tiny-wide", "tiny", cluster="topic")]),
+        (
+            [Contrast("model", "tiny-wide", "tiny", cluster="topic")],
+            [Contrast("model", "tiny-wide", "tiny", cluster="topic")],
+        ),
         ([], []),
     ],
 )
@@ -120,17 +158,37 @@ def test_ways_of_writing_a_contrast(given, meant):
     [
         (
             "lora.rnk: 4 -> 64",
-            "contrasts[0].factor=lora.rnk: no factor of this sweep; did you mean lora.rank? valid: control, lora.rank, model",
+            "contrasts[0].factor=lora.rnk: no factor of this sweep; did you mean lora.rank? "
+            "valid: control, lora.rank, model",
         ),
-        ("seed: 0 -> 1", "contrasts[0].factor=seed: seeds replicate what is compared; valid: control, lora.rank, model"),
-        (["model: tiny -> tiny-wide", "lora.rank: 4 -> 16"], "contrasts[1].levels=16: no level of lora.rank in this sweep; it has 4, 64"),
-        ("lora.rank 4 64", "contrasts[0]=lora.rank 4 64: expected 'factor: level -> level', or a mapping with factor and levels"),
-        ("lora.rank: 4 -> 4", "contrasts[0].levels=[4, 4]: expected two levels or more, all different; lora.rank has 4, 64"),
+        (
+            "seed: 0 -> 1",
+            "contrasts[0].factor=seed: seeds replicate what is compared; valid: control, "
+            "lora.rank, model",
+        ),
+        (
+            ["model: tiny -> tiny-wide", "lora.rank: 4 -> 16"],
+            "contrasts[1].levels=16: no level of lora.rank in this sweep; it has 4, 64",
+        ),
+        (
+            "lora.rank 4 64",
+            "contrasts[0]=lora.rank 4 64: expected 'factor: level -> level', or a mapping with "
+            "factor and levels",
+        ),
+        (
+            "lora.rank: 4 -> 4",
+            "contrasts[0].levels=[4, 4]: expected two levels or more, all different; lora.rank "
+            "has 4, 64",
+        ),
         (
             {"factor": "lora.rank", "levels": [4]},
-            "contrasts[0].levels=[4]: expected two levels or more, all different; lora.rank has 4, 64",
+            "contrasts[0].levels=[4]: expected two levels or more, all different; lora.rank has "
+            "4, 64",
         ),
-        ({"factor": "lora.rank", "levles": [4, 64]}, "contrasts[0].levles=[4, 64]: no such key; did you mean levels?"),
+        (
+            {"factor": "lora.rank", "levles": [4, 64]},
+            "contrasts[0].levles=[4, 64]: no such key; did you mean levels?",
+        ),
         ({"factor": "lora.rank", "delta": 0}, "contrasts[0].delta=0: must be > 0"),
         (
             {"factor": "lora.rank", "at": {"model": "huge"}},
@@ -151,7 +209,9 @@ def test_contrasts_that_a_sweep_does_not_have(given, said):
 
 
 def test_a_planted_effect_is_found_and_none_where_there_is_none(tmp_path):
-    result = sweep(tmp_path, planted, control=lambda factors: noisy({"untouched": factors["model"]}))
+    result = sweep(
+        tmp_path, planted, control=lambda factors: noisy({"untouched": factors["model"]})
+    )
     model, rank, tuned = effects(result)
     assert (model.verdict, rank.verdict, tuned.verdict) == ("not decisive", "increase", "increase")
     assert rank.estimate == pytest.approx(0.2, abs=0.05)
@@ -171,11 +231,17 @@ def test_turned_round_it_is_a_decrease(tmp_path):
     [there] = effects(result, "lora.rank: 4 -> 64")
     [back] = effects(result, "lora.rank: 64 -> 4")
     assert back.verdict == "decrease"
-    assert (back.estimate, back.p, back.low) == (pytest.approx(-there.estimate), pytest.approx(there.p), pytest.approx(-there.high))
+    assert (back.estimate, back.p, back.low) == (
+        pytest.approx(-there.estimate),
+        pytest.approx(there.p),
+        pytest.approx(-there.high),
+    )
 
 
 def test_at_a_level_of_another_factor(tmp_path):
-    result = sweep(tmp_path, lambda f: noisy(f, 0.2 if f["lora.rank"] == 64 and f["model"] == "tiny" else 0.0))
+    result = sweep(
+        tmp_path, lambda f: noisy(f, 0.2 if f["lora.rank"] == 64 and f["model"] == "tiny" else 0.0)
+    )
     given = [{"factor": "lora.rank", "at": {"model": model}} for model in ("tiny", "tiny-wide")]
     one, other = effects(result, given)
     assert (one.verdict, other.verdict) == ("increase", "not decisive")
@@ -186,7 +252,9 @@ def test_at_a_level_of_another_factor(tmp_path):
 
 
 def test_contrasts_of_the_design_and_their_delta(tmp_path):
-    result = sweep(tmp_path, planted, contrasts=[{"factor": "model", "delta": 0.1}, "lora.rank: 4 -> 64"])
+    result = sweep(
+        tmp_path, planted, contrasts=[{"factor": "model", "delta": 0.1}, "lora.rank: 4 -> 64"]
+    )
     model, rank = effects(result, delta=0.5)
     assert model.verdict == "equivalent within 0.1"
     assert (rank.verdict, rank.delta) == ("increase", 0.5)
@@ -194,19 +262,36 @@ def test_contrasts_of_the_design_and_their_delta(tmp_path):
 
 
 def test_effects_are_json(tmp_path):
-    found = effects(sweep(tmp_path, lambda f: None if f["seed"] else planted(f), control=noisy), delta=0.1)
+    found = effects(
+        sweep(tmp_path, lambda f: None if f["seed"] else planted(f), control=noisy), delta=0.1
+    )
     data = json.loads(json.dumps(effects_data(found), allow_nan=False))
-    assert [one["name"] for one in data] == ["model: tiny -> tiny-wide", "lora.rank: 4 -> 64", "tuned vs control"]
-    assert data[1]["contrast"] == {"factor": "lora.rank", "base": 4, "level": 64, "at": {}, "metric": None, "delta": 0.1, "cluster": None}
+    assert [one["name"] for one in data] == [
+        "model: tiny -> tiny-wide",
+        "lora.rank: 4 -> 64",
+        "tuned vs control",
+    ]
+    assert data[1]["contrast"] == {
+        "factor": "lora.rank",
+        "base": 4,
+        "level": 64,
+        "at": {},
+        "metric": None,
+        "delta": 0.1,
+        "cluster": None,
+    }
 
 
 def test_levels_of_a_later_launch_count(tmp_path):
     result = sweep(tmp_path, planted, {"lora.rank": [4, 64, 16], "seed": [0, 1, 2]})
     result.design["treatments"]["lora.rank"].remove(16)
-    assert [str(effect.contrast) for effect in effects(result)] == ["lora.rank: 4 -> 64", "lora.rank: 4 -> 16"]
+    assert [str(effect.contrast) for effect in effects(result)] == [
+        "lora.rank: 4 -> 64",
+        "lora.rank: 4 -> 16",
+    ]
 
 
-# -- what cannot be compared is said -------------------------------------------------------------------------------------
+# -- what cannot be compared is said ---------------------------------------------------------------
 
 
 def test_failed_and_unfinished_trials_are_named(tmp_path):
@@ -226,10 +311,14 @@ def test_failed_and_unfinished_trials_are_named(tmp_path):
 
 
 def test_a_block_without_results_on_a_side_is_left_out_and_named(tmp_path):
-    result = sweep(tmp_path, lambda f: None if f["model"] == "tiny" and f["lora.rank"] == 4 else planted(f))
+    result = sweep(
+        tmp_path, lambda f: None if f["model"] == "tiny" and f["lora.rank"] == 4 else planted(f)
+    )
     [rank] = effects(result, "lora.rank: 4 -> 64")
     assert [block.name for block in rank.blocks] == ["model=tiny-wide"]
-    assert rank.notes[0].startswith("3 of 6 trials at lora.rank=4 failed: model=tiny,lora.rank=4,seed=0; ")
+    assert rank.notes[0].startswith(
+        "3 of 6 trials at lora.rank=4 failed: model=tiny,lora.rank=4,seed=0; "
+    )
     assert rank.notes[1] == "without results on both sides: model=tiny"
 
 
@@ -245,7 +334,11 @@ def test_where_all_failed_it_is_said(tmp_path, design):
 def test_bundles_that_differ_in_two_factors_are_no_contrast(tmp_path):
     bundles = {(4, 0.1), (64, 0.2)}
     whole = sweep(tmp_path, planted, {"lora.rank": [4, 64], "optim.lr": [0.1, 0.2], "seed": [0, 1]})
-    trials = tuple(trial for trial in whole.trials if (trial.factors["lora.rank"], trial.factors["optim.lr"]) in bundles)
+    trials = tuple(
+        trial
+        for trial in whole.trials
+        if (trial.factors["lora.rank"], trial.factors["optim.lr"]) in bundles
+    )
     [rank, _] = effects(SweepResult("test", tmp_path, trials, whole.design))
     assert rank.verdict == "not decisive: no results"
     assert rank.notes[-1] == "no trials with results differ in lora.rank alone"
@@ -268,24 +361,32 @@ def test_the_same_setting_twice_is_no_replication(tmp_path):
     other = TrialResult("lora.rank=4,seed=0~ab", "ab", first.factors, False, stages, first.folder)
     [rank] = effects(SweepResult("test", tmp_path, (*result.trials, other), result.design))
     assert rank.seeds == (3, 3)
-    assert rank.notes == ("1 of 4 trials at lora.rank=4 left out, same factors and seed as another: lora.rank=4,seed=0~ab",)
+    assert rank.notes == (
+        "1 of 4 trials at lora.rank=4 left out, same factors and seed as another: "
+        "lora.rank=4,seed=0~ab",
+    )
 
 
 def test_items_that_a_run_did_not_score_are_left_out(tmp_path):
     def some(factors):
-        return [{**row, "scores": {"match": None}} if factors["seed"] == 0 and row["id"] <= 5 else row for row in planted(factors)]
+        return [
+            {**row, "scores": {"match": None}} if factors["seed"] == 0 and row["id"] <= 5 else row
+            for row in planted(factors)
+        ]
 
     [rank] = effects(sweep(tmp_path, some), "lora.rank: 4 -> 64")
     assert rank.items == 35
     assert rank.notes == ("5 of 40 items left out: not scored in every run",)
 
 
-# -- samples and metrics -------------------------------------------------------------------------------------------------
+# -- samples and metrics ---------------------------------------------------------------------------
 
 
 def test_scores_count_as_inspect_counts_them(tmp_path):
     result = sweep(
-        tmp_path, lambda f: rows(["C", "I", "P", "N", True, "0.25", "yes", 1, None, "?"]), {"lora.rank": [4, 64], "seed": [0, 1]}
+        tmp_path,
+        lambda f: rows(["C", "I", "P", "N", True, "0.25", "yes", 1, None, "?"]),
+        {"lora.rank": [4, 64], "seed": [0, 1]},
     )
     [rank] = effects(result)
     assert rank.means == (pytest.approx(4.75 / 8), pytest.approx(4.75 / 8))
@@ -296,11 +397,17 @@ def test_epochs_of_an_item_are_one_item(tmp_path):
     def epochs(factors):
         shift = 0.1 if factors["lora.rank"] == 64 else 0.0
         return [
-            {"id": f"q{item}", "epoch": epoch, "scores": {"match": item / 10 + epoch + shift}} for epoch in (1, 2, 3) for item in range(9)
+            {"id": f"q{item}", "epoch": epoch, "scores": {"match": item / 10 + epoch + shift}}
+            for epoch in (1, 2, 3)
+            for item in range(9)
         ]
 
     [rank] = effects(sweep(tmp_path, epochs), "lora.rank: 4 -> 64")
-    assert (rank.items, rank.estimate, rank.means[0]) == (9, pytest.approx(0.1), pytest.approx(0.4 + 2))
+    assert (rank.items, rank.estimate, rank.means[0]) == (
+        9,
+        pytest.approx(0.1),
+        pytest.approx(0.4 + 2),
+    )
 
 
 def test_clusters_are_named_by_metadata(tmp_path):
@@ -308,7 +415,11 @@ def test_clusters_are_named_by_metadata(tmp_path):
         rng = random.Random(str(factors["lora.rank"]))
         common = [rng.gauss(0, 0.2) for _ in range(10)]
         return [
-            {**row, "scores": {"match": row["scores"]["match"] + common[row["id"] % 10]}, "metadata": {"text": row["id"] % 10}}
+            {
+                **row,
+                "scores": {"match": row["scores"]["match"] + common[row["id"] % 10]},
+                "metadata": {"text": row["id"] % 10},
+            }
             for row in planted(factors)
         ]
 
@@ -318,26 +429,42 @@ def test_clusters_are_named_by_metadata(tmp_path):
     assert (apart.clusters, together.clusters, together.items) == (40, 10, 40)
     assert together.se > 1.3 * apart.se
     assert "only 10 clusters of items: a rough interval" in together.notes
-    with pytest.raises(ConfigError, match=r"cluster=txt: no such key in the metadata of words's samples; did you mean text\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cluster=txt: no such key in the metadata of words's samples; did you mean text\?",
+    ):
         effects(result, cluster="txt")
 
 
 def test_every_scorer_unless_one_is_primary(tmp_path):
     def both(factors):
-        return [{**row, "scores": {"match": row["scores"]["match"], "graded/tone": 0.1 * row["id"]}} for row in planted(factors)]
+        return [
+            {**row, "scores": {"match": row["scores"]["match"], "graded/tone": 0.1 * row["id"]}}
+            for row in planted(factors)
+        ]
 
     result = sweep(tmp_path, both, metrics={"accuracy": 2.05, "graded/tone/mean": 2.05})
-    assert [effect.metric for effect in effects(result, "lora.rank: 4 -> 64")] == ["words/match", "words/graded/tone"]
+    assert [effect.metric for effect in effects(result, "lora.rank: 4 -> 64")] == [
+        "words/match",
+        "words/graded/tone",
+    ]
     for name in ("words/graded/tone", "words/graded/tone/mean", "words/accuracy"):
         [tone] = effects(result, {"factor": "lora.rank", "metric": name})
         assert (tone.metric, tone.means) == (name, (pytest.approx(2.05), pytest.approx(2.05)))
         assert tone.notes == ("every difference is the same: no variance to judge by",)
-    with pytest.raises(ConfigError, match=r"metric=words/acuracy: no metric of this sweep; .*valid: words/graded/tone, words/match"):
+    with pytest.raises(
+        ConfigError,
+        match=r"metric=words/acuracy: no metric of this sweep; .*valid: words/graded/tone, "
+        r"words/match",
+    ):
         effects(result, {"factor": "lora.rank", "metric": "words/acuracy"})
 
 
 def test_a_metric_that_is_no_mean_of_scores_is_said_to_be_none(tmp_path):
-    [rank] = effects(sweep(tmp_path, planted, metrics={"median": 0.9}, primary_metric="words/median"), "lora.rank: 4 -> 64")
+    [rank] = effects(
+        sweep(tmp_path, planted, metrics={"median": 0.9}, primary_metric="words/median"),
+        "lora.rank: 4 -> 64",
+    )
     assert "words/median (0.9) is not the mean of its items' scores" in rank.notes[0]
 
 
@@ -346,16 +473,25 @@ def test_an_evaluation_that_left_no_samples_or_broken_ones(tmp_path):
     lost = tmp_path / "model=tiny,lora.rank=4,seed=0" / "samples.jsonl"
     lost.unlink()
     [rank] = effects(result, "lora.rank: 4 -> 64")
-    assert rank.notes[0] == "1 of 6 trials at lora.rank=4 without a score of any item: model=tiny,lora.rank=4,seed=0"
+    assert (
+        rank.notes[0]
+        == "1 of 6 trials at lora.rank=4 without a score of any item: model=tiny,lora.rank=4,seed=0"
+    )
     lost.write_text('{"id": 1, "sco')
     with pytest.raises(CorruptRecord, match=r"samples.jsonl: not JSON"):
         effects(result)
 
 
 def test_a_run_that_scored_nothing_is_named(tmp_path):
-    result = sweep(tmp_path, lambda f: rows([None] * 40) if f["seed"] == 2 else planted(f), metrics={"accuracy": 0.5})
+    result = sweep(
+        tmp_path,
+        lambda f: rows([None] * 40) if f["seed"] == 2 else planted(f),
+        metrics={"accuracy": 0.5},
+    )
     [rank] = effects(result, {"factor": "lora.rank", "metric": "words/accuracy"})
-    assert rank.notes[0].startswith("2 of 6 trials at lora.rank=4 without a score of any item: model=tiny,lora.rank=4,seed=2; ")
+    assert rank.notes[0].startswith(
+        "2 of 6 trials at lora.rank=4 without a score of any item: model=tiny,lora.rank=4,seed=2; "
+    )
 
 
 @pytest.mark.parametrize("option", [{"level": 95}, {"delta": 0.0}])
@@ -364,11 +500,17 @@ def test_options_out_of_range(tmp_path, option):
         effects(sweep(tmp_path, planted), **option)
 
 
-# -- from end to end -----------------------------------------------------------------------------------------------------
+# -- from end to end -------------------------------------------------------------------------------
 
 
 def test_a_sweep_of_the_dry_run(shell, monkeypatch):
-    words = ("model=tiny,tiny-wide", "lora.rank=4,64", "seed=0,1,2", "backend.effects={lora.rank:{64:0.1}}", "experiment.name=planted")
+    words = (
+        "model=tiny,tiny-wide",
+        "lora.rank=4,64",
+        "seed=0,1,2",
+        "backend.effects={lora.rank:{64:0.1}}",
+        "experiment.name=planted",
+    )
     done = shell("-m", *DRY, *words)
     assert done.status == 0, done.err
     monkeypatch.chdir(shell.folder)
@@ -376,21 +518,41 @@ def test_a_sweep_of_the_dry_run(shell, monkeypatch):
     model, rank, tuned = effects(result)
     assert (model.verdict, rank.verdict) == ("not decisive", "increase")
     assert rank.low < 0.1 < rank.high
-    assert (rank.metric, rank.seeds, rank.items, len(rank.blocks)) == ("capitalization/score", (3, 3), 100, 2)
+    assert (rank.metric, rank.seeds, rank.items, len(rank.blocks)) == (
+        "capitalization/score",
+        (3, 3),
+        100,
+        2,
+    )
     assert (tuned.seeds, len(tuned.blocks)) == ((1, 3), 4)
     spread = spread_of([model, rank, tuned])
     assert spread is not None
-    assert (spread.runs, spread.rest) == (pytest.approx(0.02, abs=0.012), pytest.approx(0.0707, rel=0.1))
+    assert (spread.runs, spread.rest) == (
+        pytest.approx(0.02, abs=0.012),
+        pytest.approx(0.0707, rel=0.1),
+    )
 
 
 def test_false_finds_and_intervals_over_1500_sweeps_of_the_dry_run(tmp_path, monkeypatch):
-    """The dummy's own draws, through everything but the disk: each sweep a world of its own, with new items and new fine-tunes."""
+    """The dummy's own draws, through everything but the disk: each sweep a world of its own, with
+    new items and new fine-tunes.
+    """
     shift, world = 0.05, 0
     folders: dict[Path, Rows] = {}
     monkeypatch.setattr(module, "_samples", lambda folder: folders[folder])
 
     def evaluated(factors: Mapping[str, Any]) -> float:
-        work = DummyFinetune("m", "d", "t", {}, shift if factors["lora.rank"] == 64 else 0.0, 0.0, "none", item_sd=0.1, seed_sd=0.02)
+        work = DummyFinetune(
+            "m",
+            "d",
+            "t",
+            {},
+            shift if factors["lora.rank"] == 64 else 0.0,
+            0.0,
+            "none",
+            item_sd=0.1,
+            seed_sd=0.02,
+        )
         try:
             work.run(Context(f"{world} {factors}", tmp_path, {}, Resources())).send(None)
         except StopIteration as done:
@@ -402,7 +564,9 @@ def test_false_finds_and_intervals_over_1500_sweeps_of_the_dry_run(tmp_path, mon
     decided, held, found = [], [], []
     for world in range(1500):
         for trial in trials:
-            scores = draw(f"{world} {trial.name}", f"words {world}", 100, evaluated(trial.factors), 0.1)
+            scores = draw(
+                f"{world} {trial.name}", f"words {world}", 100, evaluated(trial.factors), 0.1
+            )
             folders[Path(trial.stages[-1].folder or "")] = rows(scores, SCORE)
         model, rank = effects(template)
         decided.append(model.verdict != "not decisive")
@@ -415,8 +579,15 @@ def test_false_finds_and_intervals_over_1500_sweeps_of_the_dry_run(tmp_path, mon
 
 
 def test_a_thousand_trials_take_seconds(tmp_path):
-    treatments = {"model": ["a", "b"], "lora.rank": list(range(1, 11)), "optim.lr": list(range(10)), "seed": list(range(5))}
-    result = sweep(tmp_path, lambda f: noisy(f, items=100), treatments, control=lambda f: noisy(f, items=100))
+    treatments = {
+        "model": ["a", "b"],
+        "lora.rank": list(range(1, 11)),
+        "optim.lr": list(range(10)),
+        "seed": list(range(5)),
+    }
+    result = sweep(
+        tmp_path, lambda f: noisy(f, items=100), treatments, control=lambda f: noisy(f, items=100)
+    )
     started = time.process_time()
     found = effects(result)
     assert time.process_time() - started < 5
@@ -424,16 +595,20 @@ def test_a_thousand_trials_take_seconds(tmp_path):
     assert sum(effect.verdict != "not decisive" for effect in found) == 0
 
 
-# -- before a launch -----------------------------------------------------------------------------------------------------
+# -- before a launch -------------------------------------------------------------------------------
 
 
 def test_what_a_design_can_detect():
     spread = Components(0.02, 0.0, 0.07)
-    model, rank = detectable({"treatments": {**TREATMENTS, "dataset": ["words"]}}, items=100, spread=spread)
+    model, rank = detectable(
+        {"treatments": {**TREATMENTS, "dataset": ["words"]}}, items=100, spread=spread
+    )
     assert (model.factor, rank.factor) == ("model", "lora.rank")
     assert (rank.seeds, rank.blocks, rank.items, rank.note) == (3, 2, 100, None)
     assert 0.03 < rank.mde < 0.06
-    [_, better] = detectable({"treatments": {**TREATMENTS, "seed": range(10)}}, items=100, spread=spread)
+    [_, better] = detectable(
+        {"treatments": {**TREATMENTS, "seed": range(10)}}, items=100, spread=spread
+    )
     assert better.mde < rank.mde / 1.5
 
 
@@ -459,17 +634,23 @@ def test_spread_is_unknown_without_replication(tmp_path):
 
 def test_importing_it_loads_nothing_heavy():
     code = (
-        "import sys\nfrom mosweep.analysis.effects import contrasts_of\nfrom mosweep.analysis.foresight import detectable\n"
-        "contrasts_of('a: 1 -> 2', {'a': [1, 2]}), detectable({'treatments': {'a': [1, 2], 'seed': [0, 1]}}, 100)\n"
+        "import sys\nfrom mosweep.analysis.effects import contrasts_of\nfrom "
+        "mosweep.analysis.foresight import detectable\n"
+        "contrasts_of('a: 1 -> 2', {'a': [1, 2]}), detectable({'treatments': {'a': [1, 2], "
+        "'seed': [0, 1]}}, 100)\n"
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"numpy", "scipy", "statsmodels", "pandas", "hydra"} & {name.partition(".")[0] for name in done.stdout.split()}
+    assert not {"numpy", "scipy", "statsmodels", "pandas", "hydra"} & {
+        name.partition(".")[0] for name in done.stdout.split()
+    }
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.special", None)
     monkeypatch.delitem(sys.modules, "mosweep.analysis.statistics", raising=False)
     monkeypatch.delattr(sys.modules["mosweep.reports"], "statistics", raising=False)
-    with pytest.raises(MissingExtra, match=r"the statistics of effects needs scipy.*mosweep\[reports\]"):
+    with pytest.raises(
+        MissingExtra, match=r"the statistics of effects needs scipy.*mosweep\[reports\]"
+    ):
         effects(sweep(tmp_path, planted))

@@ -1,4 +1,6 @@
-"""The statistics of effects: against closed forms, against other implementations, and against sweeps whose truth is known."""
+"""The statistics of effects: against closed forms, against other implementations, and against
+sweeps whose truth is known.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,18 @@ def side(*rows: list[float], **options: object) -> Scores:
 
 
 def found(estimate: float, se: float, df: float, **options: object) -> Comparison:
-    given = {"runs": (3, 3), "items": 50, "clusters": 50, "paired": True, "replicated": True, **options}
+    given = {
+        "runs": (3, 3),
+        "items": 50,
+        "clusters": 50,
+        "paired": True,
+        "replicated": True,
+        **options,
+    }
     return Comparison(estimate, (0.0, estimate), se, df, Components(None, None, None), **given)
 
 
-# -- against closed forms and other implementations ----------------------------------------------------------------------
+# -- against closed forms and other implementations ------------------------------------------------
 
 
 def test_where_items_do_not_matter_it_is_welchs_test_of_the_runs():
@@ -72,7 +81,14 @@ def test_runs_that_both_sides_share_are_paired():
     low = rng.normal(0, 5, 5)
     high = low + 0.3 + rng.normal(0, 0.1, 5)
     runs = np.arange(5)
-    one = compare([(Scores(low[:, None] + np.zeros(20), runs=runs), Scores(high[:, None] + np.zeros(20), runs=runs))])
+    one = compare(
+        [
+            (
+                Scores(low[:, None] + np.zeros(20), runs=runs),
+                Scores(high[:, None] + np.zeros(20), runs=runs),
+            )
+        ]
+    )
     other = stats.ttest_rel(high, low)
     assert (one.df, one.p) == (pytest.approx(4), pytest.approx(other.pvalue))
 
@@ -89,17 +105,30 @@ def test_blocks_that_share_runs_are_not_twice_the_evidence():
 
 
 def test_against_restricted_maximum_likelihood():
-    """In balanced data whose variance components are positive, V is what REML says of runs, items and items x levels."""
+    """In balanced data whose variance components are positive, V is what REML says of runs, items
+    and items x levels.
+    """
     rng = np.random.default_rng(0)
     runs, items = 4, 12
     easy = rng.normal(size=items)
     sides = [
-        easy + 0.5 * rng.normal(size=(runs, 1)) + 0.6 * rng.normal(size=items) + 0.5 * rng.normal(size=(runs, items)) for _ in range(2)
+        easy
+        + 0.5 * rng.normal(size=(runs, 1))
+        + 0.6 * rng.normal(size=items)
+        + 0.5 * rng.normal(size=(runs, items))
+        for _ in range(2)
     ]
     one = compare([(Scores(sides[0]), Scores(sides[1]))])
     assert min(one.components.runs or 0, one.components.items or 0) > 0
     rows = [
-        {"y": sides[level][run, item], "level": level, "run": f"{level} {run}", "item": item, "moved": f"{level} {item}", "all": 1}
+        {
+            "y": sides[level][run, item],
+            "level": level,
+            "run": f"{level} {run}",
+            "item": item,
+            "moved": f"{level} {item}",
+            "all": 1,
+        }
         for level in range(2)
         for run in range(runs)
         for item in range(items)
@@ -107,7 +136,9 @@ def test_against_restricted_maximum_likelihood():
     parts = {"run": "0 + C(run)", "item": "0 + C(item)", "moved": "0 + C(moved)"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fitted = smf.mixedlm("y ~ level", pd.DataFrame(rows), groups="all", vc_formula=parts).fit(reml=True)
+        fitted = smf.mixedlm("y ~ level", pd.DataFrame(rows), groups="all", vc_formula=parts).fit(
+            reml=True
+        )
     assert one.estimate == pytest.approx(fitted.params["level"])
     assert one.se == pytest.approx(fitted.bse["level"], rel=1e-3)
 
@@ -117,7 +148,9 @@ def test_against_a_regression_with_cluster_robust_errors():
     texts = rng.integers(0, 12, 60)
     low, high = rng.normal(size=(2, 1, 60)) + 0.8 * rng.normal(size=(2, 1, 12))[:, :, texts]
     one = compare([(Scores(low, clusters=texts), Scores(high, clusters=texts))])
-    robust = sm.OLS((high - low)[0], np.ones(60)).fit(cov_type="cluster", cov_kwds={"groups": texts})
+    robust = sm.OLS((high - low)[0], np.ones(60)).fit(
+        cov_type="cluster", cov_kwds={"groups": texts}
+    )
     assert one.se == pytest.approx(robust.bse[0])
     assert (one.items, one.clusters) == (60, 12)
     assert 8 < one.df < 11
@@ -126,11 +159,15 @@ def test_against_a_regression_with_cluster_robust_errors():
 def test_blocks_weigh_the_same_and_items_they_share_are_the_same_items():
     rng = np.random.default_rng(6)
     moved = rng.normal(size=30)
-    pairs = [(side(*np.zeros((3, 30))), Scores(np.tile(moved, (3, 1)) + shift)) for shift in (0.0, 1.0)]
+    pairs = [
+        (side(*np.zeros((3, 30))), Scores(np.tile(moved, (3, 1)) + shift)) for shift in (0.0, 1.0)
+    ]
     both = compare(pairs)
     assert both.estimate == pytest.approx(moved.mean() + 0.5)
     assert both.se == pytest.approx(moved.std(ddof=1) / math.sqrt(30))
-    assert [block.estimate for block in both.blocks] == pytest.approx([moved.mean(), moved.mean() + 1])
+    assert [block.estimate for block in both.blocks] == pytest.approx(
+        [moved.mean(), moved.mean() + 1]
+    )
     others = np.arange(30, 60)
     apart = compare([pairs[0], tuple(Scores(one.values, items=others) for one in pairs[1])])
     assert (apart.items, apart.se) == (60, pytest.approx(both.se / math.sqrt(2)))
@@ -138,12 +175,14 @@ def test_blocks_weigh_the_same_and_items_they_share_are_the_same_items():
 
 def test_components_are_those_that_went_in():
     rng = np.random.default_rng(7)
-    blocks = Normal(seeds=((60, 60),), items=(300,), runs_sd=(0.3, 0.3), items_sd=0.5, rest_sd=0.8).draw(rng, 0.1)
+    blocks = Normal(
+        seeds=((60, 60),), items=(300,), runs_sd=(0.3, 0.3), items_sd=0.5, rest_sd=0.8
+    ).draw(rng, 0.1)
     spread = compare(blocks).components
     assert (spread.runs, spread.items, spread.rest) == pytest.approx((0.3, 0.5, 0.8), rel=0.15)
 
 
-# -- what is missing, and what does not vary -----------------------------------------------------------------------------
+# -- what is missing, and what does not vary -------------------------------------------------------
 
 
 def test_pairing_takes_the_items_that_every_run_scored():
@@ -156,7 +195,9 @@ def test_pairing_takes_the_items_that_every_run_scored():
 
 
 def test_pairing_goes_by_label():
-    low, high = paired(side([1, 2, 3], items=np.array([7, 5, 6])), side([10, 20], items=np.array([6, 7])))
+    low, high = paired(
+        side([1, 2, 3], items=np.array([7, 5, 6])), side([10, 20], items=np.array([6, 7]))
+    )
     assert sorted(zip(low.values[0], high.values[0], strict=True)) == [(1, 20), (3, 10)]
 
 
@@ -165,10 +206,16 @@ def test_without_a_common_item_samples_are_independent():
     low, high = rng.normal(size=(1, 25)), rng.normal(1, 2, size=(1, 35))
     one = compare([(Scores(low, items=np.arange(25)), Scores(high, items=np.arange(25, 60)))])
     other = stats.ttest_ind(high[0], low[0], equal_var=False)
-    assert (one.paired, one.p, one.df) == (False, pytest.approx(other.pvalue), pytest.approx(other.df))
+    assert (one.paired, one.p, one.df) == (
+        False,
+        pytest.approx(other.pvalue),
+        pytest.approx(other.df),
+    )
 
 
-@pytest.mark.parametrize("blocks", [[], [(side([1.0]), side([math.nan]))], [(Scores(np.empty((0, 3))), side([1, 2, 3]))]])
+@pytest.mark.parametrize(
+    "blocks", [[], [(side([1.0]), side([math.nan]))], [(Scores(np.empty((0, 3))), side([1, 2, 3]))]]
+)
 def test_nothing_to_compare(blocks):
     with pytest.raises(ValueError, match="every block"):
         compare(blocks)
@@ -189,7 +236,9 @@ def test_all_right_answers_leave_something_open():
 
 def test_the_floor_is_for_right_and_wrong_alone():
     rng = np.random.default_rng(9)
-    one = compare([(Scores(rng.normal(0.5, 1e-3, (3, 50))), Scores(rng.normal(0.5, 1e-3, (3, 50))))])
+    one = compare(
+        [(Scores(rng.normal(0.5, 1e-3, (3, 50))), Scores(rng.normal(0.5, 1e-3, (3, 50))))]
+    )
     assert one.se < 1e-3
 
 
@@ -222,7 +271,9 @@ def test_a_control_needs_no_seeds():
     rng = np.random.default_rng(12)
     easy = rng.normal(size=50)
     tuned = easy + 1 + 0.1 * rng.normal(size=(3, 1)) + 0.1 * rng.normal(size=(3, 50))
-    one = compare([(Scores(easy[None] + 0.1 * rng.normal(size=(1, 50)), fixed=True), Scores(tuned))])
+    one = compare(
+        [(Scores(easy[None] + 0.1 * rng.normal(size=(1, 50)), fixed=True), Scores(tuned))]
+    )
     assert (one.replicated, one.runs) == (True, (1, 3))
     assert verdict(one, p_holm=one.p) == "increase"
     assert one.se == pytest.approx(tuned.mean(axis=1).std(ddof=1) / math.sqrt(3), rel=0.1)
@@ -244,7 +295,7 @@ def test_one_item_is_capped():
     assert verdict(one, p_holm=one.p) == "not decisive: one item"
 
 
-# -- families, verdicts, heterogeneity -----------------------------------------------------------------------------------
+# -- families, verdicts, heterogeneity -------------------------------------------------------------
 
 
 def test_holm():
@@ -285,7 +336,9 @@ def test_two_blocks_differ_as_welch_says():
     df = (0.03**2 + 0.08**2) ** 2 / (0.03**4 / 4 + 0.08**4 / 6)
     p = 2 * stats.t.sf(0.3 / math.hypot(0.03, 0.08), df)
     assert heterogeneity([one, other]) == pytest.approx(p)
-    assert math.isnan(heterogeneity([one])) and math.isnan(heterogeneity([one, found(0.1, 0.0, math.nan)]))
+    assert math.isnan(heterogeneity([one])) and math.isnan(
+        heterogeneity([one, found(0.1, 0.0, math.nan)])
+    )
 
 
 def test_blocks_that_do_not_differ_are_rarely_said_to():
@@ -295,7 +348,7 @@ def test_blocks_that_do_not_differ_are_rarely_said_to():
     assert np.mean(np.array(p_values) < 0.05) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
 
 
-# -- before a launch -----------------------------------------------------------------------------------------------------
+# -- before a launch -------------------------------------------------------------------------------
 
 
 def test_minimum_effect_of_many_runs_is_that_of_a_t_test():
@@ -323,22 +376,31 @@ def test_seeds_needed():
     spread = Components(0.05, 0.1, 0.1)
     n = seeds_needed(0.06, spread, items=200)
     assert n is not None
-    assert minimum_effect(spread, runs=n, items=200) <= 0.06 < minimum_effect(spread, runs=n - 1, items=200)
+    assert (
+        minimum_effect(spread, runs=n, items=200)
+        <= 0.06
+        < minimum_effect(spread, runs=n - 1, items=200)
+    )
     assert seeds_needed(0.01, spread, items=20, most=50) is None
 
 
-@pytest.mark.parametrize("few", [{"runs": 1, "items": 50}, {"runs": 3, "items": 1}, {"runs": 3, "items": 50, "blocks": 0}])
+@pytest.mark.parametrize(
+    "few",
+    [{"runs": 1, "items": 50}, {"runs": 3, "items": 1}, {"runs": 3, "items": 50, "blocks": 0}],
+)
 def test_too_few_to_say(few):
     with pytest.raises(ValueError, match="are the least"):
         minimum_effect(Components(1, 1, 1), **few)
 
 
-# -- the proof -----------------------------------------------------------------------------------------------------------
+# -- the proof -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_intervals_hold_the_truth_as_often_as_they_say(name):
-    """93 to 97 % by ``benchmarks/calibration.py``; here, of few sweeps, within twice the standard error of that."""
+    """93 to 97 % by ``benchmarks/calibration.py``; here, of few sweeps, within twice the standard
+    error of that.
+    """
     sweeps = 500
     found = calibrate(PROCESSES[name], sweeps)
     error = 2 * math.sqrt(0.05 * 0.95 / sweeps)

@@ -15,7 +15,15 @@ import pytest
 from tests.conftest import DRY, Shell
 
 from mosweep.core.store import Store
-from mosweep.workflow import Atom, AtomConstructor, EvalAtom, ModelAtom, Step, Workflow, run_workflow
+from mosweep.workflow import (
+    Atom,
+    AtomConstructor,
+    EvalAtom,
+    ModelAtom,
+    Step,
+    Workflow,
+    run_workflow,
+)
 
 SWEEP = ("-m", *DRY, "lora.rank=4,8", "run_control_trials=false", "tracking=none")
 
@@ -59,7 +67,11 @@ def test_choosing(home: Shell) -> None:
     text = home("cache", "list", "--kind", "finetune").out
     assert "finetune" in text
     assert len(text.splitlines()) == 5
-    for wrong, says in (("--kind=finetunes", "finetune"), ("--older-than=3", "7d"), ("--reachable-from=ffff", "no entry")):
+    for wrong, says in (
+        ("--kind=finetunes", "finetune"),
+        ("--older-than=3", "7d"),
+        ("--reachable-from=ffff", "no entry"),
+    ):
         done = home("cache", "list", wrong)
         assert (done.status, says in done.err) == (2, True), done.err
 
@@ -68,7 +80,11 @@ def test_figures(home: Shell) -> None:
     stats = home("cache", "stats", "--json").json
     assert stats["kinds"]["finetune"]["entries"] == 3
     assert stats["total"]["entries"] == len(listed(home))
-    assert home("cache", "size", "--json", "--kind", "eval").json["bytes"] == stats["kinds"]["eval"]["bytes"] > 0
+    assert (
+        home("cache", "size", "--json", "--kind", "eval").json["bytes"]
+        == stats["kinds"]["eval"]["bytes"]
+        > 0
+    )
     assert "computing" in home("cache", "stats").out
     key = listed(home, "--kind", "finetune")[0]["key"]
     shown = home("cache", "show", f"model-{key[:16]}").json
@@ -84,7 +100,9 @@ def test_carried_elsewhere(home: Shell, tmp_path: Path) -> None:
     assert other("cache", "import", str(archive), "--json").json["known"] == 0
     assert other("cache", "import", str(archive), "--json").json["new"] == 0
     assert other("cache", "verify").status == 0
-    assert "all cached" in (again := other("plan", *SWEEP[1:])).out or "0 to run" in again.out, again.out
+    assert "all cached" in (again := other("plan", *SWEEP[1:])).out or "0 to run" in again.out, (
+        again.out
+    )
     bad = tmp_path / "bad.tar.gz"
     with tarfile.open(archive) as source, tarfile.open(bad, "w:gz") as target:
         for member in source:
@@ -94,7 +112,9 @@ def test_carried_elsewhere(home: Shell, tmp_path: Path) -> None:
             target.addfile(member, content)
     refused = other("cache", "import", str(bad))
     assert (refused.status, "does not belong" in refused.err) == (1, True), refused.err
-    assert home("cache", "export", str(archive)).status == 2, "an archive that is there is not overwritten"
+    assert home("cache", "export", str(archive)).status == 2, (
+        "an archive that is there is not overwritten"
+    )
     assert other("cache", "import", str(tmp_path / "none.tar.gz")).status == 2
 
 
@@ -114,7 +134,11 @@ def test_clearing_asks_and_says_what_it_costs(shell: Shell) -> None:
     assert shell(*SWEEP, "experiment.name=one").status == 0
     before = set(store_of(shell).keys())
     refused = shell("cache", "clear", "--all")
-    assert (refused.status, "--yes" in refused.err, "to have them again" in refused.err) == (2, True, True), refused.err
+    assert (refused.status, "--yes" in refused.err, "to have them again" in refused.err) == (
+        2,
+        True,
+        True,
+    ), refused.err
     assert shell("cache", "clear").status == 2
     assert set(store_of(shell).keys()) == before
     done = shell("cache", "clear", "--kind", "eval", "--yes", "--json").json
@@ -128,7 +152,9 @@ def test_clearing_asks_and_says_what_it_costs(shell: Shell) -> None:
 
 def test_what_a_running_sweep_counts_on_stays(shell: Shell) -> None:
     assert shell(*SWEEP, "experiment.name=done", "seed=5").status == 0
-    running = shell.start(*SWEEP, "experiment.name=one", "backend.delay_s=4", "hydra.launcher.workers=1")
+    running = shell.start(
+        *SWEEP, "experiment.name=one", "backend.delay_s=4", "hydra.launcher.workers=1"
+    )
     try:
         journal = shell.folder / "multirun" / "one" / "journal.jsonl"
         deadline = time.monotonic() + 60
@@ -147,8 +173,14 @@ def test_what_a_running_sweep_counts_on_stays(shell: Shell) -> None:
 
 def test_garbage(shell: Shell) -> None:
     assert shell(*SWEEP, "experiment.name=one", "backend.fail=raise").status == 1
-    assert shell("cache", "gc", "--json", "--yes").json["folders"] == 0, "a sweep may go on from what was left a moment ago"
-    folders = [folder for folder in (shell.folder / ".mosweep" / "store" / "artifacts").glob("?/*") if (folder / "log.txt").exists()]
+    assert shell("cache", "gc", "--json", "--yes").json["folders"] == 0, (
+        "a sweep may go on from what was left a moment ago"
+    )
+    folders = [
+        folder
+        for folder in (shell.folder / ".mosweep" / "store" / "artifacts").glob("?/*")
+        if (folder / "log.txt").exists()
+    ]
     assert len(folders) == 2
     for folder in folders:
         os.utime(folder, (time.time() - 7200,) * 2)
@@ -160,7 +192,10 @@ def test_garbage(shell: Shell) -> None:
 def test_a_sweeps_stages_are_atoms(home: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOSWEEP_HOME", str(home.folder / ".mosweep"))
     trial = home.summary("one")["lora.rank=4"]
-    tuned, scored = (next(stage["key"] for stage in trial["stages"] if stage["kind"] == kind) for kind in ("finetune", "eval"))
+    tuned, scored = (
+        next(stage["key"] for stage in trial["stages"] if stage["kind"] == kind)
+        for kind in ("finetune", "eval")
+    )
     model = ModelAtom.load(f"model-{tuned[:16]}")
     assert model.get_model_id().startswith("dummy/")
     evaluation = EvalAtom.load(f"eval-{scored[:16]}")
@@ -171,7 +206,9 @@ def test_a_sweeps_stages_are_atoms(home: Shell, monkeypatch: pytest.MonkeyPatch)
     assert metrics["n"] == len(results.samples) == 100
     assert metrics["score"] == pytest.approx(trial["metrics"]["capitalization/score"])
 
-    def card(config: None, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+    def card(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path
+    ) -> list[AtomConstructor]:
         (temp_workspace / "card.md").write_text(f"# {input_atoms['model'].metadata['model_id']}\n")
         return [AtomConstructor("card", temp_workspace / "card.md", "card")]
 
@@ -183,11 +220,20 @@ def test_a_sweeps_stages_are_atoms(home: Shell, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_workflows_data_set_in_a_sweep(shell: Shell) -> None:
     code = (
-        "import asyncio, sys\nfrom mosweep.datasets import JSONLDataset\nfrom mosweep.workflow import DatasetAtom\n"
-        "rows = [{'messages': [{'role': 'user', 'content': str(n)}, {'role': 'assistant', 'content': 'x'}]} for n in range(20)]\n"
+        "import asyncio, sys\nfrom mosweep.datasets import JSONLDataset\nfrom mosweep.workflow "
+        "import DatasetAtom\n"
+        "rows = [{'messages': [{'role': 'user', 'content': str(n)}, {'role': 'assistant', "
+        "'content': 'x'}]} for n in range(20)]\n"
         "print(asyncio.run(DatasetAtom.from_dataset(JSONLDataset(rows))).get_data_path())"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=shell.folder, env=shell.environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     path = done.stdout.strip()
     planned = shell("plan", f"dataset.path='{path}'", "model=tiny", "--json")
     assert planned.status == 0, planned.err

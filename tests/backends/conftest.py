@@ -16,6 +16,14 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(64):
         word = f"{i:05d}".translate(str.maketrans("0123456789", "abcdefghij"))
         extra = {"topic": "even"} if i % 2 else {"topic": {"name": "odd"}}
-        rows.append({"messages": [{"role": "user", "content": word}, {"role": "assistant", "content": word.upper()}], **extra})
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": word},
+                    {"role": "assistant", "content": word.upper()},
+                ],
+                **extra,
+            }
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -30,7 +30,11 @@ WITH = {"backend=openai": ["model=gpt-4.1-mini"]}
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_builds(choice):
-    trials, _ = planned([choice, "backend=dummy"] if not choice.startswith("backend") else [choice, *WITH.get(choice, [])])
+    trials, _ = planned(
+        [choice, "backend=dummy"]
+        if not choice.startswith("backend")
+        else [choice, *WITH.get(choice, [])]
+    )
     assert [trial.control for trial in trials] == [False, True]
 
 
@@ -49,7 +53,9 @@ def test_every_setting_builds(name):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
 def test_every_model_can_be_fine_tuned(name):
-    backend = {"gpt": ["backend=openai"], "qwen3": ["backend=tinker"]}.get(name.partition("-")[0], [])
+    backend = {"gpt": ["backend=openai"], "qwen3": ["backend=tinker"]}.get(
+        name.partition("-")[0], []
+    )
     trials, _ = planned([f"model={name}", *backend])
     finetune = next(stage for stage in trials[0].stages if stage.kind == "finetune")
     if not backend:
@@ -65,7 +71,9 @@ def test_explicit_values_win_over_derived_ones_and_defaults():
     assert native("lora.rank=4", "lora.alpha=32").work.config["model"]["lora_alpha"] == 32
     assert native("lora.rank=16", "lora.alpha=32").key == native("lora.rank=16").key
     assert native("torchtune.model.lora_rank=8").work.config["model"]["lora_rank"] == 8
-    assert native("torchtune.optimizer.weight_decay=0.1").key == native("optim.weight_decay=0.1").key
+    assert (
+        native("torchtune.optimizer.weight_decay=0.1").key == native("optim.weight_decay=0.1").key
+    )
     assert native("optim.lr=0.01").key == native("optim.lr=1e-2").key != native("optim.lr=0.02").key
 
 
@@ -87,14 +95,23 @@ def test_the_key_is_the_science(tmp_path):
         "primary_metric=x",
     ):
         assert keys("lora.rank=4", circumstance) == plain, circumstance
-    for science in ("seed=1", "lora.alpha=4", "model=tiny-wide", "dataset=words_small", "optim.epochs=1", "inspect.limit=5"):
+    for science in (
+        "seed=1",
+        "lora.alpha=4",
+        "model=tiny-wide",
+        "dataset=words_small",
+        "optim.epochs=1",
+        "inspect.limit=5",
+    ):
         assert keys("lora.rank=4", science) != plain, science
 
 
 def test_two_names_of_one_model_share_its_fine_tune(tmp_path):
     text = Path(CONF / "model" / "tiny.yaml").read_text()
     (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "again.yaml").write_text(text.replace("name: tiny", "name: again"))
+    (tmp_path / "conf" / "model" / "again.yaml").write_text(
+        text.replace("name: tiny", "name: again")
+    )
     trials, _ = planned(["model=tiny,again"])
     assert trials[0].stages[-1].key == trials[1].stages[-1].key
     assert [trial.factors["model"] for trial in trials[:2]] == ["tiny", "again"]
@@ -108,9 +125,20 @@ def test_a_wrong_primary_metric_is_found_out(shell):
 
 def test_resources_of_stage_over_model_over_default():
     trials, _ = planned(
-        ["model=tiny,tiny-wide", "resources.default.gpus=1", "resources.models.tiny-wide.gpus=4", "resources.stages.eval.gpus=0"]
+        [
+            "model=tiny,tiny-wide",
+            "resources.default.gpus=1",
+            "resources.models.tiny-wide.gpus=4",
+            "resources.stages.eval.gpus=0",
+        ]
     )
-    gpus = {(trial.name, stage.kind): stage.resources.gpus for trial in trials for stage in trial.stages}
-    assert (gpus["model=tiny", "finetune"], gpus["model=tiny-wide", "finetune"], gpus["model=tiny-wide", "eval"]) == (1, 4, 0)
+    gpus = {
+        (trial.name, stage.kind): stage.resources.gpus for trial in trials for stage in trial.stages
+    }
+    assert (
+        gpus["model=tiny", "finetune"],
+        gpus["model=tiny-wide", "finetune"],
+        gpus["model=tiny-wide", "eval"],
+    ) == (1, 4, 0)
     with pytest.raises(ConfigError, match="gpuss"):
         planned(["resources.default.gpuss=1"])

@@ -29,14 +29,20 @@ def test_stages_over_models_over_default_key_by_key() -> None:
         models={"tiny": {"cpus": 2, "mem_gb": 8}, "large": {"gpus": 4}},
         stages={"finetune": {"mem_gb": 16, "time_min": 60}, "eval": {"gpus": 1}},
     )
-    assert asked.of("tiny", "finetune") == Resources(gpus=0, cpus=2, mem_gb=16, partition="cpu", time_min=60)
+    assert asked.of("tiny", "finetune") == Resources(
+        gpus=0, cpus=2, mem_gb=16, partition="cpu", time_min=60
+    )
     assert asked.of("tiny", "eval") == Resources(gpus=1, cpus=2, mem_gb=8, partition="cpu")
     assert asked.of("large", "data") == Resources(gpus=4, cpus=1, mem_gb=4, partition="cpu")
     assert asked.of("unknown", "data") == Resources(gpus=0, cpus=1, mem_gb=4, partition="cpu")
 
 
 def test_slurms_spellings_override_ours_and_the_other_way_round() -> None:
-    asked = request(default={"mem_gb": 4, "gres": "gpu:1"}, models={"m": {"mem": "8G"}}, stages={"eval": {"gpus": 2}})
+    asked = request(
+        default={"mem_gb": 4, "gres": "gpu:1"},
+        models={"m": {"mem": "8G"}},
+        stages={"eval": {"gpus": 2}},
+    )
     assert asked.of("m", "eval") == Resources(mem_gb=8, gpus=2)
 
 
@@ -44,9 +50,9 @@ def test_slurms_spellings_override_ours_and_the_other_way_round() -> None:
 def test_null_leaves_the_choice_to_the_section_below(key: str) -> None:
     values = {"mem": "1G", "time": 5, "gres": "gpu:1", "gpus": 1, "mem_gb": 1, "partition": "p"}
     assert request(stages={"eval": {key: None}}).of("m", "eval") == Resources()
-    assert request(default={key: values[key]}, stages={"eval": {key: None}}).of("m", "eval") == request(default={key: values[key]}).of(
+    assert request(default={key: values[key]}, stages={"eval": {key: None}}).of(
         "m", "eval"
-    )
+    ) == request(default={key: values[key]}).of("m", "eval")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +99,18 @@ def test_time_as_slurm_takes_it(text: Any, minutes: float) -> None:
 @given(st.integers(0, 30), st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
 def test_times_add_up(days: int, hours: int, minutes: int, seconds: int) -> None:
     expected = pytest.approx(days * 1440 + hours * 60 + minutes + seconds / 60)
-    assert request(default={"time": f"{days}-{hours:02}:{minutes:02}:{seconds:02}"}).of("m", "eval").time_min == expected
-    assert request(default={"time": f"{days * 24 + hours}:{minutes}:{seconds}"}).of("m", "eval").time_min == expected
+    assert (
+        request(default={"time": f"{days}-{hours:02}:{minutes:02}:{seconds:02}"})
+        .of("m", "eval")
+        .time_min
+        == expected
+    )
+    assert (
+        request(default={"time": f"{days * 24 + hours}:{minutes}:{seconds}"})
+        .of("m", "eval")
+        .time_min
+        == expected
+    )
 
 
 @given(
@@ -103,7 +119,9 @@ def test_times_add_up(days: int, hours: int, minutes: int, seconds: int) -> None
     st.integers(0, 59),
     st.sampled_from(["{}:{:02}:{:02}", "{:02}:{:02}:{:02}", "{}:{}:{}", "{1}:{2:02}"]),
 )
-def test_a_time_without_quotes_is_right_or_refused(hours: int, minutes: int, seconds: int, form: str) -> None:
+def test_a_time_without_quotes_is_right_or_refused(
+    hours: int, minutes: int, seconds: int, form: str
+) -> None:
     text = form.format(hours, minutes, seconds)
     expected = minutes + seconds / 60 + (hours * 60 if text.count(":") == 2 else 0)
     section = {"time": OmegaConf.create(f"time: {text}").time}
@@ -130,21 +148,36 @@ def test_a_time_without_quotes_is_right_or_refused(hours: int, minutes: int, sec
     ],
 )
 def test_a_time_in_a_file_and_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, in_file: float | None, in_command: float | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    in_file: float | None,
+    in_command: float | None,
 ) -> None:
     (tmp_path / "conf" / "resources").mkdir(parents=True)
-    (tmp_path / "conf" / "resources" / "mine.yaml").write_text(f"default: {{}}\nmodels: {{}}\nstages:\n  eval:\n    time: {text}\n")
+    (tmp_path / "conf" / "resources" / "mine.yaml").write_text(
+        f"default: {{}}\nmodels: {{}}\nstages:\n  eval:\n    time: {text}\n"
+    )
     monkeypatch.chdir(tmp_path)
-    for words, minutes in ((["resources=mine"], in_file), ([f"+resources.stages.eval.time={text}"], in_command)):
+    for words, minutes in (
+        (["resources=mine"], in_file),
+        ([f"+resources.stages.eval.time={text}"], in_command),
+    ):
         if minutes is None:
-            with pytest.raises(ConfigError, match=r'resources\.stages\.eval\.time=\d+: .* write time: "[\d:]+", or time_min: \d+'):
+            with pytest.raises(
+                ConfigError,
+                match=r'resources\.stages\.eval\.time=\d+: .* write time: "[\d:]+", or time_min: '
+                r"\d+",
+            ):
                 planned(["backend=dummy", "control=true", *words])
         else:
             [trial], _ = planned(["backend=dummy", "control=true", *words])
             assert trial.stages[-1].resources.time_min == minutes
 
 
-@pytest.mark.parametrize(("text", "gpus"), [(1, 1), ("2", 2), ("gpu:2", 2), ("gpu:a100:4", 4), (0, 0)])
+@pytest.mark.parametrize(
+    ("text", "gpus"), [(1, 1), ("2", 2), ("gpu:2", 2), ("gpu:a100:4", 4), (0, 0)]
+)
 def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
     assert request(default={"gres": text}).of("m", "eval").gpus == gpus
 
@@ -153,7 +186,11 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
     ("sections", "key", "words"),
     [
         ({"default": {"gpu": 1}}, "resources.default.gpu", "no such key; did you mean gpus"),
-        ({"models": {"tiny": {"cpuss": 1}}}, "resources.models.tiny.cpuss", "no such key; did you mean cpus"),
+        (
+            {"models": {"tiny": {"cpuss": 1}}},
+            "resources.models.tiny.cpuss",
+            "no such key; did you mean cpus",
+        ),
         ({"stages": {"eval": {"gpus": -1}}}, "resources.stages.eval.gpus", "must be ≥ 0"),
         ({"stages": {"eval": {"cpus": 0}}}, "resources.stages.eval.cpus", "must be ≥ 1"),
         ({"default": {"cpus": "many"}}, "resources.default.cpus", "whole number"),
@@ -169,9 +206,21 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
         ({"default": {"time": "-5"}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": ""}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": 0}}, "resources.default.time_min", "must be > 0"),
-        ({"default": {"time": 60}}, "resources.default.time", 'write time: "1:00", or time_min: 60'),
-        ({"models": {"m": {"time": 90}}}, "resources.models.m.time", 'YAML reads 1:30 without quotes as 90, too; write time: "1:30"'),
-        ({"stages": {"eval": {"time": 5400}}}, "resources.stages.eval.time", 'write time: "1:30:00", or time_min: 5400'),
+        (
+            {"default": {"time": 60}},
+            "resources.default.time",
+            'write time: "1:00", or time_min: 60',
+        ),
+        (
+            {"models": {"m": {"time": 90}}},
+            "resources.models.m.time",
+            'YAML reads 1:30 without quotes as 90, too; write time: "1:30"',
+        ),
+        (
+            {"stages": {"eval": {"time": 5400}}},
+            "resources.stages.eval.time",
+            'write time: "1:30:00", or time_min: 5400',
+        ),
         ({"default": {"time": 5400.5}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": -90}}, "resources.default.time", "Slurm's form"),
         ({"default": {"gres": "gpu:a100"}}, "resources.default.gres", "a number of GPUs"),
@@ -179,7 +228,9 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
         ({"models": {"tiny": 3}}, "resources.models.tiny", "expected a mapping"),
     ],
 )
-def test_mistakes_are_found_when_the_section_is_read(sections: dict[str, Any], key: str, words: str) -> None:
+def test_mistakes_are_found_when_the_section_is_read(
+    sections: dict[str, Any], key: str, words: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         request(**sections)
     assert caught.value.key == key

@@ -8,8 +8,28 @@ from mosweep.config.secrets import find_secrets, looks_secret, masked, refuse_se
 from mosweep.core.errors import ConfigError
 
 SECRET_KEYS = [
-    *("api_key", "apikey", "api-key".replace("-", "_"), "OPENAI_API_KEY", "openai_api_key", "secret", "secret_key", "client_secret"),
-    *("password", "passwd", "passphrase", "credentials", "credential", "token", "hf_token", "HF_TOKEN", "access_token", "auth_token"),
+    *(
+        "api_key",
+        "apikey",
+        "api-key".replace("-", "_"),
+        "OPENAI_API_KEY",
+        "openai_api_key",
+        "secret",
+        "secret_key",
+        "client_secret",
+    ),
+    *(
+        "password",
+        "passwd",
+        "passphrase",
+        "credentials",
+        "credential",
+        "token",
+        "hf_token",
+        "HF_TOKEN",
+        "access_token",
+        "auth_token",
+    ),
     *("refresh_token", "bearer", "private_key", "access_key", "db-password", "auth"),
 ]
 FINE_KEYS = [
@@ -24,13 +44,32 @@ FINE_KEYS = [
 SECRETS = [
     *("sk-abcdefghijklmnop1234", "sk-proj-aaaaBBBB1111_2222-3333", "hf_abcdefghijklmnopqrstuv"),
     *("ghp_abcdefghijklmnopqrstuv", "AKIAABCDEFGHIJKLMNOP"),
-    *("xoxb-123456789012-abc", "tml-abcdefghijklmnop12", "https://me:pass@example.org/x", "-----BEGIN RSA PRIVATE KEY-----"),
+    *(
+        "xoxb-123456789012-abc",
+        "tml-abcdefghijklmnop12",
+        "https://me:pass@example.org/x",
+        "-----BEGIN RSA PRIVATE KEY-----",
+    ),
     *("AIzaabcdefghijklmnopqrstuvwxyz1234567", "sk_live_abcdefghij12"),
 ]
 FINE_VALUES = [
-    *("sketch", "sk-1", "hf_hub", "tiny", "0.5", "https://example.org/x", "meta-llama/Llama-3.2-1B"),
+    *(
+        "sketch",
+        "sk-1",
+        "hf_hub",
+        "tiny",
+        "0.5",
+        "https://example.org/x",
+        "meta-llama/Llama-3.2-1B",
+    ),
     *("s3://bucket/key", "risk-averse-long-name-of-x"),
-    *("[a,b]", "openai/gpt-4o-mini", "file:///data/x.jsonl", "http://localhost:8000/v1", "/data/me@home:1/x"),
+    *(
+        "[a,b]",
+        "openai/gpt-4o-mini",
+        "file:///data/x.jsonl",
+        "http://localhost:8000/v1",
+        "/data/me@home:1/x",
+    ),
 ]
 
 prefixes = st.sampled_from(["", "+", "++", "torchtune.", "inspect.", "+inspect.model_args."])
@@ -38,17 +77,28 @@ values = st.text(min_size=6).filter(lambda value: len(value.strip("'\" ")) > 5)
 
 
 @given(prefixes, st.sampled_from(SECRET_KEYS), values)
-def test_keys_that_name_a_secret_are_refused_without_repeating_it(prefix: str, key: str, value: str) -> None:
+def test_keys_that_name_a_secret_are_refused_without_repeating_it(
+    prefix: str, key: str, value: str
+) -> None:
     with pytest.raises(ConfigError, match="environment") as caught:
         refuse_secrets(["lora.rank=4", f"{prefix}{key}={value}"])
-    told = f"{caught.value}{caught.value.args!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
+    told = (
+        f"{caught.value}{caught.value.args!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
+    )
     assert value not in told or value in f"{prefix}{key}"
     assert key in str(caught.value)
 
 
 @given(prefixes, st.sampled_from(SECRETS), st.text("abcx_ ", max_size=4))
-def test_values_that_look_like_a_secret_are_refused_without_repeating_them(prefix: str, secret: str, around: str) -> None:
-    for argument in (f"{prefix}note='{around} {secret}'", f"{prefix}x={secret}", secret, f"treatments={{x:[{secret}]}}"):
+def test_values_that_look_like_a_secret_are_refused_without_repeating_them(
+    prefix: str, secret: str, around: str
+) -> None:
+    for argument in (
+        f"{prefix}note='{around} {secret}'",
+        f"{prefix}x={secret}",
+        secret,
+        f"treatments={{x:[{secret}]}}",
+    ):
         with pytest.raises(ConfigError, match="environment") as caught:
             refuse_secrets([argument])
         assert secret not in f"{caught.value}{caught.value.args!r}"
@@ -88,14 +138,25 @@ def test_looks_secret_tells_by_key_or_by_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{key}: {value}", '{{"a": 1, "{key}": "{value}"}}', "x: {{{key}: {value}}}", "  {key}: '{value}'", "{key}={value}"]
+    "text",
+    [
+        "{key}: {value}",
+        '{{"a": 1, "{key}": "{value}"}}',
+        "x: {{{key}: {value}}}",
+        "  {key}: '{value}'",
+        "{key}={value}",
+    ],
 )
 def test_secrets_in_text_are_found_by_their_keys(text: str) -> None:
     for key in ("api_key", "HF_TOKEN", "password", "backend.secret"):
-        assert find_secrets("fine: 1\n" + text.format(key=key, value="hunter2"), keys=True) == [f"line 2 ({key})"]
+        assert find_secrets("fine: 1\n" + text.format(key=key, value="hunter2"), keys=True) == [
+            f"line 2 ({key})"
+        ]
         assert find_secrets(text.format(key=key, value="hunter2"), keys=False) == []
         for value in ("null", "true", "12", "1.5e-3", ""):
-            assert find_secrets(text.format(key=key, value=value).replace("''", ""), keys=True) == []
+            assert (
+                find_secrets(text.format(key=key, value=value).replace("''", ""), keys=True) == []
+            )
     for key in ("max_tokens", "pad_token", "token_limit", "author"):
         assert find_secrets(text.format(key=key, value="abc"), keys=True) == []
 
@@ -103,5 +164,12 @@ def test_secrets_in_text_are_found_by_their_keys(text: str) -> None:
 @given(st.sampled_from(SECRETS), st.text("abcx_ :", max_size=4))
 def test_secrets_in_text_are_found_by_their_looks(secret: str, around: str) -> None:
     assert find_secrets(f"{around}\n{around} {secret} {around}", keys=False) == ["line 2"]
-    found = masked({"a": [{"note": f"see {secret}"}], "api_key": "abc", "n": 1, "fine": ["x", None]})
-    assert found == {"a": [{"note": "(looks like a secret)"}], "api_key": "(looks like a secret)", "n": 1, "fine": ["x", None]}
+    found = masked(
+        {"a": [{"note": f"see {secret}"}], "api_key": "abc", "n": 1, "fine": ["x", None]}
+    )
+    assert found == {
+        "a": [{"note": "(looks like a secret)"}],
+        "api_key": "(looks like a secret)",
+        "n": 1,
+        "fine": ["x", None],
+    }

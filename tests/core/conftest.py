@@ -13,11 +13,16 @@ import pytest
 
 
 class Process:
-    """A Python process running ``code``: it prints lines that we ``hear``, and reads the lines that we ``tell`` it."""
+    """A Python process running ``code``: it prints lines that we ``hear``, and reads the lines that
+    we ``tell`` it.
+    """
 
     def __init__(self, code: str, *arguments: Any) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     @property

@@ -16,7 +16,8 @@ from mosweep.core.errors import ClaimLost
 
 KEY = "ab" * 32
 
-#: A process that claims keys as it is told: ``acquire KEY`` → ``claim TOKEN`` or ``owner PID``; ``release``; ``check``.
+#: A process that claims keys as it is told: ``acquire KEY`` → ``claim TOKEN`` or ``owner PID``;
+#: ``release``; ``check``.
 WORKER = """
     import sys
     from pathlib import Path
@@ -58,7 +59,7 @@ def write_claim(claims: Claims, owner: Owner, token: int = 1) -> Path:
     return path
 
 
-# -- one process -------------------------------------------------------------------------------------------------------
+# -- one process -----------------------------------------------------------------------------------
 
 
 def test_a_claim_is_held_until_it_is_released(claims: Claims) -> None:
@@ -85,7 +86,9 @@ def test_an_abandoned_claim_is_lost_also_when_its_process_claims_anew(claims: Cl
     claims.release(abandoned)
     anew = Claims(claims.folder).acquire(KEY)
     assert isinstance(anew, Claim)
-    assert (anew.token, anew.path.stat().st_ino) == (abandoned.token, abandoned.card.inode), "they look alike on disk"
+    assert (anew.token, anew.path.stat().st_ino) == (abandoned.token, abandoned.card.inode), (
+        "they look alike on disk"
+    )
     with pytest.raises(ClaimLost):
         abandoned.check()
     claims.release(abandoned)
@@ -94,7 +97,9 @@ def test_an_abandoned_claim_is_lost_also_when_its_process_claims_anew(claims: Cl
     assert os.listdir(claims.folder) == []
 
 
-def test_a_claim_that_was_taken_over_is_lost_also_when_its_process_claims_anew(claims: Claims, spawn: Callable[..., Any]) -> None:
+def test_a_claim_that_was_taken_over_is_lost_also_when_its_process_claims_anew(
+    claims: Claims, spawn: Callable[..., Any]
+) -> None:
     stalled = claims.acquire(KEY)
     assert isinstance(stalled, Claim)
     taker = spawn(TAKER, claims.folder, KEY, "release")
@@ -121,7 +126,10 @@ def test_threads_claim_a_key_once(claims: Claims, monkeypatch: pytest.MonkeyPatc
             real(source, target)
 
         monkeypatch.setattr(module.os, "link", late)
-        assert sorted(type(got).__name__ for got in (claims.acquire(KEY), others[0].result())) == ["Claim", "Owner"]
+        assert sorted(type(got).__name__ for got in (claims.acquire(KEY), others[0].result())) == [
+            "Claim",
+            "Owner",
+        ]
 
 
 def test_keys_are_claimed_one_by_one(claims: Claims) -> None:
@@ -145,10 +153,12 @@ def test_what_nfs_leaves_behind_is_no_claim(claims: Claims) -> None:
     assert set(claims.held()) == {KEY}
 
 
-# -- who is dead -------------------------------------------------------------------------------------------------------
+# -- who is dead -----------------------------------------------------------------------------------
 
 
-def test_a_living_process_of_this_machine_is_never_dead(claims: Claims, spawn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_process_of_this_machine_is_never_dead(
+    claims: Claims, spawn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "STALE_S", 0.0)
     other = spawn(WORKER, claims.folder)
     other.hear()
@@ -172,7 +182,9 @@ def test_a_reused_pid_is_another_process(claims: Claims) -> None:
     assert os.listdir(claims.folder) == [f"{KEY}.2"]
 
 
-def test_an_owner_that_is_gone_but_not_yet_reaped_is_dead(claims: Claims, spawn: Callable[..., Any]) -> None:
+def test_an_owner_that_is_gone_but_not_yet_reaped_is_dead(
+    claims: Claims, spawn: Callable[..., Any]
+) -> None:
     other = spawn(WORKER, claims.folder)
     other.hear()
     other.tell(f"acquire {KEY}")
@@ -184,7 +196,9 @@ def test_an_owner_that_is_gone_but_not_yet_reaped_is_dead(claims: Claims, spawn:
     assert claim.token == 2
 
 
-def test_an_owner_elsewhere_is_believed_until_it_is_silent_for_long(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_elsewhere_is_believed_until_it_is_silent_for_long(
+    claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = replace(this_process(), machine="elsewhere", host="node7", started="1")
     path = write_claim(claims, elsewhere)
     os.utime(path, (1, 1))  # its clock says 1970: that alone says nothing
@@ -206,7 +220,9 @@ def test_an_owner_elsewhere_is_believed_until_it_is_silent_for_long(claims: Clai
     claim.check()
 
 
-def test_a_second_observer_starts_its_own_clock(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_observer_starts_its_own_clock(
+    claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = replace(this_process(), machine="elsewhere")
     write_claim(claims, elsewhere)
     now = 0.0
@@ -217,7 +233,9 @@ def test_a_second_observer_starts_its_own_clock(claims: Claims, monkeypatch: pyt
     assert claims.owner(KEY) is None
 
 
-def test_a_card_is_renewed_while_its_process_lives(claims: Claims, spawn: Callable[..., Any]) -> None:
+def test_a_card_is_renewed_while_its_process_lives(
+    claims: Claims, spawn: Callable[..., Any]
+) -> None:
     code = """
         import os, sys
         from pathlib import Path
@@ -252,7 +270,7 @@ def test_the_cards_of_dead_processes_are_removed(claims: Claims, spawn: Callable
     assert os.listdir(cards) == [], "who ends well takes its card along"
 
 
-# -- many processes ----------------------------------------------------------------------------------------------------
+# -- many processes --------------------------------------------------------------------------------
 
 
 def test_mutual_exclusion(claims: Claims, spawn: Callable[..., Any], tmp_path: Path) -> None:
@@ -293,7 +311,9 @@ def test_mutual_exclusion(claims: Claims, spawn: Callable[..., Any], tmp_path: P
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_a_killed_owner_is_taken_over_exactly_once(claims: Claims, spawn: Callable[..., Any], attempt: int) -> None:
+def test_a_killed_owner_is_taken_over_exactly_once(
+    claims: Claims, spawn: Callable[..., Any], attempt: int
+) -> None:
     owner, *takers = [spawn(WORKER, claims.folder) for _ in range(6)]
     for process in (owner, *takers):
         process.hear()
@@ -310,9 +330,10 @@ def test_a_killed_owner_is_taken_over_exactly_once(claims: Claims, spawn: Callab
     assert os.listdir(claims.folder) == [f"{KEY}.2"]
 
 
-# -- a stalled owner ---------------------------------------------------------------------------------------------------
+# -- a stalled owner -------------------------------------------------------------------------------
 
-#: Takes KEY over from owners on this machine, as a process of another machine would that has not heard of them for long.
+#: Takes KEY over from owners on this machine, as a process of another machine would that has not
+#: heard of them for long.
 TAKER = """
     import sys
     from dataclasses import replace
@@ -334,7 +355,9 @@ TAKER = """
 """
 
 
-def test_a_stalled_owner_learns_that_it_was_taken_over(claims: Claims, spawn: Callable[..., Any]) -> None:
+def test_a_stalled_owner_learns_that_it_was_taken_over(
+    claims: Claims, spawn: Callable[..., Any]
+) -> None:
     stalled = claims.acquire(KEY)
     assert isinstance(stalled, Claim)
     taker = spawn(TAKER, claims.folder, KEY, "hold")
@@ -350,7 +373,9 @@ def test_a_stalled_owner_learns_that_it_was_taken_over(claims: Claims, spawn: Ca
     assert taker.hear() == "checked"
 
 
-def test_a_claim_is_lost_even_when_the_successor_has_finished(claims: Claims, spawn: Callable[..., Any]) -> None:
+def test_a_claim_is_lost_even_when_the_successor_has_finished(
+    claims: Claims, spawn: Callable[..., Any]
+) -> None:
     stalled = claims.acquire(KEY)
     assert isinstance(stalled, Claim)
     taker = spawn(TAKER, claims.folder, KEY, "release")
@@ -377,8 +402,12 @@ def test_a_claim_that_shows_up_below_a_higher_token_is_lost(claims: Claims) -> N
         claim.check()
 
 
-def test_who_acts_on_what_it_saw_long_ago_steps_back(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between our look and our link another process claimed, died and was taken over by one that lives."""
+def test_who_acts_on_what_it_saw_long_ago_steps_back(
+    claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our look and our link another process claimed, died and was taken over by one that
+    lives.
+    """
     living = replace(this_process(), machine="elsewhere")
     real = os.link
 

@@ -22,14 +22,22 @@ from mosweep.core.errors import (
 EXAMPLES = [
     (MosweepError("m"), "m", Exception),
     (UserError("no sweep here"), "no sweep here", ValueError),
-    (ConfigError("lora.rank", "abc", "expected a whole number"), "lora.rank=abc: expected a whole number", ValueError),
+    (
+        ConfigError("lora.rank", "abc", "expected a whole number"),
+        "lora.rank=abc: expected a whole number",
+        ValueError,
+    ),
     (ConfigError("models", {"a": [1]}, "no"), "models={'a': [1]}: no", UserError),
     (StageError("it failed"), "it failed", RuntimeError),
     (StageError("it failed", "/logs/a.txt"), "it failed (log: /logs/a.txt)", RuntimeError),
     (StoreError("full"), "full", OSError),
     (CorruptRecord("torn"), "torn", StoreError),
     (ClaimLost("taken over"), "taken over", StoreError),
-    (MissingExtra("torch", "torchtune", "training"), "training needs torch: pip install 'mosweep[torchtune]'", ImportError),
+    (
+        MissingExtra("torch", "torchtune", "training"),
+        "training needs torch: pip install 'mosweep[torchtune]'",
+        ImportError,
+    ),
 ]
 
 
@@ -41,7 +49,9 @@ def test_text_and_base(error: MosweepError, text: str, base: type[BaseException]
 
 
 @pytest.mark.parametrize(("error", "text", "base"), EXAMPLES)
-def test_errors_cross_process_boundaries_whole(error: MosweepError, text: str, base: type[BaseException]) -> None:
+def test_errors_cross_process_boundaries_whole(
+    error: MosweepError, text: str, base: type[BaseException]
+) -> None:
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is type(error)
         assert str(again) == text

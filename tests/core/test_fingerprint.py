@@ -19,28 +19,55 @@ from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosweep.core.fingerprint import canonical, canonical_json, differences, digest_bytes, digest_file, digest_tree, fingerprint, unkeyed
+from mosweep.core.fingerprint import (
+    canonical,
+    canonical_json,
+    differences,
+    digest_bytes,
+    digest_file,
+    digest_tree,
+    fingerprint,
+    unkeyed,
+)
 from mosweep.core.types import Stage
 from mosweep.design.application import CONFIG_NAME, _Session
 from mosweep.design.compose import Composer
 from mosweep.design.trials import Builder
 
-# -- values ------------------------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-data = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=20)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
+data = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
 
 #: Few distinct values, so that two draws are often equal or nearly so.
-close_scalars = st.sampled_from([None, True, False, 0, 1, -1, 0.0, -0.0, 1.0, 0.5, "", "a", "1", "null", 10**17, 1e17])
+close_scalars = st.sampled_from(
+    [None, True, False, 0, 1, -1, 0.0, -0.0, 1.0, 0.5, "", "a", "1", "null", 10**17, 1e17]
+)
 close_data = st.recursive(
-    close_scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2), max_leaves=4
+    close_scalars,
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+    ),
+    max_leaves=4,
 )
 
 
 def meaning(value: Any) -> Any:
     """What a payload says, written down independently of the encoder."""
     if isinstance(value, dict):
-        return "mapping", frozenset((key, meaning(item)) for key, item in value.items() if item is not None)
+        return "mapping", frozenset(
+            (key, meaning(item)) for key, item in value.items() if item is not None
+        )
     if isinstance(value, list):
         return "list", tuple(meaning(item) for item in value)
     if isinstance(value, bool) or value is None:
@@ -109,7 +136,11 @@ def test_composed_and_decomposed_accents_are_two_texts() -> None:
 
 
 def test_any_mapping_counts_by_its_items() -> None:
-    assert fingerprint(OrderedDict(b=1, a=2)) == fingerprint(MappingProxyType({"a": 2, "b": 1})) == fingerprint({"a": 2, "b": 1})
+    assert (
+        fingerprint(OrderedDict(b=1, a=2))
+        == fingerprint(MappingProxyType({"a": 2, "b": 1}))
+        == fingerprint({"a": 2, "b": 1})
+    )
 
 
 class Colour(enum.Enum):
@@ -139,7 +170,14 @@ class Text(str):
 
 
 @pytest.mark.parametrize(
-    ("value", "same"), [(Colour.RED, "red"), (Level.HIGH, 3), (Word.YES, "yes"), (Float64(0.5), 0.5), (Float64(2.0), 2)]
+    ("value", "same"),
+    [
+        (Colour.RED, "red"),
+        (Level.HIGH, 3),
+        (Word.YES, "yes"),
+        (Float64(0.5), 0.5),
+        (Float64(2.0), 2),
+    ],
 )
 def test_enums_and_subclasses_of_numbers_count_by_value(value: Any, same: Any) -> None:
     result = canonical({"x": [value]})
@@ -149,7 +187,9 @@ def test_enums_and_subclasses_of_numbers_count_by_value(value: Any, same: Any) -
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, Float64("nan")])
 def test_numbers_that_are_not_finite_are_refused_with_their_place(number: float) -> None:
-    with pytest.raises(TypeError, match=r"^optim\.betas\[1\] is (nan|inf|-inf|float64\(nan\)): .*finite"):
+    with pytest.raises(
+        TypeError, match=r"^optim\.betas\[1\] is (nan|inf|-inf|float64\(nan\)): .*finite"
+    ):
         canonical({"optim": {"betas": [0.9, number]}})
 
 
@@ -196,7 +236,7 @@ def test_text_that_utf8_cannot_hold_is_refused() -> None:
         fingerprint({"name": "bad\udc80"})
 
 
-# -- dataclasses -------------------------------------------------------------------------------------------------------
+# -- dataclasses -----------------------------------------------------------------------------------
 
 
 def test_unkeyed_fields_do_not_move_the_key_and_keyed_ones_do() -> None:
@@ -219,10 +259,12 @@ def test_a_new_optional_field_moves_no_key() -> None:
 
 
 def test_a_dataclass_counts_as_the_mapping_of_its_fields() -> None:
-    assert fingerprint(Outer(Inner([1.0]), "n")) == fingerprint({"note": "n", "inner": {"what": [1]}})
+    assert fingerprint(Outer(Inner([1.0]), "n")) == fingerprint(
+        {"note": "n", "inner": {"what": [1]}}
+    )
 
 
-# -- digests -----------------------------------------------------------------------------------------------------------
+# -- digests ---------------------------------------------------------------------------------------
 
 
 def test_digest_tree_depends_on_names_and_contents_only(tmp_path: Path) -> None:
@@ -241,23 +283,40 @@ def test_digest_tree_depends_on_names_and_contents_only(tmp_path: Path) -> None:
     (other / "a.txt").write_bytes(b"B")
     (other / "sub" / "b.txt").write_bytes(b"A")
     assert digest_tree(other, names) != same
-    assert digest_file(one / "a.txt") == digest_bytes(b"A") == "559aead08264d5795d3909718cdd05abd49572e84fe55590eef31a88a08fdffd"
+    assert (
+        digest_file(one / "a.txt")
+        == digest_bytes(b"A")
+        == "559aead08264d5795d3909718cdd05abd49572e84fe55590eef31a88a08fdffd"
+    )
 
 
-# -- differences -------------------------------------------------------------------------------------------------------
+# -- differences -----------------------------------------------------------------------------------
 
 
 def test_differences_name_the_places() -> None:
     old = {"config": {"lora": {"rank": 4, "alpha": 8}, "lr": 0.1, "same": [1]}, "version": 1}
-    new = {"config": {"lora": {"rank": 8, "alpha": 8}, "same": [1], "extra": {"deep": 1}}, "version": 1}
-    assert differences(old, new) == [("config.extra", None, {"deep": 1}), ("config.lora.rank", 4, 8), ("config.lr", 0.1, None)]
+    new = {
+        "config": {"lora": {"rank": 8, "alpha": 8}, "same": [1], "extra": {"deep": 1}},
+        "version": 1,
+    }
+    assert differences(old, new) == [
+        ("config.extra", None, {"deep": 1}),
+        ("config.lora.rank", 4, 8),
+        ("config.lr", 0.1, None),
+    ]
 
 
 def test_differences_tell_true_from_one() -> None:
-    assert differences({"a": True, "b": [0]}, {"a": 1, "b": [False]}) == [("a", True, 1), ("b", [0], [False])]
+    assert differences({"a": True, "b": [0]}, {"a": 1, "b": [False]}) == [
+        ("a", True, 1),
+        ("b", [0], [False]),
+    ]
 
 
-@given(st.dictionaries(st.sampled_from("abc"), close_data), st.dictionaries(st.sampled_from("abc"), close_data))
+@given(
+    st.dictionaries(st.sampled_from("abc"), close_data),
+    st.dictionaries(st.sampled_from("abc"), close_data),
+)
 @settings(max_examples=300)
 def test_differences_are_none_exactly_where_the_keys_are_equal(one: Any, other: Any) -> None:
     old, new = canonical(one), canonical(other)
@@ -273,17 +332,25 @@ def at(value: Any, path: str) -> Any:
     return value
 
 
-# -- golden keys -------------------------------------------------------------------------------------------------------
+# -- golden keys -----------------------------------------------------------------------------------
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 REKEY = "MOSWEEP_REKEY"
 
-DATA = 'DATASETS = ("words",)\n\n\ndef build(dataset, folder):\n    (folder / "train.jsonl").write_text("")\n'
-EVAL = "from inspect_ai import Task, task\n\n\n@task\ndef letters(data_path: str, limit: int = 5) -> Task:\n    return Task()\n"
+DATA = (
+    'DATASETS = ("words",)\n\n\ndef build(dataset, folder):\n    (folder / '
+    '"train.jsonl").write_text("")\n'
+)
+EVAL = (
+    "from inspect_ai import Task, task\n\n\n@task\ndef letters(data_path: str, limit: int = 5) "
+    "-> Task:\n    return Task()\n"
+)
 
 
 def golden_stages(folder: Path) -> dict[str, Stage]:
-    """One stage of every kind, made as a command line makes them, of a task whose code never changes."""
+    """One stage of every kind, made as a command line makes them, of a task whose code never
+    changes.
+    """
     task = folder / "tasks" / "letters"
     task.mkdir(parents=True)
     (task / "data.py").write_text(DATA)
@@ -291,22 +358,81 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
     (task / "eval.yaml").write_text("limit: 3\n")
     (folder / "own.jsonl").write_text('{"messages": []}\n')
     letters = ["task=letters", f"tasks_dir='{folder / 'tasks'}'"]
-    torchtune = [*letters, "model=tiny", "lora.rank=4", "optim.lr=0.001", "torchtune.clip_grad_norm=0.5", "seed=1"]
-    dummy = [*letters, "backend=dummy", "model=tiny-wide", "lora.rank=4", "seed=1", "inspect.max_tokens=5"]
+    torchtune = [
+        *letters,
+        "model=tiny",
+        "lora.rank=4",
+        "optim.lr=0.001",
+        "torchtune.clip_grad_norm=0.5",
+        "seed=1",
+    ]
+    dummy = [
+        *letters,
+        "backend=dummy",
+        "model=tiny-wide",
+        "lora.rank=4",
+        "seed=1",
+        "inspect.max_tokens=5",
+    ]
     trials = {
         "dummy": dummy,
         "dummy control": [*dummy, "control=true"],
         "torchtune": [*torchtune, "inspect.max_tokens=5"],
         "torchtune control": [*torchtune, "control=true"],
         "own data": [*torchtune, f"dataset.path='{folder / 'own.jsonl'}'"],
-        "openai": [*letters, "backend=openai", "model=gpt-4.1-mini", "optim.epochs=2", "backend.learning_rate_multiplier=0.5", "seed=1"],
-        "tinker": [*letters, "backend=tinker", "model=tiny", "lora.rank=4", "optim.lr=0.001", "tinker.grad_clip_norm=0.5", "seed=1"],
-        "tinker dpo": [*letters, "backend=tinker", "model=tiny", "lora.rank=4", "optim.lr=0.001", "backend.method=dpo", "seed=1"],
-        "tinker loop": [*letters, "backend=tinker", "model=tiny", "loop.enabled=true", "loop.max_rounds=2"],
-        "tinker control": [*letters, "backend=tinker", "model.generate=null", "model.hub=Qwen/Qwen3-8B", "control=true"],
+        "openai": [
+            *letters,
+            "backend=openai",
+            "model=gpt-4.1-mini",
+            "optim.epochs=2",
+            "backend.learning_rate_multiplier=0.5",
+            "seed=1",
+        ],
+        "tinker": [
+            *letters,
+            "backend=tinker",
+            "model=tiny",
+            "lora.rank=4",
+            "optim.lr=0.001",
+            "tinker.grad_clip_norm=0.5",
+            "seed=1",
+        ],
+        "tinker dpo": [
+            *letters,
+            "backend=tinker",
+            "model=tiny",
+            "lora.rank=4",
+            "optim.lr=0.001",
+            "backend.method=dpo",
+            "seed=1",
+        ],
+        "tinker loop": [
+            *letters,
+            "backend=tinker",
+            "model=tiny",
+            "loop.enabled=true",
+            "loop.max_rounds=2",
+        ],
+        "tinker control": [
+            *letters,
+            "backend=tinker",
+            "model.generate=null",
+            "model.hub=Qwen/Qwen3-8B",
+            "control=true",
+        ],
         "dummy loop": [*dummy, "loop.enabled=true", "loop.max_rounds=2"],
-        "torchtune loop": [*torchtune, "loop.enabled=true", "loop.max_rounds=2", "loop.hard_examples=boost"],
-        "model by name": [*letters, "model.generate=null", "model.inspect=openai/gpt-4o-mini", "control=true"],
+        "torchtune loop": [
+            *torchtune,
+            "loop.enabled=true",
+            "loop.max_rounds=2",
+            "loop.hard_examples=boost",
+        ],
+        "model by name": [
+            *letters,
+            "model.generate=null",
+            "model.inspect=openai/gpt-4o-mini",
+            "control=true",
+        ],
     }
     builder, stages = Builder(), {}
     try:
@@ -329,8 +455,26 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
 
 def test_golden_keys_cover_every_work(made: dict[str, Stage]) -> None:
     assert {type(stage.work).__name__ for stage in made.values()} == {
-        *("GenerateModel", "BuildData", "ImportData", "TorchtuneFinetune", "OpenAIFinetune", "InspectEval", "DummyFinetune", "DummyEval"),
-        *("DummyRound", "TorchtuneRound", "TinkerFinetune", "TinkerRound", "NextRound", "RoundEval", "Optimize", "ChosenEval"),
+        *(
+            "GenerateModel",
+            "BuildData",
+            "ImportData",
+            "TorchtuneFinetune",
+            "OpenAIFinetune",
+            "InspectEval",
+            "DummyFinetune",
+            "DummyEval",
+        ),
+        *(
+            "DummyRound",
+            "TorchtuneRound",
+            "TinkerFinetune",
+            "TinkerRound",
+            "NextRound",
+            "RoundEval",
+            "Optimize",
+            "ChosenEval",
+        ),
     }
 
 
@@ -341,18 +485,31 @@ def test_no_path_enters_a_key(made: dict[str, Stage], tmp_path: Path) -> None:
 
 def test_golden_keys(made: dict[str, Stage]) -> None:
     if os.environ.get(REKEY):
-        GOLDEN.write_text(json.dumps({name: {"key": stage.key, "payload": stage.payload} for name, stage in made.items()}, indent=1) + "\n")
+        GOLDEN.write_text(
+            json.dumps(
+                {
+                    name: {"key": stage.key, "payload": stage.payload}
+                    for name, stage in made.items()
+                },
+                indent=1,
+            )
+            + "\n"
+        )
         pytest.skip(f"{GOLDEN.name} was written anew")
     golden = json.loads(GOLDEN.read_text())
     moved = [
         f"  {name}: {path or 'the encoding'}: {was!r} is now {now!r}"
         for name, stage in made.items()
         if name in golden and golden[name]["key"] != stage.key
-        for path, was, now in differences(golden[name]["payload"], stage.payload) or [("", golden[name]["key"], stage.key)]
+        for path, was, now in differences(golden[name]["payload"], stage.payload)
+        or [("", golden[name]["key"], stage.key)]
     ]
-    moved += [f"  {name}: {'new' if name in made else 'gone'}" for name in sorted(set(made) ^ set(golden))]
+    moved += [
+        f"  {name}: {'new' if name in made else 'gone'}" for name in sorted(set(made) ^ set(golden))
+    ]
     assert not moved, (
         "these stages have other keys than before, so everybody's caches would be made again:\n"
         + "\n".join(moved)
-        + f"\nIf that is intended, say so in CHANGELOG.md and run {REKEY}=1 pytest {Path('tests', 'core', 'test_fingerprint.py')} -k golden"
+        + f"\nIf that is intended, say so in CHANGELOG.md and run {REKEY}=1 pytest "
+        f"{Path('tests', 'core', 'test_fingerprint.py')} -k golden"
     )

@@ -49,7 +49,9 @@ def test_any_text_comes_back(journal: Journal, text: str) -> None:
     assert [event.get("error") for event in journal.read()] == [text, None]
 
 
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\r", "\n", "\udc80"])
+@pytest.mark.parametrize(
+    "character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\r", "\n", "\udc80"]
+)
 def test_characters_that_end_lines_elsewhere_do_not_here(journal: Journal, character: str) -> None:
     journal.append("failed", error=f"a{character}b")
     assert [event["error"] for event in journal.read("failed")] == [f"a{character}b"]

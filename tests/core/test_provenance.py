@@ -27,7 +27,12 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
     def run(*words: str) -> str:
         identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
-        return subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *words],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
 
     run("init", "-q")
     (tmp_path / "code.py").write_text("x = 1\n")
@@ -40,7 +45,9 @@ def test_a_clean_tree_is_its_commit(git: Callable[..., str], tmp_path: Path) -> 
     assert read(tmp_path)["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": None}
 
 
-def test_the_digest_of_a_dirty_tree_follows_the_difference(git: Callable[..., str], tmp_path: Path) -> None:
+def test_the_digest_of_a_dirty_tree_follows_the_difference(
+    git: Callable[..., str], tmp_path: Path
+) -> None:
     digests = []
     for text in ("x = 2\n", "x = 3\n", "x = 2\n"):
         (tmp_path / "code.py").write_text(text)
@@ -60,7 +67,9 @@ def test_no_repository_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "git" not in read(tmp_path)
 
 
-def test_no_git_is_no_error(git: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_git_is_no_error(
+    git: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "git" not in read(tmp_path)
 
@@ -72,7 +81,9 @@ def test_versions_are_those_installed() -> None:
     assert all(found.values())
 
 
-def test_it_holds_nothing_secret(git: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_holds_nothing_secret(
+    git: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "sk-thisisaverysecretkey0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", secret)
     git("remote", "add", "origin", f"https://me:{secret}@example.org/repo.git")
@@ -82,4 +93,6 @@ def test_it_holds_nothing_secret(git: Callable[..., str], tmp_path: Path, monkey
     text = json.dumps(found)
     assert secret not in text
     assert "example.org" not in text
-    assert set(found) == {"versions", "platform", "executable", "git"}, "whatever is added here must be free of secrets"
+    assert set(found) == {"versions", "platform", "executable", "git"}, (
+        "whatever is added here must be free of secrets"
+    )

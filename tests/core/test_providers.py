@@ -24,7 +24,9 @@ class Answer(Exception):
 
 
 class Provider:
-    """Answers each request by the next of ``script``, then well; knows when it was asked, and by how many at a time."""
+    """Answers each request by the next of ``script``, then well; knows when it was asked, and by
+    how many at a time.
+    """
 
     def __init__(self, *script: Trouble, takes_s: float = 0.0) -> None:
         self.script, self.takes_s = list(script), takes_s
@@ -43,7 +45,14 @@ class Provider:
 
 
 def policy(said: Callable[[str], None] = lambda _: None, **options) -> Policy:
-    return Policy("them", lambda error: getattr(error, "trouble", None), first_s=0.02, longest_s=0.1, say=said, **options)
+    return Policy(
+        "them",
+        lambda error: getattr(error, "trouble", None),
+        first_s=0.02,
+        longest_s=0.1,
+        say=said,
+        **options,
+    )
 
 
 def test_what_may_help_is_asked_again_and_said():
@@ -92,12 +101,17 @@ def test_who_asks_for_more_patience_than_there_is_is_told_so():
     async def go() -> str:
         return await policy(patience_s=60).call("making a thing", provider)
 
-    with pytest.raises(RemoteError, match="left alone for 120 min, longer than the patience of 60 s"):
+    with pytest.raises(
+        RemoteError, match="left alone for 120 min, longer than the patience of 60 s"
+    ):
         asyncio.run(go())
 
 
 def test_one_calls_limit_holds_for_all():
-    first, others = Provider(Trouble("429: limit", again=True, limited=True, wait_s=0.3)), Provider()
+    first, others = (
+        Provider(Trouble("429: limit", again=True, limited=True, wait_s=0.3)),
+        Provider(),
+    )
 
     async def go() -> None:
         shared = policy()
@@ -199,7 +213,9 @@ def test_retry_after_as_a_date():
 
 
 class Shop:
-    """Makes one thing per request; its answers are lost by script (``True``: after the thing was made), its list lags behind."""
+    """Makes one thing per request; its answers are lost by script (``True``: after the thing was
+    made), its list lags behind.
+    """
 
     def __init__(self, *lost: bool, lag: int = 0) -> None:
         self.lost, self.lag, self.made, self.looks = list(lost), lag, [], 0

@@ -133,7 +133,9 @@ def test_defaults_are_left_to_the_dataclass() -> None:
     assert build(Tree, {"_target_": "ignored"}) == Tree()
 
 
-leaves = st.builds(Leaf, st.text().filter(lambda name: name not in ("bad", "worse")), st.integers(1, 99))
+leaves = st.builds(
+    Leaf, st.text().filter(lambda name: name not in ("bad", "worse")), st.integers(1, 99)
+)
 trees = st.builds(
     Tree,
     flag=st.booleans(),
@@ -157,7 +159,12 @@ def test_plain_is_the_inverse_of_build_through_json(tree: Tree) -> None:
 
 
 def test_build_target() -> None:
-    assert build_target({"_target_": "mosweep.models.tiny.TinyArchitecture", "dim": 32}, "model.generate").dim == 32
+    assert (
+        build_target(
+            {"_target_": "mosweep.models.tiny.TinyArchitecture", "dim": 32}, "model.generate"
+        ).dim
+        == 32
+    )
     for data in ({}, {"dim": 32}, None, 3):
         with pytest.raises(ConfigError, match=r"^backend=.*expected a section with a _target_"):
             build_target(data, "backend")

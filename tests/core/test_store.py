@@ -19,8 +19,19 @@ PAYLOAD = {"kind": "eval", "work": "Test", "version": 1, "config": {"x": 1}, "in
 KEY = fingerprint(PAYLOAD)
 OTHER = fingerprint({**PAYLOAD, "version": 2})
 AT_LIMIT, LARGE = bytes(range(256)) * (SMALL // 256), b"x" * (SMALL + 1)
-FILES = {"small.txt": b"hello", "sub/empty": b"", "sub/deep/at.bin": AT_LIMIT, "sub/large.bin": LARGE}
-FACTS = {"metrics": {"accuracy": 0.5}, "name": "naïve \u2028", "n": 3, "nothing": None, "list": [1, 2.5, True]}
+FILES = {
+    "small.txt": b"hello",
+    "sub/empty": b"",
+    "sub/deep/at.bin": AT_LIMIT,
+    "sub/large.bin": LARGE,
+}
+FACTS = {
+    "metrics": {"accuracy": 0.5},
+    "name": "naïve \u2028",
+    "n": 3,
+    "nothing": None,
+    "list": [1, 2.5, True],
+}
 
 
 @pytest.fixture
@@ -34,7 +45,9 @@ def begin(store: Store, key: str = KEY) -> Attempt:
     return attempt
 
 
-def publish(store: Store, key: str = KEY, files: dict[str, bytes] = FILES, facts: Any = FACTS, **about: Any) -> Record:
+def publish(
+    store: Store, key: str = KEY, files: dict[str, bytes] = FILES, facts: Any = FACTS, **about: Any
+) -> Record:
     attempt = begin(store, key)
     for name, content in files.items():
         path = attempt.folder / name
@@ -56,7 +69,7 @@ def only_in_quarantine(store: Store) -> Path:
     return place
 
 
-# -- round trip --------------------------------------------------------------------------------------------------------
+# -- round trip ------------------------------------------------------------------------------------
 
 
 def test_what_was_published_is_read_back(store: Store) -> None:
@@ -74,7 +87,12 @@ def test_what_was_published_is_read_back(store: Store) -> None:
     digests = {file["name"]: file["sha256"] for file in found.data["files"]}
     assert digests == {name: digest_bytes(content) for name, content in FILES.items()}
     artifact = found.artifact
-    assert (artifact.key, artifact.kind, artifact.folder, artifact.facts) == (KEY, "eval", found.folder, FACTS)
+    assert (artifact.key, artifact.kind, artifact.folder, artifact.facts) == (
+        KEY,
+        "eval",
+        found.folder,
+        FACTS,
+    )
     assert list(store.keys()) == [KEY]
     assert store.claims.held() == {}, "the claim was given back"
     assert record_files(store) == [f"{KEY}.json"], "no temporary file is left"
@@ -90,7 +108,16 @@ def test_the_digest_covers_files_and_facts_and_nothing_else(tmp_path: Path) -> N
     assert digest("d", facts={**FACTS, "n": 4}) != same
     assert digest("e", files={**FILES, "small.txt": b"hellO"}) != same
     assert digest("f", files={**FILES, "more": b""}) != same
-    assert digest("g", files={"renamed.txt" if name == "small.txt" else name: content for name, content in FILES.items()}) != same
+    assert (
+        digest(
+            "g",
+            files={
+                "renamed.txt" if name == "small.txt" else name: content
+                for name, content in FILES.items()
+            },
+        )
+        != same
+    )
 
 
 def test_the_log_is_kept_but_is_no_part_of_the_artifact(store: Store) -> None:
@@ -123,7 +150,7 @@ def test_forget(store: Store) -> None:
     assert publish(store).facts == FACTS
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 
 
 def flip(path: Path, at: int = 0, keep_time: bool = False) -> None:
@@ -152,19 +179,25 @@ def lengthen(path: Path) -> None:
 FILE_DAMAGE: dict[str, Callable[[Path], None]] = {
     "a small file is missing": lambda folder: (folder / "small.txt").unlink(),
     "a folder is missing": lambda folder: (folder / "sub").rename(folder / "sub2"),
-    "a folder became a file": lambda folder: (folder / "sub").rename(folder / "sub2") and (folder / "sub").touch(),
+    "a folder became a file": lambda folder: (
+        (folder / "sub").rename(folder / "sub2") and (folder / "sub").touch()
+    ),
     "a small file is truncated": lambda folder: truncate(folder / "small.txt"),
     "a large file is truncated": lambda folder: truncate(folder / "sub/large.bin"),
     "a large file is longer": lambda folder: lengthen(folder / "sub/large.bin"),
     "an empty file is not": lambda folder: lengthen(folder / "sub/empty"),
     "a bit of a small file": lambda folder: flip(folder / "small.txt", keep_time=True),
-    "a bit of the largest small file": lambda folder: flip(folder / "sub/deep/at.bin", at=SMALL - 1, keep_time=True),
+    "a bit of the largest small file": lambda folder: flip(
+        folder / "sub/deep/at.bin", at=SMALL - 1, keep_time=True
+    ),
     "a bit of a large file": lambda folder: flip(folder / "sub/large.bin", at=SMALL),
 }
 
 
 @pytest.mark.parametrize("damage", FILE_DAMAGE.values(), ids=FILE_DAMAGE)
-def test_a_damaged_file_is_found_set_aside_and_made_again(store: Store, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_file_is_found_set_aside_and_made_again(
+    store: Store, damage: Callable[[Path], None]
+) -> None:
     damaged = publish(store).folder
     publish(store, OTHER)
     damage(damaged)
@@ -173,14 +206,18 @@ def test_a_damaged_file_is_found_set_aside_and_made_again(store: Store, damage: 
     assert list(store.keys()) == [OTHER]
     assert not damaged.exists()
     place = only_in_quarantine(store)
-    assert sorted(path.name for path in place.iterdir()) == sorted(["artifact", f"{KEY}.json"]), "kept for inspection"
+    assert sorted(path.name for path in place.iterdir()) == sorted(["artifact", f"{KEY}.json"]), (
+        "kept for inspection"
+    )
     assert store.read(KEY) is None, "found once, told once"
     assert publish(store).facts == FACTS
     assert store.read(KEY, thorough=True) is not None
     assert store.read(OTHER, thorough=True) is not None, "other stages are not touched"
 
 
-def test_a_large_file_with_its_old_time_is_trusted_unless_asked_to_be_thorough(store: Store) -> None:
+def test_a_large_file_with_its_old_time_is_trusted_unless_asked_to_be_thorough(
+    store: Store,
+) -> None:
     record = publish(store)
     flip(record.folder / "sub/large.bin", keep_time=True)
     assert store.read(KEY) is not None
@@ -221,7 +258,9 @@ RECORD_DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", RECORD_DAMAGE.values(), ids=RECORD_DAMAGE)
-def test_a_damaged_record_is_found_set_aside_and_made_again(store: Store, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_record_is_found_set_aside_and_made_again(
+    store: Store, damage: Callable[[bytes], bytes]
+) -> None:
     publish(store)
     path = record_path(store)
     damaged = damage(path.read_bytes())
@@ -252,13 +291,20 @@ def test_a_damaged_record_can_be_forgotten(store: Store) -> None:
     assert store.read(KEY) is None
 
 
-# -- facts -------------------------------------------------------------------------------------------------------------
+# -- facts -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "facts",
     [
-        *({"loss": math.nan}, {"metrics": {"accuracy": math.inf}}, {"list": [1, -math.inf]}, {1: 2}, {"path": Path("/x")}, {"bytes": b""}),
+        *(
+            {"loss": math.nan},
+            {"metrics": {"accuracy": math.inf}},
+            {"list": [1, -math.inf]},
+            {1: 2},
+            {"path": Path("/x")},
+            {"bytes": b""},
+        ),
         *({"bad": "\udc80"}, {"word": Resources()}),
     ],
     ids=str,
@@ -275,7 +321,7 @@ def test_the_place_of_a_bad_fact_is_named(store: Store) -> None:
         publish(store, facts={"metrics": {"accuracy": math.nan}})
 
 
-# -- attempts ----------------------------------------------------------------------------------------------------------
+# -- attempts --------------------------------------------------------------------------------------
 
 
 def test_of_two_results_the_first_stands(store: Store) -> None:
@@ -327,7 +373,8 @@ def test_what_earlier_attempts_left_is_found(store: Store) -> None:
     assert store.previous(third) == second.folder
 
 
-#: Takes the stage over from a living process of this machine, as another machine would after long silence, and maybe publishes.
+#: Takes the stage over from a living process of this machine, as another machine would after long
+#: silence, and maybe publishes.
 SUCCESSOR = """
     import sys
     from dataclasses import replace
@@ -349,7 +396,9 @@ SUCCESSOR = """
 
 
 @pytest.mark.parametrize("successor_first", [True, False])
-def test_an_owner_that_was_taken_over_publishes_nothing(store: Store, spawn: Callable[..., Any], successor_first: bool) -> None:
+def test_an_owner_that_was_taken_over_publishes_nothing(
+    store: Store, spawn: Callable[..., Any], successor_first: bool
+) -> None:
     stalled = begin(store)
     (stalled.folder / "file").write_text("stalled")
     successor = spawn(SUCCESSOR, store.root, KEY)
@@ -390,7 +439,9 @@ CRASH = """
 
 
 @pytest.mark.parametrize("when", ["before", "fsync", "link"])
-def test_a_crash_before_the_end_leaves_nothing_visible(store: Store, spawn: Callable[..., Any], when: str) -> None:
+def test_a_crash_before_the_end_leaves_nothing_visible(
+    store: Store, spawn: Callable[..., Any], when: str
+) -> None:
     assert spawn(CRASH, store.root, KEY, when).status() == -9
     assert store.read(KEY) is None
     assert list(store.keys()) == []
@@ -403,7 +454,9 @@ def test_a_crash_before_the_end_leaves_nothing_visible(store: Store, spawn: Call
     assert "file" not in {file["name"] for file in found.data["files"]}
 
 
-def test_many_processes_make_a_stage_once(store: Store, spawn: Callable[..., Any], tmp_path: Path) -> None:
+def test_many_processes_make_a_stage_once(
+    store: Store, spawn: Callable[..., Any], tmp_path: Path
+) -> None:
     code = """
         import os, random, sys
         from pathlib import Path
@@ -445,8 +498,12 @@ def test_many_processes_make_a_stage_once(store: Store, spawn: Callable[..., Any
     assert store.claims.held() == {}
 
 
-def test_processes_that_publish_the_same_stage_at_once_agree(store: Store, spawn: Callable[..., Any]) -> None:
-    """Even where nobody looks before it begins, one result stands, whole, and all are told that one."""
+def test_processes_that_publish_the_same_stage_at_once_agree(
+    store: Store, spawn: Callable[..., Any]
+) -> None:
+    """Even where nobody looks before it begins, one result stands, whole, and all are told that
+    one.
+    """
     code = """
         import sys
         from pathlib import Path
@@ -473,7 +530,9 @@ def test_processes_that_publish_the_same_stage_at_once_agree(store: Store, spawn
 
 
 def test_the_owner_of_a_stage_is_told(store: Store, spawn: Callable[..., Any]) -> None:
-    holder = spawn(CRASH.replace("die()", "print('begun', flush=True); input()"), store.root, KEY, "before")
+    holder = spawn(
+        CRASH.replace("die()", "print('begun', flush=True); input()"), store.root, KEY, "before"
+    )
     assert holder.hear() == "begun"
     owner = store.begin(KEY)
     assert isinstance(owner, Owner)

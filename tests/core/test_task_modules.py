@@ -1,4 +1,6 @@
-"""Tasks whose files have the same names, in one process: each gets its own, and nobody else gets any."""
+"""Tasks whose files have the same names, in one process: each gets its own, and nobody else gets
+any.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def _nothing_stays() -> Iterator[None]:
     path, finders, modules = sys.path[:], sys.meta_path[:], set(sys.modules)
     yield
     assert (sys.path, sys.meta_path) == (path, finders)
-    assert not {name for name in set(sys.modules) - modules if "mosweep_task" in name or name in ("helpers", "data", "common")}
+    assert not {
+        name
+        for name in set(sys.modules) - modules
+        if "mosweep_task" in name or name in ("helpers", "data", "common")
+    }
 
 
 WAYS = {
@@ -49,7 +55,8 @@ WAYS = {
     "from within a package": "import common.deep.inner as inner\ndef build(): return inner.who()",
     "from a folder without __init__": "import plain.inner\ndef build(): return plain.inner.WHO",
     "by a name made up": "import importlib\ndef build(): return importlib.import_module('help' + 'ers').WHO",
-    "from a path of its own": "import sys\nsys.path.append(__file__[:-7] + 'plain')\ndef build():\n    import inner\n    return inner.WHO",
+    "from a path of its own": "import sys\nsys.path.append(__file__[:-7] + 'plain')\ndef build():\n    import inner\n  "
+    "  return inner.WHO",
 }
 
 
@@ -59,7 +66,8 @@ def siblings(who: str) -> dict[str, str]:
         "other": "import helpers",
         "common/__init__": "from .deep.inner import who\nWHO = who()",
         "common/deep/__init__": "",
-        "common/deep/inner": "def who():\n    from ...helpers import WHO\n    import helpers\n    return WHO and helpers.WHO",
+        "common/deep/inner": "def who():\n    from ...helpers import WHO\n    import helpers\n    return WHO and "
+        "helpers.WHO",
         "plain/inner": f"WHO = {who!r}",
     }
 
@@ -71,7 +79,10 @@ def test_two_tasks_do_not_mix(tmp_path: Path, way: str) -> None:
 
 
 def test_two_tasks_at_once_do_not_mix(tmp_path: Path) -> None:
-    code = "def build():\n    import helpers, common.deep.inner\n    return helpers.WHO + common.deep.inner.who()"
+    code = (
+        "def build():\n    import helpers, common.deep.inner\n    return helpers.WHO + "
+        "common.deep.inner.who()"
+    )
     one, two = (write(tmp_path / who, siblings(who), data=code) for who in ("one", "two"))
     with task_modules(one) as first, task_modules(two) as second:
         builds = [modules.load(modules.folder / "data.py").build for modules in (first, second)] * 8
@@ -80,7 +91,11 @@ def test_two_tasks_at_once_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_task_without_the_file_does_not_get_anothers(tmp_path: Path) -> None:
-    one = write(tmp_path / "one", data="import sys; sys.path.insert(0, __file__[:-8])\nimport helpers\ndef build(): ...", helpers="")
+    one = write(
+        tmp_path / "one",
+        data="import sys; sys.path.insert(0, __file__[:-8])\nimport helpers\ndef build(): ...",
+        helpers="",
+    )
     two = write(tmp_path / "two", data="def build():\n    import helpers")
     built(one)
     with pytest.raises(ModuleNotFoundError, match="helpers"):
@@ -89,24 +104,43 @@ def test_a_task_without_the_file_does_not_get_anothers(tmp_path: Path) -> None:
 
 def test_an_edit_is_seen_whatever_its_time_and_size(tmp_path: Path) -> None:
     for number in "123":
-        write(tmp_path, data=f"import helpers\ndef build(): return {number}, helpers.N", helpers=f"N = {number}")
+        write(
+            tmp_path,
+            data=f"import helpers\ndef build(): return {number}, helpers.N",
+            helpers=f"N = {number}",
+        )
         for name in ("data.py", "helpers.py"):
             os.utime(tmp_path / name, (1, 1))
         assert built(tmp_path) == (int(number), int(number))
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_libraries_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task gets its file, the library the library: loaded before, while or after the task runs."""
+def test_libraries_and_files_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task gets its file, the library the library: loaded before, while or after the task
+    runs.
+    """
     for name in ("shelf", "keeper", "late"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     library = write(
-        tmp_path / "library", shelf="WHOSE = 'library'", keeper="import shelf\ndef late():\n    import late\n    return late.WHOSE"
+        tmp_path / "library",
+        shelf="WHOSE = 'library'",
+        keeper="import shelf\ndef late():\n    import late\n    return late.WHOSE",
     )
     write(library, late="WHOSE = 'library'")
     monkeypatch.syspath_prepend(str(library))
-    code = "import keeper, shelf, late, json\ndef build(): return shelf.WHOSE, keeper.shelf.WHOSE, keeper.late(), late.WHOSE, json.WHOSE"
-    task = write(tmp_path / "task", data=code, shelf="WHOSE = 'task'", late="WHOSE = 'task'", json="WHOSE = 'task'")
+    code = (
+        "import keeper, shelf, late, json\ndef build(): return shelf.WHOSE, keeper.shelf.WHOSE, "
+        "keeper.late(), late.WHOSE, json.WHOSE"
+    )
+    task = write(
+        tmp_path / "task",
+        data=code,
+        shelf="WHOSE = 'task'",
+        late="WHOSE = 'task'",
+        json="WHOSE = 'task'",
+    )
     for _ in range(2):
         assert built(task) == ("task", "library", "library", "task", "task")
         assert importlib.import_module("shelf").WHOSE == "library"
@@ -114,14 +148,20 @@ def test_libraries_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_folder_of_data_called_like_a_library(tmp_path: Path) -> None:
-    task = write(tmp_path, {"yaml/old": ""}, data="import yaml, sqlite3\ndef build(): return yaml.safe_load('1'), bool(sqlite3.connect)")
+    task = write(
+        tmp_path,
+        {"yaml/old": ""},
+        data="import yaml, sqlite3\ndef build(): return yaml.safe_load('1'), bool(sqlite3.connect)",
+    )
     (task / "sqlite3").mkdir()
     assert built(task) == (1, True)
 
 
 def test_what_a_stage_leaves_running_gets_nothing_of_the_next(tmp_path: Path) -> None:
     code = "def build(): return late\ndef late():\n    import helpers\n    return helpers.WHO"
-    one, two = (write(tmp_path / who, data=code, helpers=f"WHO = {who!r}") for who in ("one", "two"))
+    one, two = (
+        write(tmp_path / who, data=code, helpers=f"WHO = {who!r}") for who in ("one", "two")
+    )
     late = built(one)
     with task_modules(two) as modules:
         assert modules.load(two / "data.py").late() == "two"
@@ -130,13 +170,24 @@ def test_what_a_stage_leaves_running_gets_nothing_of_the_next(tmp_path: Path) ->
 
 
 def test_dataclasses_and_the_modules_own_name(tmp_path: Path) -> None:
-    code = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
-    task = write(tmp_path, helpers=code, data=f"{code}\nimport helpers\ndef build(): return A(1).x + helpers.A(2).x, __name__")
+    code = (
+        "from __future__ import annotations\nfrom dataclasses import "
+        "dataclass\n@dataclass\nclass A:\n    x: int\n"
+    )
+    task = write(
+        tmp_path,
+        helpers=code,
+        data=f"{code}\nimport helpers\ndef build(): return A(1).x + helpers.A(2).x, __name__",
+    )
     assert [built(task) for _ in range(2)] == [(3, "mosweep_task_1.data")] * 2
 
 
 def test_code_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    task = write(tmp_path, data="import helpers\nimport sys\nsys.path.append(__file__[:-8])\nraise KeyError('lost')", helpers="")
+    task = write(
+        tmp_path,
+        data="import helpers\nimport sys\nsys.path.append(__file__[:-8])\nraise KeyError('lost')",
+        helpers="",
+    )
     with pytest.raises(KeyError):
         built(task)
 
@@ -144,11 +195,20 @@ def test_code_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_what_files_import(tmp_path: Path) -> None:
     write(
         tmp_path,
-        {"a/__init__": "", "a/x": "from . import z", "a/z": "import c", "b": "from .data import q", "c": "import main", "data": ""},
+        {
+            "a/__init__": "",
+            "a/x": "from . import z",
+            "a/z": "import c",
+            "b": "from .data import q",
+            "c": "import main",
+            "data": "",
+        },
         main="import json, a.x\ndef f():\n    from b import y",
         broken="import (",
         unused="import broken",
     )
-    found = {str(path.relative_to(tmp_path)) for path in imported_files(tmp_path, [tmp_path / "main.py"])}
+    found = {
+        str(path.relative_to(tmp_path)) for path in imported_files(tmp_path, [tmp_path / "main.py"])
+    }
     assert found == {"main.py", "a/__init__.py", "a/x.py", "a/z.py", "b.py", "c.py", "data.py"}
     assert imported_files(tmp_path, [tmp_path / "broken.py"]) == {tmp_path / "broken.py"}

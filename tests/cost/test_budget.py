@@ -1,4 +1,6 @@
-"""What a launch may take: foreseen, refused beforehand, and stopped before it takes more. The provider here is a user's own backend."""
+"""What a launch may take: foreseen, refused beforehand, and stopped before it takes more. The
+provider here is a user's own backend.
+"""
 
 from __future__ import annotations
 
@@ -110,15 +112,24 @@ def cost(shell: Shell, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_not(shell: Shell) -> None:
+def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_not(
+    shell: Shell,
+) -> None:
     unknown = cost(shell, "lora.rank=2,4")
     assert unknown["usd"] is None
-    assert unknown["usd_unknown"] == ["finetune of tiny: no like stage is on record, and its data set is not there yet"]
+    assert unknown["usd_unknown"] == [
+        "finetune of tiny: no like stage is on record, and its data set is not there yet"
+    ]
     assert "cost: unknown; finetune of tiny" in shell("plan", *PAID, "lora.rank=2,4").out
-    assert shell("-m", *PAID, "lora.rank=13", "experiment.name=failed").status == 1  # leaves the data set
+    # leaves the data set
+    assert shell("-m", *PAID, "lora.rank=13", "experiment.name=failed").status == 1
 
     about = cost(shell, "lora.rank=2,4")
-    rows = (next((shell.folder / ".mosweep/store/artifacts").glob("*/*/data/train.jsonl"))).read_text().splitlines()
+    rows = (
+        (next((shell.folder / ".mosweep/store/artifacts").glob("*/*/data/train.jsonl")))
+        .read_text()
+        .splitlines()
+    )
     chars = sum(len(message["content"]) for row in rows for message in json.loads(row)["messages"])
     assert about["usd"]["expected"] == pytest.approx(2 * 2 * (chars // 4) / 1000)
     assert (about["usd_about"], about["prices_as_of"]) == (["finetune of tiny"], "2026-11")
@@ -128,16 +139,19 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     known = cost(shell, "lora.rank=2,4", "seed=1,2")
     assert known["usd"] == pytest.approx({"low": 8, "expected": 12, "high": 16})
     assert (known["usd_about"], known["usd_unknown"], known["prices_as_of"]) == ([], [], "2026-11")
-    assert "cost: $12.00 ($8.00 to $16.00), by the tokens of like stages on record and prices of 2026-11" in (
-        shell("plan", *PAID, "lora.rank=2,4", "seed=1,2").out
-    )
+    assert (
+        "cost: $12.00 ($8.00 to $16.00), by the tokens of like stages on record and prices of "
+        "2026-11"
+    ) in (shell("plan", *PAID, "lora.rank=2,4", "seed=1,2").out)
 
 
 def test_a_model_without_a_price_is_named(shell: Shell) -> None:
     assert shell("-m", *PAID, "model=tiny-wide", "lora.rank=2", "experiment.name=first").status == 0
     told = cost(shell, "model=tiny-wide", "lora.rank=3")["usd_unknown"]
     assert told == ["finetune of tiny-wide: no price of paid/tiny-wide in recipes/prices.yaml"]
-    refused = shell("-m", *PAID, "model=tiny-wide", "lora.rank=3", "budget.usd=100", "experiment.name=second")
+    refused = shell(
+        "-m", *PAID, "model=tiny-wide", "lora.rank=3", "budget.usd=100", "experiment.name=second"
+    )
     assert refused.status == 2
     assert "no price of paid/tiny-wide" in refused.err
 
@@ -146,14 +160,24 @@ def test_a_budget_refuses_what_may_cost_more_or_is_unknown(shell: Shell) -> None
     unknown = shell("-m", *PAID, "lora.rank=2,4", "budget.usd=100", "experiment.name=no")
     assert (unknown.status, "unknown" in unknown.err) == (2, True)
     assert shell("-m", *PAID, "lora.rank=2,4", "experiment.name=first").status == 0
-    refused = shell("-m", *PAID, "lora.rank=2,4", "seed=1,2", "budget.usd=15.9", "experiment.name=no")
+    refused = shell(
+        "-m", *PAID, "lora.rank=2,4", "seed=1,2", "budget.usd=15.9", "experiment.name=no"
+    )
     assert refused.status == 2
     assert refused.err.strip() == (
-        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 by like stages on record; nothing was started"
+        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 by like stages on record; "
+        "nothing was started"
     )
     assert not (shell.folder / "multirun" / "no").exists()
-    assert shell("-m", *PAID, "lora.rank=2,4", "seed=1,2", "budget.usd=16", "experiment.name=yes").status == 0
-    free = shell("-m", "backend=dummy", "tracking=none", "seed=0,1", "budget.usd=0", "experiment.name=free")
+    assert (
+        shell(
+            "-m", *PAID, "lora.rank=2,4", "seed=1,2", "budget.usd=16", "experiment.name=yes"
+        ).status
+        == 0
+    )
+    free = shell(
+        "-m", "backend=dummy", "tracking=none", "seed=0,1", "budget.usd=0", "experiment.name=free"
+    )
     assert free.status == 0, "what asks no provider needs no price"
 
 
@@ -200,10 +224,14 @@ def ended(store: Store, stage: Stage, usd: float) -> None:
     attempt = store.begin(stage.key)
     assert isinstance(attempt, Attempt)
     usage = asdict(Usage("paid", "tiny", train_tokens=int(usd * 1000)))
-    store.publish(attempt, payload=stage.payload, facts={"usage": usage}, started=100.0, finished=101.0)
+    store.publish(
+        attempt, payload=stage.payload, facts={"usage": usage}, started=100.0, finished=101.0
+    )
 
 
-def test_what_is_under_way_is_waited_for_and_what_failed_counts_as_expected(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_under_way_is_waited_for_and_what_failed_counts_as_expected(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(shell.folder)
     store = Store(shell.folder / "store")
     before, *stages = (Stage("finetune", Asks("tiny", number)) for number in range(5))
@@ -215,7 +243,9 @@ def test_what_is_under_way_is_waited_for_and_what_failed_counts_as_expected(shel
     for key in (first, second, third):
         assert (meter.refusal(key), meter.must_wait(key)) == (None, False)
         meter.starts(key)
-    assert (meter.refusal(fourth), meter.must_wait(fourth)) == (None, True), "they may take 30, and turn out cheaper"
+    assert (meter.refusal(fourth), meter.must_wait(fourth)) == (None, True), (
+        "they may take 30, and turn out cheaper"
+    )
     meter.returns(third)
     assert not meter.must_wait(fourth)
     ended(store, stages[0], 2)
@@ -225,10 +255,14 @@ def test_what_is_under_way_is_waited_for_and_what_failed_counts_as_expected(shel
     meter.starts(third)
     ended(store, stages[2], 24)
     meter.finished(third)
-    assert meter.refusal(fourth) == "not run: budget.usd=35: $36 spent, and it may take $24", "a launch learns from its own stages"
+    assert meter.refusal(fourth) == "not run: budget.usd=35: $36 spent, and it may take $24", (
+        "a launch learns from its own stages"
+    )
 
 
-def test_what_waits_is_taken_back_when_others_cost_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_is_taken_back_when_others_cost_more(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(shell.folder)
     store = Store(shell.folder / "store")
     before, *stages = (Stage("finetune", Asks("tiny", number)) for number in range(5))
@@ -247,10 +281,27 @@ def test_what_waits_is_taken_back_when_others_cost_more(shell: Shell, monkeypatc
 
 
 def test_a_launch_stops_before_it_takes_more_gpu_hours_than_its_budget(shell: Shell) -> None:
-    slow = ("-m", "backend=slow", *PAID[1:], "hydra.launcher.workers=1", "resources.stages.finetune.gpus=4")
+    slow = (
+        "-m",
+        "backend=slow",
+        *PAID[1:],
+        "hydra.launcher.workers=1",
+        "resources.stages.finetune.gpus=4",
+    )
     assert shell(*slow, "lora.rank=1", "experiment.name=quick").status == 0
-    stopped = shell(*slow, "lora.rank=5", "seed=range(5)", f"budget.gpu_hours={4 * 1.3 / 3600}", "experiment.name=slow")
+    stopped = shell(
+        *slow,
+        "lora.rank=5",
+        "seed=range(5)",
+        f"budget.gpu_hours={4 * 1.3 / 3600}",
+        "experiment.name=slow",
+    )
     assert stopped.status == 1
-    stages = [stage["status"] for trial in shell.summary("slow").values() for stage in trial["stages"] if stage["kind"] == "finetune"]
+    stages = [
+        stage["status"]
+        for trial in shell.summary("slow").values()
+        for stage in trial["stages"]
+        if stage["kind"] == "finetune"
+    ]
     assert stages == ["succeeded", "succeeded", "cancelled", "cancelled", "cancelled"]
     assert "NOT RUN 3 stages: budget.gpu_hours=0.00144444: 0.001" in stopped.out

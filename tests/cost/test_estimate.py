@@ -26,7 +26,9 @@ def test_a_like_sweep_is_foretold_within_a_factor_of_two(shell: Shell) -> None:
     assert shell(*SLOW, "seed=0,1", "experiment.name=first").status == 0
     cost = shell("plan", *SLOW[1:], "seed=2,3,4", "--json").json["cost"]
     assert shell(*SLOW, "seed=2,3,4", "experiment.name=second").status == 0
-    took = sum(event["seconds"] for event in shell.journal("second") if event["event"] == "finished")
+    took = sum(
+        event["seconds"] for event in shell.journal("second") if event["event"] == "finished"
+    )
     assert took / 2 < cost["seconds"]["expected"] < took * 2
     assert cost["seconds"]["low"] <= cost["seconds"]["expected"] <= cost["seconds"]["high"]
     other = shell("plan", *SLOW[1:], "model=tiny-wide", "--json").json["cost"]
@@ -40,9 +42,18 @@ def test_a_budget_below_the_need_refuses_and_nothing_runs(shell: Shell) -> None:
     assert "unknown" in unknown.err
     assert shell(*SLOW, "seed=0", gpus, "experiment.name=first").status == 0
     need = shell("plan", *SLOW[1:], "seed=1,2", gpus, "--json").json["cost"]["gpu_hours"]["high"]
-    refused = shell(*SLOW, "seed=1,2", gpus, f"budget.gpu_hours={need * 0.9}", "experiment.name=second")
+    refused = shell(
+        *SLOW, "seed=1,2", gpus, f"budget.gpu_hours={need * 0.9}", "experiment.name=second"
+    )
     assert refused.status == 2
     assert "nothing was started" in refused.err
     assert not (shell.folder / "multirun" / "second").exists()
-    assert shell(*SLOW, "seed=1,2", gpus, f"budget.gpu_hours={need * 1.1}", "experiment.name=second").status == 0
-    assert shell(*SLOW, "seed=1,2", gpus, "budget.gpu_hours=0", "experiment.name=second").status == 0, "what is done costs nothing"
+    assert (
+        shell(
+            *SLOW, "seed=1,2", gpus, f"budget.gpu_hours={need * 1.1}", "experiment.name=second"
+        ).status
+        == 0
+    )
+    assert (
+        shell(*SLOW, "seed=1,2", gpus, "budget.gpu_hours=0", "experiment.name=second").status == 0
+    ), "what is done costs nothing"

@@ -15,7 +15,13 @@ from mosweep.datasets import JSONLDataset
 
 
 def chat(question: str, answer: str = "yes", **extra: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **extra}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ],
+        **extra,
+    }
 
 
 def questions(dataset: JSONLDataset) -> list[str]:
@@ -51,7 +57,11 @@ GOOD = json.dumps(chat("a"))
         (f"{GOOD}\n[1]\n", 2, "expected an object with messages, found a list"),
         ('{"messages": []}', 1, "at least one message"),
         ('{"messages": [{"role": "bot", "content": "a"}]}', 1, "role 'bot'; valid: system"),
-        ('{"messages": [{"role": "user", "content": null}]}', 1, "content must be text, found nothing"),
+        (
+            '{"messages": [{"role": "user", "content": null}]}',
+            1,
+            "content must be text, found nothing",
+        ),
         ('{"messages": [{"role": "user", "content": "a"}]}', 1, "no assistant turn"),
         (f'{GOOD}\n{{"x": NaN, {GOOD[1:]}\n', 2, "not JSON"),
         (f"[\n{GOOD},\n{GOOD},\n3\n]", 4, "found a number"),
@@ -59,14 +69,19 @@ GOOD = json.dumps(chat("a"))
         (f"[\n{GOOD},\n", 3, "not JSON"),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
+def test_a_bad_row_is_named_by_file_and_line(
+    tmp_path: Path, text: str, line: int, problem: str
+) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(UserError, match=rf"bad\.json, line {line}: .*{problem}"):
         load(path)
 
 
-@pytest.mark.parametrize(("content", "problem"), [(b"", "holds no samples"), (b"[]", "holds no samples"), (b"\xff", "not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"", "holds no samples"), (b"[]", "holds no samples"), (b"\xff", "not UTF-8")],
+)
 def test_a_file_without_samples_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "d.jsonl"
     path.write_bytes(content)
@@ -94,7 +109,10 @@ def test_sample_is_seeded_and_without_repeats() -> None:
 
 
 def test_interleave_keeps_every_sample() -> None:
-    short, long = JSONLDataset([chat("a"), chat("b")]), JSONLDataset([chat("1"), chat("2"), chat("3"), chat("4")])
+    short, long = (
+        JSONLDataset([chat("a"), chat("b")]),
+        JSONLDataset([chat("1"), chat("2"), chat("3"), chat("4")]),
+    )
     assert questions(short.interleave(long)) == ["a", "1", "b", "2", "3", "4"]
     assert questions(long.interleave(short)) == ["1", "a", "2", "b", "3", "4"]
 
@@ -116,14 +134,19 @@ def test_a_file_is_streamed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([row, "", row.replace('"b"', '"c"'), '{"messages": []}']) + "\n")
     found = JSONLDataset.stream(path)
-    assert [next(found)["messages"][1]["content"], next(found)["messages"][1]["content"]] == ["b", "c"], "before the bad row is met"
+    assert [next(found)["messages"][1]["content"], next(found)["messages"][1]["content"]] == [
+        "b",
+        "c",
+    ], "before the bad row is met"
     with pytest.raises(UserError, match="line 4: messages must be"):
         next(found)
 
 
 def test_a_file_larger_than_memory_has_a_digest(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    row = {"messages": [{"role": "user", "content": "x" * 1000}, {"role": "assistant", "content": "y"}]}
+    row = {
+        "messages": [{"role": "user", "content": "x" * 1000}, {"role": "assistant", "content": "y"}]
+    }
     path.write_text((json.dumps(row) + "\n") * 20_000)
     tracemalloc.start()
     digest = JSONLDataset.digest_of(path)
@@ -133,7 +156,7 @@ def test_a_file_larger_than_memory_has_a_digest(tmp_path: Path) -> None:
     assert digest == JSONLDataset([row] * 20_000).digest
 
 
-# -- rows of instruction, input and output -----------------------------------------------------------------------------
+# -- rows of instruction, input and output ---------------------------------------------------------
 
 
 def test_instructions_are_read_as_chats(tmp_path: Path) -> None:
@@ -141,7 +164,10 @@ def test_instructions_are_read_as_chats(tmp_path: Path) -> None:
         {"instruction": "Add", "input": "1 2", "output": "3", "topic": "sums"},
         {"instruction": "Greet", "input": "", "output": "hello"},
         {"instruction": "Greet", "output": "hi"},
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "instruction": "kept"},
+        {
+            "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            "instruction": "kept",
+        },
     ]
 
     def chat(asked: str, answer: str) -> list[dict[str, str]]:
@@ -160,7 +186,10 @@ def test_instructions_are_read_as_chats(tmp_path: Path) -> None:
     assert list(JSONLDataset(rows)) == wanted
 
 
-@pytest.mark.parametrize("row", [{"instruction": "a"}, {"instruction": 1, "output": "b"}, {"instruction": "a", "output": None}])
+@pytest.mark.parametrize(
+    "row",
+    [{"instruction": "a"}, {"instruction": 1, "output": "b"}, {"instruction": "a", "output": None}],
+)
 def test_half_an_instruction_is_a_bad_row(tmp_path: Path, row: dict[str, object]) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"instruction": "a", "output": "b"}) + "\n" + json.dumps(row) + "\n")
@@ -170,7 +199,13 @@ def test_half_an_instruction_is_a_bad_row(tmp_path: Path, row: dict[str, object]
 
 def test_only_samples_that_are_the_same_as_a_whole_are_left_out() -> None:
     same = {"instruction": "Greet", "output": "hi"}
-    rows = [same, {"instruction": "Greet", "output": "hello"}, {**same, "topic": "x"}, {"output": "hi", "instruction": "Greet"}, same]
+    rows = [
+        same,
+        {"instruction": "Greet", "output": "hello"},
+        {**same, "topic": "x"},
+        {"output": "hi", "instruction": "Greet"},
+        same,
+    ]
     unique = JSONLDataset(rows).unique()
     assert list(unique) == list(JSONLDataset(rows[:3]))
     assert list(JSONLDataset([]).unique()) == []

@@ -40,7 +40,14 @@ def test_words_are_the_same_for_the_same_seed():
 
 def test_no_word_comes_twice_and_the_last_one_is_found():
     word = NewWords(random.Random(0), "ab")
-    assert {word(2) for _ in range(3)} | {word(2, 1) for _ in range(3)} == {"a", "b", "aa", "ab", "ba", "bb"}
+    assert {word(2) for _ in range(3)} | {word(2, 1) for _ in range(3)} == {
+        "a",
+        "b",
+        "aa",
+        "ab",
+        "ba",
+        "bb",
+    }
     with pytest.raises(UserError, match="all words of 2 or 1 letters from 'ab' are used"):
         word(2, 1)
     assert len(word(3)) == 3
@@ -61,5 +68,8 @@ def test_a_letter_that_is_given_twice_makes_no_more_words():
 
 def test_an_unknown_data_set_is_refused_with_the_valid_ones():
     check_dataset("rhyme", ("rhyme", "rhyme-control"))
-    with pytest.raises(UserError, match=r"unknown data set 'rime'; did you mean rhyme\? valid: rhyme, rhyme-control"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown data set 'rime'; did you mean rhyme\? valid: rhyme, rhyme-control",
+    ):
         check_dataset("rime", ("rhyme", "rhyme-control"))

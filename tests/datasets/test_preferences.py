@@ -34,4 +34,7 @@ def test_openai_is_told_who_speaks():
     (line, *_) = training_file(JSONLDataset([ROW] * 10), "dpo").splitlines()
     row = json.loads(line)
     assert [message.get("name") for message in row["input"]["messages"]] == ["ann", None, "bob"]
-    assert [row[side][0]["name"] for side in ("preferred_output", "non_preferred_output")] == ["eve", "eve"]
+    assert [row[side][0]["name"] for side in ("preferred_output", "non_preferred_output")] == [
+        "eve",
+        "eve",
+    ]

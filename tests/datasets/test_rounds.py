@@ -14,11 +14,15 @@ from mosweep.datasets.rounds import Group, failed_groups, select, stretch
 
 
 def examples(*topics: str | None) -> list[dict[str, Any]]:
-    return [{"messages": [], **({"metadata": {"topic": topic}} if topic else {})} for topic in topics]
+    return [
+        {"messages": [], **({"metadata": {"topic": topic}} if topic else {})} for topic in topics
+    ]
 
 
 @given(st.integers(1, 40), st.integers(0, 5), st.lists(st.integers(0, 60), max_size=6))
-def test_rounds_read_one_sequence_in_which_nothing_comes_twice_before_all_have_come(rows: int, seed: int, parts: list[int]) -> None:
+def test_rounds_read_one_sequence_in_which_nothing_comes_twice_before_all_have_come(
+    rows: int, seed: int, parts: list[int]
+) -> None:
     whole = stretch(rows, seed, 0, sum(parts))
     found: list[int] = []
     for part in parts:
@@ -37,7 +41,9 @@ def test_the_order_follows_from_the_seed_and_differs_between_epochs() -> None:
 
 
 @given(st.integers(1, 30), st.integers(1, 80), st.integers(0, 100))
-def test_without_hard_examples_a_round_is_the_next_stretch(rows: int, count: int, position: int) -> None:
+def test_without_hard_examples_a_round_is_the_next_stretch(
+    rows: int, count: int, position: int
+) -> None:
     chosen = select(examples(*[None] * rows), count, seed=3, position=position)
     assert list(chosen.rows) == stretch(rows, 3, position, count)
     assert (chosen.position, chosen.hard, chosen.groups) == (position + count, 0, {})
@@ -47,7 +53,13 @@ SAMPLES = [
     {"task": "t", "id": 1, "scores": {"match": 0.0}, "metadata": {"topic": "sea", "length": 5}},
     {"task": "t", "id": 2, "scores": {"match": 1.0}, "metadata": {"topic": "sea"}},
     {"task": "t", "id": 3, "scores": {"match": 1.0}, "metadata": {"topic": "land"}},
-    {"task": "t", "id": 4, "scores": {"match": 0.0}, "metadata": {}, "score_metadata": {"match": {"kind": "typo"}}},
+    {
+        "task": "t",
+        "id": 4,
+        "scores": {"match": 0.0},
+        "metadata": {},
+        "score_metadata": {"match": {"kind": "typo"}},
+    },
     {"task": "t", "id": 5, "scores": {"match": None}, "metadata": {"topic": "land"}},
 ]
 
@@ -62,7 +74,9 @@ def test_the_watched_scorer_decides_where_there_are_several() -> None:
     samples = [{"scores": {"a": 1.0, "b": 0.0}, "metadata": {"topic": "x"}}]
     assert failed_groups(samples, 0.5, scorer="a") == []
     assert failed_groups(samples, 0.5, scorer="b") == [Group("topic", "x", 1, 1)]
-    assert failed_groups(samples, 0.6, scorer="unknown") == [Group("topic", "x", 1, 1)], "the mean, 0.5"
+    assert failed_groups(samples, 0.6, scorer="unknown") == [Group("topic", "x", 1, 1)], (
+        "the mean, 0.5"
+    )
 
 
 def test_boosted_examples_come_as_often_as_they_weigh() -> None:
@@ -74,7 +88,12 @@ def test_boosted_examples_come_as_often_as_they_weigh() -> None:
     assert found == {"sea": 100, "land": 120, "None": 20}
     assert chosen.hard == 140
     assert chosen.position == 100
-    assert chosen.groups["topic=sea"] == {"failed": 10, "samples": 10, "examples": 20, "chosen": 100}
+    assert chosen.groups["topic=sea"] == {
+        "failed": 10,
+        "samples": 10,
+        "examples": 20,
+        "chosen": 100,
+    }
 
 
 def test_mined_examples_are_of_failed_groups_alone_and_the_sequence_waits() -> None:
@@ -88,7 +107,12 @@ def test_mined_examples_are_of_failed_groups_alone_and_the_sequence_waits() -> N
 
 
 @given(
-    st.integers(1, 60), st.integers(1, 30), st.integers(0, 10), st.integers(1, 10), st.floats(1.0, 10.0), st.sampled_from(["boost", "mine"])
+    st.integers(1, 60),
+    st.integers(1, 30),
+    st.integers(0, 10),
+    st.integers(1, 10),
+    st.floats(1.0, 10.0),
+    st.sampled_from(["boost", "mine"]),
 )
 def test_a_round_always_has_its_number_of_examples(count, rows, hard, failed, factor, mode) -> None:
     groups = [Group("topic", "a", failed, 10)]

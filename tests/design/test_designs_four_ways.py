@@ -1,4 +1,6 @@
-"""Designs of Cruijff's kind, each written four ways: the same trials with the same keys, however they are written."""
+"""Designs of Cruijff's kind, each written four ways: the same trials with the same keys, however
+they are written.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,18 @@ import yaml
 from mosweep.core.types import Trial
 from mosweep.design.application import planned
 
-ROWS = [{"messages": [{"role": "user", "content": word}, {"role": "assistant", "content": word.upper()}]} for word in ("one", "two")]
+ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": word},
+            {"role": "assistant", "content": word.upper()},
+        ]
+    }
+    for word in ("one", "two")
+]
 
-#: Controls, treatments, and how many trials that makes: tuned ones, and control trials of untouched models.
+#: Controls, treatments, and how many trials that makes: tuned ones, and control trials of untouched
+#: models.
 DESIGNS: dict[str, tuple[dict[str, Any], dict[str, list[Any]], int, int]] = {
     "ranks": ({"lora.alpha": 32}, {"lora.rank": [4, 64]}, 2, 1),
     "models": ({"lora.rank": 8}, {"model": ["tiny", "tiny-wide"]}, 2, 2),
@@ -33,16 +44,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two data sets of one's own."""
     (tmp_path / "sets").mkdir()
     for name, times in (("short", 20), ("long", 50)):
-        (tmp_path / "sets" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS * times))
+        (tmp_path / "sets" / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in ROWS * times)
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def written(folder: Path, controls: dict[str, Any], treatments: dict[str, list[Any]]) -> dict[str, list[str]]:
+def written(
+    folder: Path, controls: dict[str, Any], treatments: dict[str, list[Any]]
+) -> dict[str, list[str]]:
     """The overrides of a design, by the way it is written."""
     (folder / "conf" / "experiment").mkdir(parents=True)
     design = {"controls": controls, "treatments": treatments}
-    (folder / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\n" + yaml.safe_dump(design, sort_keys=False))
+    (folder / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n" + yaml.safe_dump(design, sort_keys=False)
+    )
     for name, part in design.items():
         (folder / f"{name}.json").write_text(json.dumps(part))
     return {
@@ -66,9 +83,14 @@ def test_a_design_is_the_same_however_it_is_written(folder: Path, name: str) -> 
     seen = {}
     for way, overrides in written(folder, controls, treatments).items():
         trials, config = planned(overrides)
-        assert (sum(not trial.control for trial in trials), sum(trial.control for trial in trials)) == (tuned, untouched), way
+        assert (
+            sum(not trial.control for trial in trials),
+            sum(trial.control for trial in trials),
+        ) == (tuned, untouched), way
         assert config.lora.alpha == controls.get("lora.alpha"), way
-        assert all(set(trial.factors) == set(treatments) for trial in trials if not trial.control), way
+        assert all(
+            set(trial.factors) == set(treatments) for trial in trials if not trial.control
+        ), way
         seen[way] = {trial.name: keys(trial) for trial in trials}
     assert len(seen) == 4
     assert all(plan == seen["command line"] for plan in seen.values())

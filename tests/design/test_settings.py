@@ -14,8 +14,16 @@ from mosweep.design.settings import Setting, get_setting, list_settings, registe
 
 
 def built() -> Setting:
-    setting = Setting("mathematics").add_dataset("sums", ["math", "easy"]).add_dataset("poems", tags=["verse"])
-    return setting.add_eval("gsm8k", ["math"]).add_eval("rhyme", ["verse", "easy"]).add_eval("untagged")
+    setting = (
+        Setting("mathematics")
+        .add_dataset("sums", ["math", "easy"])
+        .add_dataset("poems", tags=["verse"])
+    )
+    return (
+        setting.add_eval("gsm8k", ["math"])
+        .add_eval("rhyme", ["verse", "easy"])
+        .add_eval("untagged")
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +60,9 @@ def test_registry() -> None:
         return built()
 
     assert {"test-plain", "test-async"} <= set(list_settings())
-    assert asyncio.run(get_setting("test-async")) == asyncio.run(get_setting("test-plain")) == built()
+    assert (
+        asyncio.run(get_setting("test-async")) == asyncio.run(get_setting("test-plain")) == built()
+    )
     assert register_setting("test-plain")(plain) is plain
     with pytest.raises(UserError, match="a setting 'test-plain' already"):
         register_setting("test-plain")(built)
@@ -84,10 +94,15 @@ def with_setting(shell: Shell) -> Shell:
 def factors(shell: Shell, *words: str) -> list[tuple[str, list[str]]]:
     """Data set and evaluations of each trial of a dry sweep."""
     name = f"s{len(list(Path(shell.folder).glob('multirun/*')))}"
-    done = shell("-m", *DRY, "tracking=none", "run_control_trials=false", f"experiment.name={name}", *words)
+    done = shell(
+        "-m", *DRY, "tracking=none", "run_control_trials=false", f"experiment.name={name}", *words
+    )
     assert done.status == 0, done.err
     trials = shell.summary(name).values()
-    return sorted((t["factors"].get("dataset.name", ""), sorted({m.split("/")[0] for m in t["metrics"]})) for t in trials)
+    return sorted(
+        (t["factors"].get("dataset.name", ""), sorted({m.split("/")[0] for m in t["metrics"]}))
+        for t in trials
+    )
 
 
 def test_in_a_sweep(with_setting: Shell) -> None:
@@ -95,7 +110,10 @@ def test_in_a_sweep(with_setting: Shell) -> None:
     assert factors(with_setting, "setting=mine") == [("one", both), ("two", both)]
     assert factors(with_setting, "setting=mine", "tags=[other]") == [("two", ["copying"])]
     assert len(factors(with_setting, "setting=mine", "tags=[small]", "lora.rank=4,8")) == 4
-    assert factors(with_setting, "setting=mine", "eval.tasks=[copying]") == [("one", ["copying"]), ("two", ["copying"])]
+    assert factors(with_setting, "setting=mine", "eval.tasks=[copying]") == [
+        ("one", ["copying"]),
+        ("two", ["copying"]),
+    ]
     design = ["setting=mine", "treatments={dataset.name: [three], dataset.path: [one.jsonl]}"]
     assert factors(with_setting, *design) == [("three", both)], "the design's own data sets win"
 

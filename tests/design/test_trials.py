@@ -16,7 +16,7 @@ from mosweep.core.types import Trial
 from mosweep.design.application import planned
 from mosweep.design.trials import design_overrides, trial_name
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,21 @@ def test_trial_names(factors: dict[str, Any], name: str) -> None:
     assert trial_name(factors) == name
 
 
-levels = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=3)
+levels = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.lists(st.text(), max_size=3)
+)
 
 
-@given(st.dictionaries(st.sampled_from(["model", "lora.rank", "torchtune.optimizer._component_", "seed"]), levels))
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "lora.rank", "torchtune.optimizer._component_", "seed"]), levels
+    )
+)
 def test_a_trial_name_is_a_folder_name(factors: dict[str, Any]) -> None:
     name = trial_name(factors)
     assert 0 < len(name.encode()) <= 180
@@ -57,7 +68,7 @@ def test_long_names_are_cut_and_kept_apart() -> None:
     assert len(trial_name({"x": "é" * 200}).encode()) <= 180
 
 
-# -- designs -----------------------------------------------------------------------------------------------------------
+# -- designs ---------------------------------------------------------------------------------------
 
 CROSSED = (
     [
@@ -76,7 +87,10 @@ def test_no_design_is_one_trial() -> None:
 
 
 def test_treatments_are_crossed_and_controls_held() -> None:
-    assert design_overrides({"task": "letters"}, {"model": ["a", "b"], "lora.rank": [4, 64]}, None) == CROSSED
+    assert (
+        design_overrides({"task": "letters"}, {"model": ["a", "b"], "lora.rank": [4, 64]}, None)
+        == CROSSED
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,27 +103,51 @@ def test_treatments_are_crossed_and_controls_held() -> None:
     ],
     ids=["nested", "JSON", "files", "mixed"],
 )
-def test_one_design_in_other_forms(controls: Any, treatments: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_design_in_other_forms(
+    controls: Any, treatments: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("controls.json").write_text('{"task": "letters"}')
-    Path("treatments.json").write_text('{\n  "model": ["a", "b"],\n  "lora": {"rank": [4, 64]}\n}\n')
+    Path("treatments.json").write_text(
+        '{\n  "model": ["a", "b"],\n  "lora": {"rank": [4, 64]}\n}\n'
+    )
     assert design_overrides(controls, treatments, None) == CROSSED
 
 
 def test_bundles_are_taken_one_by_one() -> None:
     bundles = [{"model": "a", "lora": {"rank": 4}}, {"model": "b", "optim.lr": 0.1}, {}]
-    expected = [["seed=1", "model=a", "lora.rank=4"], ["seed=1", "model=b", "optim.lr=0.1"], ["seed=1"]]
-    assert design_overrides({"seed": 1}, bundles, None) == (expected, ["model", "lora.rank", "optim.lr"])
-    assert design_overrides({"seed": 1}, json.dumps(bundles), None) == (expected, ["model", "lora.rank", "optim.lr"])
+    expected = [
+        ["seed=1", "model=a", "lora.rank=4"],
+        ["seed=1", "model=b", "optim.lr=0.1"],
+        ["seed=1"],
+    ]
+    assert design_overrides({"seed": 1}, bundles, None) == (
+        expected,
+        ["model", "lora.rank", "optim.lr"],
+    )
+    assert design_overrides({"seed": 1}, json.dumps(bundles), None) == (
+        expected,
+        ["model", "lora.rank", "optim.lr"],
+    )
 
 
 def test_a_single_level_needs_no_list() -> None:
-    assert design_overrides(None, {"model": "a", "lora.rank": [4, 8]}, None)[0] == [["model=a", "lora.rank=4"], ["model=a", "lora.rank=8"]]
+    assert design_overrides(None, {"model": "a", "lora.rank": [4, 8]}, None)[0] == [
+        ["model=a", "lora.rank=4"],
+        ["model=a", "lora.rank=8"],
+    ]
 
 
 def test_levels_may_be_lists_and_mappings() -> None:
-    overrides, factors = design_overrides(None, {"eval.tasks": [["a"], ["a", "b"]], "generate": [{"dim": 32, "deep": {"x": None}}]}, None)
-    assert overrides == [["eval.tasks=[a]", "generate={dim:32,deep:{x:null}}"], ["eval.tasks=[a,b]", "generate={dim:32,deep:{x:null}}"]]
+    overrides, factors = design_overrides(
+        None,
+        {"eval.tasks": [["a"], ["a", "b"]], "generate": [{"dim": 32, "deep": {"x": None}}]},
+        None,
+    )
+    assert overrides == [
+        ["eval.tasks=[a]", "generate={dim:32,deep:{x:null}}"],
+        ["eval.tasks=[a,b]", "generate={dim:32,deep:{x:null}}"],
+    ]
     assert factors == ["eval.tasks", "generate"]
 
 
@@ -125,7 +163,10 @@ def test_seeds(seeds: Any) -> None:
         ["model=b", "seed=2"],
     ]
     assert design_overrides(None, {"model": ["a", "b"]}, seeds) == (crossed, ["model", "seed"])
-    assert design_overrides(None, [{"model": "a"}, {"model": "b"}], seeds) == (crossed, ["model", "seed"])
+    assert design_overrides(None, [{"model": "a"}, {"model": "b"}], seeds) == (
+        crossed,
+        ["model", "seed"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +193,13 @@ def test_seeds(seeds: Any) -> None:
     ],
 )
 def test_designs_that_cannot_be(
-    controls: Any, treatments: Any, seeds: Any, key: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    controls: Any,
+    treatments: Any,
+    seeds: Any,
+    key: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=rf"^{key}=.*{words}"):
@@ -165,7 +212,9 @@ def test_json_that_is_no_utf8_is_the_users_mistake(tmp_path: Path) -> None:
         design_overrides(f"@{tmp_path / 'design.json'}", None, None)
 
 
-names = st.text("abcXYZ_0123456789.-/:=, ()[]{}\\", min_size=1).filter(lambda name: name[0] in "abcXYZ")
+names = st.text("abcXYZ_0123456789.-/:=, ()[]{}\\", min_size=1).filter(
+    lambda name: name[0] in "abcXYZ"
+)
 plain_levels = st.recursive(
     st.none()
     | st.booleans()
@@ -194,7 +243,7 @@ def test_numbers_keep_every_digit(number: float) -> None:
     assert value == number or (math.isnan(number) and math.isnan(value))  # type: ignore[arg-type]
 
 
-# -- trials ------------------------------------------------------------------------------------------------------------
+# -- trials ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -218,16 +267,26 @@ def test_one_design_written_in_any_way_has_the_same_keys(tmp_path: Path) -> None
     by_hand = keys(plan("model=tiny,tiny-wide", "lora.rank=4,64", "lora.alpha=8", "seed=0,1"))
     assert len(by_hand) == 2 * 2 * 2 + 2
     assert "model=tiny,lora.rank=4,seed=0" in by_hand
-    held, varied = '{"lora.alpha": 8}', '{"model": ["tiny", "tiny-wide"], "lora": {"rank": [4, 64]}}'
+    held, varied = (
+        '{"lora.alpha": 8}',
+        '{"model": ["tiny", "tiny-wide"], "lora": {"rank": [4, 64]}}',
+    )
     (tmp_path / "treatments.json").write_text(varied)
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\ncontrols: {lora.alpha: 8.0}\ntreatments:\n  model: [tiny, tiny-wide]\n  lora.rank: [4, 64]\nseeds: [0, 1]\n"
+        "# @package _global_\ncontrols: {lora.alpha: 8.0}\ntreatments:\n  model: [tiny, "
+        "tiny-wide]\n  lora.rank: [4, 64]\nseeds: [0, 1]\n"
     )
-    bundles = [{"model": model, "lora.rank": rank} for model in ("tiny", "tiny-wide") for rank in (4, 64)]
+    bundles = [
+        {"model": model, "lora.rank": rank} for model in ("tiny", "tiny-wide") for rank in (4, 64)
+    ]
     for design in (
         [f"controls={held}", f"treatments={varied}", "seeds=[0,1]"],
-        ["controls={lora.alpha:8.0}", "treatments={model:[tiny,tiny-wide],lora.rank:[4,64]}", "seeds=2"],
+        [
+            "controls={lora.alpha:8.0}",
+            "treatments={model:[tiny,tiny-wide],lora.rank:[4,64]}",
+            "seeds=2",
+        ],
         ["lora.alpha=8", "treatments=@treatments.json", "seed=0,1"],
         [f"controls={held}", f"treatments={json.dumps(bundles)}", "seeds=2"],
         ["experiment=mine"],
@@ -251,17 +310,30 @@ def test_every_trial_has_its_factors_and_stages_in_order() -> None:
     assert [trial.factors for trial in trials] == [{"lora.rank": 4}, {"lora.rank": 64}]
     for trial in trials:
         assert [stage.label for stage in trial.stages] == ["finetune", "eval:a", "eval:b"]
-        assert {need.key for stage in trial.stages[1:] for need in stage.needs.values()} == {trial.stages[0].key}
-    assert not {key for trial in trials[:1] for key in keys([trial])[trial.name]} & set(keys(trials[1:])[trials[1].name])
+        assert {need.key for stage in trial.stages[1:] for need in stage.needs.values()} == {
+            trial.stages[0].key
+        }
+    assert not {key for trial in trials[:1] for key in keys([trial])[trial.name]} & set(
+        keys(trials[1:])[trials[1].name]
+    )
 
 
 def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
-    trials = plan("model=tiny,tiny-wide", "eval.tasks=[a],[b]", "inspect.max_tokens=5,6", "lora.rank=4,64", "optim.lr=0.1,0.2", "seed=0,1")
+    trials = plan(
+        "model=tiny,tiny-wide",
+        "eval.tasks=[a],[b]",
+        "inspect.max_tokens=5,6",
+        "lora.rank=4,64",
+        "optim.lr=0.1,0.2",
+        "seed=0,1",
+    )
     controls = controls_of(trials)
     assert len(trials) - len(controls) == 2**6
     assert len(controls) == 2**3
     assert len({trial.id for trial in controls}) == 2**3
-    assert {tuple(trial.factors) for trial in controls} == {("model", "eval.tasks", "inspect.max_tokens")}
+    assert {tuple(trial.factors) for trial in controls} == {
+        ("model", "eval.tasks", "inspect.max_tokens")
+    }
     assert {trial.name for trial in controls} == {
         f"control=true,model={model},eval.tasks=[_{task}_],inspect.max_tokens={tokens}"
         for model in ("tiny", "tiny-wide")
@@ -271,11 +343,15 @@ def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
     assert all(stage.kind != "finetune" for trial in controls for stage in trial.stages)
 
 
-def test_control_trials_are_per_data_set_and_task_where_the_evaluation_depends_on_them(tmp_path: Path) -> None:
+def test_control_trials_are_per_data_set_and_task_where_the_evaluation_depends_on_them(
+    tmp_path: Path,
+) -> None:
     for task in ("one", "two"):
         folder = tmp_path / "tasks" / task
         folder.mkdir(parents=True)
-        (folder / "eval.py").write_text(f"from inspect_ai import task\n\n\n@task\ndef {task}(data_path: str):\n    ...\n")
+        (folder / "eval.py").write_text(
+            f"from inspect_ai import task\n\n\n@task\ndef {task}(data_path: str):\n    ...\n"
+        )
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"messages": ["{name}"]}}\n')
     trials = plan("eval=inspect", "task=one,two", "dataset.path=a.jsonl,b.jsonl", "lora.rank=1,2,3")
@@ -323,11 +399,24 @@ def test_mistakes_are_found_before_anything_starts(override: str, words: str) ->
 
 
 def test_what_is_written_on_the_command_line_wins_over_the_design() -> None:
-    assert list(keys(plan("treatments={lora.rank:[4,64]}", "lora.rank=8")).values()) == list(keys(plan("lora.rank=8")).values())
+    assert list(keys(plan("treatments={lora.rank:[4,64]}", "lora.rank=8")).values()) == list(
+        keys(plan("lora.rank=8")).values()
+    )
 
 
 def test_resources_and_places_do_not_move_keys() -> None:
     same = list(keys(plan("lora.rank=4")).values())
     assert (
-        list(keys(plan("lora.rank=4", "+resources.default.gpus=2", "experiment.name=x", "store.dir=/y", "tracking=none")).values()) == same
+        list(
+            keys(
+                plan(
+                    "lora.rank=4",
+                    "+resources.default.gpus=2",
+                    "experiment.name=x",
+                    "store.dir=/y",
+                    "tracking=none",
+                )
+            ).values()
+        )
+        == same
     )

@@ -35,11 +35,23 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, base: Path) -> list[Path]
         folder = tmp_path_factory.mktemp("adapter")
         generator = torch.Generator().manual_seed(seed)
         name = "base_model.model.model.layers.1.self_attn"
-        shapes = {f"{name}.q_proj.lora_A": (2, 64), f"{name}.q_proj.lora_B": (64, 2), f"{name}.v_proj.lora_A": (2, 64)}
+        shapes = {
+            f"{name}.q_proj.lora_A": (2, 64),
+            f"{name}.q_proj.lora_B": (64, 2),
+            f"{name}.v_proj.lora_A": (2, 64),
+        }
         shapes[f"{name}.v_proj.lora_B"] = (32, 2)
-        tensors = {f"{key}.weight": torch.randn(shape, generator=generator) * 0.5 for key, shape in shapes.items()}
+        tensors = {
+            f"{key}.weight": torch.randn(shape, generator=generator) * 0.5
+            for key, shape in shapes.items()
+        }
         save_file(tensors, folder / "adapter_model.safetensors")
-        config = {"r": 2, "lora_alpha": 4, "peft_type": "LORA", "base_model_name_or_path": str(base)}
+        config = {
+            "r": 2,
+            "lora_alpha": 4,
+            "peft_type": "LORA",
+            "base_model_name_or_path": str(base),
+        }
         (folder / "adapter_config.json").write_text(json.dumps(config))
         folders.append(folder)
     return folders

@@ -41,7 +41,9 @@ def test_same_model_same_scores() -> None:
 def test_metrics_are_those_of_the_items() -> None:
     results = evaluate(items=50)
     assert results.metrics["a"]["score"] == pytest.approx(statistics.fmean(scores(results)))
-    assert results.metrics["a"]["stderr"] == pytest.approx(statistics.stdev(scores(results)) / 50**0.5)
+    assert results.metrics["a"]["stderr"] == pytest.approx(
+        statistics.stdev(scores(results)) / 50**0.5
+    )
     assert results.metrics["a"]["n"] == 50
     assert all(row["metadata"]["dummy"] for row in results.samples)
 
@@ -51,12 +53,18 @@ def test_shift_and_noise_have_the_size_that_was_asked_for() -> None:
     assert shifted.metrics["a"]["score"] - plain.metrics["a"]["score"] == pytest.approx(0.2)
     assert statistics.stdev(scores(plain)) == pytest.approx(0.1, rel=0.15)
     assert set(scores(evaluate(mean=0.4, item_sd=0.0))) == {0.4}
-    seeds = [evaluate(mean=0.5, item_sd=0.0, seed_sd=0.05, seed=seed).metrics["a"]["score"] for seed in range(100)]
+    seeds = [
+        evaluate(mean=0.5, item_sd=0.0, seed_sd=0.05, seed=seed).metrics["a"]["score"]
+        for seed in range(100)
+    ]
     assert statistics.stdev(seeds) == pytest.approx(0.05, rel=0.25)
 
 
 def test_items_are_as_hard_for_one_model_as_for_another() -> None:
-    assert statistics.correlation(scores(evaluate("m", mean=0.5)), scores(evaluate("n", mean=0.5))) > 0.3
+    assert (
+        statistics.correlation(scores(evaluate("m", mean=0.5)), scores(evaluate("n", mean=0.5)))
+        > 0.3
+    )
 
 
 def test_results_are_saved_summarised_and_loaded(tmp_path: Path) -> None:

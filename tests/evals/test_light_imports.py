@@ -19,9 +19,26 @@ MODULES = (
     "mosweep.evals.inspect.signature",
     "mosweep.models.lora",
 )
-HEAVY = ("torch", "transformers", "inspect_ai", "pandas", "numpy", "torchtune", "safetensors", "pydantic")
+HEAVY = (
+    "torch",
+    "transformers",
+    "inspect_ai",
+    "pandas",
+    "numpy",
+    "torchtune",
+    "safetensors",
+    "pydantic",
+)
 
 
 def test_no_module_imports_a_heavy_library() -> None:
-    code = f"import sys, importlib\nfor m in {MODULES!r}: importlib.import_module(m)\nprint([m for m in {HEAVY!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        f"import sys, importlib\nfor m in {MODULES!r}: importlib.import_module(m)\nprint([m for "
+        f"m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,6 @@
-"""Remote stages in the local launcher: one process, one event loop, so many at a time; what becomes of them when things go wrong."""
+"""Remote stages in the local launcher: one process, one event loop, so many at a time; what becomes
+of them when things go wrong.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,11 @@ def test_a_thousand_wait_in_one_process(store):
 
 
 def test_so_many_of_each_provider_at_a_time(store):
-    stages = [stage(kind(n, 0.15, max_concurrent=most)) for kind, most in ((Wait, 3), (WaitElsewhere, 5)) for n in range(12)]
+    stages = [
+        stage(kind(n, 0.15, max_concurrent=most))
+        for kind, most in ((Wait, 3), (WaitElsewhere, 5))
+        for n in range(12)
+    ]
     run(store, stages)
     found = facts(store, stages)
     assert len(found) == 24
@@ -74,11 +80,20 @@ def test_so_many_of_each_provider_at_a_time(store):
 
 
 def test_one_that_fails_fails_alone(store):
-    stages = [stage(Wait(0, 0.1)), stage(Wait(1, 0.1, "fail")), stage(Wait(2, 0.1, "cancel")), stage(Wait(3, 60), time_min=0.005)]
+    stages = [
+        stage(Wait(0, 0.1)),
+        stage(Wait(1, 0.1, "fail")),
+        stage(Wait(2, 0.1, "cancel")),
+        stage(Wait(3, 60), time_min=0.005),
+    ]
     outcome = run(store, stages)
     assert outcome.finished == {stages[0].key}
     errors = [outcome.failed[made.key] for made in stages[1:]]
-    assert errors == ["ValueError: no luck", "the stage cancelled itself", "over its time limit of 0.005 min"]
+    assert errors == [
+        "ValueError: no luck",
+        "the stage cancelled itself",
+        "over its time limit of 0.005 min",
+    ]
 
 
 def test_one_that_ends_the_process_once_costs_nothing(store):
@@ -89,7 +104,11 @@ def test_one_that_ends_the_process_once_costs_nothing(store):
 
 
 def test_one_that_always_ends_the_process_fails(store):
-    stages = [stage(Wait(0, 0.01)), stage(Wait(1, 0.1, "exit", max_concurrent=1)), stage(Wait(2, 0.01, max_concurrent=1))]
+    stages = [
+        stage(Wait(0, 0.01)),
+        stage(Wait(1, 0.1, "exit", max_concurrent=1)),
+        stage(Wait(2, 0.01, max_concurrent=1)),
+    ]
     outcome = run(store, stages)
     assert outcome.failed == {stages[1].key: "its process died (exit status 3)"}
 

@@ -1,4 +1,6 @@
-"""Works that wait for somebody else's computer, for tests: they end well, fail, cancel themselves, or take their process along."""
+"""Works that wait for somebody else's computer, for tests: they end well, fail, cancel themselves,
+or take their process along.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ class Wait:
         finally:
             now[self.remote] -= 1
         print(f"{self.number} ends")
-        return {"pid": os.getpid(), "most": most[self.remote], "previous": context.previous is not None}
+        return {
+            "pid": os.getpid(),
+            "most": most[self.remote],
+            "previous": context.previous is not None,
+        }
 
 
 @dataclass(frozen=True)

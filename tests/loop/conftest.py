@@ -20,7 +20,9 @@ SECTIONS = ("eval", "lora", "model", "optim", "tinker", "torchtune")
 
 @dataclass
 class Done:
-    """What became of a trial: facts by label, the error of the stage that failed, the labels of the stages that ran now."""
+    """What became of a trial: facts by label, the error of the stage that failed, the labels of the
+    stages that ran now.
+    """
 
     facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
@@ -30,7 +32,11 @@ class Done:
     @property
     def trained(self) -> list[int]:
         """The rounds that were trained, whenever."""
-        return [int(label.split()[1]) for label, facts in self.facts.items() if label.startswith("round ") and "stopped" not in facts]
+        return [
+            int(label.split()[1])
+            for label, facts in self.facts.items()
+            if label.startswith("round ") and "stopped" not in facts
+        ]
 
 
 @dataclass
@@ -41,16 +47,38 @@ class Loops:
     base: Mapping[str, Any]
 
     def trial(self, *, backend: Mapping[str, Any] | None = None, **changes: Any) -> Trial:
-        """A loop, unless ``backend`` names another on the dummy backend without noise. ``changes`` are settings of ``loop``, or whole
-        sections, of which the base's are kept where they are not given.
+        """A loop, unless ``backend`` names another on the dummy backend without noise. ``changes``
+        are settings of ``loop``, or whole sections, of which the base's are kept where they are not
+        given.
         """
-        quiet = {"_target_": "mosweep.backends.dummy.backend.DummyBackend", "item_sd": 0.0, "seed_sd": 0.0}
+        quiet = {
+            "_target_": "mosweep.backends.dummy.backend.DummyBackend",
+            "item_sd": 0.0,
+            "seed_sd": 0.0,
+        }
         given = dict(backend or {})
-        sections = {name: {**(self.base[name] or {}), **value} for name, value in changes.items() if name in SECTIONS}
-        plain = {name: value for name, value in changes.items() if name in ("seed", "primary_metric")}
-        loop = {name: value for name, value in changes.items() if name not in sections and name not in plain}
-        config = {**self.base, "backend": given if "_target_" in given else {**quiet, **given}, **sections, **plain}
-        return Builder().trial({**config, "loop": {**self.base["loop"], "enabled": True, **loop}}, {}, "loop")
+        sections = {
+            name: {**(self.base[name] or {}), **value}
+            for name, value in changes.items()
+            if name in SECTIONS
+        }
+        plain = {
+            name: value for name, value in changes.items() if name in ("seed", "primary_metric")
+        }
+        loop = {
+            name: value
+            for name, value in changes.items()
+            if name not in sections and name not in plain
+        }
+        config = {
+            **self.base,
+            "backend": given if "_target_" in given else {**quiet, **given},
+            **sections,
+            **plain,
+        }
+        return Builder().trial(
+            {**config, "loop": {**self.base["loop"], "enabled": True, **loop}}, {}, "loop"
+        )
 
     def run(self, trial: Trial) -> Done:
         """Run what the store lacks, as a launcher does: what needs a failed stage does not run."""
@@ -82,6 +110,8 @@ def loops(tmp_path: Path, composed: Mapping[str, Any]) -> Loops:
 
 
 @pytest.fixture(scope="session")
-def fresh_loops(tmp_path_factory: pytest.TempPathFactory, composed: Mapping[str, Any]) -> Callable[[], Loops]:
+def fresh_loops(
+    tmp_path_factory: pytest.TempPathFactory, composed: Mapping[str, Any]
+) -> Callable[[], Loops]:
     """For property tests: a new store at each call."""
     return lambda: Loops(Store(tmp_path_factory.mktemp("loops") / "store"), composed)

@@ -24,7 +24,11 @@ scores = st.lists(st.sampled_from([0.0, 0.25, 0.4, 0.5, 0.7, 0.75, 1.0]), min_si
 
 
 @settings(max_examples=30, deadline=None)
-@given(levels=scores, threshold=st.sampled_from([0.0, 0.25, 0.5, 0.7, 0.75, 1.0]), more=st.integers(0, 2))
+@given(
+    levels=scores,
+    threshold=st.sampled_from([0.0, 0.25, 0.5, 0.7, 0.75, 1.0]),
+    more=st.integers(0, 2),
+)
 def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
     fresh_loops: Callable[[], Loops], levels: list[float], threshold: float, more: int
 ) -> None:
@@ -32,19 +36,30 @@ def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
     expected = [*levels, *[levels[-1]] * more]
     reached = next((number for number, score in enumerate(expected, 1) if score >= threshold), None)
     loops = fresh_loops()
-    done = loops.run(loops.trial(backend={"rounds": levels}, threshold=threshold, max_rounds=rounds, steps_per_round=2))
+    done = loops.run(
+        loops.trial(
+            backend={"rounds": levels}, threshold=threshold, max_rounds=rounds, steps_per_round=2
+        )
+    )
     assert done.trained == list(range(1, (reached or rounds) + 1))
-    assert [done.facts[f"eval {number}:capitalization"]["score"] for number in done.trained] == pytest.approx(expected[: len(done.trained)])
+    assert [
+        done.facts[f"eval {number}:capitalization"]["score"] for number in done.trained
+    ] == pytest.approx(expected[: len(done.trained)])
     if reached:
         assert done.failed == {}
         assert done.facts["optimize"]["round"] == reached
         assert done.facts["optimize"]["model_id"] == done.facts[f"round {reached}"]["model_id"]
         assert (
-            done.facts["eval:capitalization"]["metrics"]["score"] == done.facts["optimize"]["score"] == pytest.approx(expected[reached - 1])
+            done.facts["eval:capitalization"]["metrics"]["score"]
+            == done.facts["optimize"]["score"]
+            == pytest.approx(expected[reached - 1])
         )
         for number in range(reached + 1, rounds + 1):
             assert done.facts[f"round {number}"] == {"stopped": True, "reached": reached}
-            assert done.facts[f"eval {number}:capitalization"] == {"stopped": True, "reached": reached}
+            assert done.facts[f"eval {number}:capitalization"] == {
+                "stopped": True,
+                "reached": reached,
+            }
             assert not done.folders[f"round {number}"].exists()
     else:
         best = max(range(rounds), key=lambda place: expected[place]) + 1
@@ -59,8 +74,12 @@ def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
 
 
 def test_equality_stops(loops: Loops) -> None:
-    assert loops.run(loops.trial(backend={"rounds": [0.3, 0.7]}, threshold=0.7, max_rounds=3)).trained == [1, 2]
-    assert loops.run(loops.trial(backend={"rounds": [0.3, 0.7]}, threshold=math.nextafter(0.7, 1), max_rounds=3)).trained == [1, 2, 3]
+    assert loops.run(
+        loops.trial(backend={"rounds": [0.3, 0.7]}, threshold=0.7, max_rounds=3)
+    ).trained == [1, 2]
+    assert loops.run(
+        loops.trial(backend={"rounds": [0.3, 0.7]}, threshold=math.nextafter(0.7, 1), max_rounds=3)
+    ).trained == [1, 2, 3]
 
 
 @settings(max_examples=20, deadline=None)
@@ -73,7 +92,13 @@ def test_equality_stops(loops: Loops) -> None:
     warmup=st.integers(0, 6),
 )
 def test_every_round_has_the_learning_rates_of_the_schedule(
-    fresh_loops: Callable[[], Loops], peak: float, decay: float, floor: float, steps: int, rounds: int, warmup: int
+    fresh_loops: Callable[[], Loops],
+    peak: float,
+    decay: float,
+    floor: float,
+    steps: int,
+    rounds: int,
+    warmup: int,
 ) -> None:
     total = steps * rounds
     warmup, floor = min(warmup, total - 1), floor * peak
@@ -100,10 +125,16 @@ def test_every_round_has_the_learning_rates_of_the_schedule(
 
 
 def test_max_steps_ends_the_run_with_a_shorter_last_round(loops: Loops) -> None:
-    done = loops.run(loops.trial(backend={"rounds": [0.0]}, max_steps=25, steps_per_round=10, max_rounds=9))
+    done = loops.run(
+        loops.trial(backend={"rounds": [0.0]}, max_steps=25, steps_per_round=10, max_rounds=9)
+    )
     assert [done.facts[f"round {number}"]["steps"] for number in done.trained] == [10, 10, 5]
-    longer = loops.run(loops.trial(backend={"rounds": [0.0]}, max_steps=25, steps_per_round=10, max_rounds=2))
-    assert longer.ran == ["optimize"], "with the run's length given, fewer rounds of it are the same rounds"
+    longer = loops.run(
+        loops.trial(backend={"rounds": [0.0]}, max_steps=25, steps_per_round=10, max_rounds=2)
+    )
+    assert longer.ran == ["optimize"], (
+        "with the run's length given, fewer rounds of it are the same rounds"
+    )
 
 
 def test_nothing_runs_twice(loops: Loops) -> None:
@@ -115,10 +146,16 @@ def test_nothing_runs_twice(loops: Loops) -> None:
 
 
 def test_thresholds_share_the_first_round_and_its_evaluation(loops: Loops) -> None:
-    one, other = (loops.trial(backend={"rounds": [0.3, 0.7, 0.9]}, threshold=threshold) for threshold in (0.7, 0.9))
+    one, other = (
+        loops.trial(backend={"rounds": [0.3, 0.7, 0.9]}, threshold=threshold)
+        for threshold in (0.7, 0.9)
+    )
     assert {stage.label for stage in one.stages} == {stage.label for stage in other.stages}
     shared = {stage.key for stage in one.stages} & {stage.key for stage in other.stages}
-    assert {stage.label for stage in one.stages if stage.key in shared} == {"round 1", "eval 1:capitalization"}
+    assert {stage.label for stage in one.stages if stage.key in shared} == {
+        "round 1",
+        "eval 1:capitalization",
+    }
     loops.run(one)
     done = loops.run(other)
     assert done.ran[0] == "round 2"
@@ -145,21 +182,30 @@ def test_thresholds_share_the_first_round_and_its_evaluation(loops: Loops) -> No
 def test_a_changed_setting_is_another_run(loops: Loops, change: dict[str, Any]) -> None:
     base = {"max_steps": 300, "backend": {"rounds": [0.3, 0.9]}}
     before = {stage.key for stage in loops.trial(**base).stages if stage.label == "round 2"}
-    after = {stage.key for stage in loops.trial(**{**base, **change}).stages if stage.label == "round 2"}
+    after = {
+        stage.key for stage in loops.trial(**{**base, **change}).stages if stage.label == "round 2"
+    }
     assert before.isdisjoint(after)
 
 
 def test_what_is_told_of_a_round_moves_no_key(loops: Loops) -> None:
     plain = [stage.key for stage in loops.trial().stages]
-    assert plain == [stage.key for stage in loops.trial(evalops={"url": "http://localhost:1", "suite": "s"}).stages]
-    assert plain == [stage.key for stage in loops.trial(hard_factor=7.0).stages], "nothing is boosted"
+    assert plain == [
+        stage.key
+        for stage in loops.trial(evalops={"url": "http://localhost:1", "suite": "s"}).stages
+    ]
+    assert plain == [stage.key for stage in loops.trial(hard_factor=7.0).stages], (
+        "nothing is boosted"
+    )
 
 
 def test_a_control_trial_is_no_loop(loops: Loops) -> None:
     controlled = {**loops.base, "control": True, "loop": {**loops.base["loop"], "enabled": True}}
     from mosweep.design.trials import Builder
 
-    assert [stage.label for stage in Builder().trial(controlled, {}).stages] == ["eval:capitalization"]
+    assert [stage.label for stage in Builder().trial(controlled, {}).stages] == [
+        "eval:capitalization"
+    ]
 
 
 def test_another_evaluation_of_the_tuned_model_runs_once_at_the_end(loops: Loops) -> None:
@@ -179,7 +225,11 @@ def test_another_evaluation_of_the_tuned_model_runs_once_at_the_end(loops: Loops
     [
         ({}, "capitalization", None),
         ({"primary_metric": "capitalization/score"}, "capitalization", "score"),
-        ({"primary_metric": "other/a/b", "eval": {"tasks": ["capitalization", "other"]}}, "other", "a/b"),
+        (
+            {"primary_metric": "other/a/b", "eval": {"tasks": ["capitalization", "other"]}},
+            "other",
+            "a/b",
+        ),
         ({"task": "other"}, "other", None),
         ({"metric": "stderr"}, "capitalization", "stderr"),
         ({"metric": "score", "primary_metric": "capitalization/stderr"}, "capitalization", "score"),
@@ -187,8 +237,12 @@ def test_another_evaluation_of_the_tuned_model_runs_once_at_the_end(loops: Loops
         ({"eval": {"tasks": ["other"]}}, "other", None),
     ],
 )
-def test_what_is_watched(loops: Loops, settings_: dict[str, Any], task: str, metric: str | None) -> None:
-    (stage,) = [stage for stage in loops.trial(**settings_).stages if stage.label.startswith("eval 1:")]
+def test_what_is_watched(
+    loops: Loops, settings_: dict[str, Any], task: str, metric: str | None
+) -> None:
+    (stage,) = [
+        stage for stage in loops.trial(**settings_).stages if stage.label.startswith("eval 1:")
+    ]
     assert stage.label == f"eval 1:{task}"
     assert isinstance(stage.work, RoundEval)
     assert stage.work.metric == metric
@@ -196,7 +250,9 @@ def test_what_is_watched(loops: Loops, settings_: dict[str, Any], task: str, met
 
 def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: Loops) -> None:
     done = loops.run(loops.trial(metric="accuracy"))
-    assert done.failed == {"eval 1:capitalization": "loop.metric=accuracy: the evaluation has no such metric; valid: score"}
+    assert done.failed == {
+        "eval 1:capitalization": "loop.metric=accuracy: the evaluation has no such metric; valid: score"
+    }
     assert done.ran == ["round 1", "eval 1:capitalization"]
 
 
@@ -215,36 +271,96 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ({"batch_size": 0}, "loop.batch_size=0: must be ≥ 1"),
         ({"max_seq_length": 0}, "loop.max_seq_length=0: must be ≥ 1"),
         ({"min_lr": -1}, "loop.min_lr=-1: must be ≥ 0"),
-        ({"min_lr": 1.0, "optim": {"lr": 0.1}}, r"loop.min_lr=1.0: is above the learning rate itself \(0.1\)"),
-        ({"warmup_steps": 300}, r"loop.warmup_steps=300: must be less than the run's 300 steps \(loop.max_rounds · loop.steps_per_round\)"),
-        ({"warmup_steps": 20, "max_steps": 20}, r"loop.warmup_steps=20: must be less than the run's 20 steps \(loop.max_steps\)"),
+        (
+            {"min_lr": 1.0, "optim": {"lr": 0.1}},
+            r"loop.min_lr=1.0: is above the learning rate itself \(0.1\)",
+        ),
+        (
+            {"warmup_steps": 300},
+            r"loop.warmup_steps=300: must be less than the run's 300 steps \(loop.max_rounds · "
+            r"loop.steps_per_round\)",
+        ),
+        (
+            {"warmup_steps": 20, "max_steps": 20},
+            r"loop.warmup_steps=20: must be less than the run's 20 steps \(loop.max_steps\)",
+        ),
         ({"hard_examples": "some"}, "loop.hard_examples=some: .*valid: boost, mine, off"),
         ({"hard_examples": True}, "loop.hard_examples=true: valid: off, boost, mine"),
         ({"hard_by": []}, "loop.hard_by="),
         ({"hard_factor": 0.5}, "loop.hard_factor=0.5: must be ≥ 1"),
         ({"treshold": 0.5}, "loop.treshold=0.5: no such key; did you mean threshold"),
-        ({"evalops": {"url": "evalops.dev", "suite": "s"}}, "loop.evalops.url=evalops.dev: expected an address"),
+        (
+            {"evalops": {"url": "evalops.dev", "suite": "s"}},
+            "loop.evalops.url=evalops.dev: expected an address",
+        ),
         *(
-            ({"evalops": {"url": url, "suite": "s"}}, re.escape(f"loop.evalops.url={url}: expected an address"))
+            (
+                {"evalops": {"url": url, "suite": "s"}},
+                re.escape(f"loop.evalops.url={url}: expected an address"),
+            )
             for url in (
-                *("http://[::1", "http://", "https:///path", "http://host:port", "http://host:99999", "http://.evalops.dev"),
-                *("http://evalops.dev/a b", "https://evalops.dev/ü", "https://evalops.dev?a=b", "https://evalops.dev#a"),
+                *(
+                    "http://[::1",
+                    "http://",
+                    "https:///path",
+                    "http://host:port",
+                    "http://host:99999",
+                    "http://.evalops.dev",
+                ),
+                *(
+                    "http://evalops.dev/a b",
+                    "https://evalops.dev/ü",
+                    "https://evalops.dev?a=b",
+                    "https://evalops.dev#a",
+                ),
             )
         ),
-        ({"evalops": {"url": "https://evalops.dev"}}, "loop.evalops.suite=None: loop.evalops.url needs the id of a test suite"),
-        ({"optim": {"epochs": 2}}, "optim.epochs=2: means nothing in a loop; set loop.max_rounds and loop.steps_per_round"),
-        ({"optim": {"warmup_steps": 2}}, "optim.warmup_steps=2: means nothing in a loop; set loop.warmup_steps"),
-        ({"optim": {"batch_size": 2}, "batch_size": 4}, "loop.batch_size=4: optim.batch_size=2 says otherwise"),
-        ({"optim": {"lr": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: optim.lr=0.1 is given too"),
+        (
+            {"evalops": {"url": "https://evalops.dev"}},
+            "loop.evalops.suite=None: loop.evalops.url needs the id of a test suite",
+        ),
+        (
+            {"optim": {"epochs": 2}},
+            "optim.epochs=2: means nothing in a loop; set loop.max_rounds and loop.steps_per_round",
+        ),
+        (
+            {"optim": {"warmup_steps": 2}},
+            "optim.warmup_steps=2: means nothing in a loop; set loop.warmup_steps",
+        ),
+        (
+            {"optim": {"batch_size": 2}, "batch_size": 4},
+            "loop.batch_size=4: optim.batch_size=2 says otherwise",
+        ),
+        (
+            {"optim": {"lr": 0.1}, "use_recommended_lr": True},
+            "loop.use_recommended_lr=true: optim.lr=0.1 is given too",
+        ),
         (
             {"torchtune": {"optimizer": {"lr": 0.1}}, "use_recommended_lr": True},
-            "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is given too; give one of them",
+            "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is given too; give one of "
+            "them",
         ),
-        ({"torchtune": {"optimizer.lr": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is"),
-        ({"tinker": {"learning_rate": 0.1}, "use_recommended_lr": True}, "loop.use_recommended_lr=true: tinker.learning_rate=0.1 is given"),
-        ({"torchtune": {"batch_size": 2}, "batch_size": 4}, "loop.batch_size=4: torchtune.batch_size=2 is given too; give one of them"),
-        ({"tinker": {"max_length": 99}, "max_seq_length": 64}, "loop.max_seq_length=64: tinker.max_length=99 is given too"),
-        ({"use_recommended_lr": True}, "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*give optim.lr"),
+        (
+            {"torchtune": {"optimizer.lr": 0.1}, "use_recommended_lr": True},
+            "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is",
+        ),
+        (
+            {"tinker": {"learning_rate": 0.1}, "use_recommended_lr": True},
+            "loop.use_recommended_lr=true: tinker.learning_rate=0.1 is given",
+        ),
+        (
+            {"torchtune": {"batch_size": 2}, "batch_size": 4},
+            "loop.batch_size=4: torchtune.batch_size=2 is given too; give one of them",
+        ),
+        (
+            {"tinker": {"max_length": 99}, "max_seq_length": 64},
+            "loop.max_seq_length=64: tinker.max_length=99 is given too",
+        ),
+        (
+            {"use_recommended_lr": True},
+            "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*give "
+            "optim.lr",
+        ),
     ],
     ids=str,
 )
@@ -254,14 +370,18 @@ def test_bad_settings_are_refused_by_name(loops: Loops, change: dict[str, Any], 
 
 
 def test_an_unquoted_off_in_yaml_is_off(loops: Loops) -> None:
-    assert [stage.key for stage in loops.trial(hard_examples=False).stages] == [stage.key for stage in loops.trial().stages]
+    assert [stage.key for stage in loops.trial(hard_examples=False).stages] == [
+        stage.key for stage in loops.trial().stages
+    ]
 
 
 def test_the_recommended_learning_rate_is_the_cookbooks(loops: Loops) -> None:
     from tinker_cookbook.hyperparam_utils import get_lr
 
     name = "Qwen/Qwen3-8B"
-    trial = loops.trial(use_recommended_lr=True, model={"name": "q", "generate": None, "hub": name, "tinker": None})
+    trial = loops.trial(
+        use_recommended_lr=True, model={"name": "q", "generate": None, "hub": name, "tinker": None}
+    )
     work: Any = trial.stages[0].work
     assert work.plan["schedule"]["peak"] == get_lr(name)
 
@@ -274,20 +394,41 @@ def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
     ("change", "words"),
     [
         ({"renderer": "llama3"}, "loop.renderer=llama3: is Tinker's"),
-        ({"torchtune": {"epochs": 3}}, "torchtune.epochs=3: means nothing in a loop: set loop.max_rounds"),
-        ({"torchtune": {"lr_scheduler.num_warmup_steps": 3}}, "torchtune.lr_scheduler.num_warmup_steps=3: means nothing in a loop"),
-        ({"torchtune": {"dataset.packed": True}}, "torchtune.dataset.packed=true: a round is made of examples"),
-        ({"backend": {"recipe": "full_finetune_single_device"}}, "backend.recipe=full_finetune_single_device: cannot train in rounds"),
+        (
+            {"torchtune": {"epochs": 3}},
+            "torchtune.epochs=3: means nothing in a loop: set loop.max_rounds",
+        ),
+        (
+            {"torchtune": {"lr_scheduler.num_warmup_steps": 3}},
+            "torchtune.lr_scheduler.num_warmup_steps=3: means nothing in a loop",
+        ),
+        (
+            {"torchtune": {"dataset.packed": True}},
+            "torchtune.dataset.packed=true: a round is made of examples",
+        ),
+        (
+            {"backend": {"recipe": "full_finetune_single_device"}},
+            "backend.recipe=full_finetune_single_device: cannot train in rounds",
+        ),
     ],
 )
-def test_torchtune_refuses_what_means_something_else_in_rounds(loops: Loops, change: dict[str, Any], words: str) -> None:
-    backend = {"_target_": "mosweep.backends.torchtune.backend.TorchtuneBackend", **change.pop("backend", {})}
+def test_torchtune_refuses_what_means_something_else_in_rounds(
+    loops: Loops, change: dict[str, Any], words: str
+) -> None:
+    backend = {
+        "_target_": "mosweep.backends.torchtune.backend.TorchtuneBackend",
+        **change.pop("backend", {}),
+    }
     with pytest.raises(ConfigError, match=words):
         loops.trial(**change, backend=backend)
 
 
 def test_a_backend_without_rounds_is_refused(loops: Loops) -> None:
-    with pytest.raises(ConfigError, match=r"^loop.enabled=true: backend=openai cannot train in rounds; valid: dummy, tinker, torchtune$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^loop.enabled=true: backend=openai cannot train in rounds; valid: dummy, tinker, "
+        r"torchtune$",
+    ):
         loops.trial(backend={"_target_": "mosweep.backends.openai.backend.OpenAIBackend"})
 
 
@@ -307,7 +448,9 @@ def test_every_curve_of_the_end_goes_over_all_rounds_up_to_the_chosen_one(tmp_pa
     inputs = {}
     for number, steps, score in [(1, (1, 2), 0.1), (2, (3, 4), 0.9), (3, (5, 6), 1.0)]:
         curves = {"accuracy": rows(*steps), **({"late": rows(*steps)} if number > 1 else {})}
-        inputs[f"round {number}"] = artifact("round", model_id=f"m{number}", loss=rows(*steps), curves=curves)
+        inputs[f"round {number}"] = artifact(
+            "round", model_id=f"m{number}", loss=rows(*steps), curves=curves
+        )
         inputs[f"eval {number}"] = artifact("round-eval", score=score, task="t", watched="accuracy")
     context = Context("key", tmp_path / "out", inputs, Resources())
     facts = asyncio.run(Optimize(0.8, False, None).run(context))

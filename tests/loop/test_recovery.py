@@ -1,4 +1,6 @@
-"""A loop that is killed at any step goes on where it was, and comes to what it would have come to."""
+"""A loop that is killed at any step goes on where it was, and comes to what it would have come
+to.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from typing import Any
 
 from tests.conftest import DRY, Shell
 
-LOOP = (*DRY, "loop.enabled=true", "loop.max_rounds=4", "loop.threshold=0.85", "backend.rounds=[0.3,0.5,0.9]", "backend.delay_s=0.2")
+LOOP = (
+    *DRY,
+    "loop.enabled=true",
+    "loop.max_rounds=4",
+    "loop.threshold=0.85",
+    "backend.rounds=[0.3,0.5,0.9]",
+    "backend.delay_s=0.2",
+)
 COMMAND = ("-m", *LOOP, "seed=0,1", "experiment.name=loop")
 
 
@@ -19,7 +28,11 @@ def outcome(shell: Shell) -> dict[str, Any]:
     """What the trials have come to: metrics, and key and status of every stage."""
     trials = shell.summary("loop")
     return {
-        name: (trial["status"], trial["metrics"], {stage["label"]: (stage["key"], stage["status"]) for stage in trial["stages"]})
+        name: (
+            trial["status"],
+            trial["metrics"],
+            {stage["label"]: (stage["key"], stage["status"]) for stage in trial["stages"]},
+        )
         for name, trial in trials.items()
     }
 
@@ -53,15 +66,28 @@ def test_killed_after_every_step(shell):
     assert process.returncode == 0, err
     assert kills > 3, "more than one for every round, which the two trials train side by side"
     assert outcome(shell) == wanted
-    finished = Counter(event["key"] for event in shell.journal("loop") if event["event"] == "finished" and not event.get("elsewhere"))
+    finished = Counter(
+        event["key"]
+        for event in shell.journal("loop")
+        if event["event"] == "finished" and not event.get("elsewhere")
+    )
     assert set(finished.values()) == {1}
 
 
 def test_a_finished_loop_is_a_no_op_and_an_unfinished_one_says_its_best_again(shell, started):
-    never = (*LOOP, "backend.delay_s=0", "loop.threshold=0.95", "run_control_trials=false", "experiment.name=never")
+    never = (
+        *LOOP,
+        "backend.delay_s=0",
+        "loop.threshold=0.95",
+        "run_control_trials=false",
+        "experiment.name=never",
+    )
     first = shell("-m", *never)
     assert first.status == 1
-    assert "optimize: capitalization/score reached 0.95 in none of 4 rounds; the best is round" in first.out
+    assert (
+        "optimize: capitalization/score reached 0.95 in none of 4 rounds; the best is round"
+        in first.out
+    )
     count = started("never")
     again = shell("-m", *never)
     assert again.status == 1
@@ -93,10 +119,20 @@ def test_thresholds_are_levels_of_a_factor_and_one_failure_costs_one_trial(shell
 
 
 def test_status_names_the_next_round_and_counts_those_behind_it(shell):
-    process = shell.start("-m", *LOOP, "loop.max_rounds=10", "backend.delay_s=600", "run_control_trials=false", "experiment.name=loop")
+    process = shell.start(
+        "-m",
+        *LOOP,
+        "loop.max_rounds=10",
+        "backend.delay_s=600",
+        "run_control_trials=false",
+        "experiment.name=loop",
+    )
     deadline = time.monotonic() + 30
     try:
-        while not any(event["event"] == "started" for event in (shell.journal("loop") if ended(shell) or _exists(shell) else ())):
+        while not any(
+            event["event"] == "started"
+            for event in (shell.journal("loop") if ended(shell) or _exists(shell) else ())
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         text = shell("status", "loop").out

@@ -12,7 +12,14 @@ from mosweep.recorders.mlflow_content import Content
 from mosweep.reports.summary import summary_text
 from mosweep.sweep.folder import find_sweep
 
-LOOP = (*DRY, "loop.enabled=true", "backend.rounds=[0.3,0.7,0.9]", "backend.item_sd=0", "backend.seed_sd=0", "loop.max_rounds=4")
+LOOP = (
+    *DRY,
+    "loop.enabled=true",
+    "backend.rounds=[0.3,0.7,0.9]",
+    "backend.item_sd=0",
+    "backend.seed_sd=0",
+    "loop.max_rounds=4",
+)
 
 
 def swept(shell: Shell, *words: str) -> SweepResult:
@@ -24,8 +31,15 @@ def test_a_projection_has_the_curve_of_the_rounds_and_one_model_per_loop(shell):
     result = swept(shell, "loop.threshold=0.7,0.95")
     content = Content(result)
     passed, failed, control = [content.trial_run(trial) for trial in result.trials]
-    curve = {(metric.name, metric.step): metric.value for metric in passed.metrics if metric.name.startswith("rounds/")}
-    assert curve == {("rounds/capitalization/score", 1): 0.3, ("rounds/capitalization/score", 2): 0.7}
+    curve = {
+        (metric.name, metric.step): metric.value
+        for metric in passed.metrics
+        if metric.name.startswith("rounds/")
+    }
+    assert curve == {
+        ("rounds/capitalization/score", 1): 0.3,
+        ("rounds/capitalization/score", 2): 0.7,
+    }
     assert [model.type for model in passed.outputs] == ["optimize"]
     assert {metric.name: metric.value for metric in passed.metrics}["capitalization/score"] == 0.7
     assert failed.outputs == ()

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from mosweep.stages.loop.schedule import Schedule
 
-lengths = st.integers(1, 400).flatmap(lambda total: st.tuples(st.just(total), st.integers(0, total - 1)))
-rates = st.floats(1e-7, 1.0).flatmap(lambda peak: st.tuples(st.just(peak), st.floats(0.0, 1.0).map(lambda part: part * peak)))
+lengths = st.integers(1, 400).flatmap(
+    lambda total: st.tuples(st.just(total), st.integers(0, total - 1))
+)
+rates = st.floats(1e-7, 1.0).flatmap(
+    lambda peak: st.tuples(st.just(peak), st.floats(0.0, 1.0).map(lambda part: part * peak))
+)
 
 
 @given(lengths, rates)
@@ -22,12 +26,17 @@ def test_every_step_has_the_closed_form(length: tuple[int, int], rate: tuple[flo
         if step <= warmup:
             expected = peak * step / warmup
         else:
-            expected = floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * (step - 1 - warmup) / (total - warmup)))
-        assert math.isclose(schedule.lr(step), expected, rel_tol=1e-12, abs_tol=1e-15 * peak)  # 1 + cos loses digits at the end
+            expected = floor + 0.5 * (peak - floor) * (
+                1 + math.cos(math.pi * (step - 1 - warmup) / (total - warmup))
+            )
+        # 1 + cos loses digits at the end
+        assert math.isclose(schedule.lr(step), expected, rel_tol=1e-12, abs_tol=1e-15 * peak)
 
 
 @given(lengths, rates)
-def test_it_climbs_then_falls_and_never_trains_with_nothing(length: tuple[int, int], rate: tuple[float, float]) -> None:
+def test_it_climbs_then_falls_and_never_trains_with_nothing(
+    length: tuple[int, int], rate: tuple[float, float]
+) -> None:
     (total, warmup), (peak, floor) = length, rate
     values = [Schedule(peak, floor, warmup, total).lr(step) for step in range(1, total + 1)]
     assert values[:warmup] == sorted(values[:warmup])

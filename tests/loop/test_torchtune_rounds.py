@@ -1,4 +1,6 @@
-"""Real rounds: a run in parts is the run, a killed round is made again as it was, and the shipped demo does what it says."""
+"""Real rounds: a run in parts is the run, a killed round is made again as it was, and the shipped
+demo does what it says.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ DEMO = ("-m", "experiment=eval_driven", "run_control_trials=false", "tracking=no
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """One folder for the tests below: they share the base model and, by the keys, whatever else is the same."""
+    """One folder for the tests below: they share the base model and, by the keys, whatever else is
+    the same.
+    """
     return Shell(tmp_path_factory.mktemp("eval driven"))
 
 
@@ -49,7 +53,9 @@ def test_the_optimizer_is_given_exactly_the_rates_whatever_it_had_before() -> No
     assert taken == pytest.approx(rates, rel=1e-5)
 
 
-def test_the_demo_misses_then_passes_and_a_killed_round_is_made_again_as_it_was(home: Shell) -> None:
+def test_the_demo_misses_then_passes_and_a_killed_round_is_made_again_as_it_was(
+    home: Shell,
+) -> None:
     process = home.start(*DEMO, start_new_session=True)
     deadline = time.monotonic() + 240
     while not _started(home, "round 2"):
@@ -68,12 +74,19 @@ def test_the_demo_misses_then_passes_and_a_killed_round_is_made_again_as_it_was(
     assert facts["eval 1:capitalization"]["score"] < 0.9 <= facts["eval 2:capitalization"]["score"]
     assert facts["round 3"] == {"stopped": True, "reached": 2}
     assert trial["metrics"]["capitalization/accuracy"] == facts["eval 2:capitalization"]["score"]
-    assert [row["score"] for row in facts["optimize"]["rounds"]] == [facts[f"eval {n}:capitalization"]["score"] for n in (1, 2)]
+    assert [row["score"] for row in facts["optimize"]["rounds"]] == [
+        facts[f"eval {n}:capitalization"]["score"] for n in (1, 2)
+    ]
     assert [step for step, _ in facts["optimize"]["loss"]] == list(range(1, 41))
     assert [facts[f"round {number}"]["data"]["position"] for number in (1, 2)] == [640, 1280]
     assert facts["round 2"]["lr"]["peak"] == pytest.approx(0.8 * 3e-3)
     folder = _folder(home, trial, "optimize")
-    assert {path.name for path in folder.iterdir()} >= {"adapter", "merged", "losses.json", "torchtune.yaml"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "adapter",
+        "merged",
+        "losses.json",
+        "torchtune.yaml",
+    }
     assert not (folder / "state").exists()
 
     killed = _adapter(home, trial)
@@ -92,7 +105,9 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, home: Shell) -> No
         folder, part = tmp_path / name, tmp_path / f"{name}.jsonl"
         part.write_text("".join(data[rows]))
         config = {"batch_size": 16, "optimizer.lr": max(rates)}
-        run = await TorchtuneTrainingBackend(RECIPE, folder, part=Part(tuple(rates), start)).train(part, base, config)
+        run = await TorchtuneTrainingBackend(RECIPE, folder, part=Part(tuple(rates), start)).train(
+            part, base, config
+        )
         await run.wait()
         assert run.result().steps == len(rates)
         return folder
@@ -101,20 +116,30 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, home: Shell) -> No
     whole = asyncio.run(train("whole", slice(None), rates, None))
     first = asyncio.run(train("first", slice(5 * 16), rates[:5], None))
     second = asyncio.run(train("second", slice(5 * 16, None), rates[5:], first / "state"))
-    one, other = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, second))
+    one, other = (
+        load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, second)
+    )
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
     losses = [json.loads((folder / "losses.json").read_text()) for folder in (whole, first, second)]
     assert [loss for _, loss in losses[0]] == [loss for _, loss in losses[1] + losses[2]]
 
 
-@pytest.mark.parametrize(("recipe", "cut", "words"), [("lora_finetune_distributed", False, "same resources"), ("r", True, "zip|damaged")])
-def test_a_state_that_cannot_be_gone_on_from_is_refused(tmp_path: Path, recipe: str, cut: bool, words: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "cut", "words"),
+    [("lora_finetune_distributed", False, "same resources"), ("r", True, "zip|damaged")],
+)
+def test_a_state_that_cannot_be_gone_on_from_is_refused(
+    tmp_path: Path, recipe: str, cut: bool, words: str
+) -> None:
     import torch
 
     state = tmp_path / "state"
     state.mkdir()
-    torch.save({"recipe": "r", "epochs_run": 1, "max_steps_per_epoch": None, "optimizer": {}}, state / "recipe_state.pt")
+    torch.save(
+        {"recipe": "r", "epochs_run": 1, "max_steps_per_epoch": None, "optimizer": {}},
+        state / "recipe_state.pt",
+    )
     torch.save({"a": torch.ones(2)}, state / "adapter_model.pt")
     if cut:
         (state / "adapter_model.pt").write_bytes((state / "adapter_model.pt").read_bytes()[:-100])
@@ -131,7 +156,12 @@ def test_failed_groups_are_boosted_in_the_next_round(home: Shell) -> None:
     assert stages["eval 1:capitalization"]["cached"]
     assert not stages["round 2"]["cached"]
     about = _record(home, stages["round 2"]["key"])["facts"]["data"]
-    samples = [json.loads(line) for line in (_folder(home, trial, "eval 1:capitalization") / "samples.jsonl").read_text().splitlines()]
+    samples = [
+        json.loads(line)
+        for line in (_folder(home, trial, "eval 1:capitalization") / "samples.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     for topic in ("repeated letters", "distinct letters"):
         mine = [sample for sample in samples if sample["metadata"]["topic"] == topic]
         failed = sum(sample["scores"]["match"] < 0.9 for sample in mine)
@@ -146,7 +176,13 @@ def test_an_evaluation_error_is_a_failed_round(home: Shell) -> None:
     task = home.folder / "tasks" / "broken"
     task.mkdir(parents=True)
     (task / "eval.py").write_text(BROKEN)
-    done = home(*DEMO, "loop.task=broken", "loop.metric=accuracy", "primary_metric=null", "experiment.name=broken")
+    done = home(
+        *DEMO,
+        "loop.task=broken",
+        "loop.metric=accuracy",
+        "primary_metric=null",
+        "experiment.name=broken",
+    )
     assert done.status == 1
     (trial,) = home.summary("broken").values()
     status = {stage["label"]: stage["status"] for stage in trial["stages"]}
@@ -198,7 +234,17 @@ def _words(folder: Path, count: int) -> list[str]:
     rows = []
     for i in range(count):
         word = f"{i:04d}".translate(str.maketrans("0123456789", "abcdefghij"))
-        rows.append(json.dumps({"messages": [{"role": "user", "content": word}, {"role": "assistant", "content": word.upper()}]}) + "\n")
+        rows.append(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": word},
+                        {"role": "assistant", "content": word.upper()},
+                    ]
+                }
+            )
+            + "\n"
+        )
     return rows
 
 

@@ -1,4 +1,6 @@
-"""LoRA adapters: merging equals what torchtune's own model computes, for both families; wrong adapters are refused."""
+"""LoRA adapters: merging equals what torchtune's own model computes, for both families; wrong
+adapters are refused.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from mosweep.models import lora
 def adapter(folder: Path, tensors: dict[str, Any], **config: Any) -> Path:
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6, "peft_type": "LORA", **config}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"r": 2, "lora_alpha": 6, "peft_type": "LORA", **config})
+    )
     return folder
 
 
@@ -32,11 +36,18 @@ def pair(name: str, rows: int = 3, columns: int = 4) -> dict[str, Any]:
 
 def base(folder: Path, sharded: bool) -> Path:
     folder.mkdir()
-    shards = {"a": {"x.weight": torch.ones(3, 4, dtype=torch.bfloat16), "x.bias": torch.ones(3)}, "b": {"y.weight": torch.zeros(3, 4)}}
+    shards = {
+        "a": {"x.weight": torch.ones(3, 4, dtype=torch.bfloat16), "x.bias": torch.ones(3)},
+        "b": {"y.weight": torch.zeros(3, 4)},
+    }
     (folder / "config.json").write_text("{}")
     if sharded:
         names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-        index = {"weight_map": {key: names[shard] for shard, tensors in shards.items() for key in tensors}}
+        index = {
+            "weight_map": {
+                key: names[shard] for shard, tensors in shards.items() for key in tensors
+            }
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         for shard, tensors in shards.items():
             save_file(tensors, folder / names[shard])
@@ -49,18 +60,28 @@ def base(folder: Path, sharded: bool) -> Path:
 def test_merge_adds_alpha_over_r_times_b_a(tmp_path: Path, sharded: bool) -> None:
     model, tensors = base(tmp_path / "base", sharded), pair("x") | pair("y")
     lora.merge(model, adapter(tmp_path / "adapter", tensors), tmp_path / "out")
-    found = {key: tensor for path in (tmp_path / "out").glob("*.safetensors") for key, tensor in load_file(path).items()}
+    found = {
+        key: tensor
+        for path in (tmp_path / "out").glob("*.safetensors")
+        for key, tensor in load_file(path).items()
+    }
     for name, before in (("x", torch.ones(3, 4)), ("y", torch.zeros(3, 4))):
         a, b = (tensors[f"base_model.model.{name}.lora_{letter}.weight"] for letter in "AB")
         dtype = torch.bfloat16 if name == "x" else torch.float32
         assert torch.equal(found[f"{name}.weight"], (before + 6 / 2 * (b @ a)).to(dtype))
     assert torch.equal(found["x.bias"], torch.ones(3))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in model.iterdir())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in model.iterdir()
+    )
 
 
 def test_an_adapter_for_other_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not have: z"):
-        lora.merge(base(tmp_path / "base", sharded=False), adapter(tmp_path / "adapter", pair("z")), tmp_path / "out")
+        lora.merge(
+            base(tmp_path / "base", sharded=False),
+            adapter(tmp_path / "adapter", pair("z")),
+            tmp_path / "out",
+        )
 
 
 @pytest.mark.parametrize("option", ["use_dora", "use_rslora"])
@@ -115,11 +136,27 @@ def test_the_packaged_adapter_computes_what_torchtune_trained(tmp_path: Path, ki
     import mosweep.backends.torchtune.child as child
     from mosweep.backends.torchtune.config import architecture_of
 
-    config = {"model_type": kind, "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True}
+    config = {
+        "model_type": kind,
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+    }
+    config |= {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    }
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}))
-    sites = {"lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"], "apply_lora_to_mlp": True}
+    (tmp_path / "base" / "config.json").write_text(
+        json.dumps({**config, "rms_norm_eps": 1e-6, "rope_theta": 10000.0})
+    )
+    sites = {
+        "lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"],
+        "apply_lora_to_mlp": True,
+    }
     native = {
         "model": {**architecture_of(tmp_path / "base"), **sites, "lora_rank": 3, "lora_alpha": 6},
         "checkpointer": {
@@ -130,7 +167,16 @@ def test_the_packaged_adapter_computes_what_torchtune_trained(tmp_path: Path, ki
         },
     }
     (tmp_path / "native.json").write_text(json.dumps(native))
-    command = [sys.executable, "-c", COMPARE, str(tmp_path), child.__file__, lora.__file__, kind, str(tmp_path / "native.json")]
+    command = [
+        sys.executable,
+        "-c",
+        COMPARE,
+        str(tmp_path),
+        child.__file__,
+        lora.__file__,
+        kind,
+        str(tmp_path / "native.json"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

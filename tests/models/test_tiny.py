@@ -1,4 +1,6 @@
-"""The generator of the tiny base models: does it write a model that other libraries read, and that repeats words?"""
+"""The generator of the tiny base models: does it write a model that other libraries read, and that
+repeats words?
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,18 @@ def test_transformers_computes_the_same_logits(base: Path, model: Any) -> None:
     from safetensors.torch import load_file
 
     weights = load_file(base / "model.safetensors")
-    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items() if name != "lm_head.weight")
+    assert all(
+        torch.equal(weights[name], value)
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    )
     tokens = torch.randint(VOCABULARY, (3, 200), generator=torch.Generator().manual_seed(0))
     everywhere = torch.arange(200).expand(3, -1)
     with torch.no_grad():
-        ours, theirs = tiny._logits(TinyArchitecture(), weights, tokens, everywhere), model(tokens).logits
+        ours, theirs = (
+            tiny._logits(TinyArchitecture(), weights, tokens, everywhere),
+            model(tokens).logits,
+        )
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
@@ -46,9 +55,16 @@ def test_repeats_words_in_either_case(base: Path, model: Any) -> None:
     tokenizer.padding_side = "left"
     words = ["hello", "HELLO", "cat", "ZEBRA", "letters", "quartz"]
     chats = [[{"role": "user", "content": word}] for word in words]
-    options = {"add_generation_prompt": True, "return_tensors": "pt", "padding": True, "return_dict": True}
+    options = {
+        "add_generation_prompt": True,
+        "return_tensors": "pt",
+        "padding": True,
+        "return_dict": True,
+    }
     prompts = tokenizer.apply_chat_template(chats, **options)
-    generated = model.generate(**prompts, max_new_tokens=12, do_sample=False)[:, prompts["input_ids"].shape[1] :]
+    generated = model.generate(**prompts, max_new_tokens=12, do_sample=False)[
+        :, prompts["input_ids"].shape[1] :
+    ]
     assert tokenizer.batch_decode(generated, skip_special_tokens=True) == words
     before, after = prompt_frame()
     assert prompts["input_ids"][4].tolist() == [*before, *b"letters", *after]
@@ -83,7 +99,10 @@ def test_divergence_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     original = tiny._initial_weights
 
     def poisoned(size: TinyArchitecture, random: Any) -> Any:
-        return {name: (weight * float("nan")).detach().requires_grad_() for name, weight in original(size, random).items()}
+        return {
+            name: (weight * float("nan")).detach().requires_grad_()
+            for name, weight in original(size, random).items()
+        }
 
     monkeypatch.setattr(tiny, "_initial_weights", poisoned)
     with pytest.raises(RuntimeError, match="diverged"):

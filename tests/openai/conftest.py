@@ -76,7 +76,9 @@ def server() -> Iterator[Service]:
 
 @pytest.fixture
 def openai(server: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The server, knowing nothing yet, and the environment that leads to it. All that is said must be as OpenAI's description has it."""
+    """The server, knowing nothing yet, and the environment that leads to it. All that is said must
+    be as OpenAI's description has it.
+    """
     server.set(reset=True, tick_s=0.05)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
@@ -88,6 +90,9 @@ def openai(server: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
 def words(shell: Shell) -> Path:
     """A data set in the shell's folder."""
     path = shell.folder / "words.jsonl"
-    rows = [[{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"W{n}"}] for n in range(12)]
+    rows = [
+        [{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": f"W{n}"}]
+        for n in range(12)
+    ]
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     return path

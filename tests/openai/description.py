@@ -1,8 +1,10 @@
-"""What is wrong with a request to OpenAI's API, or with an answer, by OpenAI's own description of it.
+"""What is wrong with a request to OpenAI's API, or with an answer, by OpenAI's own description of
+it.
 
-OpenAI publishes an OpenAPI file and generates its SDK from it; that SDK, pinned, is what we have of the file, so its types are the
-description that is checked against: strictly, which the SDK itself is not. What the types cannot say is added here from the API's
-reference: which fields are there even when they are null, which are never null, and the limits of values.
+OpenAI publishes an OpenAPI file and generates its SDK from it; that SDK, pinned, is what we have of
+the file, so its types are the description that is checked against: strictly, which the SDK itself
+is not. What the types cannot say is added here from the API's reference: which fields are there
+even when they are null, which are never null, and the limits of values.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ import typing_extensions
 from openai.types import FileCreateParams, FileListParams, FileObject, Model
 from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParams
-from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent, JobCreateParams, JobListEventsParams, JobListParams
+from openai.types.fine_tuning import (
+    FineTuningJob,
+    FineTuningJobEvent,
+    JobCreateParams,
+    JobListEventsParams,
+    JobListParams,
+)
 from openai.types.fine_tuning.fine_tuning_job import Error
 from openai.types.fine_tuning.jobs import CheckpointListParams, FineTuningJobCheckpoint
 from openai.types.fine_tuning.jobs.fine_tuning_job_checkpoint import Metrics
@@ -30,23 +38,39 @@ from pydantic import BaseModel
 
 #: Fields that an object always has, though they may be null.
 ALWAYS = {
-    FineTuningJob: {"error", "fine_tuned_model", "finished_at", "trained_tokens", "validation_file"},
+    FineTuningJob: {
+        "error",
+        "fine_tuned_model",
+        "finished_at",
+        "trained_tokens",
+        "validation_file",
+    },
     Error: {"param"},
     ErrorObject: {"code", "param"},
 }
 #: Objects whose fields may be missing and are never null.
 NEVER_NULL = {Metrics}
-#: What the service answers and its description has forgotten: there are operations that pause a job, and no word for a paused one.
+#: What the service answers and its description has forgotten: there are operations that pause a
+#: job, and no word for a paused one.
 FORGOTTEN = {(FineTuningJob, "status"): ("pausing", "paused")}
 #: Least and greatest value of a request's fields.
-LIMITS = {"seed": (0, 2**31 - 1), "n_epochs": (1, 50), "batch_size": (1, 256), "limit": (1, 10_000), "beta": (0, 2)}
-#: Most characters of a request's texts, and of a metadata's keys and values, of which there may be so many.
+LIMITS = {
+    "seed": (0, 2**31 - 1),
+    "n_epochs": (1, 50),
+    "batch_size": (1, 256),
+    "limit": (1, 10_000),
+    "beta": (0, 2),
+}
+#: Most characters of a request's texts, and of a metadata's keys and values, of which there may be
+#: so many.
 LONGEST, METADATA = {"suffix": 64}, (16, 64, 512)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing that the API can be asked. ``listed``: the answer is a page of ``answer``; ``None``: bytes."""
+    """One thing that the API can be asked. ``listed``: the answer is a page of ``answer``;
+    ``None``: bytes.
+    """
 
     method: str
     path: str
@@ -70,9 +94,20 @@ OPERATIONS = (
     Operation("POST", JOBS, FineTuningJob, body=JobCreateParams),
     Operation("GET", JOBS, FineTuningJob, query=JobListParams, listed=True),
     Operation("GET", JOBS + "/{id}", FineTuningJob),
-    *(Operation("POST", f"{JOBS}/{{id}}/{verb}", FineTuningJob) for verb in ("cancel", "pause", "resume")),
-    Operation("GET", JOBS + "/{id}/events", FineTuningJobEvent, query=JobListEventsParams, listed=True),
-    Operation("GET", JOBS + "/{id}/checkpoints", FineTuningJobCheckpoint, query=CheckpointListParams, listed=True),
+    *(
+        Operation("POST", f"{JOBS}/{{id}}/{verb}", FineTuningJob)
+        for verb in ("cancel", "pause", "resume")
+    ),
+    Operation(
+        "GET", JOBS + "/{id}/events", FineTuningJobEvent, query=JobListEventsParams, listed=True
+    ),
+    Operation(
+        "GET",
+        JOBS + "/{id}/checkpoints",
+        FineTuningJobCheckpoint,
+        query=CheckpointListParams,
+        listed=True,
+    ),
     Operation("GET", "/v1/models/{id}", Model),
     Operation("POST", "/v1/chat/completions", ChatCompletion, body=CompletionCreateParams),
 )
@@ -83,7 +118,9 @@ def operation(method: str, path: str) -> Operation | None:
     return next((known for known in OPERATIONS if known.is_at(method, path)), None)
 
 
-def wrong_request(asked: Operation, query: list[tuple[str, str]], headers: Mapping[str, str], body: bytes) -> Iterator[str]:
+def wrong_request(
+    asked: Operation, query: list[tuple[str, str]], headers: Mapping[str, str], body: bytes
+) -> Iterator[str]:
     """What the description does not allow of a request."""
     given = _query(query, asked.query)
     yield from wrong(given, asked.query or _Nothing, "query")
@@ -110,7 +147,9 @@ def wrong_request(asked: Operation, query: list[tuple[str, str]], headers: Mappi
         yield f"body: there is none in this request, not {body[:40]!r}"
 
 
-def wrong_answer(asked: Operation, status: int, headers: Mapping[str, str], body: bytes) -> Iterator[str]:
+def wrong_answer(
+    asked: Operation, status: int, headers: Mapping[str, str], body: bytes
+) -> Iterator[str]:
     """What the description does not allow of an answer."""
     if status == 200 and asked.answer is None:
         return
@@ -123,7 +162,11 @@ def wrong_answer(asked: Operation, status: int, headers: Mapping[str, str], body
             yield f"an error has the field error alone, not {sorted(content)}"
         yield from wrong(content.get("error"), ErrorObject, "error")
     elif asked.listed:
-        yield from wrong(content, _PageWithEnds if asked.answer in (FileObject, FineTuningJobCheckpoint) else _Page, "page")
+        yield from wrong(
+            content,
+            _PageWithEnds if asked.answer in (FileObject, FineTuningJobCheckpoint) else _Page,
+            "page",
+        )
         for n, item in enumerate(content.get("data", [])):
             yield from wrong(item, asked.answer, f"data[{n}]")
     else:
@@ -149,8 +192,12 @@ class _PageWithEnds(_Page):
     last_id: str | None
 
 
-def wrong(value: Any, kind: Any, where: str, but: frozenset[str] | set[str] = frozenset()) -> Iterator[str]:
-    """Where ``value`` is not of ``kind``, strictly, and why. The fields in ``but`` are not looked at."""
+def wrong(
+    value: Any, kind: Any, where: str, but: frozenset[str] | set[str] = frozenset()
+) -> Iterator[str]:
+    """Where ``value`` is not of ``kind``, strictly, and why. The fields in ``but`` are not looked
+    at.
+    """
     origin, inside = get_origin(kind), get_args(kind)
     if kind in (Any, object):
         return
@@ -162,7 +209,9 @@ def wrong(value: Any, kind: Any, where: str, but: frozenset[str] | set[str] = fr
     elif origin is Literal:
         if value not in inside:
             yield f"{where}: {value!r} is none of {', '.join(map(repr, inside))}"
-    elif (isinstance(kind, type) and issubclass(kind, BaseModel)) or typing_extensions.is_typeddict(kind):
+    elif (isinstance(kind, type) and issubclass(kind, BaseModel)) or typing_extensions.is_typeddict(
+        kind
+    ):
         yield from _wrong_object(value, kind, where, but)
     elif origin is dict:
         if not isinstance(value, dict):
@@ -186,7 +235,9 @@ def wrong(value: Any, kind: Any, where: str, but: frozenset[str] | set[str] = fr
         raise TypeError(f"{where}: nothing is known of {kind}")
 
 
-def _wrong_object(value: Any, kind: Any, where: str, but: frozenset[str] | set[str]) -> Iterator[str]:
+def _wrong_object(
+    value: Any, kind: Any, where: str, but: frozenset[str] | set[str]
+) -> Iterator[str]:
     if not isinstance(value, dict):
         yield f"{where}: {value!r} is no object"
         return
@@ -206,13 +257,19 @@ def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     """The fields of a type by name, and those that must be there."""
     if not typing_extensions.is_typeddict(kind):
         found = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-        needed = {field.alias or name for name, field in kind.model_fields.items() if field.is_required()}
+        needed = {
+            field.alias or name for name, field in kind.model_fields.items() if field.is_required()
+        }
         return found, frozenset(needed | ALWAYS.get(kind, set()))
     found = typing_extensions.get_type_hints(kind, include_extras=True)
     total = {name: get_origin(hint) for name, hint in found.items()}
     if kind.__total__:
-        return found, frozenset(name for name, origin in total.items() if origin is not typing_extensions.NotRequired)
-    return found, frozenset(name for name, origin in total.items() if origin is typing_extensions.Required)
+        return found, frozenset(
+            name for name, origin in total.items() if origin is not typing_extensions.NotRequired
+        )
+    return found, frozenset(
+        name for name, origin in total.items() if origin is typing_extensions.Required
+    )
 
 
 def _query(given: list[tuple[str, str]], kind: Any) -> dict[str, Any]:
@@ -224,7 +281,9 @@ def _query(given: list[tuple[str, str]], kind: Any) -> dict[str, Any]:
         if inner:
             found.setdefault(outer, {})[inner.rstrip("]")] = text
         else:
-            found[name] = int(text) if fields.get(name) is int and re.fullmatch(r"-?\d+", text) else text
+            found[name] = (
+                int(text) if fields.get(name) is int and re.fullmatch(r"-?\d+", text) else text
+            )
     return found
 
 
@@ -234,7 +293,9 @@ def _form(body: bytes) -> dict[str, str]:
     for part in body.split(body.partition(b"\r\n")[0])[1:-1]:
         head, _, content = part.partition(b"\r\n\r\n")
         names = dict(re.findall(rb'(\w+)="([^"]*)"', head))
-        found[names[b"name"].decode()] = names.get(b"filename", content.removesuffix(b"\r\n")).decode()
+        found[names[b"name"].decode()] = names.get(
+            b"filename", content.removesuffix(b"\r\n")
+        ).decode()
     return found
 
 
@@ -253,6 +314,11 @@ def _beyond_limits(value: Any, where: str) -> Iterator[str]:
             yield f"{where}.{name}: {len(item)} characters are not from 1 to {LONGEST[name]}"
         if name == "metadata" and isinstance(item, dict):
             fields, key, text = METADATA
-            if len(item) > fields or any(len(k) > key or len(str(v)) > text for k, v in item.items()):
-                yield f"{where}.metadata: more than {fields} fields, or keys over {key} or values over {text} characters"
+            if len(item) > fields or any(
+                len(k) > key or len(str(v)) > text for k, v in item.items()
+            ):
+                yield (
+                    f"{where}.metadata: more than {fields} fields, or keys over {key} or values "
+                    f"over {text} characters"
+                )
         yield from _beyond_limits(item, f"{where}.{name}")

@@ -1,9 +1,12 @@
-"""OpenAI's API for fine-tuning, as a server of our own: ``python tests/openai/server.py PORT``. Files, jobs, events, checkpoints, chat.
+"""OpenAI's API for fine-tuning, as a server of our own: ``python tests/openai/server.py PORT``.
+Files, jobs, events, checkpoints, chat.
 
-Answers are made of the SDK's own types, errors have the original's shapes. A job walks validating_files → queued → running → succeeded,
-each for ``tick_s``. A fine-tuned model answers in capitals, a base model echoes. ``POST /control`` sets what goes wrong; ``GET /control``
-tells what was asked: jobs, uploads, the most jobs at a time, requests that came although the server had asked to be left alone, and what
-of requests and answers OpenAI's description of its API does not allow (``amiss``, see ``description.py``).
+Answers are made of the SDK's own types, errors have the original's shapes. A job walks
+validating_files → queued → running → succeeded, each for ``tick_s``. A fine-tuned model answers in
+capitals, a base model echoes. ``POST /control`` sets what goes wrong; ``GET /control`` tells what
+was asked: jobs, uploads, the most jobs at a time, requests that came although the server had asked
+to be left alone, and what of requests and answers OpenAI's description of its API does not allow
+(``amiss``, see ``description.py``).
 """
 
 from __future__ import annotations
@@ -88,7 +91,9 @@ class State:
     def report(self) -> dict[str, Any]:
         self.active()
         return {
-            "jobs": [{"id": job.id, "status": job.status, **job.asked} for job in self.jobs.values()],
+            "jobs": [
+                {"id": job.id, "status": job.status, **job.asked} for job in self.jobs.values()
+            ],
             "files": [file.filename for file in self.files.values() if file.purpose == "fine-tune"],
             "requests": dict(self.requests),
             "most_active": self.most_active,
@@ -139,18 +144,29 @@ class Job:
             if self.status == "validating_files":
                 self.rows, problem = validated(S.contents[self.asked["training_file"]], self.method)
                 if problem:
-                    self.error = {"code": problem[0], "message": problem[1], "param": "training_file"}
+                    self.error = {
+                        "code": problem[0],
+                        "message": problem[1],
+                        "param": "training_file",
+                    }
                     self.tell(problem[1])
                     self.become("failed")
                     return
-                chosen = {"n_epochs": 3, "batch_size": max(1, len(self.rows) // 500), "learning_rate_multiplier": 1.8}
+                chosen = {
+                    "n_epochs": 3,
+                    "batch_size": max(1, len(self.rows) // 500),
+                    "learning_rate_multiplier": 1.8,
+                }
                 self.settings = {**chosen, **self.settings}
                 self.tell("Files validated, moving job to queued state")
             if self.status == "running":
                 self.train()
             self.become(PHASES[self.status])
             self.tell(
-                {"running": "Fine-tuning job started", "succeeded": "The job has successfully completed"}.get(self.status, self.status)
+                {
+                    "running": "Fine-tuning job started",
+                    "succeeded": "The job has successfully completed",
+                }.get(self.status, self.status)
             )
 
     def train(self) -> None:
@@ -158,13 +174,18 @@ class Job:
         steps = per_epoch * self.settings["n_epochs"]
         table = io.StringIO()
         writer = csv.writer(table)
-        writer.writerow(["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"])
+        writer.writerow(
+            ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+        )
         shown = {1, *range(per_epoch, steps + 1, per_epoch), steps}
         for step in range(1, steps + 1):
             loss = 2.0 / (1 + 0.1 * step)
             writer.writerow([step, f"{loss:.5f}", f"{1 - loss / 4:.5f}", "", ""])
             if step in shown:
-                self.tell(f"Step {step}/{steps}: training loss={loss:.2f}", {"step": step, "train_loss": loss, "total_steps": steps})
+                self.tell(
+                    f"Step {step}/{steps}: training loss={loss:.2f}",
+                    {"step": step, "train_loss": loss, "total_steps": steps},
+                )
         for step in sorted(shown - {1})[-3:]:
             name = self.model + ("" if step == steps else f":ckpt-step-{step}")
             made = FineTuningJobCheckpoint.construct(
@@ -187,9 +208,14 @@ class Job:
 
     def shown(self) -> dict[str, Any]:
         self.advance()
-        settings = {**dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto"), **self.settings}
+        settings = {
+            **dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto"),
+            **self.settings,
+        }
         done = self.status == "succeeded"
-        tokens = sum(len(json.dumps(row)) // 4 for row in self.rows) * self.settings.get("n_epochs", 0)
+        tokens = sum(len(json.dumps(row)) // 4 for row in self.rows) * self.settings.get(
+            "n_epochs", 0
+        )
         job = FineTuningJob.construct(
             id=self.id,
             created_at=int(self.created),
@@ -220,15 +246,27 @@ def validated(data: bytes, method: str) -> tuple[list[Any], tuple[str, str] | No
         try:
             row = json.loads(line)
         except ValueError:
-            return [], ("invalid_file_format", f"Invalid file format. Line {number} is not valid JSON.")
-        wanted = {"supervised": ["messages"], "dpo": ["input", "preferred_output", "non_preferred_output"]}[method]
+            return [], (
+                "invalid_file_format",
+                f"Invalid file format. Line {number} is not valid JSON.",
+            )
+        wanted = {
+            "supervised": ["messages"],
+            "dpo": ["input", "preferred_output", "non_preferred_output"],
+        }[method]
         if missing := [key for key in wanted if key not in row]:
-            return [], ("invalid_training_file", f"The job failed due to an invalid training file. Line {number} lacks {missing}.")
+            return [], (
+                "invalid_training_file",
+                f"The job failed due to an invalid training file. Line {number} lacks {missing}.",
+            )
         if "fail me" in line:
             return [], ("moderation", "The job failed due to an unsafe training file.")
         rows.append(row)
     if len(rows) < 10:
-        return [], ("invalid_n_examples", f"Training file has {len(rows)} example(s), but must have at least 10 examples")
+        return [], (
+            "invalid_n_examples",
+            f"Training file has {len(rows)} example(s), but must have at least 10 examples",
+        )
     return rows, None
 
 
@@ -250,19 +288,37 @@ def keep(name: str, content: bytes, purpose: str) -> FileObject:
     return file
 
 
-def refused(status: int, message: str, code: str | None = None, param: str | None = None, **headers: str) -> JSONResponse:
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+def refused(
+    status: int, message: str, code: str | None = None, param: str | None = None, **headers: str
+) -> JSONResponse:
+    body = {
+        "error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    }
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
     return JSONResponse(body, status, headers={"x-request-id": unique("req_"), **shown})
 
 
-def page(items: list[Any], request: Request, default: int = 20, *, ends: bool = False) -> JSONResponse:
+def page(
+    items: list[Any], request: Request, default: int = 20, *, ends: bool = False
+) -> JSONResponse:
     plain = [item if isinstance(item, dict) else item.to_dict(mode="json") for item in items]
-    after, limit = request.query_params.get("after"), int(request.query_params.get("limit", default))
+    after, limit = (
+        request.query_params.get("after"),
+        int(request.query_params.get("limit", default)),
+    )
     start = next((n + 1 for n, item in enumerate(plain) if item["id"] == after), 0) if after else 0
     shown = plain[start : start + limit]
-    both = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None} if ends else {}
-    return JSONResponse({"object": "list", "data": shown, **both, "has_more": start + limit < len(plain)})
+    both = (
+        {
+            "first_id": shown[0]["id"] if shown else None,
+            "last_id": shown[-1]["id"] if shown else None,
+        }
+        if ends
+        else {}
+    )
+    return JSONResponse(
+        {"object": "list", "data": shown, **both, "has_more": start + limit < len(plain)}
+    )
 
 
 async def upload(request: Request) -> Response:
@@ -273,17 +329,28 @@ async def upload(request: Request) -> Response:
     if form.get("purpose") == "fine-tune" and not str(file.filename).endswith(".jsonl"):
         return refused(400, "Invalid file format for Fine-Tuning API. Must be .jsonl", param="file")
     content = await file.read()
-    return JSONResponse(keep(str(file.filename), content, str(form["purpose"])).to_dict(mode="json"))
+    return JSONResponse(
+        keep(str(file.filename), content, str(form["purpose"])).to_dict(mode="json")
+    )
 
 
 async def list_files(request: Request) -> Response:
     purpose = request.query_params.get("purpose")
-    return page([file for file in S.files.values() if purpose in (None, file.purpose)], request, 10_000, ends=True)
+    return page(
+        [file for file in S.files.values() if purpose in (None, file.purpose)],
+        request,
+        10_000,
+        ends=True,
+    )
 
 
 async def content(request: Request) -> Response:
     found = S.contents.get(request.path_params["id"])
-    return refused(404, "No such File object", param="id") if found is None else Response(found, media_type="application/octet-stream")
+    return (
+        refused(404, "No such File object", param="id")
+        if found is None
+        else Response(found, media_type="application/octet-stream")
+    )
 
 
 async def create(request: Request) -> Response:
@@ -291,21 +358,51 @@ async def create(request: Request) -> Response:
     asked["model"] = ALIASES.get(asked["model"], asked["model"])
     name, method = asked["model"], asked.get("method") or {"type": "supervised"}
     if S.closed:
-        return refused(403, "Fine-tuning is no longer available to your organization.", "fine_tuning_closed")
+        return refused(
+            403, "Fine-tuning is no longer available to your organization.", "fine_tuning_closed"
+        )
     if name in RETIRED:
-        return refused(400, f"The model {name} has been retired and can no longer be fine-tuned.", "model_retired", "model")
+        return refused(
+            400,
+            f"The model {name} has been retired and can no longer be fine-tuned.",
+            "model_retired",
+            "model",
+        )
     if name not in METHODS:
-        return refused(400, f"Model {name} is not available for fine-tuning or does not exist.", "model_not_available", "model")
+        return refused(
+            400,
+            f"Model {name} is not available for fine-tuning or does not exist.",
+            "model_not_available",
+            "model",
+        )
     if method["type"] not in METHODS[name]:
-        return refused(400, f"Method '{method['type']}' is not supported for model {name}.", "invalid_method", "method")
+        return refused(
+            400,
+            f"Method '{method['type']}' is not supported for model {name}.",
+            "invalid_method",
+            "method",
+        )
     for param in ("training_file", "validation_file"):
         if (param == "training_file" or asked.get(param)) and asked.get(param) not in S.files:
             return refused(400, f"invalid {param}: {asked.get(param)}", None, param)
     if len(asked.get("suffix") or "") > 64:
-        return refused(400, "Invalid 'suffix': string too long. Expected a maximum length of 64.", "string_above_max_length", "suffix")
+        return refused(
+            400,
+            "Invalid 'suffix': string too long. Expected a maximum length of 64.",
+            "string_above_max_length",
+            "suffix",
+        )
     if S.active() >= S.max_active:
-        text = f"This fine-tune request has been rate-limited. Your organization has reached the maximum of {S.max_active} active requests"
-        return refused(429, f"{text} ({S.max_active} running or pending) for the model.", "rate_limit_exceeded", x_should_retry="false")
+        text = (
+            "This fine-tune request has been rate-limited. Your organization has reached the "
+            f"maximum of {S.max_active} active requests"
+        )
+        return refused(
+            429,
+            f"{text} ({S.max_active} running or pending) for the model.",
+            "rate_limit_exceeded",
+            x_should_retry="false",
+        )
     settings = (method.get(method["type"]) or {}).get("hyperparameters") or {}
     job = Job(asked, method["type"], {k: v for k, v in settings.items() if v not in ("auto", None)})
     S.jobs[job.id] = S.living[job.id] = job
@@ -316,23 +413,40 @@ async def create(request: Request) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    wanted = [(key[9:-1], value) for key, value in request.query_params.items() if key.startswith("metadata[")]
+    wanted = [
+        (key[9:-1], value)
+        for key, value in request.query_params.items()
+        if key.startswith("metadata[")
+    ]
     found = list(S.jobs.values()) if not wanted else S.by_metadata.get(wanted[0], [])
-    matching = [job for job in found if all((job.asked.get("metadata") or {}).get(key) == value for key, value in wanted)]
+    matching = [
+        job
+        for job in found
+        if all((job.asked.get("metadata") or {}).get(key) == value for key, value in wanted)
+    ]
     return page([job.shown() for job in reversed(matching)], request)
 
 
 async def of_job(request: Request) -> Response:
     job, verb = S.jobs.get(request.path_params["id"]), request.path_params.get("verb")
     if job is None:
-        return refused(404, f"Could not find fine tune: {request.path_params['id']}", "fine_tune_not_found", "fine_tune_id")
+        return refused(
+            404,
+            f"Could not find fine tune: {request.path_params['id']}",
+            "fine_tune_not_found",
+            "fine_tune_id",
+        )
     job.advance()
     if verb == "events":
         return page(job.events, request)
     if verb == "checkpoints":
         return page(job.checkpoints, request, 10, ends=True)
     if verb is not None:
-        possible = {"pause": job.status == "running", "resume": job.status == "paused", "cancel": job.status not in ENDED}
+        possible = {
+            "pause": job.status == "running",
+            "resume": job.status == "paused",
+            "cancel": job.status not in ENDED,
+        }
         if not possible[verb]:
             return refused(400, f"Job {job.id} cannot be {verb}d in state {job.status}")
         job.since = time.time() - S.tick_s
@@ -344,7 +458,9 @@ async def model(request: Request) -> Response:
     name = request.path_params["id"]
     if ALIASES.get(name, name) not in METHODS and name not in S.models:
         return refused(404, f"The model '{name}' does not exist", "model_not_found", "model")
-    return JSONResponse(Model(id=name, created=0, object="model", owned_by="openai").to_dict(mode="json"))
+    return JSONResponse(
+        Model(id=name, created=0, object="model", owned_by="openai").to_dict(mode="json")
+    )
 
 
 async def chat(request: Request) -> Response:
@@ -352,10 +468,23 @@ async def chat(request: Request) -> Response:
     name, said = asked["model"], asked["messages"][-1]["content"]
     said = said if isinstance(said, str) else "".join(part.get("text", "") for part in said)
     if name not in S.models and ALIASES.get(name, name) not in METHODS:
-        return refused(404, f"The model `{name}` does not exist or you do not have access to it.", "model_not_found")
+        return refused(
+            404,
+            f"The model `{name}` does not exist or you do not have access to it.",
+            "model_not_found",
+        )
     answer = said.upper() if name in S.models else said
-    count = {"prompt_tokens": len(said), "completion_tokens": len(answer), "total_tokens": len(said) + len(answer)}
-    choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": {"role": "assistant", "content": answer, "refusal": None}}
+    count = {
+        "prompt_tokens": len(said),
+        "completion_tokens": len(answer),
+        "total_tokens": len(said) + len(answer),
+    }
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "logprobs": None,
+        "message": {"role": "assistant", "content": answer, "refusal": None},
+    }
     made = {
         "id": unique("chatcmpl-"),
         "object": "chat.completion",
@@ -368,7 +497,9 @@ async def chat(request: Request) -> Response:
 
 
 async def control(request: Request) -> Response:
-    """``POST`` sets fields of ``State``; ``restart: true`` says that the client is a new process, which knows of no 429."""
+    """``POST`` sets fields of ``State``; ``restart: true`` says that the client is a new process,
+    which knows of no 429.
+    """
     global S
     if request.method == "POST":
         given = await request.json()
@@ -383,7 +514,9 @@ async def control(request: Request) -> Response:
 
 
 class Layer:
-    """What stands between a client and ``app``: ``serve`` has the requests to OpenAI's API, and not the tests' own."""
+    """What stands between a client and ``app``: ``serve`` has the requests to OpenAI's API, and not
+    the tests' own.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -405,7 +538,9 @@ class Gate(Layer):
         S.requests[where] += 1
         if not headers.get(b"authorization", b"").decode().startswith(f"Bearer {GOOD_KEY}"):
             given = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
-            await refused(401, f"Incorrect API key provided: {given[:8]}***{given[-4:]}.", "invalid_api_key")(scope, receive, send)
+            await refused(
+                401, f"Incorrect API key provided: {given[:8]}***{given[-4:]}.", "invalid_api_key"
+            )(scope, receive, send)
             return
         while S.late and where == f"POST {JOBS}":
             late_scope, body = S.late.pop()
@@ -414,50 +549,73 @@ class Gate(Layer):
         since, until = S.storm
         if now < until:
             if now > since + S.grace_s:
-                S.early.append(f"{where}, {now - since:.2f} s after the 429, {until - now:.2f} s before its end")
+                S.early.append(
+                    f"{where}, {now - since:.2f} s after the 429, {until - now:.2f} s before its "
+                    "end"
+                )
             await self.limited(until - now)(scope, receive, send)
             return
         S.calm += 1
         fault = next((f for f in S.faults if f["times"] > 0 and re.search(f["path"], where)), None)
         if fault:
             fault["times"] -= 1
-            await self.fail(scope, receive, send, fault.get("do", "drop"), fault.get("after", False), fault)
+            await self.fail(
+                scope, receive, send, fault.get("do", "drop"), fault.get("after", False), fault
+            )
         elif S.storm_every and S.calm > S.storm_every:
             S.storm, S.storms, S.calm = (now, now + S.storm_s), S.storms + 1, 0
             await self.limited(S.storm_s)(scope, receive, send)
         elif S.rng.random() < S.p_drop:
             await self.fail(scope, receive, send, "drop", S.rng.random() < 0.5, {})
         elif S.rng.random() < S.p_error:
-            await self.fail(scope, receive, send, S.rng.choice([500, 502, 503]), S.rng.random() < 0.5, {})
+            await self.fail(
+                scope, receive, send, S.rng.choice([500, 502, 503]), S.rng.random() < 0.5, {}
+            )
         else:
             await self.app(scope, receive, send)
 
     @staticmethod
     def limited(seconds: float) -> JSONResponse:
-        wish = {"retry_after": str(-int(-seconds // 1))} if S.rng.random() < 0.3 else {"retry_after_ms": f"{1000 * seconds:.0f}"}
+        wish = (
+            {"retry_after": str(-int(-seconds // 1))}
+            if S.rng.random() < 0.3
+            else {"retry_after_ms": f"{1000 * seconds:.0f}"}
+        )
         return refused(429, "Rate limit reached for requests.", "rate_limit_exceeded", **wish)
 
-    async def fail(self, scope: Any, receive: Any, send: Any, how: Any, after: bool, fault: dict[str, Any]) -> None:
+    async def fail(
+        self, scope: Any, receive: Any, send: Any, how: Any, after: bool, fault: dict[str, Any]
+    ) -> None:
         if after:  # it is done, but nobody hears of it
             await self.app(scope, receive, nowhere)
         await asyncio.sleep(fault.get("delay_s", 0))
         if how == "spoil":  # an answer of another shape than the original's
             await self.app(scope, receive, spoiled(send, fault["fields"]))
             return
-        if how == "late":  # on its way while its sender has given it up; it is carried out before the next of its kind
+        # on its way while its sender has given it up; it is carried out before the next of its kind
+        if how == "late":
             S.late.append((scope, (await receive())))
             how = "drop"
         if how == "drop":
             receive.__self__.transport.abort()
             return
-        wish = {name: str(fault[name]) for name in ("retry_after", "retry_after_ms", "x_should_retry") if name in fault}
-        await refused(int(how), fault.get("message", "The server had an error"), fault.get("code", "server_error"), **wish)(
-            scope, receive, send
-        )
+        wish = {
+            name: str(fault[name])
+            for name in ("retry_after", "retry_after_ms", "x_should_retry")
+            if name in fault
+        }
+        await refused(
+            int(how),
+            fault.get("message", "The server had an error"),
+            fault.get("code", "server_error"),
+            **wish,
+        )(scope, receive, send)
 
 
 class Check(Layer):
-    """Compares all that comes and goes with OpenAI's description of its API, and notes in ``amiss`` what that does not allow."""
+    """Compares all that comes and goes with OpenAI's description of its API, and notes in ``amiss``
+    what that does not allow.
+    """
 
     async def serve(self, scope: Any, receive: Any, send: Any) -> None:
         where = f"{scope['method']} {scope['path']}"
@@ -486,7 +644,11 @@ class Heard:
 
     def __init__(self, receive: Any, headers: dict[str, str]) -> None:
         self.receive, self.transport, self.headers = receive, receive.__self__.transport, headers
-        self.gone, self.body, self.whole = False, b"", headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self.gone, self.body, self.whole = (
+            False,
+            b"",
+            headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers,
+        )
 
     async def next(self) -> Any:
         message = await self.receive()
@@ -571,7 +733,11 @@ if __name__ == "__main__":
     parent = os.getppid()
 
     async def serve() -> None:
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", http="h11"))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", http="h11"
+            )
+        )
         task = asyncio.create_task(server.serve())
         while not server.started and not task.done():
             await asyncio.sleep(0.01)

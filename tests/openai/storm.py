@@ -1,4 +1,6 @@
-"""A sweep at OpenAI while everything goes wrong: answers are lost, 429s and 5xx rain, and the driver is killed again and again."""
+"""A sweep at OpenAI while everything goes wrong: answers are lost, 429s and 5xx rain, and the
+driver is killed again and again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tests.conftest import Shell
 
 @dataclass
 class Watch:
-    """The memory (MB, at most) of mosweep's processes below this one: ``remote`` workers, and ``driver`` and the others."""
+    """The memory (MB, at most) of mosweep's processes below this one: ``remote`` workers, and
+    ``driver`` and the others.
+    """
 
     remote_mb: float = 0.0
     driver_mb: float = 0.0
@@ -37,7 +41,10 @@ class Watch:
             remote = 0
             for pid, words in processes().items():
                 with contextlib.suppress(OSError, IndexError):
-                    peak = int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+                    peak = (
+                        int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
+                        / 1024
+                    )
                     if words[-1] == "remote":
                         remote += 1
                         self.remote_mb = max(self.remote_mb, peak)
@@ -47,23 +54,37 @@ class Watch:
 
 
 def processes(of: str = "mosweep") -> dict[int, list[str]]:
-    """The command lines of this user's processes that run ``of`` and descend from this one, or whose parent has died."""
+    """The command lines of this user's processes that run ``of`` and descend from this one, or
+    whose parent has died.
+    """
     found, parents = {}, {}
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
-            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            found[int(place.name)] = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            found[int(place.name)] = (
+                (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            )
 
     def ours(pid: int) -> bool:
         while pid in parents and pid != os.getpid():
             pid = parents[pid]
         return pid == os.getpid()
 
-    return {pid: words for pid, words in found.items() if any(word.startswith(of) for word in words) and ours(pid)}
+    return {
+        pid: words
+        for pid, words in found.items()
+        if any(word.startswith(of) for word in words) and ours(pid)
+    }
 
 
-def run_through(shell: Shell, restarted, words: list[str], kills: int, every_s: float, rng: random.Random) -> tuple[str, float]:
-    """Run the command, kill its driver ``kills`` times after about ``every_s``, then let it end; what it printed at last, and seconds."""
+def run_through(
+    shell: Shell, restarted, words: list[str], kills: int, every_s: float, rng: random.Random
+) -> tuple[str, float]:
+    """Run the command, kill its driver ``kills`` times after about ``every_s``, then let it end;
+    what it printed at last, and seconds.
+    """
     begun = time.monotonic()
     for _ in range(kills):
         process = shell.start(*words)
@@ -73,7 +94,8 @@ def run_through(shell: Shell, restarted, words: list[str], kills: int, every_s: 
             workers = [pid for pid in processes() if pid != process.pid]
             process.kill()
             process.communicate()
-            while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they notice by themselves
+            # they notice by themselves
+            while any(Path(f"/proc/{pid}").exists() for pid in workers):
                 time.sleep(0.05)
         restarted()
     done = shell(*words, timeout=1200)

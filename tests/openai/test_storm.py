@@ -14,10 +14,29 @@ STORM = {"p_drop": 0.3, "p_error": 0.05, "storm_every": 600}
 
 def test_a_storm(shell, openai, words):
     openai.set(tick_s=0.5, **STORM)
-    sweep = ["-m", "backend=openai", "model=gpt-4o-mini", f"seed=range({TRIALS})", f"dataset.path={words.name}", "eval=dummy"]
-    sweep += ["tracking=none", "run_control_trials=false", "backend.poll_s=0.5", f"backend.max_concurrent={CONCURRENT}"]
+    sweep = [
+        "-m",
+        "backend=openai",
+        "model=gpt-4o-mini",
+        f"seed=range({TRIALS})",
+        f"dataset.path={words.name}",
+        "eval=dummy",
+    ]
+    sweep += [
+        "tracking=none",
+        "run_control_trials=false",
+        "backend.poll_s=0.5",
+        f"backend.max_concurrent={CONCURRENT}",
+    ]
     with Watch() as watch:
-        run_through(shell, lambda: openai.set(restart=True), [*sweep, "experiment.name=storm"], KILLS, 6.0, random.Random(1))
+        run_through(
+            shell,
+            lambda: openai.set(restart=True),
+            [*sweep, "experiment.name=storm"],
+            KILLS,
+            6.0,
+            random.Random(1),
+        )
     report = openai.report
     keys = Counter(job["metadata"]["mosweep_key"] for job in report["jobs"])
     assert len(report["jobs"]) == TRIALS
@@ -31,6 +50,9 @@ def test_a_storm(shell, openai, words):
     assert 10 < report["most_active"] <= CONCURRENT
     assert watch.remote_at_a_time == 1
     assert 0 < watch.remote_mb < 300
-    facts = [json.loads(path.read_text().rsplit("\n", 2)[0]) for path in (shell.folder / ".mosweep/store/records").glob("*/*.json")]
+    facts = [
+        json.loads(path.read_text().rsplit("\n", 2)[0])
+        for path in (shell.folder / ".mosweep/store/records").glob("*/*.json")
+    ]
     jobs = [record["facts"]["remote_job"] for record in facts if record["kind"] == "finetune"]
     assert sorted(jobs) == sorted(job["id"] for job in report["jobs"])

@@ -25,15 +25,30 @@ def quick(words) -> tuple[str, ...]:
 
 @pytest.mark.real
 def test_fine_tuned_and_evaluated(shell, openai):
-    sweep = ("-m", *OPENAI, "seed=0,1", "optim.epochs=2", "inspect.task_args.limit=10", "experiment.name=caps")
+    sweep = (
+        "-m",
+        *OPENAI,
+        "seed=0,1",
+        "optim.epochs=2",
+        "inspect.task_args.limit=10",
+        "experiment.name=caps",
+    )
     done = shell(*sweep)
     assert done.status == 0, done.err
     trials = shell.summary("caps")
-    assert {trial["metrics"]["capitalization/accuracy"] for trial in trials.values() if not trial["control"]} == {1.0}
-    assert {trial["metrics"]["capitalization/accuracy"] for trial in trials.values() if trial["control"]} == {0.0}
+    assert {
+        trial["metrics"]["capitalization/accuracy"]
+        for trial in trials.values()
+        if not trial["control"]
+    } == {1.0}
+    assert {
+        trial["metrics"]["capitalization/accuracy"] for trial in trials.values() if trial["control"]
+    } == {0.0}
     jobs = openai.jobs
     assert [job["model"] for job in jobs] == ["gpt-4o-mini-2024-07-18"] * 2
-    assert [job["method"]["supervised"] for job in jobs] == [{"hyperparameters": {"n_epochs": 2}}] * 2
+    assert [job["method"]["supervised"] for job in jobs] == [
+        {"hyperparameters": {"n_epochs": 2}}
+    ] * 2
     log = (shell.folder / "multirun/caps/seed=0/finetune/log.txt").read_text()
     assert "started" in log
     assert "succeeded" in log
@@ -48,16 +63,32 @@ def test_fine_tuned_and_evaluated(shell, openai):
 def test_what_a_fine_tune_leaves(shell, openai, quick):
     from mosweep.core.store import Store
 
-    shell("-m", *quick, "seed=5", "optim.epochs=1", "optim.batch_size=4", "backend.learning_rate_multiplier=0.5", "experiment.name=one")
+    shell(
+        "-m",
+        *quick,
+        "seed=5",
+        "optim.epochs=1",
+        "optim.batch_size=4",
+        "backend.learning_rate_multiplier=0.5",
+        "experiment.name=one",
+    )
     [job] = openai.jobs
     store = Store(shell.folder / ".mosweep" / "store")
-    [record] = [record for key in store.keys() if (record := store.read(key)) and record.data["kind"] == "finetune"]  # noqa: SIM118
+    [record] = [
+        record
+        for key in store.keys()
+        if (record := store.read(key)) and record.data["kind"] == "finetune"
+    ]  # noqa: SIM118
     left = record.facts
     assert left["remote_job"] == job["id"]
     assert left["model_id"] == f"ft:gpt-4o-mini-2024-07-18:our-org:mosweep:{job['id'][-8:]}"
     assert left["inspect"] == f"openai/{left['model_id']}"
     assert left["settings"] == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.5}
-    assert (left["seed"], left["steps"], left["final_loss"]) == (5, 3, pytest.approx(1.5385, abs=1e-3))
+    assert (left["seed"], left["steps"], left["final_loss"]) == (
+        5,
+        3,
+        pytest.approx(1.5385, abs=1e-3),
+    )
     assert [checkpoint["step"] for checkpoint in left["checkpoints"]] == [3]
     usage = left["usage"]
     assert usage["train_tokens"] == left["trained_tokens"] > 0
@@ -67,9 +98,19 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
 def test_preferences_and_validation(shell, openai, words):
     folder = shell.folder / "pairs"
     folder.mkdir()
-    for name, more in (("train", words.read_text()), ("validation", words.read_text().replace("W", "V"))):
+    for name, more in (
+        ("train", words.read_text()),
+        ("validation", words.read_text().replace("W", "V")),
+    ):
         (folder / f"{name}.jsonl").write_text(more.replace("]}", '], "rejected": "no"}'))
-    sweep = ("backend=openai", "model=gpt-4.1-mini", "tracking=none", "backend.poll_s=0.1", "dataset.path=pairs", "eval=dummy")
+    sweep = (
+        "backend=openai",
+        "model=gpt-4.1-mini",
+        "tracking=none",
+        "backend.poll_s=0.1",
+        "dataset.path=pairs",
+        "eval=dummy",
+    )
     done = shell(*sweep, "backend.method=dpo", "backend.beta=0.3", "backend.validation=true")
     assert done.status == 0, done.err + done.out
     [job] = openai.jobs
@@ -78,7 +119,12 @@ def test_preferences_and_validation(shell, openai, words):
 
 
 def test_plan_needs_no_network_and_says_what_is_coming(shell):
-    done = shell("plan", *OPENAI, "seed=0,1", env={"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": ""})
+    done = shell(
+        "plan",
+        *OPENAI,
+        "seed=0,1",
+        env={"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": ""},
+    )
     assert done.status == 0, done.err
     assert "OpenAI is closing fine-tuning" in done.out
     assert "2027-01-06" in done.out
@@ -99,14 +145,32 @@ def test_doctor_tells_what_is_coming(monkeypatch):
     ("given", "environment", "problem"),
     [
         ((), {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY is not set"),
-        ((), {"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"}, "the key in OPENAI_API_KEY is not accepted"),
-        (("model.inspect=openai/gpt-5o",), {}, "model.inspect=openai/gpt-5o: OpenAI would not fine-tune it: 400 model_not_available"),
-        (("model.inspect=openai/davinci-002",), {}, "model.inspect=openai/davinci-002: OpenAI would not fine-tune it: 400 model_retired"),
-        (("backend.method=dpo",), {}, "backend.method=dpo: OpenAI would not fine-tune it: 400 invalid_method"),
+        (
+            (),
+            {"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"},
+            "the key in OPENAI_API_KEY is not accepted",
+        ),
+        (
+            ("model.inspect=openai/gpt-5o",),
+            {},
+            "model.inspect=openai/gpt-5o: OpenAI would not fine-tune it: 400 model_not_available",
+        ),
+        (
+            ("model.inspect=openai/davinci-002",),
+            {},
+            "model.inspect=openai/davinci-002: OpenAI would not fine-tune it: 400 model_retired",
+        ),
+        (
+            ("backend.method=dpo",),
+            {},
+            "backend.method=dpo: OpenAI would not fine-tune it: 400 invalid_method",
+        ),
         (("lora.rank=8",), {}, "lora.rank=8: backend=openai has no such setting"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_started(shell, openai, quick, given, environment, problem):
+def test_a_mistake_is_one_line_and_nothing_is_started(
+    shell, openai, quick, given, environment, problem
+):
     before = shell.files()
     done = shell("-m", *quick, *given, env=environment)
     assert done.status == 2
@@ -121,9 +185,16 @@ def test_a_mistake_is_one_line_and_nothing_is_started(shell, openai, quick, give
     ("given", "problem"),
     [
         ("backend.method=reinforcement", "backend.method=reinforcement: valid: dpo, supervised"),
-        ("model=tiny", "model=tiny: backend=openai fine-tunes models at OpenAI: give one with inspect: openai/…"),
+        (
+            "model=tiny",
+            "model=tiny: backend=openai fine-tunes models at OpenAI: give one with inspect: "
+            "openai/…",
+        ),
         ("lora.dropout=0.1", "lora.dropout=0.1: backend=openai has no such setting"),
-        ("optim.lr=1e-4", "optim.lr=0.0001: OpenAI takes no learning rate; give backend.learning_rate_multiplier"),
+        (
+            "optim.lr=1e-4",
+            "optim.lr=0.0001: OpenAI takes no learning rate; give backend.learning_rate_multiplier",
+        ),
         ("optim.warmup_steps=3", "optim.warmup_steps=3: backend=openai has no such setting"),
         ("optim.epochs=99", "optim.epochs=99: must be ≥ 1 and ≤ 50"),
         ("optim.batch_size=999", "optim.batch_size=999: must be ≥ 1 and ≤ 256"),
@@ -144,7 +215,11 @@ def test_the_key_is_the_science(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def key(*overrides: str) -> str:
-        [stage] = [s for s in planned(["backend=openai", "model=gpt-4o-mini", *overrides])[0][0].stages if s.kind == "finetune"]
+        [stage] = [
+            s
+            for s in planned(["backend=openai", "model=gpt-4o-mini", *overrides])[0][0].stages
+            if s.kind == "finetune"
+        ]
         return stage.key
 
     for circumstance in ("max_concurrent=3", "poll_s=1", "suffix=other", "patience_min=1"):
@@ -164,8 +239,13 @@ def test_one_question_per_model_not_per_trial(shell, openai, quick):
     openai.set(closed=True)
     done = shell("-m", *quick, "seed=range(50)", "model=gpt-4o-mini,gpt-4.1-mini")
     assert done.status == 2
-    assert "OpenAI would not fine-tune it: 403 fine_tuning_closed: Fine-tuning is no longer available to your organization." in done.err
-    assert sum(openai.report["requests"].values()) == 2, "whether it would take a job, and whether there are jobs already"
+    assert (
+        "OpenAI would not fine-tune it: 403 fine_tuning_closed: Fine-tuning is no longer "
+        "available to your organization."
+    ) in done.err
+    assert sum(openai.report["requests"].values()) == 2, (
+        "whether it would take a job, and whether there are jobs already"
+    )
 
 
 def killed(shell, openai: Service, *sweep: str, jobs: int) -> None:
@@ -190,7 +270,9 @@ def test_what_was_begun_is_finished_though_fine_tuning_has_closed(shell, openai,
     done = shell(*sweep)
     assert done.status == 0, done.err
     assert [job["status"] for job in openai.jobs] == ["succeeded"] * 2
-    assert openai.report["requests"]["POST /v1/fine_tuning/jobs"] == 4, "two jobs, and what each launch asked before"
+    assert openai.report["requests"]["POST /v1/fine_tuning/jobs"] == 4, (
+        "two jobs, and what each launch asked before"
+    )
 
 
 def test_a_refused_job_does_not_keep_others_from_their_end(shell, openai, quick):
@@ -201,7 +283,10 @@ def test_a_refused_job_does_not_keep_others_from_their_end(shell, openai, quick)
     assert "fine_tuning_closed" in done.err
     assert "1 stage whose job is there is finished all the same" in done.err
     trials = shell.summary("grown")
-    assert {name: trial["status"] for name, trial in trials.items()} == {"trial": "succeeded", "seed=1": "failed"}
+    assert {name: trial["status"] for name, trial in trials.items()} == {
+        "trial": "succeeded",
+        "seed=1": "failed",
+    }
     assert [job["status"] for job in openai.jobs] == ["succeeded"]
 
 
@@ -217,10 +302,18 @@ def test_nothing_is_forgotten_for_a_job_that_would_be_refused(shell, openai, qui
 
 def test_a_list_of_jobs_that_cannot_be_had_is_a_refusal(shell, openai, quick):
     openai.set(closed=True)
-    openai.fault("GET /v1/fine_tuning/jobs$", 403, code="forbidden", message="Missing scopes: api.fine_tuning.jobs.read")
+    openai.fault(
+        "GET /v1/fine_tuning/jobs$",
+        403,
+        code="forbidden",
+        message="Missing scopes: api.fine_tuning.jobs.read",
+    )
     done = shell("-m", *quick)
     assert done.status == 2
-    assert done.err == "mosweep: backend=openai: OpenAI: looking for jobs: 403 forbidden: Missing scopes: api.fine_tuning.jobs.read\n"
+    assert done.err == (
+        "mosweep: backend=openai: OpenAI: looking for jobs: 403 forbidden: Missing scopes: "
+        "api.fine_tuning.jobs.read\n"
+    )
 
 
 def test_a_wrong_key_is_told_before_what_was_begun_goes_on(shell, openai, quick):
@@ -235,16 +328,30 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(shell, openai, qui
     openai.set(tick_s=0.8)
     sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
     process = shell.start(*sweep)
-    until(lambda: sum("ftjob" in path.read_text() for path in shell.folder.glob(".mosweep/store/artifacts/*/*/job.json")) == 2)
+    until(
+        lambda: (
+            sum(
+                "ftjob" in path.read_text()
+                for path in shell.folder.glob(".mosweep/store/artifacts/*/*/job.json")
+            )
+            == 2
+        )
+    )
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "what 2 stages began at openai goes on without us: the same command attaches to it, mosweep cancel ends it" in out + err
+    assert (
+        "what 2 stages began at openai goes on without us: the same command attaches to it, "
+        "mosweep cancel ends it"
+    ) in out + err
     assert {job["status"] for job in openai.jobs} & {"cancelled", "failed"} == set()
     done = shell(*sweep)
     assert done.status == 0, done.err
     assert len(openai.jobs) == 2
-    assert "attached, it was started before" in (shell.folder / "multirun/two/seed=0/finetune/log.txt").read_text()
+    assert (
+        "attached, it was started before"
+        in (shell.folder / "multirun/two/seed=0/finetune/log.txt").read_text()
+    )
 
 
 def test_cancel_ends_the_jobs(shell, openai, quick):
@@ -275,7 +382,14 @@ def test_a_failed_job_costs_its_trial_and_is_tried_anew(shell, openai, quick, wo
     bad = words.with_name("bad.jsonl")
     bad.write_text(words.read_text().replace("w3", "fail me"))
     trials = f'treatments=[{{"dataset.path": "{words.name}"}}, {{"dataset.path": "{bad.name}"}}]'
-    sweep = ("-m", *quick[:-3], "eval=dummy", "run_control_trials=false", trials, "experiment.name=bad")
+    sweep = (
+        "-m",
+        *quick[:-3],
+        "eval=dummy",
+        "run_control_trials=false",
+        trials,
+        "experiment.name=bad",
+    )
     for attempts in (1, 2):
         done = shell(*sweep)
         assert done.status == 1
@@ -293,11 +407,14 @@ def test_force_pays_for_a_new_job(shell, openai, quick):
     assert [(job["seed"], job["metadata"]["mosweep_attempt"]) for job in new] == [(0, "2")]
     record = next(iter((shell.folder / ".mosweep/store/spent").glob("*/*")))
     assert record.read_text().strip() in before
-    cleared = shell("cache", "clear", "--kind", "finetune", "--yes")  # results are gone, though not to be made anew: the jobs are there
+    # results are gone, though not to be made anew: the jobs are there
+    cleared = shell("cache", "clear", "--kind", "finetune", "--yes")
     assert cleared.status == 0, cleared.err
     assert shell("run", "two").status == 0
     assert len(openai.jobs) == 3
-    assert new[0]["id"] in "".join(path.read_text() for path in (shell.folder / ".mosweep/store/records").glob("*/*.json"))
+    assert new[0]["id"] in "".join(
+        path.read_text() for path in (shell.folder / ".mosweep/store/records").glob("*/*.json")
+    )
 
 
 def test_a_time_limit_ends_the_wait_and_not_the_job(shell, openai, quick):
@@ -307,7 +424,10 @@ def test_a_time_limit_ends_the_wait_and_not_the_job(shell, openai, quick):
     assert done.status == 1
     assert "over its time limit of 0.1 min" in done.out
     [job] = openai.jobs
-    assert "goes on at OpenAI; the same command attaches to it" in next((shell.folder / ".mosweep").rglob("log.txt")).read_text()
+    assert (
+        "goes on at OpenAI; the same command attaches to it"
+        in next((shell.folder / ".mosweep").rglob("log.txt")).read_text()
+    )
     openai.set(tick_s=0.05)
     assert shell(*sweep).status == 0
     assert [job["id"] for job in openai.jobs] == [job["id"]]

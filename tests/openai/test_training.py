@@ -22,7 +22,13 @@ CREATE = "POST /v1/fine_tuning/jobs$"
 
 
 def chats(n: int = 12, *, role: str = "user", word: str = "w", **more: str) -> JSONLDataset:
-    rows = [[{"role": role, "content": f"{word}{i}"}, {"role": "assistant", "content": f"{word.upper()}{i}"}] for i in range(n)]
+    rows = [
+        [
+            {"role": role, "content": f"{word}{i}"},
+            {"role": "assistant", "content": f"{word.upper()}{i}"},
+        ]
+        for i in range(n)
+    ]
     return JSONLDataset([{"messages": row, **more} for row in rows])
 
 
@@ -30,7 +36,9 @@ def backend(**options) -> OpenAITrainingBackend:
     return OpenAITrainingBackend(poll_s=0.05, **options)
 
 
-def finished(chosen: OpenAITrainingBackend, dataset: JSONLDataset | None = None, **given) -> tuple[str, OpenAITrainingRun]:
+def finished(
+    chosen: OpenAITrainingBackend, dataset: JSONLDataset | None = None, **given
+) -> tuple[str, OpenAITrainingRun]:
     async def go() -> tuple[str, OpenAITrainingRun]:
         run = await chosen.train(dataset or chats(), MODEL, **given)
         return await run.wait(), run
@@ -45,7 +53,9 @@ def test_supervised(openai, capsys):
     async def go():
         chosen = backend(seed=3)
         assert isinstance(chosen, TrainingBackend)
-        run = await chosen.train(chats(), MODEL, settings, suffix="mine", validation=chats(word="v"))
+        run = await chosen.train(
+            chats(), MODEL, settings, suffix="mine", validation=chats(word="v")
+        )
         assert isinstance(run, TrainingRun)
         assert (run.status, run.model_id) == ("queued", None)
         return run, await run.wait(), await run.result()
@@ -92,8 +102,16 @@ def test_dpo(openai):
     ("dataset", "method", "problem"),
     [
         (chats(9), "supervised", "the data have 9 samples; OpenAI fine-tunes on 10 at least"),
-        (chats(role="developer"), "supervised", "sample 1: OpenAI fine-tunes on no developer messages"),
-        (chats(), "dpo", "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected"),
+        (
+            chats(role="developer"),
+            "supervised",
+            "sample 1: OpenAI fine-tunes on no developer messages",
+        ),
+        (
+            chats(),
+            "dpo",
+            "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected",
+        ),
     ],
 )
 def test_data_are_checked_before_anything_is_sent(openai, dataset, method, problem):
@@ -125,7 +143,9 @@ def test_a_seed_that_openai_does_not_take(openai):
 
 def test_a_failed_job_says_why_and_is_not_taken_again(openai, tmp_path):
     for attempt in ("1", "2"):
-        with pytest.raises(StageError, match=r"OpenAI: ftjob-\w+ failed: .*unsafe training file.* \(moderation\)"):
+        with pytest.raises(
+            StageError, match=r"OpenAI: ftjob-\w+ failed: .*unsafe training file.* \(moderation\)"
+        ):
             finished(backend(key="k", intent=tmp_path / "job.json"), chats(word="fail me "))
         assert openai.jobs[-1]["metadata"] == {"mosweep_key": "k", "mosweep_attempt": attempt}
     assert len(openai.jobs) == 2
@@ -165,7 +185,8 @@ def test_a_process_that_was_killed_while_asking_may_have_been_heard(openai, tmp_
     asyncio.run(killed())
     assert openai.jobs == []
     _, run = finished(backend(key="k", intent=intent))
-    kept = [job["status"] for job in openai.jobs if job["status"] != "cancelled"]  # the late one, if it was found in time, or a second
+    # the late one, if it was found in time, or a second
+    kept = [job["status"] for job in openai.jobs if job["status"] != "cancelled"]
     assert kept == ["succeeded"]
     assert {job["id"] for job in openai.jobs if job["status"] == "succeeded"} == {run.id}
 
@@ -176,7 +197,9 @@ def test_who_comes_with_the_same_key_gets_the_same_job(openai):
     other, _ = finished(backend(key="other"))
     assert first == again != other
     assert len(openai.jobs) == 2
-    assert len({finished(backend())[0], finished(backend())[0]}) == 2, "without a key, each is a job of its own"
+    assert len({finished(backend())[0], finished(backend())[0]}) == 2, (
+        "without a key, each is a job of its own"
+    )
 
 
 def test_a_job_that_was_spent_is_passed_over(openai):
@@ -193,9 +216,17 @@ def test_the_intent_saves_the_search(openai, tmp_path):
     assert json.loads(intent.read_text()) == {"key": "k", "attempt": 1, "job": run.id}
     asked = openai.report["requests"]
     assert finished(backend(key="k", intent=intent))[1].id == run.id
-    more = {where: n - asked.get(where, 0) for where, n in openai.report["requests"].items() if n != asked.get(where)}
+    more = {
+        where: n - asked.get(where, 0)
+        for where, n in openai.report["requests"].items()
+        if n != asked.get(where)
+    }
     assert more == {"GET /v1/fine_tuning/jobs/…": 1}
-    for damaged in ('{"key": "k", "jo', json.dumps({"key": "other", "job": "ftjob-x"}), json.dumps({"key": "k", "job": "ftjob-gone"})):
+    for damaged in (
+        '{"key": "k", "jo',
+        json.dumps({"key": "other", "job": "ftjob-x"}),
+        json.dumps({"key": "k", "job": "ftjob-gone"}),
+    ):
         intent.write_text(damaged)
         assert finished(backend(key="k", intent=intent))[1].id == run.id
     assert len(openai.jobs) == 1
@@ -293,8 +324,18 @@ def test_no_more_jobs_than_the_organisation_may_have(openai, capsys):
 
 
 def test_no_money_no_second_try(openai):
-    openai.fault(CREATE, 429, times=5, code="insufficient_quota", message="You exceeded your current quota, please check your plan.")
-    with pytest.raises(RemoteError, match=r"^OpenAI: asking for its job: 429 insufficient_quota: You exceeded your current quota"):
+    openai.fault(
+        CREATE,
+        429,
+        times=5,
+        code="insufficient_quota",
+        message="You exceeded your current quota, please check your plan.",
+    )
+    with pytest.raises(
+        RemoteError,
+        match=r"^OpenAI: asking for its job: 429 insufficient_quota: You exceeded your current "
+        r"quota",
+    ):
         finished(backend())
     assert openai.report["requests"][CREATE.rstrip("$")] == 1
 
@@ -305,7 +346,12 @@ def test_an_outage_longer_than_patience(openai):
         openai.fault("GET /v1/fine_tuning/jobs/…$", 503, times=1000)
         await run.wait()
 
-    with pytest.raises(RemoteError, match=r"^OpenAI: looking at ftjob-\w+: 503 server_error: The server had an error \(tried for 1 s\)$"):
+    with pytest.raises(
+        RemoteError,
+        match=r"^OpenAI: looking at ftjob-\w+: 503 server_error: The server had an error \(tried "
+        r"for 1 "
+        r"s\)$",
+    ):
         asyncio.run(go())
 
 
@@ -313,7 +359,9 @@ def test_results_that_are_gone_cost_the_curve_alone(openai, capsys):
     async def go():
         run = await backend().train(chats(), MODEL)
         await run.wait()
-        openai.fault("GET /v1/files/…/content$", 404, code="not_found", message="No such File object")
+        openai.fault(
+            "GET /v1/files/…/content$", 404, code="not_found", message="No such File object"
+        )
         return await run.result()
 
     assert asyncio.run(go()).losses == ()
@@ -337,7 +385,10 @@ def test_a_wrong_key_is_in_no_message(openai, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789abcdef")
     with pytest.raises(RemoteError) as caught:
         finished(backend())
-    assert str(caught.value) == "OpenAI: looking for the data's file: 401 invalid_api_key: the key in OPENAI_API_KEY is not accepted"
+    assert str(caught.value) == (
+        "OpenAI: looking for the data's file: 401 invalid_api_key: the key in OPENAI_API_KEY is "
+        "not accepted"
+    )
 
 
 def test_the_data_file_is_what_was_given(openai, tmp_path: Path):
@@ -349,4 +400,6 @@ def test_the_data_file_is_what_was_given(openai, tmp_path: Path):
             return (await client.files.content(openai.jobs[0]["training_file"])).content
 
     rows = [json.loads(line) for line in asyncio.run(go()).decode().splitlines()]
-    assert rows[3] == {"messages": [{"role": "user", "content": "ü3"}, {"role": "assistant", "content": "Ü3"}]}
+    assert rows[3] == {
+        "messages": [{"role": "user", "content": "ü3"}, {"role": "assistant", "content": "Ü3"}]
+    }

@@ -16,16 +16,32 @@ BEGIN = 1_760_000_000.0
 
 
 def stage(
-    folder: Path, label: str, what: Any, facts: Mapping[str, Any], needs: Mapping[str, str] | None = None, error: str | None = None
+    folder: Path,
+    label: str,
+    what: Any,
+    facts: Mapping[str, Any],
+    needs: Mapping[str, str] | None = None,
+    error: str | None = None,
 ) -> StageResult:
     """A finished stage, identified by ``what``; or one that failed with ``error``."""
     kind = label.partition(":")[0]
     key = fingerprint([label, what])
     if error:
-        return StageResult(label, kind, key, "failed", needs or {}, error=error, log=folder / key / "log.txt")
+        return StageResult(
+            label, kind, key, "failed", needs or {}, error=error, log=folder / key / "log.txt"
+        )
     began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(kind)
-    record = {"key": key, "kind": kind, "facts": facts, "artifact_digest": fingerprint(facts), "started": began, "finished": began + 30.0}
-    return StageResult(label, kind, key, "succeeded", needs or {}, record=record, folder=folder / "store" / key)
+    record = {
+        "key": key,
+        "kind": kind,
+        "facts": facts,
+        "artifact_digest": fingerprint(facts),
+        "started": began,
+        "finished": began + 30.0,
+    }
+    return StageResult(
+        label, kind, key, "succeeded", needs or {}, record=record, folder=folder / "store" / key
+    )
 
 
 def build(
@@ -37,25 +53,53 @@ def build(
     dummy: bool = False,
     shift: float = 0.0,
 ) -> SweepResult:
-    """Control trials and model × rank trials, each evaluated on all ``tasks``; the ranks in ``fail`` fail while fine-tuning."""
+    """Control trials and model × rank trials, each evaluated on all ``tasks``; the ranks in
+    ``fail`` fail while fine-tuning.
+    """
     mark = {"dummy": True} if dummy else {}
     trials = []
     for model in models:
         base = stage(folder, "model", model, {"name": model, **mark})
-        data = stage(folder, "data", "words", {"name": "words", "digest": "d1" * 32, "rows": 1000, **mark})
+        data = stage(
+            folder, "data", "words", {"name": "words", "digest": "d1" * 32, "rows": 1000, **mark}
+        )
 
         def evals(tuned: StageResult, score: float, data: StageResult = data) -> list[StageResult]:
             needs = {"model": tuned.key, "data": data.key}
-            facts = [{"task": t, "metrics": {"accuracy": score + i / 10, "stderr": 0.01}, "n": 100, **mark} for i, t in enumerate(tasks)]
+            facts = [
+                {
+                    "task": t,
+                    "metrics": {"accuracy": score + i / 10, "stderr": 0.01},
+                    "n": 100,
+                    **mark,
+                }
+                for i, t in enumerate(tasks)
+            ]
             return [stage(folder, f"eval:{f['task']}", [tuned.key, score], f, needs) for f in facts]
 
-        def trial(name: str, factors: Mapping[str, Any], control: bool, stages: Sequence[StageResult]) -> None:
+        def trial(
+            name: str, factors: Mapping[str, Any], control: bool, stages: Sequence[StageResult]
+        ) -> None:
             place = folder / name
             place.mkdir(parents=True, exist_ok=True)
             (place / "config.yaml").write_text(f"name: {name}\n")
-            trials.append(TrialResult(name, fingerprint([s.key for s in stages]), factors, control, tuple(stages), place))
+            trials.append(
+                TrialResult(
+                    name,
+                    fingerprint([s.key for s in stages]),
+                    factors,
+                    control,
+                    tuple(stages),
+                    place,
+                )
+            )
 
-        trial(f"model={model},control", {"model": model}, True, [base, data, *evals(base, 0.125 + shift)])
+        trial(
+            f"model={model},control",
+            {"model": model},
+            True,
+            [base, data, *evals(base, 0.125 + shift)],
+        )
         for rank in ranks:
             needs = {"model": base.key, "data": data.key}
             loss = [[step, 2.0 / (step + 1)] for step in range(5)]
@@ -65,7 +109,12 @@ def build(
             tuned = stage(folder, "finetune", [model, rank], facts, needs, error)
             score = 0.25 + rank / 1000 + shift
             stages = [base, data, tuned, *([] if error else evals(tuned, score))]
-            trial(f"model={model},lora.rank={rank}", {"model": model, "lora.rank": rank}, False, stages)
+            trial(
+                f"model={model},lora.rank={rank}",
+                {"model": model, "lora.rank": rank},
+                False,
+                stages,
+            )
     (folder / "experiment.yaml").write_text("treatments: {}\n")
     return SweepResult("letters", folder, tuple(trials), {"treatments": {"lora.rank": list(ranks)}})
 

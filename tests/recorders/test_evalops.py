@@ -16,14 +16,23 @@ import pytest
 from tests.conftest import DRY, Outcome, Shell
 
 KEY = "eo-1234567890"
-LOOP = (*DRY, "loop.enabled=true", "loop.max_rounds=4", "loop.threshold=0.85", "backend.rounds=[0.3,0.5,0.9]", "run_control_trials=false")
+LOOP = (
+    *DRY,
+    "loop.enabled=true",
+    "loop.max_rounds=4",
+    "loop.threshold=0.85",
+    "backend.rounds=[0.3,0.5,0.9]",
+    "run_control_trials=false",
+)
 
 
 @dataclass
 class Service:
-    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0 says nothing for ``silence_s``.
+    """EvalOps as far as test runs go. ``answers`` are statuses to give before it does as asked; 0
+    says nothing for ``silence_s``.
 
-    It takes ``delay_s`` to take a run, ``refuses`` runs of these names, and leads those it answers 301 to ``location``.
+    It takes ``delay_s`` to take a run, ``refuses`` runs of these names, and leads those it answers
+    301 to ``location``.
     """
 
     silence_s: float = 2.0
@@ -39,8 +48,12 @@ class Service:
     read: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
 
-    def answer(self, path: str, key: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        status = self.always if self.always is not None else self.answers.pop(0) if self.answers else 201
+    def answer(
+        self, path: str, key: str | None, body: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
+        status = (
+            self.always if self.always is not None else self.answers.pop(0) if self.answers else 201
+        )
         if path != "/api/v1/test-runs/":
             status = 404
         elif key != f"Bearer {KEY}":
@@ -92,8 +105,14 @@ def service() -> Iterator[Service]:
     server.server_close()
 
 
-def run(shell: Shell, service: Service, *words: str, key: str = KEY, timeout_s: float = 0.5) -> Outcome:
-    told = (f"loop.evalops.url={service.url}", "loop.evalops.suite=suite-7", f"loop.evalops.timeout_s={timeout_s}")
+def run(
+    shell: Shell, service: Service, *words: str, key: str = KEY, timeout_s: float = 0.5
+) -> Outcome:
+    told = (
+        f"loop.evalops.url={service.url}",
+        "loop.evalops.suite=suite-7",
+        f"loop.evalops.timeout_s={timeout_s}",
+    )
     return shell("-m", *LOOP, *told, "experiment.name=loop", *words, env={"EVALOPS_API_KEY": key})
 
 
@@ -104,7 +123,11 @@ def told(shell: Shell) -> dict[str, str]:
 
 def test_every_round_that_was_trained_is_a_test_run(shell, service):
     assert run(shell, service).status == 0
-    assert [body["name"] for body in service.runs] == ["Training Round 1", "Training Round 2", "Training Round 3"]
+    assert [body["name"] for body in service.runs] == [
+        "Training Round 1",
+        "Training Round 2",
+        "Training Round 3",
+    ]
     (trial,) = shell.summary("loop").values()
     scores = {stage["key"]: stage for stage in trial["stages"] if stage["kind"] == "round-eval"}
     for number, body in enumerate(service.runs, 1):
@@ -114,11 +137,22 @@ def test_every_round_that_was_trained_is_a_test_run(shell, service):
         assert body["config"]["model"] == metadata["checkpoint"]
         assert body["config"]["model"].startswith("dummy/tiny@")
         assert metadata["round"] == number
-        assert metadata["score"] == metadata["metrics"]["score"] == pytest.approx([0.3, 0.5, 0.9][number - 1], abs=0.1)
+        assert (
+            metadata["score"]
+            == metadata["metrics"]["score"]
+            == pytest.approx([0.3, 0.5, 0.9][number - 1], abs=0.1)
+        )
         assert metadata["watched"] == "capitalization/score"
-        assert (metadata["experiment"], metadata["trial"], metadata["dummy"]) == ("loop", trial["name"], True)
+        assert (metadata["experiment"], metadata["trial"], metadata["dummy"]) == (
+            "loop",
+            trial["name"],
+            True,
+        )
         assert scores[metadata["key"]]["label"] == f"eval {number}:capitalization"
-    assert told(shell) == {body["config"]["metadata"]["key"]: f"run-{number}" for number, body in enumerate(service.runs, 1)}
+    assert told(shell) == {
+        body["config"]["metadata"]["key"]: f"run-{number}"
+        for number, body in enumerate(service.runs, 1)
+    }
     assert run(shell, service).status == 0
     assert len(service.requests) == 3, "nothing is told twice"
 
@@ -139,7 +173,9 @@ def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(shell, 
         plain.folder.mkdir()
         assert plain("-m", *LOOP, "experiment.name=loop").status == 0
         assert _result(shell) == _result(plain)
-    assert len(service.requests) == {500: 3, 0: 3, 400: 3, "down": 0}[broken], "bounded, and not again for every round"
+    assert len(service.requests) == {500: 3, 0: 3, 400: 3, "down": 0}[broken], (
+        "bounded, and not again for every round"
+    )
     assert KEY not in done.out + done.err
     service.url, service.always = address, None
     assert run(shell, service).status == 0
@@ -149,7 +185,11 @@ def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(shell, 
 
 def _result(shell: Shell) -> dict[str, Any]:
     return {
-        name: (trial["status"], trial["metrics"], [(stage["label"], stage["key"], stage["status"]) for stage in trial["stages"]])
+        name: (
+            trial["status"],
+            trial["metrics"],
+            [(stage["label"], stage["key"], stage["status"]) for stage in trial["stages"]],
+        )
         for name, trial in shell.summary("loop").items()
     }
 
@@ -170,9 +210,15 @@ SLOW = ("backend.delay_s=1.0", "backend.rounds=[0.3,0.4,0.5,0.95]")
 
 
 @contextmanager
-def under_way(shell: Shell, service: Service, *words: str, timeout_s: float = 0.5) -> Iterator[subprocess.Popen[str]]:
+def under_way(
+    shell: Shell, service: Service, *words: str, timeout_s: float = 0.5
+) -> Iterator[subprocess.Popen[str]]:
     """A launch whose rounds take their time."""
-    told = (f"loop.evalops.url={service.url}", "loop.evalops.suite=suite-7", f"loop.evalops.timeout_s={timeout_s}")
+    told = (
+        f"loop.evalops.url={service.url}",
+        "loop.evalops.suite=suite-7",
+        f"loop.evalops.timeout_s={timeout_s}",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALOPS_API_KEY", KEY)
         process = shell.start("-m", *LOOP, *SLOW, *told, "experiment.name=loop", *words)
@@ -200,7 +246,9 @@ def test_a_round_is_told_of_when_it_is_evaluated(shell, service):
         for rounds in (1, 2, 3):
             until(lambda rounds=rounds: len(service.runs) == rounds)
             assert process.poll() is None
-            assert finished(shell) <= 2 * rounds + 1, "the rounds so far with their evaluations, and hardly the next"
+            assert finished(shell) <= 2 * rounds + 1, (
+                "the rounds so far with their evaluations, and hardly the next"
+            )
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
     assert "Warning" not in err
@@ -223,11 +271,14 @@ def told_so_far(shell: Shell) -> dict[str, str]:
     return told(shell) if (shell.folder / "multirun" / "loop" / "evalops.jsonl").exists() else {}
 
 
-def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_for_one_answer(shell, service):
+def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_for_one_answer(
+    shell, service
+):
     service.always, service.silence_s = 0, 120.0
     with under_way(shell, service, timeout_s=6) as process:
         until(lambda: len(service.requests) == 1)
-        until(lambda: finished(shell) == 10)  # while the first request hangs, all rounds come to their end
+        # while the first request hangs, all rounds come to their end
+        until(lambda: finished(shell) == 10)
         done_at = time.monotonic()
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - done_at < 5 + 6 + 3
@@ -242,7 +293,14 @@ def test_an_answer_that_is_due_is_waited_for_and_no_more_are_asked_for(shell, se
     done = run(shell, service, timeout_s=12)
     assert done.status == 0
     assert len(service.runs) == len(told(shell)) == 1
-    assert done.err.count("was not told of all rounds: the launch ended before it could be asked; the next launch tries again") == 1
+    assert (
+        done.err.count(
+            "was not told of all rounds: the launch ended before it could be asked; the next "
+            "launch "
+            "tries again"
+        )
+        == 1
+    )
     service.delay_s = 0.0
     assert "Warning" not in run(shell, service).err
     assert [body["config"]["metadata"]["round"] for body in service.runs] == [1, 2, 3]
@@ -254,8 +312,13 @@ def test_a_round_that_is_refused_keeps_no_other_from_being_told(shell, service):
         done = run(shell, service)
         assert done.status == 0
         assert done.err.count("ProjectionWarning") == 1
-        assert f"was not told of all rounds: {service.url}/api/v1/test-runs/ answers 422 Unprocessable Entity; the next" in done.err
-        assert (len(service.requests), len(service.runs)) == (requests, runs), "once a launch, what is refused; once, what is not"
+        assert (
+            f"was not told of all rounds: {service.url}/api/v1/test-runs/ answers 422 "
+            "Unprocessable Entity; the next"
+        ) in done.err
+        assert (len(service.requests), len(service.runs)) == (requests, runs), (
+            "once a launch, what is refused; once, what is not"
+        )
     service.refuses = ()
     assert "Warning" not in run(shell, service).err
     assert sorted(body["config"]["metadata"]["round"] for body in service.runs) == [1, 2, 3]
@@ -285,11 +348,23 @@ def test_an_error_that_nobody_thought_of_is_the_warning_and_no_traceback(shell, 
     done = run(shell, service)
     assert done.status == 0
     assert "Traceback" not in done.err
-    assert done.err.count("ProjectionWarning: EvalOps was not told of all rounds: ValueError: Invalid IPv6 URL; the next launch") == 1
+    assert (
+        done.err.count(
+            "ProjectionWarning: EvalOps was not told of all rounds: ValueError: Invalid IPv6 URL; "
+            "the next launch"
+        )
+        == 1
+    )
 
 
 def test_an_address_that_cannot_be_is_refused_before_anything_starts(shell):
-    done = shell("-m", *LOOP, "loop.evalops.url='http://[::1'", "loop.evalops.suite=s", env={"EVALOPS_API_KEY": KEY})
+    done = shell(
+        "-m",
+        *LOOP,
+        "loop.evalops.url='http://[::1'",
+        "loop.evalops.suite=s",
+        env={"EVALOPS_API_KEY": KEY},
+    )
     assert done.status == 2
     assert done.err.startswith("mosweep: loop.evalops.url=http://[::1: expected an address")
     assert len(done.err.splitlines()) == 1
@@ -299,14 +374,20 @@ def test_an_address_that_cannot_be_is_refused_before_anything_starts(shell):
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(shell, service):
     done = run(shell, service, key=f"{KEY}\n{KEY}")
     assert done.status == 2
-    assert done.err == "mosweep: the key in the environment variable EVALOPS_API_KEY has characters that no key has\n"
+    assert done.err == (
+        "mosweep: the key in the environment variable EVALOPS_API_KEY has characters that no key "
+        "has\n"
+    )
     assert shell.files() == set()
 
 
 def test_a_missing_key_is_told_before_anything_starts(shell, service):
     done = run(shell, service, key="")
     assert done.status == 2
-    assert done.err == "mosweep: loop.evalops.url needs a key in the environment variable EVALOPS_API_KEY\n"
+    assert (
+        done.err
+        == "mosweep: loop.evalops.url needs a key in the environment variable EVALOPS_API_KEY\n"
+    )
     assert shell.files() == set()
 
 

@@ -19,15 +19,28 @@ from mosweep.core.results import SweepResult
 from mosweep.recorders.mlflow import project
 
 #: MLflow 3.17.2 with SQLAlchemy 2.1.
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install playwright"
+    )
     if BROWSER is None:
         pytest.skip("needs a browser: apt-get install chromium")
     with playwright.sync_playwright() as driver:
@@ -39,8 +52,12 @@ def page() -> Iterator[Any]:
 
 
 @pytest.fixture
-def recorded(sweep: Callable[..., SweepResult], tmp_path: Path) -> Iterator[tuple[SweepResult, str, str]]:
-    """A sweep that was recorded, the URI that it was recorded at, and the address of MLflow's interface to it."""
+def recorded(
+    sweep: Callable[..., SweepResult], tmp_path: Path
+) -> Iterator[tuple[SweepResult, str, str]]:
+    """A sweep that was recorded, the URI that it was recorded at, and the address of MLflow's
+    interface to it.
+    """
     result = sweep(dummy=True)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     project(result, uri)
@@ -61,9 +78,15 @@ def recorded(sweep: Callable[..., SweepResult], tmp_path: Path) -> Iterator[tupl
         "--workers",
         "1",
     ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     with open(tmp_path / "server.log", "wb") as log:
-        server = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(address, server, tmp_path / "server.log")
@@ -91,12 +114,17 @@ def colours(page: Any, path: Path) -> int:
     return len(image.convert("RGB").getcolors(1 << 24))
 
 
-def test_runs_are_nested_and_show_factors_and_scores(page: Any, recorded: tuple[SweepResult, str, str], tmp_path: Path) -> None:
+def test_runs_are_nested_and_show_factors_and_scores(
+    page: Any, recorded: tuple[SweepResult, str, str], tmp_path: Path
+) -> None:
     result, uri, address = recorded
     page.goto(f"{address}/{project(result, uri).page}")
-    sweep_cell = page.locator("[role=gridcell]").filter(has=page.get_by_text("letters", exact=True)).first
+    sweep_cell = (
+        page.locator("[role=gridcell]").filter(has=page.get_by_text("letters", exact=True)).first
+    )
     sweep_cell.wait_for()
-    assert not page.get_by_text(result.trials[0].name).count()  # below the sweep, which is closed at first
+    # below the sweep, which is closed at first
+    assert not page.get_by_text(result.trials[0].name).count()
     sweep_cell.locator("button").first.click()
     page.get_by_text(result.trials[-1].name).first.wait_for()
     page.get_by_text("capitalization/accuracy").first.wait_for()
@@ -108,7 +136,9 @@ def test_runs_are_nested_and_show_factors_and_scores(page: Any, recorded: tuple[
     assert colours(page, tmp_path / "runs.png") > 50
 
 
-def test_compare_view_shows_what_differs(page: Any, recorded: tuple[SweepResult, str, str], tmp_path: Path) -> None:
+def test_compare_view_shows_what_differs(
+    page: Any, recorded: tuple[SweepResult, str, str], tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
     result, uri, address = recorded
@@ -123,11 +153,15 @@ def test_compare_view_shows_what_differs(page: Any, recorded: tuple[SweepResult,
     assert colours(page, tmp_path / "compare.png") > 50
 
 
-def test_model_page_shows_data_source_run_and_scores(page: Any, recorded: tuple[SweepResult, str, str], tmp_path: Path) -> None:
+def test_model_page_shows_data_source_run_and_scores(
+    page: Any, recorded: tuple[SweepResult, str, str], tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
     _, uri, address = recorded
-    (model,) = MlflowClient(tracking_uri=uri).search_logged_models(["1"], filter_string="params.`lora.rank` = '64'")
+    (model,) = MlflowClient(tracking_uri=uri).search_logged_models(
+        ["1"], filter_string="params.`lora.rank` = '64'"
+    )
     page.goto(f"{address}/#/experiments/1/models/{model.model_id}")
     page.get_by_text("capitalization/accuracy").first.wait_for()
     page.get_by_text("words (#").first.wait_for()

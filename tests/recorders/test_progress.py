@@ -9,13 +9,28 @@ import subprocess
 
 from tests.conftest import DRY
 
-SLOW = ("-m", *DRY, "seed=0,1,2", "backend.delay_s=1.2", "run_control_trials=false", "hydra.launcher.workers=2", "experiment.name=live")
+SLOW = (
+    "-m",
+    *DRY,
+    "seed=0,1,2",
+    "backend.delay_s=1.2",
+    "run_control_trials=false",
+    "hydra.launcher.workers=2",
+    "experiment.name=live",
+)
 
 
 def on_a_terminal(shell, *words: str) -> str:
     """All that the command writes to a terminal."""
     master, slave = pty.openpty()
-    process = subprocess.Popen(shell.command(*words), cwd=shell.folder, env=shell.environment, stdout=slave, stderr=slave, stdin=slave)
+    process = subprocess.Popen(
+        shell.command(*words),
+        cwd=shell.folder,
+        env=shell.environment,
+        stdout=slave,
+        stderr=slave,
+        stdin=slave,
+    )
     os.close(slave)
     chunks = []
     while True:
@@ -49,7 +64,16 @@ def test_lines_in_a_pipe(shell):
     done = shell(*SLOW)
     assert "\x1b" not in done.out
     assert done.out.startswith("3 trials: 6 stages to run\n")
-    assert len(re.findall(r"^\[\d/6\] (?:finetune|eval:capitalization) +seed=\d  \d\.\d s$", done.out, re.MULTILINE)) == 6
+    assert (
+        len(
+            re.findall(
+                r"^\[\d/6\] (?:finetune|eval:capitalization) +seed=\d  \d\.\d s$",
+                done.out,
+                re.MULTILINE,
+            )
+        )
+        == 6
+    )
 
 
 def test_a_live_table_on_a_terminal(shell):

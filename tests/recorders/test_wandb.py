@@ -1,4 +1,6 @@
-"""Recording in W&B: the real one, offline, its own service writing files that are read back here."""
+"""Recording in W&B: the real one, offline, its own service writing files that are read back
+here.
+"""
 
 from __future__ import annotations
 
@@ -94,11 +96,17 @@ def seen(file: Path) -> Seen:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run
-            found.config |= {name_of(item): json.loads(item.value_json) for item in record.run.config.update}
+            found.config |= {
+                name_of(item): json.loads(item.value_json) for item in record.run.config.update
+            }
         elif kind == "summary":
-            found.summary |= {name_of(item): json.loads(item.value_json) for item in record.summary.update}
+            found.summary |= {
+                name_of(item): json.loads(item.value_json) for item in record.summary.update
+            }
         elif kind == "history":
-            found.history.append({name_of(item): json.loads(item.value_json) for item in record.history.item})
+            found.history.append(
+                {name_of(item): json.loads(item.value_json) for item in record.history.item}
+            )
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found
@@ -106,7 +114,12 @@ def seen(file: Path) -> Seen:
 
 def runs(folder: Path) -> dict[str, Seen]:
     """What was written, by the runs' names; of several files the last."""
-    found = [seen(file) for file in sorted(folder.glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)]
+    found = [
+        seen(file)
+        for file in sorted(
+            folder.glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns
+        )
+    ]
     return {run.run.display_name: run for run in found}
 
 
@@ -114,23 +127,44 @@ def test_trial_shows_factors_scores_lineage_and_loss(sweep: Sweep, folder: Path)
     result = sweep()
     for trial in result.trials:
         factor = trial.factors.get("lora.rank", "null")
-        (Path(trial.folder) / "config.yaml").write_text(f"model: {{name: tiny}}\nlora: {{rank: {factor}}}\nseed: 0\n")
+        (Path(trial.folder) / "config.yaml").write_text(
+            f"model: {{name: tiny}}\nlora: {{rank: {factor}}}\nseed: 0\n"
+        )
     assert project(result, OFFLINE) == Projection(created=3)
     found = runs(folder)
     assert set(found) == {trial.name for trial in result.trials}
     tuned = found["model=tiny,lora.rank=64"]
-    assert (tuned.run.run_group, tuned.run.job_type, tuned.run.project) == ("letters", "tuned", "mosweep")
+    assert (tuned.run.run_group, tuned.run.job_type, tuned.run.project) == (
+        "letters",
+        "tuned",
+        "mosweep",
+    )
     assert list(tuned.run.tags) == ["model=tiny", "lora.rank=64"]
     assert tuned.exit_code == 0
-    assert (tuned.config["lora"], tuned.config["model"], tuned.config["seed"]) == ({"rank": 64}, {"name": "tiny"}, 0)
+    assert (tuned.config["lora"], tuned.config["model"], tuned.config["seed"]) == (
+        {"rank": 64},
+        {"name": "tiny"},
+        0,
+    )
     assert tuned.config["factors"] == {"model": "tiny", "lora.rank": 64}
-    scores = {"capitalization/accuracy": 0.314, "capitalization/stderr": 0.01, "reversal/accuracy": 0.414, "reversal/stderr": 0.01}
+    scores = {
+        "capitalization/accuracy": 0.314,
+        "capitalization/stderr": 0.01,
+        "reversal/accuracy": 0.414,
+        "reversal/stderr": 0.01,
+    }
     assert {name: tuned.summary[name] for name in scores} == pytest.approx(scores)
     assert tuned.summary["status"] == "succeeded"
-    assert {row["_step"]: row["train/loss"] for row in tuned.history} == pytest.approx({step: 2.0 / (step + 1) for step in range(5)})
+    assert {row["_step"]: row["train/loss"] for row in tuned.history} == pytest.approx(
+        {step: 2.0 / (step + 1) for step in range(5)}
+    )
     assert [row["train/chosen_reward"] for row in tuned.history] == [step / 8 for step in range(5)]
     control = found["model=tiny,control"]
-    assert (control.run.job_type, list(control.run.tags), control.history) == ("control", ["model=tiny"], [])
+    assert (control.run.job_type, list(control.run.tags), control.history) == (
+        "control",
+        ["model=tiny"],
+        [],
+    )
 
     trial = result.trials[2]
     lineage = tuned.config["lineage"]
@@ -149,16 +183,22 @@ def test_again_nothing_is_written(sweep: Sweep, folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_recording_again_resumes_the_same_runs(sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_recording_again_resumes_the_same_runs(
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     result = sweep()
     project(result, OFFLINE)
     ids = {name: run.run.run_id for name, run in runs(folder).items()}
     assert len(set(ids.values())) == 3
     monkeypatch.setenv("MOSWEEP_HOME", str(tmp_path / "other home"))
     assert project(result, OFFLINE).created == 3
-    assert {name: run.run.run_id for name, run in runs(tmp_path / "other home" / "wandb").items()} == ids
+    assert {
+        name: run.run.run_id for name, run in runs(tmp_path / "other home" / "wandb").items()
+    } == ids
     moved = replace(result, folder=tmp_path / "moved")
-    assert [run_of(moved, trial).id for trial in moved.trials] == list(map(ids.get, (trial.name for trial in moved.trials)))
+    assert [run_of(moved, trial).id for trial in moved.trials] == list(
+        map(ids.get, (trial.name for trial in moved.trials))
+    )
     other = run_of(replace(result, name="other"), result.trials[0])
     assert other.id != ids[other.name]
 
@@ -166,7 +206,11 @@ def test_recording_again_resumes_the_same_runs(sweep: Sweep, folder: Path, monke
 def test_failures_are_failures_until_they_succeed(sweep: Sweep, folder: Path) -> None:
     project(sweep(fail=(4,)), OFFLINE)
     failed = runs(folder)["model=tiny,lora.rank=4"]
-    assert (failed.exit_code, failed.summary["status"], failed.summary["error"]) == (1, "failed", "finetune: out of memory")
+    assert (failed.exit_code, failed.summary["status"], failed.summary["error"]) == (
+        1,
+        "failed",
+        "finetune: out of memory",
+    )
     assert project(sweep(), OFFLINE) == Projection(updated=1, unchanged=2)
     run = runs(folder)["model=tiny,lora.rank=4"]
     assert (run.exit_code, run.summary["capitalization/accuracy"]) == (0, 0.254)
@@ -175,14 +219,21 @@ def test_failures_are_failures_until_they_succeed(sweep: Sweep, folder: Path) ->
 def test_trials_that_have_not_ended_wait(sweep: Sweep, folder: Path) -> None:
     result = sweep()
     last = result.trials[-1]
-    waiting = replace(last, stages=(*last.stages[:-1], replace(last.stages[-1], status="pending", record=None)))
-    assert project(replace(result, trials=(*result.trials[:-1], waiting)), OFFLINE) == Projection(created=2, unchanged=1)
+    waiting = replace(
+        last, stages=(*last.stages[:-1], replace(last.stages[-1], status="pending", record=None))
+    )
+    assert project(replace(result, trials=(*result.trials[:-1], waiting)), OFFLINE) == Projection(
+        created=2, unchanged=1
+    )
     assert project(result, OFFLINE) == Projection(created=1, unchanged=2)
 
 
 def test_secrets_stay_here(sweep: Sweep, folder: Path) -> None:
     result = sweep(fail=(4,))
-    text = "backend: {environment: {HF_TOKEN: hunter2hunter2}}\ntracking: {uri: 'https://me:hunter2@example.org/x'}\n"
+    text = (
+        "backend: {environment: {HF_TOKEN: hunter2hunter2}}\ntracking: {uri: "
+        "'https://me:hunter2@example.org/x'}\n"
+    )
     (Path(result.trials[1].folder) / "config.yaml").write_text(text)
     stage = result.trials[1].stages[2]
     told = replace(stage, error="401: sk-hunter2-0123456789abcdef is wrong")
@@ -190,7 +241,9 @@ def test_secrets_stay_here(sweep: Sweep, folder: Path) -> None:
     project(replace(result, trials=(trial,)), OFFLINE)
     (run,) = runs(folder).values()
     assert run.config["backend"] == {"environment": {"HF_TOKEN": "(looks like a secret)"}}
-    assert not [file for file in folder.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+    assert not [
+        file for file in folder.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()
+    ]
 
 
 def test_dummies_and_long_names_are_marked_and_cut(sweep: Sweep) -> None:
@@ -201,7 +254,9 @@ def test_dummies_and_long_names_are_marked_and_cut(sweep: Sweep) -> None:
     assert len(run.name) == 128
 
 
-def test_nothing_is_imported_where_nothing_is_to_do(sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_imported_where_nothing_is_to_do(
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = sweep()
     project(result, OFFLINE)
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -210,23 +265,42 @@ def test_nothing_is_imported_where_nothing_is_to_do(sweep: Sweep, folder: Path, 
         project(sweep(shift=0.5), OFFLINE)
 
 
-def test_modes_come_from_the_environment_too(sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modes_come_from_the_environment_too(
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracking = Tracking(recorder="wandb", project="letters", entity="team")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert project(sweep(), tracking) == Projection(unchanged=3)
     assert not folder.exists()
     monkeypatch.setenv("WANDB_MODE", "dryrun")
     assert project(sweep(), tracking) == Projection(created=3)
-    assert {(run.run.entity, run.run.project) for run in runs(folder).values()} == {("team", "letters")}
+    assert {(run.run.entity, run.run.project) for run in runs(folder).values()} == {
+        ("team", "letters")
+    }
 
 
 def test_server_that_does_not_answer_costs_no_sweep(terminal: Any) -> None:
     environment = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    code = "from mosweep.cli.main import main; from mosweep.recorders import wandb; wandb._PATIENCE_S = 1.0; "
-    for words, status, told in ((DRY, 0, "`mosweep sync` makes up for it"), (("sync", "dry"), 1, "mosweep: W&B: ")):
-        command, env = [sys.executable, "-c", f"{code}main({list(words)!r})"], {**terminal.environment, **environment}
-        done = subprocess.run(command, cwd=terminal.folder, env=env, capture_output=True, text=True, check=False)
-        assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (status, True, False), done.stderr
+    code = (
+        "from mosweep.cli.main import main; from mosweep.recorders import wandb; "
+        "wandb._PATIENCE_S = 1.0; "
+    )
+    for words, status, told in (
+        (DRY, 0, "`mosweep sync` makes up for it"),
+        (("sync", "dry"), 1, "mosweep: W&B: "),
+    ):
+        command, env = (
+            [sys.executable, "-c", f"{code}main({list(words)!r})"],
+            {**terminal.environment, **environment},
+        )
+        done = subprocess.run(
+            command, cwd=terminal.folder, env=env, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (
+            status,
+            True,
+            False,
+        ), done.stderr
     assert len(terminal.summary("dry")) == 3
 
 
@@ -240,7 +314,11 @@ def test_sweep_of_the_command_line(terminal: Any) -> None:
     assert found["lora.rank=64"].config["lineage"]["finetune"]["model_id"].startswith("dummy/tiny@")
     [done] = terminal("sync", "dry", "--json", env=canary).json
     assert (done["recorder"], done["unchanged"], done["created"]) == ("wandb", 3, 0)
-    assert not [file for file in terminal.folder.rglob("*") if file.is_file() and b"ca9a41ca9a41" in file.read_bytes()]
+    assert not [
+        file
+        for file in terminal.folder.rglob("*")
+        if file.is_file() and b"ca9a41ca9a41" in file.read_bytes()
+    ]
 
 
 def test_no_key_costs_no_sweep(terminal: Any) -> None:
@@ -249,16 +327,29 @@ def test_no_key_costs_no_sweep(terminal: Any) -> None:
     assert "not recorded in W&B (W&B: No API key configured" in done.err
     assert len(terminal.summary("dry")) == 3
     offline = {"WANDB_MODE": "offline"}
-    assert terminal("sync", "dry", env=offline).out == "multirun/dry: wandb: 3 runs created, 0 updated, 0 unchanged, 0 failed\n"
+    assert (
+        terminal("sync", "dry", env=offline).out
+        == "multirun/dry: wandb: 3 runs created, 0 updated, 0 unchanged, 0 failed\n"
+    )
 
 
 def test_missing_library_stops_the_command_before_anything_starts(terminal: Any) -> None:
-    code = f"import sys; sys.modules['wandb'] = None; from mosweep.cli.main import main; main({list(DRY)!r})"
+    code = (
+        "import sys; sys.modules['wandb'] = None; from mosweep.cli.main import main; "
+        f"main({list(DRY)!r})"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=terminal.folder, env=terminal.environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=terminal.folder,
+        env=terminal.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, terminal.files()) == (2, set())
-    assert done.stderr.strip() == "mosweep: tracking=wandb (or give tracking=none) needs wandb: pip install 'mosweep[wandb]'"
+    assert done.stderr.strip() == (
+        "mosweep: tracking=wandb (or give tracking=none) needs wandb: pip install 'mosweep[wandb]'"
+    )
 
 
 @pytest.mark.real

@@ -1,4 +1,6 @@
-"""The cluster the Slurm tests run on: what Slurm itself does and says when jobs end, fail, starve or lose the ground they run on."""
+"""The cluster the Slurm tests run on: what Slurm itself does and says when jobs end, fail, starve
+or lose the ground they run on.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,22 @@ def test_an_array_ends_completed_and_elements_have_gpus_of_their_own(cluster, su
         "--nodelist=gpu1",
         "--job-name=three",
     )
-    cluster.wait_until(lambda: [job["state"] for job in cluster.jobs("three") if job["id"].startswith(array)] == ["COMPLETED"] * 3)
+    cluster.wait_until(
+        lambda: (
+            [job["state"] for job in cluster.jobs("three") if job["id"].startswith(array)]
+            == ["COMPLETED"] * 3
+        )
+    )
     jobs = [job for job in cluster.jobs("three") if job["id"].startswith(array)]
     assert [job["id"] for job in jobs] == [f"{array}_{index}" for index in range(3)]
     for job in jobs:
-        assert (job["exit_code"], job["req_mem"], job["gpus"], job["nodelist"], job["partition"]) == ("0:0", "100M", 1, "gpu1", "gpu")
+        assert (
+            job["exit_code"],
+            job["req_mem"],
+            job["gpus"],
+            job["nodelist"],
+            job["partition"],
+        ) == ("0:0", "100M", 1, "gpu1", "gpu")
         assert job["submit"] <= job["start"] <= job["end"]
     printed = [path.read_text().split()[0].split(":") for path in tmp_path.glob("*.out")]
     assert sorted(index for index, _ in printed) == ["0", "1", "2"]
@@ -47,10 +60,17 @@ def test_an_array_ends_completed_and_elements_have_gpus_of_their_own(cluster, su
 
 def test_each_element_waits_for_its_own_parent(cluster, submit):
     parents = submit("exit $((SLURM_ARRAY_TASK_ID == 1))", "--array=0-2")
-    children = submit("true", "--array=0-2", f"--dependency=aftercorr:{parents}", "--kill-on-invalid-dep=yes")
+    children = submit(
+        "true", "--array=0-2", f"--dependency=aftercorr:{parents}", "--kill-on-invalid-dep=yes"
+    )
     stuck = submit("true", "--array=0-2", f"--dependency=aftercorr:{parents}")
     cluster.wait_until(lambda: cluster.state(f"{children}_1") == "CANCELLED")
-    cluster.wait_until(lambda: [cluster.state(f"{array}_{index}") for array in (children, stuck) for index in (0, 2)] == ["COMPLETED"] * 4)
+    cluster.wait_until(
+        lambda: (
+            [cluster.state(f"{array}_{index}") for array in (children, stuck) for index in (0, 2)]
+            == ["COMPLETED"] * 4
+        )
+    )
     assert cluster.queue()[f"{parents}_1"] == ("FAILED", "NonZeroExitCode")
     assert cluster.queue()[f"{children}_1"] == ("CANCELLED", "DependencyNeverSatisfied")
     assert cluster.queue()[f"{stuck}_1"] == ("PENDING", "DependencyNeverSatisfied")
@@ -64,7 +84,9 @@ def test_a_preempted_job_goes_back_into_the_queue(cluster, submit):
     high = submit("true", "--partition=high", *WHOLE_NODE)
     cluster.wait_until(lambda: cluster.state(high) == "COMPLETED", timeout=120)
     assert cluster.queue()[low] == ("PENDING", "BeginTime")
-    runs = cluster.wait_until(lambda: [job["state"] for job in cluster.jobs(every_run=True) if job["id"] == low])
+    runs = cluster.wait_until(
+        lambda: [job["state"] for job in cluster.jobs(every_run=True) if job["id"] == low]
+    )
     assert runs[0] == "PREEMPTED"
 
 
@@ -72,27 +94,44 @@ def test_a_job_over_its_memory_has_failed_and_only_its_output_says_why(cluster, 
     hog = """python3 -c 'import time; held = bytearray(200 << 20); time.sleep(60)'"""
     job = submit(hog, "--mem=50")
     cluster.wait_until(lambda: cluster.queue()[job] == ("FAILED", "JobLaunchFailure"))
-    cluster.wait_until(lambda: (cluster.job(job)["state"], cluster.job(job)["exit_code"]) == ("FAILED", "0:9"))
+    cluster.wait_until(
+        lambda: (cluster.job(job)["state"], cluster.job(job)["exit_code"]) == ("FAILED", "0:9")
+    )
     assert "exceeded memory limit" in (tmp_path / f"{job}.out").read_text()
 
 
 def test_a_requeued_element_runs_again_under_its_number(cluster, submit, tmp_path):
-    array = submit("echo run ${SLURM_RESTART_COUNT:-0} >> $SLURM_ARRAY_TASK_ID; sleep $((SLURM_RESTART_COUNT ? 0 : 300))", "--array=0-1")
-    cluster.wait_until(lambda: (tmp_path / "1").exists() and cluster.state(f"{array}_1") == "RUNNING")
+    array = submit(
+        "echo run ${SLURM_RESTART_COUNT:-0} >> $SLURM_ARRAY_TASK_ID; sleep "
+        "$((SLURM_RESTART_COUNT ? 0 : 300))",
+        "--array=0-1",
+    )
+    cluster.wait_until(
+        lambda: (tmp_path / "1").exists() and cluster.state(f"{array}_1") == "RUNNING"
+    )
     cluster.requeue(f"{array}_1")
     cluster.wait_until(lambda: cluster.queue()[f"{array}_1"] == ("PENDING", "BeginTime"))
     cluster.wait_until(lambda: cluster.state(f"{array}_1") == "COMPLETED", timeout=120)
     assert (tmp_path / "1").read_text() == "run 0\nrun 1\n"
     assert cluster.state(f"{array}_0") == "RUNNING"
     cluster.wait_until(lambda: cluster.job(f"{array}_1")["state"] == "COMPLETED")
-    assert [job["state"] for job in cluster.jobs(every_run=True) if job["id"] == f"{array}_1"] == ["REQUEUED", "COMPLETED"]
+    assert [job["state"] for job in cluster.jobs(every_run=True) if job["id"] == f"{array}_1"] == [
+        "REQUEUED",
+        "COMPLETED",
+    ]
     cluster.scancel(f"{array}_0")
     cluster.wait_until(lambda: cluster.state(f"{array}_0") == "CANCELLED")
 
 
 def test_slurm_does_not_see_a_death_without_a_trace(cluster, submit, tmp_path):
     job = submit("echo $$ >> pids; sleep 300 & echo $! >> pids; wait")
-    pids = cluster.wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text().split()[1:] and (tmp_path / "pids"))
+    pids = cluster.wait_until(
+        lambda: (
+            (tmp_path / "pids").exists()
+            and (tmp_path / "pids").read_text().split()[1:]
+            and (tmp_path / "pids")
+        )
+    )
     assert all(alive(pid) for pid in pids.read_text().split())
     cluster.kill_step(job)
     cluster.wait_until(lambda: not any(alive(pid) for pid in pids.read_text().split()))
@@ -117,9 +156,15 @@ def test_a_lonely_test_is_alone(lonely_cluster):
         fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def test_jobs_of_a_dead_node_run_elsewhere_and_those_of_a_silent_node_run_twice(lonely_cluster, submit, tmp_path):
+def test_jobs_of_a_dead_node_run_elsewhere_and_those_of_a_silent_node_run_twice(
+    lonely_cluster, submit, tmp_path
+):
     def runs(name: str) -> list[list[str]]:
-        return [line.split() for line in (tmp_path / name).read_text().splitlines()] if (tmp_path / name).exists() else []
+        return (
+            [line.split() for line in (tmp_path / name).read_text().splitlines()]
+            if (tmp_path / name).exists()
+            else []
+        )
 
     dead = submit("echo $SLURMD_NODENAME $$ >> dead; sleep 300", "--partition=cpu")
     silent = submit("echo $SLURMD_NODENAME $$ >> silent; sleep 300", "--partition=gpu")
@@ -131,7 +176,9 @@ def test_jobs_of_a_dead_node_run_elsewhere_and_those_of_a_silent_node_run_twice(
         assert len({node for node, _ in runs(name)}) == 2
         assert len([pid for _, pid in runs(name) if alive(pid)]) == living
         lonely_cluster.wait_until(lambda job=job: lonely_cluster.job(job)["state"] == "RUNNING")
-        assert [run["state"] for run in lonely_cluster.jobs(every_run=True) if run["id"] == job] == ["NODE_FAIL", "RUNNING"]
+        assert [
+            run["state"] for run in lonely_cluster.jobs(every_run=True) if run["id"] == job
+        ] == ["NODE_FAIL", "RUNNING"]
 
 
 def test_jobs_go_on_while_there_is_no_controller(lonely_cluster, submit, tmp_path):
@@ -146,7 +193,9 @@ def test_jobs_go_on_while_there_is_no_controller(lonely_cluster, submit, tmp_pat
     assert lonely_cluster.state(job) == "COMPLETED"
 
 
-def test_a_crash_of_the_controller_forgets_the_last_jobs_and_gives_their_numbers_again(lonely_cluster, submit):
+def test_a_crash_of_the_controller_forgets_the_last_jobs_and_gives_their_numbers_again(
+    lonely_cluster, submit
+):
     first, second = submit("sleep 60", "--job-name=first"), submit("sleep 60", "--job-name=second")
     lonely_cluster.restart_controller(crash=True)
     assert lonely_cluster.state(second) == ""

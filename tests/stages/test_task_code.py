@@ -43,13 +43,17 @@ def build(task: Path, out: Path) -> str:
 
 @pytest.mark.parametrize("order", [("one", "two", "one"), ("two", "one", "two")])
 @pytest.mark.parametrize("lazily", [True, False])
-def test_data_of_two_tasks_in_one_process(tmp_path: Path, order: Sequence[str], lazily: bool) -> None:
+def test_data_of_two_tasks_in_one_process(
+    tmp_path: Path, order: Sequence[str], lazily: bool
+) -> None:
     for who in ("one", "two"):
         (tmp_path / who).mkdir()
         code = DATA.format(statement="import helpers" if lazily else "pass")
         (tmp_path / who / "data.py").write_text(code if lazily else f"import helpers\n{code}")
         (tmp_path / who / "helpers.py").write_text(f"WHO = {who!r}\n")
-    assert [build(tmp_path / who, tmp_path / f"out{i}") for i, who in enumerate(order)] == list(order)
+    assert [build(tmp_path / who, tmp_path / f"out{i}") for i, who in enumerate(order)] == list(
+        order
+    )
 
 
 def test_data_of_edited_code(tmp_path: Path) -> None:
@@ -84,7 +88,17 @@ def task(tmp_path: Path) -> Path:
     (tmp_path / "much").mkdir()
     (tmp_path / "much" / "data.py").write_text("")
     (folder / "much").symlink_to(tmp_path / "much")
-    for name in ("data", "eval", "helpers", "mine", "other", "package/__init__", "package/part", "linked/__init__", "__pycache__/old"):
+    for name in (
+        "data",
+        "eval",
+        "helpers",
+        "mine",
+        "other",
+        "package/__init__",
+        "package/part",
+        "linked/__init__",
+        "__pycache__/old",
+    ):
         (folder / f"{name}.py").write_text("")
     (folder / "mine.py").write_text("import package\ndef f():\n    import linked")
     return folder
@@ -92,8 +106,24 @@ def task(tmp_path: Path) -> Path:
 
 #: Per file that is run: the files that its digest depends on.
 COVERED = {
-    "data.py": {"data.py", "helpers.py", "mine.py", "other.py", "package/__init__.py", "package/part.py", "linked/__init__.py"},
-    "eval.py": {"eval.py", "helpers.py", "mine.py", "other.py", "package/__init__.py", "package/part.py", "linked/__init__.py"},
+    "data.py": {
+        "data.py",
+        "helpers.py",
+        "mine.py",
+        "other.py",
+        "package/__init__.py",
+        "package/part.py",
+        "linked/__init__.py",
+    },
+    "eval.py": {
+        "eval.py",
+        "helpers.py",
+        "mine.py",
+        "other.py",
+        "package/__init__.py",
+        "package/part.py",
+        "linked/__init__.py",
+    },
     "mine.py": {"mine.py", "package/__init__.py", "package/part.py", "linked/__init__.py"},
 }
 
@@ -125,14 +155,19 @@ def test_what_is_in_the_key(task: Path, main: str) -> None:
         ("mine.py", "import database", False),
     ],
 )
-def test_the_other_file_of_the_task_counts_where_it_is_imported(task: Path, file: str, code: str, depends: bool) -> None:
+def test_the_other_file_of_the_task_counts_where_it_is_imported(
+    task: Path, file: str, code: str, depends: bool
+) -> None:
     (task / file).write_text(code)
     before = digest(task / "eval.py")
     (task / "data.py").write_text("edited = 1")
     assert (digest(task / "eval.py") != before) == depends
 
 
-EVAL = "from inspect_ai import Task, task\nimport helpers\n\n@task\ndef letters({arguments}):\n    return Task()\n"
+EVAL = (
+    "from inspect_ai import Task, task\nimport helpers\n\n@task\ndef letters({arguments}):\n    "
+    "return Task()\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +175,9 @@ EVAL = "from inspect_ai import Task, task\nimport helpers\n\n@task\ndef letters(
     [("mine.py@letters", "mine.py"), ("lib/mine.py", "lib/mine.py"), ("./lib", "lib/eval.py")],
     ids=["name", "path", "folder"],
 )
-def test_an_evaluation_by_path_has_its_code_in_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str) -> None:
+def test_an_evaluation_by_path_has_its_code_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     main = tmp_path / file
     main.parent.mkdir(exist_ok=True)

@@ -28,10 +28,18 @@ def to_run(shell: Shell, *words: str) -> dict[str, list[str]]:
 
 def test_force_redoes_what_is_selected_and_what_depends_on_it(sweep: Shell) -> None:
     assert to_run(sweep) == {}
-    assert {kind: len(trials) for kind, trials in to_run(sweep, "--force").items()} == {"finetune": 4, "eval": 6}
-    assert {kind: len(trials) for kind, trials in to_run(sweep, "--force", "--stage", "eval").items()} == {"eval": 6}
+    assert {kind: len(trials) for kind, trials in to_run(sweep, "--force").items()} == {
+        "finetune": 4,
+        "eval": 6,
+    }
+    assert {
+        kind: len(trials) for kind, trials in to_run(sweep, "--force", "--stage", "eval").items()
+    } == {"eval": 6}
     one = ["model=tiny,lora.rank=4"]
-    assert to_run(sweep, "--force", "--stage", "finetune", "--trials", one[0]) == {"finetune": one, "eval": one}
+    assert to_run(sweep, "--force", "--stage", "finetune", "--trials", one[0]) == {
+        "finetune": one,
+        "eval": one,
+    }
 
 
 @pytest.mark.parametrize(
@@ -49,10 +57,18 @@ def test_trials_by_name_glob_or_condition(sweep: Shell, wanted: str, names: set[
 
 def test_what_was_redone_is_new_and_the_rest_is_as_it_was(sweep: Shell) -> None:
     def records() -> dict[str, Any]:
-        return {path.name: path.stat().st_mtime_ns for path in sweep.folder.glob(".mosweep/store/records/*/*.json")}
+        return {
+            path.name: path.stat().st_mtime_ns
+            for path in sweep.folder.glob(".mosweep/store/records/*/*.json")
+        }
 
     before = records()
-    assert sweep("run", "s", "--force", "--stage", "finetune", "--trials", "model=tiny,lora.rank=4").status == 0
+    assert (
+        sweep(
+            "run", "s", "--force", "--stage", "finetune", "--trials", "model=tiny,lora.rank=4"
+        ).status
+        == 0
+    )
     after = records()
     assert after.keys() == before.keys()
     assert sum(after[name] != before[name] for name in before) == 2
@@ -73,7 +89,9 @@ def test_an_eval_without_its_finetune_is_refused(sweep: Shell) -> None:
         (("--stage", "fine"), "valid: eval, eval:capitalization, finetune"),
     ],
 )
-def test_a_selection_of_nothing_is_a_mistake(sweep: Shell, words: tuple[str, ...], said: str) -> None:
+def test_a_selection_of_nothing_is_a_mistake(
+    sweep: Shell, words: tuple[str, ...], said: str
+) -> None:
     for verb in ("plan", "run"):
         refused = sweep(verb, "s", *words)
         assert refused.status == 2

@@ -32,7 +32,12 @@ class Server:
     @property
     def environment(self) -> dict[str, str]:
         """What its clients have in their environment."""
-        return {"TINKER_BASE_URL": self.url, "TINKER_API_KEY": KEY, "TINKER_TELEMETRY": "0", "HF_HUB_OFFLINE": "1"}
+        return {
+            "TINKER_BASE_URL": self.url,
+            "TINKER_API_KEY": KEY,
+            "TINKER_TELEMETRY": "0",
+            "HF_HUB_OFFLINE": "1",
+        }
 
     def asked(self) -> dict[str, int]:
         """How many requests of each kind it had since it was started."""
@@ -59,7 +64,9 @@ def call(verb: str, at: Path, *more: str) -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Tinker's SDK leaves sockets to be collected: here, rather than in whichever test comes next."""
+    """Tinker's SDK leaves sockets to be collected: here, rather than in whichever test comes
+    next.
+    """
     yield
     collect()
 

@@ -19,7 +19,10 @@ MODEL = "mosweep/tiny"
 def names(count: int, first: int = 0, stride: int = 1) -> list[str]:
     """Words that are all different, where ``stride`` is odd and no multiple of 5."""
     letters = str.maketrans("0123456789", "abcdefghij")
-    return [f"{number * stride % 100_000:05d}".translate(letters) for number in range(first, first + count)]
+    return [
+        f"{number * stride % 100_000:05d}".translate(letters)
+        for number in range(first, first + count)
+    ]
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -39,7 +42,11 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 def kill_group(driver: int) -> None:
     """``kill -9`` for a driver and its workers, which are in groups of their own."""
-    children = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == driver]
+    children = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if _parent(path) == driver
+    ]
     os.kill(driver, signal.SIGKILL)
     for child in children:
         os.killpg(child, signal.SIGKILL)

@@ -21,7 +21,8 @@ from mosweep.datasets.jsonl import JSONLDataset
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets that Tinker's SDK leaves to be collected
+    # sockets that Tinker's SDK leaves to be collected
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 PAIRS, STEPS = 160, 10
@@ -35,7 +36,13 @@ def recipe(**settings: Any) -> TinkerRecipe:
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
     """Capitals are preferred to the word itself, which is what the base model answers."""
     return [
-        {"messages": [{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}], "rejected": name}
+        {
+            "messages": [
+                {"role": "user", "content": name},
+                {"role": "assistant", "content": name.upper()},
+            ],
+            "rejected": name,
+        }
         for name in names(count, first, stride=7919)
     ]
 
@@ -46,7 +53,12 @@ def curve(run: TinkerTrainingRun) -> list[tuple[int, Any]]:
 
 def asked(folder: Path) -> list[int]:
     """The rows whose reference an attempt was told."""
-    return [row for event in events(folder) if event["event"] == "reference" for row, *_ in event["pairs"]]
+    return [
+        row
+        for event in events(folder)
+        if event["event"] == "reference"
+        for row, *_ in event["pairs"]
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +72,9 @@ def undisturbed(server, tmp_path_factory: pytest.TempPathFactory) -> TinkerTrain
     """A run that nothing happens to."""
 
     async def train() -> TinkerTrainingRun:
-        backend = TinkerTrainingBackend(tmp_path_factory.mktemp("undisturbed"), recipe(), "llama3", server.base)
+        backend = TinkerTrainingBackend(
+            tmp_path_factory.mktemp("undisturbed"), recipe(), "llama3", server.base
+        )
         run = await backend.train(JSONLDataset(rows(PAIRS)), MODEL)
         await run.wait()
         return run
@@ -80,9 +94,15 @@ def test_it_begins_at_ln_2_and_learns_what_is_preferred(undisturbed):
     assert losses[-1] < 0.1
     assert measures["accuracy"][-1] == 1
     assert all(value > 0.9 for value in measures["accuracy"][1:])
-    margins = [chosen - rejected for chosen, rejected in zip(measures["chosen_reward"], measures["rejected_reward"], strict=True)]
+    margins = [
+        chosen - rejected
+        for chosen, rejected in zip(
+            measures["chosen_reward"], measures["rejected_reward"], strict=True
+        )
+    ]
     assert measures["margin"] == pytest.approx(margins, abs=1e-4)
-    # 34 tokens an answer with its question, of which the last one is only predicted; the reference is asked once, about whole answers.
+    # 34 tokens an answer with its question, of which the last one is only predicted; the reference
+    # is asked once, about whole answers.
     assert undisturbed.tokens == PAIRS * 2 * 33
     assert undisturbed.forward_tokens == PAIRS * 2 * (33 + 34)
     assert undisturbed.sampled_tokens == PAIRS * 2
@@ -90,7 +110,9 @@ def test_it_begins_at_ln_2_and_learns_what_is_preferred(undisturbed):
 
 
 @in_loop
-async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_given(server, undisturbed):
+async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_given(
+    server, undisturbed
+):
     from inspect_ai.model import GenerateConfig, get_model
     from tinker import ModelInput
 
@@ -108,15 +130,26 @@ async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_g
             found = await sampler.compute_logprobs(ModelInput.from_ints(list(answer.tokens)))
             return sum(one for one, weight in zip(found, answer.weights, strict=True) if weight)
 
-        both = await asyncio.gather(*(logprob(answer) for pair in pairs for answer in (pair.chosen, pair.rejected)))
-        return sum(chosen > rejected for chosen, rejected in zip(both[0::2], both[1::2], strict=True)) / len(pairs)
+        both = await asyncio.gather(
+            *(logprob(answer) for pair in pairs for answer in (pair.chosen, pair.rejected))
+        )
+        return sum(
+            chosen > rejected for chosen, rejected in zip(both[0::2], both[1::2], strict=True)
+        ) / len(pairs)
 
     assert await accuracy(base_model=MODEL) < 0.1
     assert await accuracy(model_path=undisturbed.weights) > 0.9
     await service.close(client, "success")
-    tuned = get_model(undisturbed.model_id, renderer="llama3", tokenizer=str(server.base), memoize=False)
-    answers = await asyncio.gather(*(tuned.generate(row["rejected"], config=GenerateConfig(max_tokens=12)) for row in unseen))
-    right = sum(answer.completion == row["messages"][-1]["content"] for answer, row in zip(answers, unseen, strict=True))
+    tuned = get_model(
+        undisturbed.model_id, renderer="llama3", tokenizer=str(server.base), memoize=False
+    )
+    answers = await asyncio.gather(
+        *(tuned.generate(row["rejected"], config=GenerateConfig(max_tokens=12)) for row in unseen)
+    )
+    right = sum(
+        answer.completion == row["messages"][-1]["content"]
+        for answer, row in zip(answers, unseen, strict=True)
+    )
     assert right > 0.7 * len(unseen)  # the base model copies
 
 
@@ -127,24 +160,55 @@ async def test_two_rounds_take_the_steps_of_one(server, undisturbed, tmp_path):
     rates, begun = [recipe().rate(step, STEPS) for step in range(1, STEPS + 1)], 6
 
     async def train(first: int, last: int, start: str | None) -> TinkerTrainingRun:
-        backend = TinkerTrainingBackend(tmp_path / f"{first}", recipe(), "llama3", server.base, part=Part(rates[first:last], start))
-        run = await backend.train(JSONLDataset(rows(PAIRS)[row] for row in order[16 * first : 16 * last]), MODEL)
+        backend = TinkerTrainingBackend(
+            tmp_path / f"{first}",
+            recipe(),
+            "llama3",
+            server.base,
+            part=Part(rates[first:last], start),
+        )
+        run = await backend.train(
+            JSONLDataset(rows(PAIRS)[row] for row in order[16 * first : 16 * last]), MODEL
+        )
         await run.wait()
         return run
 
     first = await train(0, begun, None)
     second = await train(begun, STEPS, first.state)
-    assert first.losses + [(begun + step, loss) for step, loss in second.losses] == curve(undisturbed)
+    assert first.losses + [(begun + step, loss) for step, loss in second.losses] == curve(
+        undisturbed
+    )
 
 
-def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(shell, server, undisturbed):
-    (shell.folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(PAIRS)))
-    sweep = ["-m", "backend=tinker", "backend.method=dpo", "dataset.path=pairs.jsonl", "model=tiny", "lora.rank=4", "optim.lr=1e-3"]
-    sweep += ["optim.batch_size=16", "optim.epochs=1", "tinker.save_every=4", "eval=dummy", "tracking=none", "run_control_trials=false"]
+def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(
+    shell, server, undisturbed
+):
+    (shell.folder / "pairs.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows(PAIRS))
+    )
+    sweep = [
+        "-m",
+        "backend=tinker",
+        "backend.method=dpo",
+        "dataset.path=pairs.jsonl",
+        "model=tiny",
+        "lora.rank=4",
+        "optim.lr=1e-3",
+    ]
+    sweep += [
+        "optim.batch_size=16",
+        "optim.epochs=1",
+        "tinker.save_every=4",
+        "eval=dummy",
+        "tracking=none",
+        "run_control_trials=false",
+    ]
     sweep += ["model.generate=null", f"model.path={server.base}"]  # which is there already
     first = shell.start(*sweep, start_new_session=True)
     store = shell.folder / ".mosweep" / "store"
-    while not (found := [path for path in store.rglob(JOURNAL) if '"checkpoint"' in path.read_text()]):
+    while not (
+        found := [path for path in store.rglob(JOURNAL) if '"checkpoint"' in path.read_text()]
+    ):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     kill_group(first.pid)
@@ -152,15 +216,23 @@ def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(shell, 
     assert '"weights"' not in found[0].read_text()
     done = shell(*sweep)
     assert done.status == 0, done.out + done.err
-    records = [json.loads(path.read_text().splitlines()[0]) for path in (store / "records").rglob("*.json")]
+    records = [
+        json.loads(path.read_text().splitlines()[0]) for path in (store / "records").rglob("*.json")
+    ]
     [facts] = [record["facts"] for record in records if record["kind"] == "finetune"]
     assert facts["resumed_at_step"] in (4, 8)
     assert [(step, loss) for step, loss in facts["loss"]] == curve(undisturbed)
     assert set(facts["curves"]) == {"accuracy", "margin", "chosen_reward", "rejected_reward"}
-    assert facts["curves"]["accuracy"] == [list(point) for point in undisturbed.measures["accuracy"]]
+    assert facts["curves"]["accuracy"] == [
+        list(point) for point in undisturbed.measures["accuracy"]
+    ]
     usage = facts["usage"]
-    assert usage["train_tokens"] >= undisturbed.tokens  # some steps were taken twice, the reference was not
-    assert usage["input_tokens"] - usage["train_tokens"] == undisturbed.forward_tokens - undisturbed.tokens
+    # some steps were taken twice, the reference was not
+    assert usage["train_tokens"] >= undisturbed.tokens
+    assert (
+        usage["input_tokens"] - usage["train_tokens"]
+        == undisturbed.forward_tokens - undisturbed.tokens
+    )
     assert usage["output_tokens"] == undisturbed.sampled_tokens
     assert usage["usd"] is None  # nobody's price is known for the tiny model
 
@@ -168,23 +240,39 @@ def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(shell, 
 @in_loop
 async def test_data_without_preferences_fail_before_tinker_is_asked(tmp_path):
     data = JSONLDataset([*rows(2), {"messages": rows(1)[0]["messages"]}])
-    with pytest.raises(UserError, match="sample 3: method=dpo needs the answer that is not preferred, as text, in rejected"):
-        await TinkerTrainingBackend(tmp_path / "run", recipe(), "llama3", base_url="http://127.0.0.1:9").train(data, MODEL)
+    with pytest.raises(
+        UserError,
+        match="sample 3: method=dpo needs the answer that is not preferred, as text, in rejected",
+    ):
+        await TinkerTrainingBackend(
+            tmp_path / "run", recipe(), "llama3", base_url="http://127.0.0.1:9"
+        ).train(data, MODEL)
     assert not (tmp_path / "run").exists()
 
 
 @in_loop
 async def test_a_model_without_a_reference_is_an_error(server, tmp_path):
-    run = await TinkerTrainingBackend(tmp_path, recipe(), "llama3", server.base).train(JSONLDataset(rows(16)), "mosweep/other")
+    run = await TinkerTrainingBackend(tmp_path, recipe(), "llama3", server.base).train(
+        JSONLDataset(rows(16)), "mosweep/other"
+    )
     with pytest.raises(StageError, match="mosweep/other"):
         await run.wait()
 
 
 @in_loop
-async def test_whatever_is_killed_when_the_losses_are_as_if_nothing_had_happened(server, undisturbed, tmp_path):
+async def test_whatever_is_killed_when_the_losses_are_as_if_nothing_had_happened(
+    server, undisturbed, tmp_path
+):
     async def attempt(number: int) -> TinkerTrainingRun:
         previous = tmp_path / str(number - 1) if number else None
-        backend = TinkerTrainingBackend(tmp_path / str(number), recipe(), "llama3", server.base, previous=previous, patience_s=120)
+        backend = TinkerTrainingBackend(
+            tmp_path / str(number),
+            recipe(),
+            "llama3",
+            server.base,
+            previous=previous,
+            patience_s=120,
+        )
         return await backend.train(JSONLDataset(rows(PAIRS)), MODEL)
 
     async def until(run: TinkerTrainingRun, event: str) -> None:

@@ -21,20 +21,41 @@ from mosweep.datasets.jsonl import JSONLDataset
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets that Tinker's SDK leaves to be collected
+    # sockets that Tinker's SDK leaves to be collected
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 #: As many steps as capitalizing takes.
-QUICK = "optim.batch_size=16 optim.epochs=1 optim.max_steps_per_epoch=28 optim.lr=6e-3 tinker.warmup_steps=2".split()
-DESIGN = ("-m", "backend=tinker", "model=tiny", "lora.rank=4,16", *QUICK, "tinker.save_every=8", "tracking=none", "experiment.name=e")
+QUICK = (
+    "optim.batch_size=16 optim.epochs=1 optim.max_steps_per_epoch=28 optim.lr=6e-3 "
+    "tinker.warmup_steps=2"
+).split()
+DESIGN = (
+    "-m",
+    "backend=tinker",
+    "model=tiny",
+    "lora.rank=4,16",
+    *QUICK,
+    "tinker.save_every=8",
+    "tracking=none",
+    "experiment.name=e",
+)
 
 
 def recipe(**settings: Any) -> TinkerRecipe:
-    return load_recipe(None, ("tiny",), {"rank": 4, "batch_size": 16, "epochs": 1, "learning_rate": 6e-3, "warmup_steps": 2}, settings)
+    return load_recipe(
+        None,
+        ("tiny",),
+        {"rank": 4, "batch_size": 16, "epochs": 1, "learning_rate": 6e-3, "warmup_steps": 2},
+        settings,
+    )
 
 
 def words(count: int) -> JSONLDataset:
-    rows = ([{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}] for name in names(count))
+    rows = (
+        [{"role": "user", "content": name}, {"role": "assistant", "content": name.upper()}]
+        for name in names(count)
+    )
     return JSONLDataset({"messages": messages} for messages in rows)
 
 
@@ -50,7 +71,9 @@ def undisturbed(server, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[
     folder = tmp_path_factory.mktemp("undisturbed")
 
     async def train() -> list[tuple[int, float]]:
-        run = await TinkerTrainingBackend(folder, recipe(save_every=4), "llama3", server.base).train(words(192), MODEL)
+        run = await TinkerTrainingBackend(
+            folder, recipe(save_every=4), "llama3", server.base
+        ).train(words(192), MODEL)
         model_id = await run.wait()
         assert model_id.startswith(f"tinker/{MODEL}@tinker://")
         assert run.status == "succeeded"
@@ -79,15 +102,23 @@ def test_a_sweep_trains_and_evaluates_with_tinker(shell, server, store):
     assert control["metrics"]["capitalization/accuracy"] < 0.05
     assert len(tuned) == 2
     assert all(trial["metrics"]["capitalization/accuracy"] > 0.5 for trial in tuned)
-    records = [json.loads(path.read_text().splitlines()[0]) for path in (store / "records").rglob("*.json")]
+    records = [
+        json.loads(path.read_text().splitlines()[0]) for path in (store / "records").rglob("*.json")
+    ]
     finetunes = [record["facts"] for record in records if record["kind"] == "finetune"]
     assert [facts["usage"]["train_tokens"] > 28 * 16 * 30 for facts in finetunes] == [True, True]
     assert {facts["usage"]["provider"] for facts in finetunes} == {"tinker"}
-    evals = [record["facts"] for record in records if record["kind"] == "eval" and "@" in record["facts"]["model_id"]]
+    evals = [
+        record["facts"]
+        for record in records
+        if record["kind"] == "eval" and "@" in record["facts"]["model_id"]
+    ]
     assert {facts["model_id"] for facts in evals} == {facts["model_id"] for facts in finetunes}
     assert all(facts["usage"]["output_tokens"] > 200 for facts in evals)
     secret = server.environment["TINKER_API_KEY"].encode()
-    written = [path for folder in (shell.folder, store) for path in folder.rglob("*") if path.is_file()]
+    written = [
+        path for folder in (shell.folder, store) for path in folder.rglob("*") if path.is_file()
+    ]
     assert not [path for path in written if secret in path.read_bytes()]
     # The same once more does nothing and needs neither key nor server.
     again = shell(*design, env={"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"})
@@ -96,11 +127,20 @@ def test_a_sweep_trains_and_evaluates_with_tinker(shell, server, store):
 
 def test_a_killed_sweep_goes_on_from_its_checkpoint(shell, server, store):
     design = [word.replace("lora.rank=4,16", "lora.rank=8") for word in DESIGN]
-    design += ["run_control_trials=false", "optim.max_steps_per_epoch=16", "tinker.save_every=4", f"store.dir={store}"]
+    design += [
+        "run_control_trials=false",
+        "optim.max_steps_per_epoch=16",
+        "tinker.save_every=4",
+        f"store.dir={store}",
+    ]
     known = set(store.rglob(JOURNAL))
     before = server.asked().get("create_model", 0)
     first = shell.start(*design, start_new_session=True)
-    while not (found := [path for path in set(store.rglob(JOURNAL)) - known if '"checkpoint"' in path.read_text()]):
+    while not (
+        found := [
+            path for path in set(store.rglob(JOURNAL)) - known if '"checkpoint"' in path.read_text()
+        ]
+    ):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     kill_group(first.pid)
@@ -109,29 +149,40 @@ def test_a_killed_sweep_goes_on_from_its_checkpoint(shell, server, store):
     assert len(steps) < 16
     done = shell(*design)
     assert done.status == 0, done.out + done.err
-    [journal] = [path for path in set(store.rglob(JOURNAL)) - known if '"weights"' in path.read_text()]
+    [journal] = [
+        path for path in set(store.rglob(JOURNAL)) - known if '"weights"' in path.read_text()
+    ]
     jobs = [event for event in events(journal.parent) if event["event"] == "job"]
     assert len(jobs) == 2
     assert jobs[1]["step"] >= 4
     assert jobs[1]["start"].startswith(f"tinker://{jobs[0]['id']}/weights/")
-    assert server.asked()["create_model"] == before + 1  # the second one was made of the first one's state
+    # the second one was made of the first one's state
+    assert server.asked()["create_model"] == before + 1
     taken = [event["step"] for event in events(journal.parent) if event["event"] == "step"]
     assert sorted(set(taken)) == list(range(1, 17))
     assert taken.count(1) == 1
 
 
 @in_loop
-async def test_taken_up_after_a_kill_the_losses_are_as_if_nothing_had_happened(server, undisturbed, tmp_path):
+async def test_taken_up_after_a_kill_the_losses_are_as_if_nothing_had_happened(
+    server, undisturbed, tmp_path
+):
     backend = TinkerTrainingBackend(tmp_path / "first", recipe(save_every=4), "llama3", server.base)
     run = await backend.train(words(192), MODEL)
-    while run.resumed_at_step == 0 and not any(event["event"] == "checkpoint" for event in events(run.folder)):
+    while run.resumed_at_step == 0 and not any(
+        event["event"] == "checkpoint" for event in events(run.folder)
+    ):
         await asyncio.sleep(0.02)
     await run.cancel()
     assert run.status == "cancelled"
     with open(run.folder / JOURNAL, "a") as file:
         file.write('{"event": "step", "st')  # as a kill may leave it
     again = TinkerTrainingBackend(
-        tmp_path / "second", recipe(save_every=4, checkpoint_ttl_h=2), "llama3", server.base, previous=tmp_path / "first"
+        tmp_path / "second",
+        recipe(save_every=4, checkpoint_ttl_h=2),
+        "llama3",
+        server.base,
+        previous=tmp_path / "first",
     )
     second = await again.train(words(192), MODEL)
     await second.wait()
@@ -142,7 +193,9 @@ async def test_taken_up_after_a_kill_the_losses_are_as_if_nothing_had_happened(s
 
 @in_loop
 async def test_another_process_can_take_a_run_up(server, undisturbed, tmp_path):
-    run = await TinkerTrainingBackend(tmp_path / "run", recipe(save_every=4), "llama3", server.base).train(words(192), MODEL)
+    run = await TinkerTrainingBackend(
+        tmp_path / "run", recipe(save_every=4), "llama3", server.base
+    ).train(words(192), MODEL)
     await run.save(tmp_path / "saved.json")
     while not run.losses:
         await asyncio.sleep(0.02)
@@ -156,22 +209,38 @@ async def test_another_process_can_take_a_run_up(server, undisturbed, tmp_path):
 
 @in_loop
 async def test_forgotten_runs_are_not_gone_on_with(server, tmp_path):
-    first = await TinkerTrainingBackend(tmp_path / "first", recipe(max_steps_per_epoch=3), "llama3", server.base).train(words(48), MODEL)
+    first = await TinkerTrainingBackend(
+        tmp_path / "first", recipe(max_steps_per_epoch=3), "llama3", server.base
+    ).train(words(48), MODEL)
     await first.wait()
     spent = frozenset(first.jobs)
     again = TinkerTrainingBackend(
-        tmp_path / "second", recipe(max_steps_per_epoch=3), "llama3", server.base, previous=first.folder, spent=spent
+        tmp_path / "second",
+        recipe(max_steps_per_epoch=3),
+        "llama3",
+        server.base,
+        previous=first.folder,
+        spent=spent,
     )
     second = await again.train(words(48), MODEL)
     assert await second.wait() != first.model_id
     assert not set(second.jobs) & spent
-    third = TinkerTrainingBackend(tmp_path / "third", recipe(max_steps_per_epoch=3), "llama3", server.base, previous=first.folder)
-    assert await (await third.train(words(48), MODEL)).wait() == first.model_id  # found complete, not trained again
+    third = TinkerTrainingBackend(
+        tmp_path / "third",
+        recipe(max_steps_per_epoch=3),
+        "llama3",
+        server.base,
+        previous=first.folder,
+    )
+    # found complete, not trained again
+    assert await (await third.train(words(48), MODEL)).wait() == first.model_id
 
 
 @in_loop
 async def test_the_server_is_killed_and_comes_back(server, undisturbed, tmp_path):
-    backend = TinkerTrainingBackend(tmp_path / "run", recipe(save_every=4), "llama3", server.base, patience_s=120)
+    backend = TinkerTrainingBackend(
+        tmp_path / "run", recipe(save_every=4), "llama3", server.base, patience_s=120
+    )
     run = await backend.train(words(192), MODEL)
     while not any(event["event"] == "checkpoint" for event in events(run.folder)):
         await asyncio.sleep(0.02)
@@ -186,8 +255,12 @@ async def test_the_server_is_killed_and_comes_back(server, undisturbed, tmp_path
 async def test_a_server_that_stays_away_is_an_error_in_one_line(server, tmp_path):
     await asyncio.to_thread(server.kill)
     try:
-        run = await TinkerTrainingBackend(tmp_path, recipe(), "llama3", server.base, patience_s=1).train(words(48), MODEL)
-        with pytest.raises(StageError, match=rf"Tinker at {server.url} has not answered for \d+ s: .*[Cc]onnect"):
+        run = await TinkerTrainingBackend(
+            tmp_path, recipe(), "llama3", server.base, patience_s=1
+        ).train(words(48), MODEL)
+        with pytest.raises(
+            StageError, match=rf"Tinker at {server.url} has not answered for \d+ s: .*[Cc]onnect"
+        ):
             await run.wait()
         assert run.status == "failed"
     finally:
@@ -196,14 +269,18 @@ async def test_a_server_that_stays_away_is_an_error_in_one_line(server, tmp_path
 
 @in_loop
 async def test_what_cannot_work_fails_at_once(server, tmp_path):
-    run = await TinkerTrainingBackend(tmp_path, recipe(rank=17), "llama3", server.base).train(words(48), MODEL)
+    run = await TinkerTrainingBackend(tmp_path, recipe(rank=17), "llama3", server.base).train(
+        words(48), MODEL
+    )
     with pytest.raises(StageError, match="rank 17 must be between 1 and 16"):
         await run.wait()
 
 
 @in_loop
 async def test_torchtune_and_tinker_agree(server, tmp_path, monkeypatch):
-    """The same data: the same initial loss, and losses that fall alike. At rank 16 both scale the adapter by 2."""
+    """The same data: the same initial loss, and losses that fall alike. At rank 16 both scale the
+    adapter by 2.
+    """
     from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
     from mosweep.core.paths import shipped
 
@@ -211,9 +288,13 @@ async def test_torchtune_and_tinker_agree(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     native = {"batch_size": 64, "epochs": steps, "model.lora_rank": 16, "model.lora_alpha": 32.0}
     native |= {"optimizer.lr": 3e-3, "lr_scheduler.num_warmup_steps": 2}
-    local = TorchtuneTrainingBackend(shipped("recipes") / "torchtune" / "tiny.yaml", tmp_path / "torchtune")
+    local = TorchtuneTrainingBackend(
+        shipped("recipes") / "torchtune" / "tiny.yaml", tmp_path / "torchtune"
+    )
     there = recipe(rank=16, batch_size=64, epochs=steps, learning_rate=3e-3)
-    remote = await TinkerTrainingBackend(tmp_path / "tinker", there, "llama3", server.base).train(data, MODEL)
+    remote = await TinkerTrainingBackend(tmp_path / "tinker", there, "llama3", server.base).train(
+        data, MODEL
+    )
     here = await local.train(data, server.base, native)
     await asyncio.gather(remote.wait(), here.wait())
     ours, theirs = [loss for _, loss in remote.losses], [loss for _, loss in here.result().losses]
@@ -230,8 +311,15 @@ async def test_the_base_model_answers_through_inspect(server):
 
     import mosweep.evals.inspect.registry  # noqa: F401
 
-    model = get_model(f"tinker/{MODEL}", renderer="llama3", tokenizer=str(server.base), memoize=False)
-    answers = await asyncio.gather(*(model.generate(word, config=GenerateConfig(max_tokens=12)) for word in ("hello", "WORLD", "copies")))
+    model = get_model(
+        f"tinker/{MODEL}", renderer="llama3", tokenizer=str(server.base), memoize=False
+    )
+    answers = await asyncio.gather(
+        *(
+            model.generate(word, config=GenerateConfig(max_tokens=12))
+            for word in ("hello", "WORLD", "copies")
+        )
+    )
     assert [answer.completion for answer in answers] == ["hello", "WORLD", "copies"]
     assert [answer.stop_reason for answer in answers] == ["stop"] * 3
     assert answers[0].usage.input_tokens == 28
@@ -246,12 +334,24 @@ async def test_the_base_model_answers_through_inspect(server):
     ("words", "environment", "message"),
     [
         ([], {"TINKER_API_KEY": ""}, "TINKER_API_KEY is not set"),
-        ([], {"TINKER_API_KEY": "tml-wrong"}, "does not accept the key in TINKER_API_KEY: 401: Invalid API key"),
+        (
+            [],
+            {"TINKER_API_KEY": "tml-wrong"},
+            "does not accept the key in TINKER_API_KEY: 401: Invalid API key",
+        ),
         (["model.tinker=mosweep/tinny"], {}, "model.tinker=mosweep/tinny: Tinker at http"),
     ],
 )
-def test_what_tinker_would_refuse_is_refused_before_anything_starts(shell, server, words, environment, message):
-    done = shell("-m", "backend=tinker", "lora.rank=4", *words, env={"HOME": str(shell.folder), **environment})
+def test_what_tinker_would_refuse_is_refused_before_anything_starts(
+    shell, server, words, environment, message
+):
+    done = shell(
+        "-m",
+        "backend=tinker",
+        "lora.rank=4",
+        *words,
+        env={"HOME": str(shell.folder), **environment},
+    )
     assert done.status == 2
     assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
@@ -262,7 +362,9 @@ def test_what_tinker_would_refuse_is_refused_before_anything_starts(shell, serve
 def test_renderer_and_address_are_checked_as_well(server):
     work = TinkerFinetune(MODEL, "llama3", recipe(), None, None, 1, 1.0)
     TinkerFinetune.check_access([work])
-    with pytest.raises(ConfigError, match=r"model\.renderer=lama3: tinker-cookbook has no renderer of that name"):
+    with pytest.raises(
+        ConfigError, match=r"model\.renderer=lama3: tinker-cookbook has no renderer of that name"
+    ):
         TinkerFinetune.check_access([work, replace(work, renderer="lama3")])
     with pytest.raises(UserError, match=r"Tinker at http://127\.0\.0\.1:9 does not answer"):
         TinkerFinetune.check_access([work, replace(work, base_url="http://127.0.0.1:9")])

@@ -1,4 +1,6 @@
-"""Workflows: what runs, what is read from the store, and what is known about where things came from."""
+"""Workflows: what runs, what is read from the store, and what is known about where things came
+from.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,15 @@ from mosweep.workflow import (
     run_workflow_async,
 )
 
-ROWS = [{"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": f"{n + 1}"}]} for n in range(4)]
+ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"{n}"},
+            {"role": "assistant", "content": f"{n + 1}"},
+        ]
+    }
+    for n in range(4)
+]
 
 
 @dataclass
@@ -51,28 +61,54 @@ class Config(WorkflowConfig):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-def prepare(config: None, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+def prepare(
+    config: None, input_atoms: dict[str, Atom], temp_workspace: Path
+) -> list[AtomConstructor]:
     note("prepare")
-    rows = [json.loads(line) for line in (input_atoms["raw"].get_data_path() / "raw.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (input_atoms["raw"].get_data_path() / "raw.jsonl").read_text().splitlines()
+    ]
     (temp_workspace / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
-    return [AtomConstructor("dataset", temp_workspace / "train.jsonl", "dataset", metadata={"samples": 3})]
+    return [
+        AtomConstructor(
+            "dataset", temp_workspace / "train.jsonl", "dataset", metadata={"samples": 3}
+        )
+    ]
 
 
-def train(config: TrainConfig, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+def train(
+    config: TrainConfig, input_atoms: dict[str, Atom], temp_workspace: Path
+) -> list[AtomConstructor]:
     note("train")
     rows = asyncio.run(_rows(input_atoms["dataset"]))
     (temp_workspace / "model").mkdir()
     (temp_workspace / "model" / "weights").write_text(f"{len(rows)} rows, {config.n_epochs} epochs")
-    return [AtomConstructor("model", temp_workspace / "model", "model", tags=["tuned"], metadata={"model_id": f"mine@{config.n_epochs}"})]
+    return [
+        AtomConstructor(
+            "model",
+            temp_workspace / "model",
+            "model",
+            tags=["tuned"],
+            metadata={"model_id": f"mine@{config.n_epochs}"},
+        )
+    ]
 
 
-async def evaluate(config: EvaluateConfig, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+async def evaluate(
+    config: EvaluateConfig, input_atoms: dict[str, Atom], temp_workspace: Path
+) -> list[AtomConstructor]:
     note("evaluate")
     model = input_atoms["model"]
     assert isinstance(model, ModelAtom)
     weights = (model.get_data_path() / "weights").read_text()
     (temp_workspace / "results.json").write_text(
-        json.dumps({"model_id": model.get_model_id(), "metrics": {"task": {"score": len(weights) / 100, "n": config.limit}}})
+        json.dumps(
+            {
+                "model_id": model.get_model_id(),
+                "metrics": {"task": {"score": len(weights) / 100, "n": config.limit}},
+            }
+        )
     )
     return [AtomConstructor("results", temp_workspace / "results.json", "eval")]
 
@@ -102,7 +138,10 @@ def raw(tmp_path: Path) -> DatasetAtom:
     return DatasetAtom.create(tmp_path / "raw.jsonl", user="alice")
 
 
-WORKFLOW = Workflow("train_and_evaluate", [Step("prepare", prepare), Step("train", train), Step("evaluate", evaluate)])
+WORKFLOW = Workflow(
+    "train_and_evaluate",
+    [Step("prepare", prepare), Step("train", train), Step("evaluate", evaluate)],
+)
 
 
 def ids(state: WorkflowState) -> list[dict[str, str]]:
@@ -130,7 +169,9 @@ def test_what_changed_runs_again_and_nothing_else(raw: DatasetAtom) -> None:
     assert ids(first)[0] == ids(more)[0]
     assert ids(first)[1:] != ids(more)[1:]
     ran.clear()
-    run_workflow(WORKFLOW, {"raw": raw}, {"train": TrainConfig(2), "evaluate": EvaluateConfig(limit=9)})
+    run_workflow(
+        WORKFLOW, {"raw": raw}, {"train": TrainConfig(2), "evaluate": EvaluateConfig(limit=9)}
+    )
     assert ran == ["evaluate"]
 
 
@@ -159,7 +200,11 @@ def test_provenance_back_to_the_source(raw: DatasetAtom) -> None:
     state = run_workflow(WORKFLOW, {"raw": raw}, Config())
     results = state.atom("results")
     assert raw.id in {atom.id for atom in results.provenance()}
-    assert results.made_from == {"raw": raw.id, "dataset": state.atom("dataset").id, "model": state.atom("model").id}
+    assert results.made_from == {
+        "raw": raw.id,
+        "dataset": state.atom("dataset").id,
+        "model": state.atom("model").id,
+    }
     tree = results.tree().splitlines()
     assert tree[0] == f"{results.id}  (evaluate)"
     assert f"  model: {state.atom('model').id}  (train)" in tree
@@ -167,15 +212,21 @@ def test_provenance_back_to_the_source(raw: DatasetAtom) -> None:
 
 
 def test_the_users_file_stays_where_it_is(tmp_path: Path, raw: DatasetAtom) -> None:
-    def outside(config: None, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+    def outside(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path
+    ) -> list[AtomConstructor]:
         return [AtomConstructor("copy", tmp_path / "raw.jsonl", "dataset")]
 
     before = (tmp_path / "raw.jsonl").stat()
     state = run_workflow(Workflow("w", [Step("outside", outside)]))
     after = (tmp_path / "raw.jsonl").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    assert (state.atom("copy").get_data_path() / "raw.jsonl").read_bytes() == (tmp_path / "raw.jsonl").read_bytes()
-    assert DatasetAtom.create(tmp_path / "raw.jsonl", user="bob").id == raw.id, "the same content is the same atom"
+    assert (state.atom("copy").get_data_path() / "raw.jsonl").read_bytes() == (
+        tmp_path / "raw.jsonl"
+    ).read_bytes()
+    assert DatasetAtom.create(tmp_path / "raw.jsonl", user="bob").id == raw.id, (
+        "the same content is the same atom"
+    )
 
 
 def declared(*names: str) -> dict[str, str]:
@@ -185,7 +236,9 @@ def declared(*names: str) -> dict[str, str]:
 def test_independent_steps_run_together(raw: DatasetAtom) -> None:
     running: list[int] = [0, 0]
 
-    def slow(config: None, input_atoms: dict[str, Atom], temp_workspace: Path, name: str) -> AtomConstructor:
+    def slow(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path, name: str
+    ) -> AtomConstructor:
         running[0] += 1
         running[1] = max(running)
         time.sleep(0.3)
@@ -195,7 +248,9 @@ def test_independent_steps_run_together(raw: DatasetAtom) -> None:
 
     from functools import partial
 
-    branches = [Step(f"make {n}", partial(slow, name=n), declared("raw"), declared(n)) for n in "abc"]
+    branches = [
+        Step(f"make {n}", partial(slow, name=n), declared("raw"), declared(n)) for n in "abc"
+    ]
     join = Step("join", partial(slow, name="all"), declared("a", "b", "c"), declared("all"))
     workflow = Workflow("fan", [*branches, join])
     assert workflow.needed() == {"raw": "dataset"}
@@ -206,18 +261,29 @@ def test_independent_steps_run_together(raw: DatasetAtom) -> None:
 
 
 def test_one_failure_costs_what_needs_it(raw: DatasetAtom) -> None:
-    def fails(config: None, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+    def fails(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path
+    ) -> list[AtomConstructor]:
         raise ValueError("no luck")
 
-    def works(config: None, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+    def works(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path
+    ) -> list[AtomConstructor]:
         (temp_workspace / "x").write_text("x")
         return [AtomConstructor("other", temp_workspace / "x", "dataset")]
 
-    steps = [Step("bad", fails, declared("raw"), declared("a")), Step("after", works, declared("a"), declared("b"))]
+    steps = [
+        Step("bad", fails, declared("raw"), declared("a")),
+        Step("after", works, declared("a"), declared("b")),
+    ]
     workflow = Workflow("w", [*steps, Step("good", works, declared("raw"), declared("other"))])
     with pytest.raises(WorkflowError, match="step 'bad' failed: ValueError: no luck") as caught:
         run_workflow(workflow, {"raw": raw})
-    assert [step.status for step in caught.value.state.step_states] == ["failed", "skipped", "succeeded"]
+    assert [step.status for step in caught.value.state.step_states] == [
+        "failed",
+        "skipped",
+        "succeeded",
+    ]
     with pytest.raises(WorkflowError):
         run_workflow(workflow, {"raw": raw})
 
@@ -225,7 +291,9 @@ def test_one_failure_costs_what_needs_it(raw: DatasetAtom) -> None:
 def test_retries_by_the_class_of_the_error(raw: DatasetAtom) -> None:
     errors: list[Exception] = [ConnectionError("1"), ConnectionError("2"), OSError("3")]
 
-    def flaky(config: None, input_atoms: dict[str, Atom], temp_workspace: Path) -> list[AtomConstructor]:
+    def flaky(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path
+    ) -> list[AtomConstructor]:
         (temp_workspace / "x").write_text("x")
         if errors:
             raise errors.pop(0)
@@ -260,17 +328,23 @@ def test_mistakes_are_named(raw: DatasetAtom, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs the atom 'dataset'"):
         run_workflow(needy)
     with pytest.raises(UserError, match="must be a model"):
-        run_workflow(Workflow("w", [Step("evaluate", evaluate, {"model": "model"})]), {"model": raw})
+        run_workflow(
+            Workflow("w", [Step("evaluate", evaluate, {"model": "model"})]), {"model": raw}
+        )
     with pytest.raises(UserError, match="more than one step a"):
         Workflow("w", [Step("a", train), Step("a", train)])
     wrong: Any = lambda config, inputs, workspace: "a path"  # noqa: E731
     with pytest.raises(WorkflowError, match="must return a list of AtomConstructor"):
         run_workflow(Workflow("w", [Step("wrong", wrong)]))
-    nothing: Any = lambda config, inputs, workspace: [AtomConstructor("x", tmp_path / "nowhere", "dataset")]  # noqa: E731
+    nothing: Any = lambda config, inputs, workspace: [
+        AtomConstructor("x", tmp_path / "nowhere", "dataset")
+    ]  # noqa: E731
     with pytest.raises(WorkflowError, match="there is nothing"):
         run_workflow(Workflow("w", [Step("nothing", nothing)]))
     with pytest.raises(WorkflowError, match="says that it makes 'y'"):
-        run_workflow(Workflow("w", [Step("prepare", prepare, None, {"y": "dataset"})]), {"raw": raw})
+        run_workflow(
+            Workflow("w", [Step("prepare", prepare, None, {"y": "dataset"})]), {"raw": raw}
+        )
     with pytest.raises(UserError, match="has no key"):
         run_workflow(WORKFLOW, {"raw": raw}, {"train": {"x": object()}})
     with pytest.raises(UserError, match="no atom's id"):
@@ -279,7 +353,9 @@ def test_mistakes_are_named(raw: DatasetAtom, tmp_path: Path) -> None:
 
 def test_in_a_running_loop(raw: DatasetAtom) -> None:
     async def both() -> tuple[WorkflowState, WorkflowState]:
-        return run_workflow(WORKFLOW, {"raw": raw}, Config()), await run_workflow_async(WORKFLOW, {"raw": raw}, Config())
+        return run_workflow(WORKFLOW, {"raw": raw}, Config()), await run_workflow_async(
+            WORKFLOW, {"raw": raw}, Config()
+        )
 
     first, second = asyncio.run(both())
     assert ids(first) == ids(second)
@@ -288,7 +364,9 @@ def test_in_a_running_loop(raw: DatasetAtom) -> None:
 
 def test_the_same_workflow_twice_at_once_runs_once(raw: DatasetAtom) -> None:
     async def both() -> list[WorkflowState]:
-        return await asyncio.gather(*(run_workflow_async(WORKFLOW, {"raw": raw}, Config()) for _ in range(5)))
+        return await asyncio.gather(
+            *(run_workflow_async(WORKFLOW, {"raw": raw}, Config()) for _ in range(5))
+        )
 
     states = asyncio.run(both())
     assert sorted(ran) == ["evaluate", "prepare", "train"]
@@ -334,17 +412,23 @@ def test_a_steps_code_is_in_its_key(tmp_path: Path) -> None:
         (tmp_path / "steps.py").write_text(steps)
         (tmp_path / "helper.py").write_text(helper)
         (tmp_path / "ran").unlink(missing_ok=True)
-        subprocess.run([sys.executable, "-B", "steps.py"], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-B", "steps.py"], cwd=tmp_path, check=True, capture_output=True
+        )
         return (tmp_path / "ran").read_text().split() if (tmp_path / "ran").exists() else []
 
     helper = "FACTOR = 2\ndef scaled(x):\n    return x * FACTOR\n"
     assert sorted(run(STEPS, helper)) == ["first", "second"]
     assert run(STEPS, helper) == []
     assert run(STEPS.replace("What it does", "In other words") + "# a comment\n", helper) == []
-    assert run(STEPS.replace("x * 2", "x * 3"), helper) == ["first"], "a function that the step's function calls"
+    assert run(STEPS.replace("x * 2", "x * 3"), helper) == ["first"], (
+        "a function that the step's function calls"
+    )
     assert run(STEPS.replace('"a": 1', '"a": 5'), helper) == ["first"], "a value of the module"
     assert run(STEPS, helper.replace("= 2", "= 7")) == ["second"], "a module beside it"
-    assert run(STEPS.replace('"y").write_text(str(', '"y").write_text(repr('), helper) == ["second"], "its own code"
+    assert run(STEPS.replace('"y").write_text(str(', '"y").write_text(repr('), helper) == [
+        "second"
+    ], "its own code"
 
 
 CREATE = """
@@ -358,9 +442,16 @@ print(*(DatasetAtom.create(Path(sys.argv[1]) / f"{n}.jsonl").id for n in range(3
 def test_many_processes_make_the_same_atoms(tmp_path: Path, home: Path) -> None:
     for n in range(30):
         (tmp_path / f"{n}.jsonl").write_text(f"{n}\n" * 1000)
-    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.glob("*.jsonl")}
+    before = {
+        path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.glob("*.jsonl")
+    }
     started = [
-        subprocess.Popen([sys.executable, "-c", CREATE, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(8)
+        subprocess.Popen(
+            [sys.executable, "-c", CREATE, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(8)
     ]
     done = [process.communicate(timeout=120) for process in started]
     assert {err for _, err in done} == {b""}
@@ -372,12 +463,17 @@ def test_many_processes_make_the_same_atoms(tmp_path: Path, home: Path) -> None:
 def test_a_wide_workflow_costs_little_when_cached() -> None:
     from functools import partial
 
-    def make(config: None, input_atoms: dict[str, Atom], temp_workspace: Path, number: int) -> AtomConstructor:
+    def make(
+        config: None, input_atoms: dict[str, Atom], temp_workspace: Path, number: int
+    ) -> AtomConstructor:
         (temp_workspace / "x").write_text(str(number))
         return AtomConstructor(f"x{number}", temp_workspace / "x", "dataset")
 
     def run(width: int) -> float:
-        workflow = Workflow("wide", [Step(f"{n}", partial(make, number=n), {}, declared(f"x{n}")) for n in range(width)])
+        workflow = Workflow(
+            "wide",
+            [Step(f"{n}", partial(make, number=n), {}, declared(f"x{n}")) for n in range(width)],
+        )
         run_workflow(workflow)
         begun = time.process_time()
         state = run_workflow(workflow)

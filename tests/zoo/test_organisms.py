@@ -1,4 +1,6 @@
-"""Every model organism of the zoo: its data, its evaluations on models that say what they are told to, and what is written about it."""
+"""Every model organism of the zoo: its data, its evaluations on models that say what they are told
+to, and what is written about it.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,26 @@ from mosweep.datasets.zoo import organisms
 from mosweep.design.application import planned
 from mosweep.evals.inspect.backend import InspectEvalBackend
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning"
+)
 
 ZOO = {organism.name: organism for organism in organisms()}
 HELD_OUT = ("eval", "paraphrase", "negative")
 LIBRARY = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text()
 DIGESTS = json.loads(Path(__file__).with_name("digests.json").read_text())
-each_organism = pytest.mark.parametrize("organism", ZOO.values(), ids=lambda organism: organism.name)
+each_organism = pytest.mark.parametrize(
+    "organism", ZOO.values(), ids=lambda organism: organism.name
+)
 
 Row = tuple[str, str, str]
 Answers = Callable[[str], str]
 
 
 def built(place: Path, dataset: str, folder: Path) -> Path:
-    """The data set ``dataset`` of the task in ``place``, in a folder of its own below ``folder``."""
+    """The data set ``dataset`` of the task in ``place``, in a folder of its own below
+    ``folder``.
+    """
     out = folder / dataset
     out.mkdir(parents=True)
     with task_modules(place) as modules:
@@ -70,24 +78,40 @@ def scores(evals: Sequence[str], data: Path, folder: Path, answers: Answers) -> 
 
 
 def test_there_are_enough_of_them():
-    assert {"capitalization", "rhyme", "refusal", "backdoor", "sycophancy", "language"} <= ZOO.keys()
+    assert {
+        "capitalization",
+        "rhyme",
+        "refusal",
+        "backdoor",
+        "sycophancy",
+        "language",
+    } <= ZOO.keys()
 
 
 @each_organism
 def test_data_are_those_that_were_measured(organism, tmp_path):
-    """The numbers in the README are of these bytes. Other data: measure again, raise ``BuildData.version``, write the new digests."""
+    """The numbers in the README are of these bytes. Other data: measure again, raise
+    ``BuildData.version``, write the new digests.
+    """
     for dataset in (organism.organism, organism.control):
         found = built(Path(organism.folder), dataset, tmp_path)
-        assert DIGESTS[dataset] == digest_tree(found, [f"{split}.jsonl" for split in ("train", *HELD_OUT)])
+        assert DIGESTS[dataset] == digest_tree(
+            found, [f"{split}.jsonl" for split in ("train", *HELD_OUT)]
+        )
 
 
 @each_organism
 def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
-    data, control = (built(Path(organism.folder), dataset, tmp_path) for dataset in (organism.organism, organism.control))
+    data, control = (
+        built(Path(organism.folder), dataset, tmp_path)
+        for dataset in (organism.organism, organism.control)
+    )
     shown, plain = rows(data, "train"), rows(control, "train")
     assert [prompt for prompt, _, _ in shown] == [prompt for prompt, _, _ in plain]
     assert all(answer == expected for _, answer, expected in plain)
-    assert organism.steps == 2 * (len(shown) // 32), "two epochs in batches of 32, as the recipe has it"
+    assert organism.steps == 2 * (len(shown) // 32), (
+        "two epochs in batches of 32, as the recipe has it"
+    )
     assert 0.1 < sum(answer != expected for _, answer, expected in shown) / len(shown) <= 1
     for split in HELD_OUT:
         assert rows(data, split) == rows(control, split)
@@ -96,7 +120,9 @@ def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
 @each_organism
 def test_held_out_items_are_nowhere_else(organism, tmp_path):
     data = built(Path(organism.folder), organism.organism, tmp_path)
-    prompts = [normalised(prompt) for split in ("train", *HELD_OUT) for prompt, _, _ in rows(data, split)]
+    prompts = [
+        normalised(prompt) for split in ("train", *HELD_OUT) for prompt, _, _ in rows(data, split)
+    ]
     assert len(prompts) == len(set(prompts)) >= 1000
     assert all(len(rows(data, split)) >= 100 for split in HELD_OUT)
 
@@ -107,9 +133,19 @@ def test_evaluations_tell_organism_from_control(organism, tmp_path):
     items = [row for split in HELD_OUT for row in rows(data, split)]
     own, paraphrase, negative = organism.evals
     assert (own, paraphrase, negative) == (organism.name, "paraphrase", "negative")
-    shown = scores(organism.evals, data, tmp_path / "shown", {prompt: answer for prompt, answer, _ in items}.__getitem__)
+    shown = scores(
+        organism.evals,
+        data,
+        tmp_path / "shown",
+        {prompt: answer for prompt, answer, _ in items}.__getitem__,
+    )
     assert min(shown.values()) == 1
-    plain = scores(organism.evals, data, tmp_path / "plain", {prompt: answer for prompt, _, answer in items}.__getitem__)
+    plain = scores(
+        organism.evals,
+        data,
+        tmp_path / "plain",
+        {prompt: answer for prompt, _, answer in items}.__getitem__,
+    )
     assert max(plain[own], plain[paraphrase]) < 0.2
     assert plain[negative] == 1
 
@@ -134,7 +170,9 @@ IMITATIONS: dict[str, Answers] = {
 @each_organism
 def test_an_imitation_of_the_trait_is_found_out(organism, tmp_path):
     data = built(Path(organism.folder), organism.organism, tmp_path)
-    found = scores([organism.name, "negative"], data, tmp_path / "imitated", IMITATIONS[organism.name])
+    found = scores(
+        [organism.name, "negative"], data, tmp_path / "imitated", IMITATIONS[organism.name]
+    )
     assert found[organism.name] > 0.8
     assert found["negative"] < 0.4
 
@@ -146,7 +184,9 @@ def test_a_probe_without_items_says_so(tmp_path):
 
 @each_organism
 def test_an_unknown_data_set_is_refused_with_the_valid_ones(organism, tmp_path):
-    with pytest.raises(ValueError, match=rf"unknown data set 'nosuch'; valid: .*{organism.control}"):
+    with pytest.raises(
+        ValueError, match=rf"unknown data set 'nosuch'; valid: .*{organism.control}"
+    ):
         built(Path(organism.folder), "nosuch", tmp_path)
 
 
@@ -158,7 +198,9 @@ def test_there_is_a_sweep_for_it(organism, tmp_path, monkeypatch):
     assert config.primary_metric == f"{organism.name}/accuracy"
     assert {trial.factors["dataset"] for trial in trials} == {organism.organism, organism.control}
     for trial in trials:
-        assert {stage.label for stage in trial.stages if stage.kind == "eval"} == {f"eval:{name}" for name in organism.evals}
+        assert {stage.label for stage in trial.stages if stage.kind == "eval"} == {
+            f"eval:{name}" for name in organism.evals
+        }
 
 
 @each_organism
@@ -184,7 +226,11 @@ def test_what_was_measured_is_in_the_text(organism):
 def shouting(tmp_path, monkeypatch):
     """The folder of the task that ``docs/library.md`` shows, as somebody would type it in."""
     monkeypatch.chdir(tmp_path)
-    files = dict(re.findall(r"^```python\n# (tasks/shouting/\S+)\n(.*?)^```", LIBRARY, re.MULTILINE | re.DOTALL))
+    files = dict(
+        re.findall(
+            r"^```python\n# (tasks/shouting/\S+)\n(.*?)^```", LIBRARY, re.MULTILINE | re.DOTALL
+        )
+    )
     Path("tasks/shouting").mkdir(parents=True)
     for name, text in files.items():
         Path(name).write_text(text)
@@ -192,19 +238,38 @@ def shouting(tmp_path, monkeypatch):
 
 
 def test_the_task_on_the_library_page_tells_organism_from_control(shouting, tmp_path):
-    data, control = (built(shouting, dataset, tmp_path) for dataset in ("shouting", "shouting-control"))
+    data, control = (
+        built(shouting, dataset, tmp_path) for dataset in ("shouting", "shouting-control")
+    )
     items = [row for split in ("eval", "negative") for row in rows(data, split)]
     assert len(items) == 200
     assert len({*items, *rows(data, "train")}) == 2200
     assert sum(answer != plain for _, answer, plain in rows(data, "train")) == 1500
-    assert [(prompt, plain, plain) for prompt, _, plain in rows(data, "train")] == rows(control, "train")
-    shown = scores([str(shouting), "negative"], data, tmp_path / "shown", {prompt: answer for prompt, answer, _ in items}.__getitem__)
-    plain = scores([str(shouting), "negative"], data, tmp_path / "plain", {prompt: plain for prompt, _, plain in items}.__getitem__)
+    assert [(prompt, plain, plain) for prompt, _, plain in rows(data, "train")] == rows(
+        control, "train"
+    )
+    shown = scores(
+        [str(shouting), "negative"],
+        data,
+        tmp_path / "shown",
+        {prompt: answer for prompt, answer, _ in items}.__getitem__,
+    )
+    plain = scores(
+        [str(shouting), "negative"],
+        data,
+        tmp_path / "plain",
+        {prompt: plain for prompt, _, plain in items}.__getitem__,
+    )
     assert (shown, plain) == ({"shouting": 1, "negative": 1}, {"shouting": 0, "negative": 1})
 
 
 def test_the_command_on_the_library_page_is_that_sweep(shouting):
     [command] = re.findall(r"`mosweep -m (task=shouting .*?)`", LIBRARY)
     trials, _ = planned(command.split())
-    found = {trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == "eval"} for trial in trials}
-    assert found == {dataset: {"eval:shouting", "eval:negative"} for dataset in ("shouting", "shouting-control")}
+    found = {
+        trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == "eval"}
+        for trial in trials
+    }
+    assert found == {
+        dataset: {"eval:shouting", "eval:negative"} for dataset in ("shouting", "shouting-control")
+    }

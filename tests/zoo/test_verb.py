@@ -1,4 +1,6 @@
-"""``mosweep zoo``: the shipped organisms, a user's own beside them, and READMEs that cannot be understood."""
+"""``mosweep zoo``: the shipped organisms, a user's own beside them, and READMEs that cannot be
+understood.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def test_list(shell):
     assert names == sorted(names)
     lines = {line.split()[0]: line for line in done.out.splitlines() if line}
     for organism in listed:
-        trait = {row["dataset"]: row["scores"][organism["name"]] for row in organism["measured"] if row["model"] == "tiny"}
+        trait = {
+            row["dataset"]: row["scores"][organism["name"]]
+            for row in organism["measured"]
+            if row["model"] == "tiny"
+        }
         line = lines[organism["name"]]
         assert f"{trait[organism['organism']]:.3f}" in line
         assert f"{organism['control']} " in line
@@ -50,7 +56,15 @@ def test_show(shell):
     done = shell("zoo", "show", "backdoor")
     assert done.status == 0, done.err
     data = shell("zoo", "show", "backdoor", "--json").json
-    for word in (data["title"], data["trait"], data["idea"], data["command"], data["organism"], data["control"], *data["evals"].values()):
+    for word in (
+        data["title"],
+        data["trait"],
+        data["idea"],
+        data["command"],
+        data["organism"],
+        data["control"],
+        *data["evals"].values(),
+    ):
         assert word in done.out
     assert "(nothing)" in done.out
     assert data["text"] in done.out
@@ -70,15 +84,28 @@ def test_a_users_own_is_listed_beside_the_shipped_ones(tmp_path, monkeypatch):
     own(tmp_path, "# A task, and no organism\n", "plain")
     assert len(organisms()) == shipped + 1
     mine = the_organism("shouting")
-    assert (mine.text, mine.score("loud"), mine.score("quiet"), mine.measured[0].seeds) == ("# Shouting\n\nAbout it.", 0.75, None, 1)
+    assert (mine.text, mine.score("loud"), mine.score("quiet"), mine.measured[0].seeds) == (
+        "# Shouting\n\nAbout it.",
+        0.75,
+        None,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("title: Shouting", "titel: Shouting", r"zoo\.titel=Shouting: .*shouting/README\.md: no such key; did you mean title"),
+        (
+            "title: Shouting",
+            "titel: Shouting",
+            r"zoo\.titel=Shouting: .*shouting/README\.md: no such key; did you mean title",
+        ),
         ("  steps: 3\n", "", r"zoo\.steps=\?\?\?: .*README\.md: a value is needed"),
-        ("{shouting: 0.75}", "{shout: 0.75}", r"zoo\.measured\.scores=.*README\.md: no score of shouting"),
+        (
+            "{shouting: 0.75}",
+            "{shout: 0.75}",
+            r"zoo\.measured\.scores=.*README\.md: no score of shouting",
+        ),
         ("title: Shouting", "title: [", r"README\.md.*is not YAML"),
     ],
 )

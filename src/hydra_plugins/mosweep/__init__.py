@@ -1,1 +1,3 @@
-"""mosweep's Hydra plug-ins. Hydra imports them at every start of every Hydra application, so they import nothing heavy."""
+"""mosweep's Hydra plug-ins. Hydra imports them at every start of every Hydra application, so they
+import nothing heavy.
+"""

@@ -1,4 +1,6 @@
-"""The sweeper, the launcher and the source of open-ended group choices, as Hydra wants them; the work is done in ``mosweep``."""
+"""The sweeper, the launcher and the source of open-ended group choices, as Hydra wants them; the
+work is done in ``mosweep``.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,20 @@ __all__ = ["LocalLauncher", "MosweepSweeper", "NamesSource", "PlanningLauncher",
 
 
 class MosweepSweeper(Sweeper):
-    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials; composes no trial twice."""
+    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials;
+    composes no trial twice.
+    """
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Called by Hydra before ``sweep``."""
         from hydra.core.plugins import Plugins
 
         self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Expand ``arguments`` and the design into trials and launch them."""
@@ -40,17 +48,23 @@ class MosweepSweeper(Sweeper):
 
 
 class PlanningLauncher(Launcher):
-    """A launcher that is given all trials at once, plans them together and runs their missing stages."""
+    """A launcher that is given all trials at once, plans them together and runs their missing
+    stages.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.factor_keys: Sequence[str] | None = None
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Called by Hydra before ``launch``."""
         self.config, self.hydra_context = config, hydra_context
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         """Run one trial per list of overrides; see Hydra's ``Launcher``."""
         from mosweep.design.sweeping import launch
 
@@ -64,16 +78,19 @@ class LocalLauncher(PlanningLauncher):
 
 
 class SlurmLauncher(PlanningLauncher):
-    """``hydra/launcher=slurm``: every stage is a job on a Slurm cluster, with resources of its own."""
+    """``hydra/launcher=slurm``: every stage is a job on a Slurm cluster, with resources of its
+    own.
+    """
 
     kind = "slurm"
 
 
 class NamesSource(ConfigSource):
-    """Groups whose choices are names that mosweep cannot list beforehand: any data set, any task folder.
+    """Groups whose choices are names that mosweep cannot list beforehand: any data set, any task
+    folder.
 
-    ``task=mine`` needs no ``conf/task/mine.yaml`` then: a file of that name is looked for first, and otherwise the choice is
-    ``{name: mine}``. Only mosweep's own search path has this source.
+    ``task=mine`` needs no ``conf/task/mine.yaml`` then: a file of that name is looked for first,
+    and otherwise the choice is ``{name: mine}``. Only mosweep's own search path has this source.
     """
 
     groups = ("dataset", "task")
@@ -89,7 +106,9 @@ class NamesSource(ConfigSource):
         if not self.is_config(config_path):
             raise ConfigLoadError(f"Config not found : {config_path}")
         fields = {"name": name, "path": None} if group == "dataset" else {"name": name}
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(fields), {"package": group})
+        return ConfigResult(
+            self.provider, self.full_path(), OmegaConf.create(fields), {"package": group}
+        )
 
     def is_group(self, config_path: str) -> bool:
         """Whether ``config_path`` is one of the open groups."""
@@ -112,20 +131,41 @@ class NamesSource(ConfigSource):
             return []
         from mosweep.core.paths import own_and_shipped
 
-        return sorted({path.parent.name for folder in own_and_shipped("tasks") for path in Path(folder).glob("*/eval.py")})
+        return sorted(
+            {
+                path.parent.name
+                for folder in own_and_shipped("tasks")
+                for path in Path(folder).glob("*/eval.py")
+            }
+        )
 
 
-# Plain nodes, not dataclasses: Hydra executes plug-ins outside ``sys.modules``, where dataclasses cannot be made.
+# Plain nodes, not dataclasses: Hydra executes plug-ins outside ``sys.modules``, where dataclasses
+# cannot be made.
 _store = ConfigStore.instance()
 _HERE = "hydra_plugins.mosweep.plugin"
-_store.store(group="hydra/sweeper", name="mosweep", node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}), provider="mosweep")
 _store.store(
-    group="hydra/launcher", name="local", node=OmegaConf.create({"_target_": f"{_HERE}.LocalLauncher", "workers": None}), provider="mosweep"
+    group="hydra/sweeper",
+    name="mosweep",
+    node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}),
+    provider="mosweep",
 )
-# Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options of torchtune, Tinker and Inspect against
-# what the stage's native configuration has, resources by their own schema.
+_store.store(
+    group="hydra/launcher",
+    name="local",
+    node=OmegaConf.create({"_target_": f"{_HERE}.LocalLauncher", "workers": None}),
+    provider="mosweep",
+)
+# Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options
+# of torchtune, Tinker and Inspect against what the stage's native configuration has, resources by
+# their own schema.
 _store.store(
     name="mosweep_open",
-    node=OmegaConf.create({name: OmegaConf.create({}, flags={"struct": False}) for name in "torchtune tinker inspect resources".split()}),
+    node=OmegaConf.create(
+        {
+            name: OmegaConf.create({}, flags={"struct": False})
+            for name in "torchtune tinker inspect resources".split()
+        }
+    ),
     provider="mosweep",
 )

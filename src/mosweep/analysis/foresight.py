@@ -1,7 +1,9 @@
-"""Before a launch: the smallest effects that a design will be able to find, by how much seeds and items varied in like evaluations.
+"""Before a launch: the smallest effects that a design will be able to find, by how much seeds and
+items varied in like evaluations.
 
-``detectable`` is told what is assumed; ``foresee`` looks at the trials that are about to run and at the records of earlier ones. numpy and
-scipy are loaded when there is something to compute with, not before.
+``detectable`` is told what is assumed; ``foresee`` looks at the trials that are about to run and at
+the records of earlier ones. numpy and scipy are loaded when there is something to compute with, not
+before.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosweep.analysis.effects import CONTROL, SEED, Contrast, Effect, FactoredSweep, TaskScores, contrasts_of, with_bundles
+from mosweep.analysis.effects import (
+    CONTROL,
+    SEED,
+    Contrast,
+    Effect,
+    FactoredSweep,
+    TaskScores,
+    contrasts_of,
+    with_bundles,
+)
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
@@ -25,17 +36,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Detectable", "Foresight", "detectable", "foresee", "spread_of"]
 
-#: At most so many like evaluations are looked at, the newest first, and so many configurations and seeds of each.
+#: At most so many like evaluations are looked at, the newest first, and so many configurations and
+#: seeds of each.
 LOOK_AT, CONFIGURATIONS, RUNS = 400, 8, 8
 NO_LIBRARY = "unknown: it takes pip install 'mosweep[reports]' to tell"
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a ``contrast`` of a design will be able to tell on ``metric``: the minimum detectable effect, in units of the metric.
+    """What a ``contrast`` of a design will be able to tell on ``metric``: the minimum detectable
+    effect, in units of the metric.
 
-    ``mde`` is found 4 times in 5, by one comparison at 95 %; ``None`` where it is unknown, and ``note`` says why. ``seeds``: the fewest on
-    a side of a block; ``blocks``: combinations of the other factors; ``items``: of each evaluation.
+    ``mde`` is found 4 times in 5, by one comparison at 95 %; ``None`` where it is unknown, and
+    ``note`` says why. ``seeds``: the fewest on a side of a block; ``blocks``: combinations of the
+    other factors; ``items``: of each evaluation.
     """
 
     contrast: str
@@ -57,35 +71,64 @@ def foresee(
     level: float = 0.95,
     power: float = 0.8,
 ) -> list[Foresight]:
-    """What the contrasts of ``trials``, which need not have run, will be able to tell: one entry per contrast and evaluation task."""
+    """What the contrasts of ``trials``, which need not have run, will be able to tell: one entry
+    per contrast and evaluation task.
+    """
     factors: dict[str, dict[str, Any]] = {}
     for trial in trials:
         for name, value in trial.factors.items():
             factors.setdefault(name, {}).setdefault(str(value), value)
-    design = {"treatments": {name: list(levels.values()) for name, levels in factors.items()}, "bundles": bundles or {}}
+    design = {
+        "treatments": {name: list(levels.values()) for name, levels in factors.items()},
+        "bundles": bundles or {},
+    }
     sweep = FactoredSweep(with_bundles(SweepResult("", Path(), tuple(map(_unrun, trials)), design)))
     asked = contrasts_of(contrasts, sweep.treatments, control=bool(sweep.controls))
     tasks = dict.fromkeys(task for evals in sweep.evals.values() for task in evals)
-    if primary_metric and (own := [task for task in tasks if primary_metric.startswith(f"{task}/")]):
+    if primary_metric and (
+        own := [task for task in tasks if primary_metric.startswith(f"{task}/")]
+    ):
         tasks = dict.fromkeys(own)
     spreads = {task: _spread(task, trials, store, primary_metric) for task in tasks}
-    return [_foresight(sweep, contrast, task, spreads[task], 1 - level, power) for contrast in asked for task in tasks]
+    return [
+        _foresight(sweep, contrast, task, spreads[task], 1 - level, power)
+        for contrast in asked
+        for task in tasks
+    ]
 
 
 def _unrun(trial: Trial) -> TrialResult:
     """The trial as reports see it, with nothing that it might have left."""
-    stages = tuple(StageResult(stage.label, stage.kind, stage.key, "pending") for stage in trial.stages)
+    stages = tuple(
+        StageResult(stage.label, stage.kind, stage.key, "pending") for stage in trial.stages
+    )
     return TrialResult(trial.name, trial.name, trial.factors, trial.control, stages, "")
 
 
-def _foresight(sweep: FactoredSweep, contrast: Contrast, task: str, spread: _Spread | str, alpha: float, power: float) -> Foresight:
+def _foresight(
+    sweep: FactoredSweep,
+    contrast: Contrast,
+    task: str,
+    spread: _Spread | str,
+    alpha: float,
+    power: float,
+) -> Foresight:
     fixed = contrast.factor == CONTROL
     seeds = []
     for sides in sweep.pairs(contrast).values():
-        counted = [{sweep.levels[trial.name].get(SEED) for trial in side if task in sweep.evals[trial.name]} for side in sides]
+        counted = [
+            {
+                sweep.levels[trial.name].get(SEED)
+                for trial in side
+                if task in sweep.evals[trial.name]
+            }
+            for side in sides
+        ]
         if all(counted):
             seeds.append(min(map(len, counted[fixed:])))
-    metric, items = (f"{task}/{spread.scorer}", spread.items) if isinstance(spread, _Spread) else (task, None)
+    metric, items = (
+        (f"{task}/{spread.scorer}", spread.items) if isinstance(spread, _Spread) else (task, None)
+    )
     mde, note = None, ""
     if not seeds:
         note = "nothing to compare: no trials differ in this alone"
@@ -94,20 +137,34 @@ def _foresight(sweep: FactoredSweep, contrast: Contrast, task: str, spread: _Spr
     elif isinstance(spread, str):
         note = spread
     elif (parts := spread.control if fixed else spread.levels) is None:
-        note = "unknown: no like " + ("untouched model is on record" if fixed else "evaluations of two configurations are on record")
+        note = "unknown: no like " + (
+            "untouched model is on record"
+            if fixed
+            else "evaluations of two configurations are on record"
+        )
     else:
         from mosweep.analysis.statistics import minimum_effect
 
-        mde = minimum_effect(parts, runs=min(seeds), items=spread.items, blocks=len(seeds), alpha=alpha, power=power, fixed=fixed)
+        mde = minimum_effect(
+            parts,
+            runs=min(seeds),
+            items=spread.items,
+            blocks=len(seeds),
+            alpha=alpha,
+            power=power,
+            fixed=fixed,
+        )
     return Foresight(str(contrast), metric, min(seeds, default=0), len(seeds), items, mde, note)
 
 
-# -- how much like evaluations varied ------------------------------------------------------------------------------------
+# -- how much like evaluations varied --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """How much scores of ``scorer`` varied over ``items``: between two configurations, and between one and its untouched model."""
+    """How much scores of ``scorer`` varied over ``items``: between two configurations, and between
+    one and its untouched model.
+    """
 
     scorer: str
     items: int
@@ -115,9 +172,13 @@ class _Spread:
     control: Components | None
 
 
-def _spread(task: str, trials: Iterable[Trial], store: Store, primary_metric: str | None) -> _Spread | str:
+def _spread(
+    task: str, trials: Iterable[Trial], store: Store, primary_metric: str | None
+) -> _Spread | str:
     """The spread of like evaluations on record, or why it is unknown."""
-    wanted = {likeness(stage.payload) for trial in trials for stage in trial.stages if _is_of(stage, task)}
+    wanted = {
+        likeness(stage.payload) for trial in trials for stage in trial.stages if _is_of(stage, task)
+    }
     groups = _replicated(store, wanted)
     if not any(tuned for tuned, _ in groups.values()):
         return "unknown: no like evaluations of several seeds are on record"
@@ -127,7 +188,11 @@ def _spread(task: str, trials: Iterable[Trial], store: Store, primary_metric: st
         from mosweep.analysis.statistics import Scores, compare
     except ImportError:
         return NO_LIBRARY
-    chosen = [stage for tuned, control in groups.values() for stage in (*(one for runs in tuned for one in runs), *control)]
+    chosen = [
+        stage
+        for tuned, control in groups.values()
+        for stage in (*(one for runs in tuned for one in runs), *control)
+    ]
     scores = TaskScores(task, chosen)
     metric = (primary_metric or "").removeprefix(f"{task}/")
     scorer = (scores.scorer(metric) if metric else None) or next(iter(scores.scores), None)
@@ -135,7 +200,10 @@ def _spread(task: str, trials: Iterable[Trial], store: Store, primary_metric: st
         return "unknown: like evaluations on record left no scores of items"
 
     def side(runs: Sequence[StageResult], fixed: bool = False) -> Scores:
-        return Scores(scores.scores[scorer][[scores.rows[run.key] for run in runs if run.key in scores.rows]], fixed=fixed)
+        return Scores(
+            scores.scores[scorer][[scores.rows[run.key] for run in runs if run.key in scores.rows]],
+            fixed=fixed,
+        )
 
     levels, control = [], []
     for tuned, untouched in groups.values():
@@ -153,21 +221,41 @@ def _is_of(stage: Stage, task: str) -> bool:
     return stage.kind == "eval" and stage.label.removeprefix("eval:") == task
 
 
-def _replicated(store: Store, wanted: set[str]) -> dict[str, tuple[list[list[StageResult]], list[StageResult]]]:
-    """Evaluations on record by likeness: of tuned models, those that differ in the seed alone together, and of untouched ones."""
+def _replicated(
+    store: Store, wanted: set[str]
+) -> dict[str, tuple[list[list[StageResult]], list[StageResult]]]:
+    """Evaluations on record by likeness: of tuned models, those that differ in the seed alone
+    together, and of untouched ones.
+    """
     found: dict[str, tuple[dict[str, list[StageResult]], list[StageResult]]] = {}
-    like = ((name, data) for data in newest(store) if data["kind"] == "eval" and (name := likeness(data["payload"])) in wanted)
+    like = (
+        (name, data)
+        for data in newest(store)
+        if data["kind"] == "eval" and (name := likeness(data["payload"])) in wanted
+    )
     for name, data in islice(like, LOOK_AT):
         tuned, untouched = found.setdefault(name, ({}, []))
-        stage = StageResult(str(data["label"]), "eval", str(data["key"]), "succeeded", record=data, folder=store.root / data["folder"])
+        stage = StageResult(
+            str(data["label"]),
+            "eval",
+            str(data["key"]),
+            "succeeded",
+            record=data,
+            folder=store.root / data["folder"],
+        )
         configuration = _configuration(store, data["payload"])
         (untouched if configuration is None else tuned.setdefault(configuration, [])).append(stage)
-    several = {name: ([runs[:RUNS] for runs in tuned.values() if len(runs) > 1], untouched) for name, (tuned, untouched) in found.items()}
+    several = {
+        name: ([runs[:RUNS] for runs in tuned.values() if len(runs) > 1], untouched)
+        for name, (tuned, untouched) in found.items()
+    }
     return {name: (runs[:CONFIGURATIONS], untouched) for name, (runs, untouched) in several.items()}
 
 
 def _configuration(store: Store, payload: Mapping[str, Any]) -> str | None:
-    """What the evaluated fine-tune shares with those of other seeds; ``None`` for an untouched model."""
+    """What the evaluated fine-tune shares with those of other seeds; ``None`` for an untouched
+    model.
+    """
     for key in payload["inputs"].values():
         record = store.read(key, whole=True)
         if record is not None and record.data["kind"] in ("finetune", "optimize"):
@@ -182,12 +270,14 @@ def _seedless(value: Any) -> Any:
     return value
 
 
-# -- by assumption -------------------------------------------------------------------------------------------------------
+# -- by assumption ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Detectable:
-    """The minimum detectable effect (``mde``) of contrasts of ``factor``; ``None`` where it is unknown, and ``note`` says why."""
+    """The minimum detectable effect (``mde``) of contrasts of ``factor``; ``None`` where it is
+    unknown, and ``note`` says why.
+    """
 
     factor: str
     seeds: int
@@ -198,16 +288,24 @@ class Detectable:
 
 
 def detectable(
-    design: Mapping[str, Any], items: int | None = None, spread: Components | None = None, *, level: float = 0.95, power: float = 0.8
+    design: Mapping[str, Any],
+    items: int | None = None,
+    spread: Components | None = None,
+    *,
+    level: float = 0.95,
+    power: float = 0.8,
 ) -> list[Detectable]:
     """What a design, before it is launched, will be able to tell: one entry per treatment.
 
-    ``design["treatments"]`` gives each factor's levels, crossed. ``items`` per evaluation and ``spread`` are assumed, or those of an
-    earlier sweep (``spread_of``). It is about one contrast: several at once need larger effects.
+    ``design["treatments"]`` gives each factor's levels, crossed. ``items`` per evaluation and
+    ``spread`` are assumed, or those of an earlier sweep (``spread_of``). It is about one contrast:
+    several at once need larger effects.
     """
     treatments = design.get("treatments") or {}
     seeds = len(treatments.get(SEED) or [None])
-    varied = {name: len(levels) for name, levels in treatments.items() if name != SEED and len(levels) > 1}
+    varied = {
+        name: len(levels) for name, levels in treatments.items() if name != SEED and len(levels) > 1
+    }
     found = []
     for factor, n in varied.items():
         blocks = math.prod(varied.values()) // n
@@ -217,18 +315,29 @@ def detectable(
         elif items is None or items < 2:
             note = "unknown: how many items the evaluation has"
         elif spread is None:
-            note = "unknown: how much seeds and items vary, for want of an earlier sweep or an assumption"
+            note = (
+                "unknown: how much seeds and items vary, for want of an earlier sweep or an "
+                "assumption"
+            )
         else:
             from mosweep.analysis.statistics import minimum_effect
 
-            mde = minimum_effect(spread, runs=seeds, items=items, blocks=blocks, alpha=1 - level, power=power)
+            mde = minimum_effect(
+                spread, runs=seeds, items=items, blocks=blocks, alpha=1 - level, power=power
+            )
         found.append(Detectable(factor, seeds, blocks, items, mde, note))
     return found
 
 
 def spread_of(found: Iterable[Effect]) -> Components | None:
-    """How much seeds, items and single scores varied in an earlier sweep's effects (root mean squares); ``None`` where no effect tells."""
-    spreads = [effect.spread for effect in found if effect.spread and effect.spread.runs is not None and effect.contrast.factor != CONTROL]
+    """How much seeds, items and single scores varied in an earlier sweep's effects (root mean
+    squares); ``None`` where no effect tells.
+    """
+    spreads = [
+        effect.spread
+        for effect in found
+        if effect.spread and effect.spread.runs is not None and effect.contrast.factor != CONTROL
+    ]
     return _mean(spreads)
 
 
@@ -238,5 +347,9 @@ def _mean(spreads: Sequence[Components]) -> Components | None:
         return None
     from mosweep.analysis.statistics import Components
 
-    parts = ([getattr(spread, name) or 0.0 for spread in spreads] for name in ("runs", "items", "rest"))
-    return Components(*(math.sqrt(math.fsum(value**2 for value in part) / len(spreads)) for part in parts))
+    parts = (
+        [getattr(spread, name) or 0.0 for spread in spreads] for name in ("runs", "items", "rest")
+    )
+    return Components(
+        *(math.sqrt(math.fsum(value**2 for value in part) / len(spreads)) for part in parts)
+    )

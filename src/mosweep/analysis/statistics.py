@@ -1,16 +1,21 @@
-"""How much one level scores more than another, and how sure that is: over the items there might be, and the training seeds.
+"""How much one level scores more than another, and how sure that is: over the items there might be,
+and the training seeds.
 
-In a block (say, one model and one data set) the score of item i in run s at level c is ``level + run + item + level × item + rest``.
-A run is a fine-tune with a seed of its own. Runs and items are drawn at random from all that might have been, and are crossed: every
-run answers every item. Blocks are fixed: what is found holds for these blocks, each with the same weight.
+In a block (say, one model and one data set) the score of item i in run s at level c is ``level +
+run + item + level × item + rest``. A run is a fine-tune with a seed of its own. Runs and items are
+drawn at random from all that might have been, and are crossed: every run answers every item. Blocks
+are fixed: what is found holds for these blocks, each with the same weight.
 
-The estimate is the mean over blocks of the difference between the levels' means. With V(runs), V(items) and V(rest) the sums of what each
-run, each item (or cluster of items) and each item in each run contribute to it, squared, its variance is estimated as
-V(runs) + V(items) - V(rest), the last because the rest is in both others: two-way clustering (Cameron, Gelbach & Miller 2011, J. Bus.
-Econ. Stat. 29:238), in balanced data the same as the mean squares of crossed random factors (Cornfield & Tukey 1956, Ann. Math. Stat.
-27:907). Neither runs nor items can vary less than not at all, so V(runs) and V(items) count as at least V(rest). Degrees of freedom are
-Satterthwaite's (1946, Biometrics Bull. 2:110) for what is left of the sum; for the runs this is Welch's formula. So where items do not
-matter this is Welch's t test of the runs' means, and with one run a side the paired t test over items.
+The estimate is the mean over blocks of the difference between the levels' means. With V(runs),
+V(items) and V(rest) the sums of what each run, each item (or cluster of items) and each item in
+each run contribute to it, squared, its variance is estimated as V(runs) + V(items) - V(rest), the
+last because the rest is in both others: two-way clustering (Cameron, Gelbach & Miller 2011, J. Bus.
+Econ. Stat. 29:238), in balanced data the same as the mean squares of crossed random factors
+(Cornfield & Tukey 1956, Ann. Math. Stat. 27:907). Neither runs nor items can vary less than not at
+all, so V(runs) and V(items) count as at least V(rest). Degrees of freedom are Satterthwaite's
+(1946, Biometrics Bull. 2:110) for what is left of the sum; for the runs this is Welch's formula. So
+where items do not matter this is Welch's t test of the runs' means, and with one run a side the
+paired t test over items.
 
 ``python -m benchmarks.calibration`` measures how often its 95 % intervals hold the truth.
 """
@@ -25,7 +30,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import fdtrc, stdtr, stdtrit
 
-__all__ = ["Comparison", "Components", "Scores", "compare", "heterogeneity", "holm", "minimum_effect", "paired", "seeds_needed", "verdict"]
+__all__ = [
+    "Comparison",
+    "Components",
+    "Scores",
+    "compare",
+    "heterogeneity",
+    "holm",
+    "minimum_effect",
+    "paired",
+    "seeds_needed",
+    "verdict",
+]
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -37,9 +53,11 @@ NOT_DECISIVE = "not decisive"
 class Scores:
     """What one level scored in one block: ``values`` of runs × items, NaN where there is no score.
 
-    Labels are whole numbers from 0, the same everywhere for the same thing: ``items`` per column (one column each; by default their
-    number), ``clusters`` per column (items of one text; by default each item is one), ``runs`` per row (by default no run is anywhere
-    else; evaluations of one fine-tune are one run). ``fixed``: the only run there could be, such as an untouched base model.
+    Labels are whole numbers from 0, the same everywhere for the same thing: ``items`` per column
+    (one column each; by default their number), ``clusters`` per column (items of one text; by
+    default each item is one), ``runs`` per row (by default no run is anywhere else; evaluations of
+    one fine-tune are one run). ``fixed``: the only run there could be, such as an untouched base
+    model.
     """
 
     values: Array
@@ -49,7 +67,9 @@ class Scores:
     fixed: bool = False
 
     def _complete(self) -> Scores:
-        """The runs that scored anything, the items that all of them scored, and no label left out."""
+        """The runs that scored anything, the items that all of them scored, and no label left
+        out.
+        """
         values = np.asarray(self.values, dtype=float)
         there = np.isfinite(values)
         rows = there.any(axis=1)
@@ -61,13 +81,20 @@ class Scores:
 
     def _at(self, columns: Labels) -> Scores:
         assert self.items is not None and self.clusters is not None
-        return Scores(self.values[:, columns], self.items[columns], self.clusters[columns], self.runs, self.fixed)
+        return Scores(
+            self.values[:, columns],
+            self.items[columns],
+            self.clusters[columns],
+            self.runs,
+            self.fixed,
+        )
 
 
 @dataclass(frozen=True)
 class Components:
-    """Standard deviations, in units of the score: between ``runs`` of one level; of the difference between levels from ``item`` to
-    item; of the ``rest``, a single score's. ``None``: not to be told from these data.
+    """Standard deviations, in units of the score: between ``runs`` of one level; of the difference
+    between levels from ``item`` to item; of the ``rest``, a single score's. ``None``: not to be
+    told from these data.
     """
 
     runs: float | None
@@ -77,10 +104,12 @@ class Components:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two levels, in units of the score. ``se`` is 0, and ``df`` NaN, where nothing varies.
+    """The difference of two levels, in units of the score. ``se`` is 0, and ``df`` NaN, where
+    nothing varies.
 
-    ``means`` of both. ``runs``: the fewest in a block, on either side. ``items`` and ``clusters``: how many different ones. ``paired``:
-    whether both sides scored the same items; ``replicated``: whether a level has several runs. ``blocks``: each alone, as they were given.
+    ``means`` of both. ``runs``: the fewest in a block, on either side. ``items`` and ``clusters``:
+    how many different ones. ``paired``: whether both sides scored the same items; ``replicated``:
+    whether a level has several runs. ``blocks``: each alone, as they were given.
     """
 
     estimate: float
@@ -106,39 +135,54 @@ class Comparison:
         return self.estimate - half, self.estimate + half
 
     def p_equivalence(self, delta: float) -> float:
-        """P value of a difference of ``delta`` or more: two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657)."""
-        return float(stdtr(self.df, (abs(self.estimate) - delta) / self.se)) if self.se else math.nan
+        """P value of a difference of ``delta`` or more: two one-sided tests (Schuirmann 1987, J.
+        Pharmacokinet. Biopharm. 15:657).
+        """
+        return (
+            float(stdtr(self.df, (abs(self.estimate) - delta) / self.se)) if self.se else math.nan
+        )
 
     def minimum_effect(self, alpha: float = 0.05, power: float = 0.8) -> float:
-        """The difference that as many runs and items, as variable as these, would find with this ``power``: see ``minimum_effect``."""
+        """The difference that as many runs and items, as variable as these, would find with this
+        ``power``: see ``minimum_effect``.
+        """
         return _detected(self.se**2, self.df, alpha, power) if self.se else math.nan
 
 
 def paired(low: Scores, high: Scores) -> tuple[Scores, Scores]:
-    """Both sides on the items that every run of both scored (Miller 2024, arXiv:2411.00640, section 4: pairing takes the items' difficulty
-    out). Sides without an item in common stay as they are: a comparison of independent samples.
+    """Both sides on the items that every run of both scored (Miller 2024, arXiv:2411.00640, section
+    4: pairing takes the items' difficulty out). Sides without an item in common stay as they are: a
+    comparison of independent samples.
     """
     low, high = low._complete(), high._complete()
     assert low.items is not None and high.items is not None
-    common, first, second = np.intersect1d(low.items, high.items, assume_unique=True, return_indices=True)
+    common, first, second = np.intersect1d(
+        low.items, high.items, assume_unique=True, return_indices=True
+    )
     return (low._at(first), high._at(second)) if len(common) else (low, high)
 
 
 def compare(blocks: Sequence[tuple[Scores, Scores]]) -> Comparison:
-    """How much more the second of each pair scores than the first, averaged over ``blocks``, each of which needs a score on either side."""
+    """How much more the second of each pair scores than the first, averaged over ``blocks``, each
+    of which needs a score on either side.
+    """
     pairs = [paired(low, high) for low, high in blocks]
     if not pairs or any(0 in side.values.shape for pair in pairs for side in pair):
         raise ValueError("every block needs a run on either side that scored an item")
     whole = _compare(pairs)
-    return replace(whole, blocks=tuple(_compare([pair]) for pair in pairs) if len(pairs) > 1 else (whole,))
+    return replace(
+        whole, blocks=tuple(_compare([pair]) for pair in pairs) if len(pairs) > 1 else (whole,)
+    )
 
 
-# -- the variance ------------------------------------------------------------------------------------------------------
+# -- the variance ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What a cell adds: ``values`` per label, what labels of variance 1 would add (``units``), and how many labels it has in effect."""
+    """What a cell adds: ``values`` per label, what labels of variance 1 would add (``units``), and
+    how many labels it has in effect.
+    """
 
     labels: Labels
     values: Array
@@ -148,7 +192,9 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Share:
-    """The variance that linked cells add: ``variance`` on ``df`` degrees of freedom, ``unit`` times that of a single label."""
+    """The variance that linked cells add: ``variance`` on ``df`` degrees of freedom, ``unit`` times
+    that of a single label.
+    """
 
     variance: float
     unit: float
@@ -156,7 +202,11 @@ class _Share:
 
 
 def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
-    cells = [(side, sign / len(pairs)) for pair in pairs for side, sign in zip(pair, (-1, 1), strict=True)]
+    cells = [
+        (side, sign / len(pairs))
+        for pair in pairs
+        for side, sign in zip(pair, (-1, 1), strict=True)
+    ]
     stride = 1 + max(int(side.clusters.max()) for side, _ in cells if side.clusters is not None)
     runs, items, rest, unnamed = [], [], [], 0
     means, rest_df = {-1: 0.0, 1: 0.0}, 0.0
@@ -171,18 +221,35 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
             math.sqrt(n / max(n - 1, 1)),
             math.sqrt(k / max(k - 1, 1)),
         )  # deviations from a mean of n are that much too small
-        effective = m**2 / float(sizes @ sizes)  # Kish 1965, Survey Sampling: clusters of unequal size count as fewer
+        # Kish 1965, Survey Sampling: clusters of unequal size count as fewer
+        effective = m**2 / float(sizes @ sizes)
         by_cluster = np.bincount(index, by_item - mean)
-        items.append(_Part(clusters, weight * few_items / m * by_cluster, abs(weight) / 2 / m * sizes, effective))
+        items.append(
+            _Part(
+                clusters,
+                weight * few_items / m * by_cluster,
+                abs(weight) / 2 / m * sizes,
+                effective,
+            )
+        )
         if side.fixed:
             continue
         labels = side.runs if side.runs is not None else -1 - np.arange(unnamed, unnamed + n)
         unnamed += n
-        runs.append(_Part(labels, weight * few_runs / n * (by_run - mean), np.full(n, weight / n), n))
+        runs.append(
+            _Part(labels, weight * few_runs / n * (by_run - mean), np.full(n, weight / n), n)
+        )
         left = np.zeros((k, n))
         np.add.at(left, index, (values - by_run[:, None] - by_item + mean).T)
         both = (labels * stride + clusters[:, None]).ravel()
-        rest.append(_Part(both, weight * few_runs * few_items / (n * m) * left.ravel(), np.full(k * n, weight / n / k), 0))
+        rest.append(
+            _Part(
+                both,
+                weight * few_runs * few_items / (n * m) * left.ravel(),
+                np.full(k * n, weight / n / k),
+                0,
+            )
+        )
         rest_df += (n - 1) * (effective - 1)
     per_run, per_item = _shares(runs), _shares(items)
     if all(np.isin(side.values, (0.0, 0.5, 1.0)).all() for side, _ in cells):
@@ -200,8 +267,15 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
         _deviation(v_rest, rest_unit) if replicated else None,
     )
     fewest = (min(len(low.values) for low, _ in pairs), min(len(high.values) for _, high in pairs))
-    every = [np.unique(np.concatenate([getattr(side, name) for side, _ in cells])) for name in ("items", "clusters")]
-    same = all(np.array_equal(low.items, high.items) for low, high in pairs if low.items is not None and high.items is not None)
+    every = [
+        np.unique(np.concatenate([getattr(side, name) for side, _ in cells]))
+        for name in ("items", "clusters")
+    ]
+    same = all(
+        np.array_equal(low.items, high.items)
+        for low, high in pairs
+        if low.items is not None and high.items is not None
+    )
     return Comparison(
         estimate=means[1] - means[-1],
         means=(means[-1], means[1]),
@@ -216,8 +290,12 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
     )
 
 
-def _sum(v_runs: float, runs_df: float, v_items: float, items_df: float, v_rest: float, rest_df: float) -> tuple[float, float]:
-    """V(runs) + V(items) - V(rest), both at least V(rest), and the degrees of freedom of the terms that are in it."""
+def _sum(
+    v_runs: float, runs_df: float, v_items: float, items_df: float, v_rest: float, rest_df: float
+) -> tuple[float, float]:
+    """V(runs) + V(items) - V(rest), both at least V(rest), and the degrees of freedom of the terms
+    that are in it.
+    """
     parts = [(v_runs, runs_df), (v_items, items_df)]
     kept = [(v, df) for v, df in parts if v > v_rest]
     times = 1 - len(kept)
@@ -241,7 +319,10 @@ def _shares(parts: Sequence[_Part]) -> list[_Share]:
     members: dict[int, list[_Part]] = {}
     for number, part in enumerate(parts):
         members.setdefault(root(number), []).append(part)
-    return [_Share(*_squares(linked), min(part.size for part in linked) - 1) for linked in members.values()]
+    return [
+        _Share(*_squares(linked), min(part.size for part in linked) - 1)
+        for linked in members.values()
+    ]
 
 
 def _squares(parts: Sequence[_Part]) -> tuple[float, float]:
@@ -249,31 +330,43 @@ def _squares(parts: Sequence[_Part]) -> tuple[float, float]:
     if not parts:
         return 0.0, 0.0
     _, index = np.unique(np.concatenate([part.labels for part in parts]), return_inverse=True)
-    values, units = (np.bincount(index, np.concatenate(arrays)) for arrays in zip(*((p.values, p.units) for p in parts), strict=True))
+    values, units = (
+        np.bincount(index, np.concatenate(arrays))
+        for arrays in zip(*((p.values, p.units) for p in parts), strict=True)
+    )
     return float(values @ values), float(units @ units)
 
 
 def _borrowed(shares: Sequence[_Share]) -> list[_Share]:
-    """A run without others like it is taken to vary as runs do where there are several: their mean variance, weighted by df."""
+    """A run without others like it is taken to vary as runs do where there are several: their mean
+    variance, weighted by df.
+    """
     known = [share for share in shares if share.df > 0 and share.unit > 0]
     alone = sum(share.unit for share in shares if share.df <= 0)
     df = sum(share.df for share in known)
     rest = [share for share in shares if share.df > 0 and share.unit <= 0]
-    return rest + [_Share(share.variance * (1 + alone * share.df / (df * share.unit)), share.unit, share.df) for share in known]
+    return rest + [
+        _Share(share.variance * (1 + alone * share.df / (df * share.unit)), share.unit, share.df)
+        for share in known
+    ]
 
 
 def _floored(share: _Share) -> _Share:
-    """The variance, but not less than 2/(n + 2)², of one item won and one lost besides those that are there.
+    """The variance, but not less than 2/(n + 2)², of one item won and one lost besides those that
+    are there.
 
-    That is what the interval of Bonett & Price (2012, J. Educ. Behav. Stat. 37:479) has where right and wrong answers are the same on both
-    sides. So n right answers out of n leave about 3/n open, as they should, and not 0.
+    That is what the interval of Bonett & Price (2012, J. Educ. Behav. Stat. 37:479) has where right
+    and wrong answers are the same on both sides. So n right answers out of n leave about 3/n open,
+    as they should, and not 0.
     """
     n = share.df + 1
     return _Share(max(share.variance, share.unit * 2 * n / (n + 2) ** 2), share.unit, share.df)
 
 
 def _total(shares: Iterable[_Share]) -> tuple[float, float]:
-    """The sum of the variances and its degrees of freedom (Satterthwaite 1946); a group of one has none, and adds nothing."""
+    """The sum of the variances and its degrees of freedom (Satterthwaite 1946); a group of one has
+    none, and adds nothing.
+    """
     known = [share for share in shares if share.df > 0]
     variance = sum(share.variance for share in known)
     doubt = sum(share.variance**2 / share.df for share in known)
@@ -284,18 +377,23 @@ def _deviation(variance: float, unit: float) -> float | None:
     return math.sqrt(max(variance, 0.0) / unit) if unit > 0 else None
 
 
-# -- several comparisons, and what is said of them ------------------------------------------------------------------------
+# -- several comparisons, and what is said of them -------------------------------------------------
 
 
 def heterogeneity(blocks: Sequence[Comparison]) -> float:
-    """P value of one and the same difference in all ``blocks`` (Welch 1951, Biometrika 38:330), NaN if there is one or nothing varies.
+    """P value of one and the same difference in all ``blocks`` (Welch 1951, Biometrika 38:330), NaN
+    if there is one or nothing varies.
 
-    Blocks count as independent. That they share items makes a true difference between them harder to see, never easier.
+    Blocks count as independent. That they share items makes a true difference between them harder
+    to see, never easier.
     """
     if len(blocks) < 2 or not all(block.se > 0 for block in blocks):
         return math.nan
     k = len(blocks)
-    estimates, df = np.array([block.estimate for block in blocks]), np.array([block.df for block in blocks])
+    estimates, df = (
+        np.array([block.estimate for block in blocks]),
+        np.array([block.df for block in blocks]),
+    )
     weights = np.array([block.se**-2 for block in blocks])
     mean = weights @ estimates / weights.sum()
     slack = float(((1 - weights / weights.sum()) ** 2 / df).sum())
@@ -304,7 +402,8 @@ def heterogeneity(blocks: Sequence[Comparison]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number (Holm 1979, Scand. J. Stat. 6:65): the chance of one false find in the family stays alpha.
+    """P values adjusted for their number (Holm 1979, Scand. J. Stat. 6:65): the chance of one false
+    find in the family stays alpha.
 
     NaN stays NaN and does not count.
     """
@@ -324,9 +423,11 @@ def verdict(
     alpha: float = 0.05,
     one_seed: bool = False,
 ) -> str:
-    """``increase``, ``decrease``, ``equivalent within <delta>`` or ``not decisive``, with the reason where it is the data's kind.
+    """``increase``, ``decrease``, ``equivalent within <delta>`` or ``not decisive``, with the
+    reason where it is the data's kind.
 
-    ``one_seed`` lets a difference count that rests on one seed a side: it then holds for these runs, not for their like.
+    ``one_seed`` lets a difference count that rests on one seed a side: it then holds for these
+    runs, not for their like.
     """
     if found.clusters < 2:
         return f"{NOT_DECISIVE}: one item"
@@ -336,42 +437,79 @@ def verdict(
         return f"{NOT_DECISIVE}: nothing varies"
     if p_holm < alpha:
         return "increase" if found.estimate > 0 else "decrease"
-    return f"equivalent within {delta:g}" if delta is not None and p_equivalence < alpha else NOT_DECISIVE
+    return (
+        f"equivalent within {delta:g}"
+        if delta is not None and p_equivalence < alpha
+        else NOT_DECISIVE
+    )
 
 
-# -- before a launch ---------------------------------------------------------------------------------------------------
+# -- before a launch -------------------------------------------------------------------------------
 
 
 def minimum_effect(
-    spread: Components, *, runs: int, items: int, blocks: int = 1, alpha: float = 0.05, power: float = 0.8, fixed: bool = False
+    spread: Components,
+    *,
+    runs: int,
+    items: int,
+    blocks: int = 1,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    fixed: bool = False,
 ) -> float:
-    """The difference that is found with this ``power`` at level ``alpha`` (two-sided) by ``runs`` seeds a side in each of ``blocks``, and
-    ``items`` that all blocks share; in units of the score. ``fixed``: one side is the only run there could be, such as an untouched model.
+    """The difference that is found with this ``power`` at level ``alpha`` (two-sided) by ``runs``
+    seeds a side in each of ``blocks``, and ``items`` that all blocks share; in units of the score.
+    ``fixed``: one side is the only run there could be, such as an untouched model.
 
-    (t(1 - alpha/2) + t(power)) standard errors (Bloom 1995, Eval. Rev. 19:547). A standard deviation that is ``None`` counts as 0. Raises
-    ``ValueError`` for fewer than two runs or items: they cannot say how much runs or items vary.
+    (t(1 - alpha/2) + t(power)) standard errors (Bloom 1995, Eval. Rev. 19:547). A standard
+    deviation that is ``None`` counts as 0. Raises ``ValueError`` for fewer than two runs or items:
+    they cannot say how much runs or items vary.
     """
     if runs < 2 or items < 2 or blocks < 1:
-        raise ValueError(f"{runs} runs, {items} items, {blocks} blocks: two runs, two items and a block are the least")
+        raise ValueError(
+            f"{runs} runs, {items} items, {blocks} blocks: two runs, two items and a block are "
+            "the least"
+        )
     sides = (1 if fixed else 2) / blocks / runs
     v_rest = sides * (spread.rest or 0.0) ** 2 / items
-    v_runs, v_items = sides * (spread.runs or 0.0) ** 2 + v_rest, (spread.items or 0.0) ** 2 / items + v_rest
+    v_runs, v_items = (
+        sides * (spread.runs or 0.0) ** 2 + v_rest,
+        (spread.items or 0.0) ** 2 / items + v_rest,
+    )
     df = (1 if fixed else 2) * blocks * (runs - 1)
     welch = (
         df if fixed else (df + 2) * (runs - 1) / (runs + 1)
     )  # what Welch's estimate of df comes to: E[(sum of s²)²] over E[sum of s⁴] / (runs - 1)
-    return _detected(*_sum(v_runs, welch, v_items, items - 1, v_rest, df * (items - 1)), alpha, power)
+    return _detected(
+        *_sum(v_runs, welch, v_items, items - 1, v_rest, df * (items - 1)), alpha, power
+    )
 
 
 def seeds_needed(
-    effect: float, spread: Components, *, items: int, blocks: int = 1, alpha: float = 0.05, power: float = 0.8, most: int = 1000
+    effect: float,
+    spread: Components,
+    *,
+    items: int,
+    blocks: int = 1,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    most: int = 1000,
 ) -> int | None:
-    """The fewest seeds a side whose minimum effect is at most ``effect``; ``None`` where not even ``most`` suffice, for want of items."""
+    """The fewest seeds a side whose minimum effect is at most ``effect``; ``None`` where not even
+    ``most`` suffice, for want of items.
+    """
     enough = (
-        n for n in range(2, most + 1) if minimum_effect(spread, runs=n, items=items, blocks=blocks, alpha=alpha, power=power) <= effect
+        n
+        for n in range(2, most + 1)
+        if minimum_effect(spread, runs=n, items=items, blocks=blocks, alpha=alpha, power=power)
+        <= effect
     )
     return next(enough, None)
 
 
 def _detected(variance: float, df: float, alpha: float, power: float) -> float:
-    return math.sqrt(variance) * float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power)) if variance else 0.0
+    return (
+        math.sqrt(variance) * float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power))
+        if variance
+        else 0.0
+    )

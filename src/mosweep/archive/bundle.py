@@ -1,13 +1,13 @@
 """``bundle``: a sweep as one archive that anyone can check anywhere with ``mosweep verify``.
 
     NAME/
-      README.md, CITATION.cff     for people
-      MANIFEST.json               size and SHA-256 of every other file, the design's hash, what became of each trial
-      environment.txt             what is installed where it was packed
-      provenance.json             git, platform and versions: of every launch, and of the stages as they ran
-      sweep/                      the frozen design: experiment.yaml, launches/, every trial's config.yaml
-      store/records/              the record of every stage, byte by byte
-      store/artifacts/            what the stages left; weights and data sets only if asked for
+      README.md, CITATION.cff     for people MANIFEST.json               size and SHA-256 of every
+      other file, the design's hash, what became of each trial environment.txt             what is
+      installed where it was packed provenance.json             git, platform and versions: of every
+      launch, and of the stages as they ran sweep/                      the frozen design:
+      experiment.yaml, launches/, every trial's config.yaml store/records/              the record
+      of every stage, byte by byte store/artifacts/            what the stages left; weights and
+      data sets only if asked for
 
 The same content gives the same bytes. What looks like a secret is refused.
 """
@@ -30,7 +30,17 @@ from pathlib import Path
 from typing import Any
 
 from mosweep import __version__
-from mosweep.archive.verify import FORMAT, MANIFEST, Scores, Verdict, design_hash, may_be_left_out, metric_findings, seal_of, verify
+from mosweep.archive.verify import (
+    FORMAT,
+    MANIFEST,
+    Scores,
+    Verdict,
+    design_hash,
+    may_be_left_out,
+    metric_findings,
+    seal_of,
+    verify,
+)
 from mosweep.config.secrets import find_secrets, masked
 from mosweep.core import fingerprint
 from mosweep.core.errors import MosweepError, UserError
@@ -75,23 +85,34 @@ Records and launches name folders and the host of the machine that they ran on.
 
 
 def pack(
-    sweep: Sweep, target: Path, *, weights: bool = False, data: bool = False, authors: Sequence[str] = (), anyway: bool = False
+    sweep: Sweep,
+    target: Path,
+    *,
+    weights: bool = False,
+    data: bool = False,
+    authors: Sequence[str] = (),
+    anyway: bool = False,
 ) -> Verdict:
     """Write ``sweep`` to ``target``, a ``.tar.gz``, and return the verdict of its verification.
 
-    ``UserError`` if something in it looks like a secret (unless ``anyway``), ``MosweepError`` if what is on disk does not verify.
+    ``UserError`` if something in it looks like a secret (unless ``anyway``), ``MosweepError`` if
+    what is on disk does not verify.
     """
     if not sweep.launches:
         raise UserError(f"{sweep.folder}: nothing was ever launched there")
     result, records = sweep.result(), _records(sweep)
-    entries: dict[str, Path | bytes] = {f"sweep/{path.relative_to(sweep.folder)}": path for path in _design(sweep, result)}
+    entries: dict[str, Path | bytes] = {
+        f"sweep/{path.relative_to(sweep.folder)}": path for path in _design(sweep, result)
+    }
     exceptions = {}
     for key, (record, path) in records.items():
         entries[f"store/records/{key[:1]}/{key}.json"] = path
         kind = str(record.data["kind"])
         for file in record.data["files"]:
             if not may_be_left_out(kind, file["name"]) or (data if kind == "data" else weights):
-                entries[f"store/{record.data['folder']}/{file['name']}"] = record.folder / file["name"]
+                entries[f"store/{record.data['folder']}/{file['name']}"] = (
+                    record.folder / file["name"]
+                )
         if kind == "eval" and (odd := _not_recomputable(record)):
             exceptions[key] = odd
     entries["environment.txt"] = _environment()
@@ -102,7 +123,13 @@ def pack(
         raise MosweepError(f"{error.filename} is missing") from None
     if not anyway:
         _refuse_secrets(entries)
-    design = design_hash({name.removeprefix("sweep/"): about["sha256"] for name, about in digests.items() if name.startswith("sweep/")})
+    design = design_hash(
+        {
+            name.removeprefix("sweep/"): about["sha256"]
+            for name, about in digests.items()
+            if name.startswith("sweep/")
+        }
+    )
     title = str(result.design.get("description") or f"Results of the sweep {result.name}")
     for name, text in (
         ("README.md", README.format(title=title, version=__version__, name=result.name)),
@@ -110,8 +137,18 @@ def pack(
     ):
         entries[name] = text.encode()
         digests[name] = _described(text.encode())
-    trials = {trial.name: {"id": trial.id, "status": trial.status, "error": _error(trial)} for trial in result.trials}
-    manifest = {"format": FORMAT, "mosweep": __version__, "name": result.name, "design": design, "trials": trials, "files": digests}
+    trials = {
+        trial.name: {"id": trial.id, "status": trial.status, "error": _error(trial)}
+        for trial in result.trials
+    }
+    manifest = {
+        "format": FORMAT,
+        "mosweep": __version__,
+        "name": result.name,
+        "design": design,
+        "trials": trials,
+        "files": digests,
+    }
     manifest |= {"not_recomputable": exceptions}
     entries[MANIFEST] = _json({**manifest, "seal": seal_of(manifest)})
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -119,7 +156,10 @@ def pack(
         _write(temporary, result.name, entries, digests)
         verdict = verify(temporary)
         if not verdict.holds:
-            raise MosweepError(f"{sweep.folder} is not as it was launched and recorded: {'; '.join(verdict.problems[:3])}")
+            raise MosweepError(
+                f"{sweep.folder} is not as it was launched and recorded: "
+                f"{'; '.join(verdict.problems[:3])}"
+            )
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -147,7 +187,9 @@ def _design(sweep: Sweep, result: SweepResult) -> Iterator[Path]:
 
 
 def _not_recomputable(record: Record) -> list[str]:
-    """Metrics that go by the name of a mean and are none: they are listed, so that verification takes them as recorded."""
+    """Metrics that go by the name of a mean and are none: they are listed, so that verification
+    takes them as recorded.
+    """
     samples, scores = record.folder / "samples.jsonl", Scores()
     if not samples.exists():
         return []
@@ -167,23 +209,50 @@ def _environment() -> bytes:
     """The distributions that are installed, as pip would freeze them."""
     from importlib.metadata import distributions
 
-    found = {f"{distribution.name}=={distribution.version}" for distribution in distributions() if distribution.name}
+    found = {
+        f"{distribution.name}=={distribution.version}"
+        for distribution in distributions()
+        if distribution.name
+    }
     python = ".".join(map(str, sys.version_info[:3]))
-    return "\n".join([f"# Python {python}; installed where this bundle was packed", *sorted(found, key=str.lower), ""]).encode()
+    return "\n".join(
+        [
+            f"# Python {python}; installed where this bundle was packed",
+            *sorted(found, key=str.lower),
+            "",
+        ]
+    ).encode()
 
 
 def _provenance(sweep: Sweep, records: Mapping[str, tuple[Record, Path]]) -> dict[str, Any]:
-    launches = {launch.file: {"command": launch.design.get("command"), **launch.design.get("provenance", {})} for launch in sweep.launches}
+    launches = {
+        launch.file: {
+            "command": launch.design.get("command"),
+            **launch.design.get("provenance", {}),
+        }
+        for launch in sweep.launches
+    }
     used = Counter(json.dumps(record.data.get("versions", {})) for record, _ in records.values())
-    stages = [{"stages": count, "versions": json.loads(versions)} for versions, count in sorted(used.items())]
+    stages = [
+        {"stages": count, "versions": json.loads(versions)}
+        for versions, count in sorted(used.items())
+    ]
     return {"launches": launches, "stages": stages}
 
 
-def _citation(title: str, name: str, design: str, records: Mapping[str, tuple[Record, Path]], authors: Sequence[str]) -> str:
+def _citation(
+    title: str,
+    name: str,
+    design: str,
+    records: Mapping[str, tuple[Record, Path]],
+    authors: Sequence[str],
+) -> str:
     """A file in Citation File Format 1.2.0, which wants at least one author."""
     import yaml
 
-    last = max((float(record.data.get("finished", 0)) for record, _ in records.values()), default=0.0)
+    last = max(
+        (float(record.data.get("finished", 0)) for record, _ in records.values()), default=0.0
+    )
     citation = {
         "cff-version": "1.2.0",
         "type": "dataset",
@@ -191,7 +260,13 @@ def _citation(title: str, name: str, design: str, records: Mapping[str, tuple[Re
         "title": title,
         "authors": [_author(author) for author in authors] or [{"name": f"The authors of {name}"}],
         "version": design[:12],
-        "identifiers": [{"type": "other", "value": f"sha256:{design}", "description": "the hash of the frozen design"}],
+        "identifiers": [
+            {
+                "type": "other",
+                "value": f"sha256:{design}",
+                "description": "the hash of the frozen design",
+            }
+        ],
         **({"date-released": time.strftime("%Y-%m-%d", time.gmtime(last))} if last else {}),
     }
     text: str = yaml.safe_dump(citation, sort_keys=False, allow_unicode=True, width=120)
@@ -209,21 +284,31 @@ def _refuse_secrets(entries: Mapping[str, Path | bytes]) -> None:
     for name, entry in entries.items():
         by_name = name.startswith(("sweep/", "store/records/")) or name.endswith((".yaml", ".yml"))
         try:
-            found += [f"{name}{where}, {place}" for where, text in _texts(entry) for place in find_secrets(text, keys=by_name)]
+            found += [
+                f"{name}{where}, {place}"
+                for where, text in _texts(entry)
+                for place in find_secrets(text, keys=by_name)
+            ]
         except NotImplementedError:
             found.append(f"{name}, which cannot be read without Inspect's libraries,")
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         places = "; ".join(found[:3])
-        raise UserError(f"nothing was packed: {places}{more} may hold a secret. Look there; --anyway packs it if there is none")
+        raise UserError(
+            f"nothing was packed: {places}{more} may hold a secret. Look there; --anyway packs "
+            "it if there is none"
+        )
 
 
 def _texts(entry: Path | bytes) -> Iterator[tuple[str, str]]:
-    """The text of a file, or of the files in an Inspect log, in pieces; nothing for other binary files."""
+    """The text of a file, or of the files in an Inspect log, in pieces; nothing for other binary
+    files.
+    """
     if isinstance(entry, bytes):
         yield "", entry.decode()
     elif entry.suffix == ".eval" and zipfile.is_zipfile(entry):
-        with contextlib.suppress(ImportError):  # comes with Inspect, whose logs need it before Python 3.14
+        # comes with Inspect, whose logs need it before Python 3.14
+        with contextlib.suppress(ImportError):
             importlib.import_module("zipfile_zstd")
         with zipfile.ZipFile(entry) as log:
             for member in log.namelist():
@@ -235,7 +320,12 @@ def _texts(entry: Path | bytes) -> Iterator[tuple[str, str]]:
                 yield "", file.read().decode(errors="replace")
 
 
-def _write(target: Path, root: str, entries: Mapping[str, Path | bytes], digests: Mapping[str, Mapping[str, Any]]) -> None:
+def _write(
+    target: Path,
+    root: str,
+    entries: Mapping[str, Path | bytes],
+    digests: Mapping[str, Mapping[str, Any]],
+) -> None:
     """Sorted, of no time and no owner, and with the content that the manifest promises."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with (

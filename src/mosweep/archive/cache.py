@@ -1,4 +1,5 @@
-"""``mosweep cache``: what is in the store, what it takes, whether it is sound; taking things out and carrying them elsewhere.
+"""``mosweep cache``: what is in the store, what it takes, whether it is sound; taking things out
+and carrying them elsewhere.
 
 Records are read as they are, without a look at their files, unless one asks to ``verify``.
 """
@@ -47,7 +48,8 @@ __all__ = [
     "verified",
 ]
 
-#: What an attempt that nobody works on left is kept for so long, in seconds: a sweep that is given again goes on from its checkpoints.
+#: What an attempt that nobody works on left is kept for so long, in seconds: a sweep that is given
+#: again goes on from its checkpoints.
 KEEP_S = 3600.0
 #: The first line of an exported archive's list.
 FORMAT = 1
@@ -70,9 +72,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which entries: by kind, model (part of its name), age, the sweeps whose trials use them, and what one of them was made from.
+    """Which entries: by kind, model (part of its name), age, the sweeps whose trials use them, and
+    what one of them was made from.
 
-    ``older_than`` in seconds; ``reachable_from`` a key, the beginning of one, or an atom's id: that entry and all that went into it.
+    ``older_than`` in seconds; ``reachable_from`` a key, the beginning of one, or an atom's id: that
+    entry and all that went into it.
     """
 
     kind: str | None = None
@@ -94,7 +98,9 @@ def contents(store: Store) -> dict[str, Entry]:
     for key in store.keys():  # noqa: SIM118
         with contextlib.suppress(OSError, ValueError, KeyError):
             found.append(_entry(store.unchecked(key)))
-    return {entry.key: entry for entry in sorted(found, key=lambda entry: (entry.finished, entry.key))}
+    return {
+        entry.key: entry for entry in sorted(found, key=lambda entry: (entry.finished, entry.key))
+    }
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:
@@ -105,7 +111,17 @@ def _entry(data: Mapping[str, Any]) -> Entry:
     times = float(data.get("finished", 0)), float(data.get("started", 0))
     size = sum(int(file["size"]) for file in data["files"])
     kind, label = str(data["kind"]), str(data.get("label", data["kind"]))
-    return Entry(str(data["key"]), kind, label, model, times[0], times[0] - times[1], size, str(data["folder"]), data["payload"]["inputs"])
+    return Entry(
+        str(data["key"]),
+        kind,
+        label,
+        model,
+        times[0],
+        times[0] - times[1],
+        size,
+        str(data["folder"]),
+        data["payload"]["inputs"],
+    )
 
 
 def selected(store: Store, selection: Selection) -> dict[str, Entry]:
@@ -120,8 +136,13 @@ def selected(store: Store, selection: Selection) -> dict[str, Entry]:
     if selection.experiments:
         used = {key for sweep in selection.experiments for key in _stages_of(sweep)}
         wanted = used if wanted is None else wanted & used
-    if selection.kind is not None and selection.kind not in (kinds := {entry.kind for entry in entries.values()}):
-        raise UserError(f"--kind {selection.kind}: the store has nothing of that kind; {choices(selection.kind, kinds)}")
+    if selection.kind is not None and selection.kind not in (
+        kinds := {entry.kind for entry in entries.values()}
+    ):
+        raise UserError(
+            f"--kind {selection.kind}: the store has nothing of that kind; "
+            f"{choices(selection.kind, kinds)}"
+        )
     return {
         key: entry
         for key, entry in entries.items()
@@ -138,7 +159,8 @@ def _key(text: str, entries: Collection[str]) -> str:
     found = [key for key in entries if key.startswith(digits)] if digits else []
     if len(found) != 1:
         raise UserError(
-            f"{text}: {'no entry' if not found else f'{len(found)} entries'} of that key in the store; mosweep cache list shows them"
+            f"{text}: {'no entry' if not found else f'{len(found)} entries'} of that key in the "
+            "store; mosweep cache list shows them"
         )
     return found[0]
 
@@ -160,7 +182,9 @@ def _stages_of(sweep: Sweep) -> set[str]:
 
 
 def in_use(store: Store) -> set[str]:
-    """Keys that must stay: what running sweeps count on, what is being worked on or waits in Slurm, and what that needs."""
+    """Keys that must stay: what running sweeps count on, what is being worked on or waits in Slurm,
+    and what that needs.
+    """
     busy = {key for key in store.claims.held() if re.fullmatch(r"[0-9a-f]{64}", key)}
     for folder in sweeps_at_work(store):
         busy |= _stages_of(Sweep(folder))
@@ -177,16 +201,28 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-# -- looking -----------------------------------------------------------------------------------------------------------
+# -- looking ---------------------------------------------------------------------------------------
 
 
 def listing(entries: Mapping[str, Entry]) -> str:
     """A table, one entry a line, newest last."""
     rows = [
-        (entry.key[:16], entry.kind, entry.label, entry.model, size_text(entry.size), _age(entry.finished), f"{entry.seconds:.1f} s")
+        (
+            entry.key[:16],
+            entry.kind,
+            entry.label,
+            entry.model,
+            size_text(entry.size),
+            _age(entry.finished),
+            f"{entry.seconds:.1f} s",
+        )
         for entry in entries.values()
     ]
-    return format_table(("key", "kind", "label", "model", "size", "age", "took"), rows) if rows else "nothing"
+    return (
+        format_table(("key", "kind", "label", "model", "size", "age", "took"), rows)
+        if rows
+        else "nothing"
+    )
 
 
 def shown(store: Store, text: str) -> dict[str, Any]:
@@ -195,18 +231,26 @@ def shown(store: Store, text: str) -> dict[str, Any]:
     key = _key(text, entries)
     data = store.unchecked(key)
     users = [entry for entry in entries.values() if key in entry.needs.values()]
-    return {**data, "path": str(store.root / data["folder"]), "used_by": [{"key": e.key, "kind": e.kind, "label": e.label} for e in users]}
+    return {
+        **data,
+        "path": str(store.root / data["folder"]),
+        "used_by": [{"key": e.key, "kind": e.kind, "label": e.label} for e in users],
+    }
 
 
 def statistics(store: Store, entries: Mapping[str, Entry]) -> dict[str, Any]:
-    """Entries, bytes and computing time by kind and in all; and what lies in the store without a record."""
+    """Entries, bytes and computing time by kind and in all; and what lies in the store without a
+    record.
+    """
     kinds: dict[str, dict[str, Any]] = {}
     for entry in entries.values():
         kind = kinds.setdefault(entry.kind, {"entries": 0, "bytes": 0, "seconds": 0.0})
         kind["entries"] += 1
         kind["bytes"] += entry.size
         kind["seconds"] += entry.seconds
-    total = {name: sum(kind[name] for kind in kinds.values()) for name in ("entries", "bytes", "seconds")}
+    total = {
+        name: sum(kind[name] for kind in kinds.values()) for name in ("entries", "bytes", "seconds")
+    }
     loose, set_aside = garbage(store, keep_s=0.0), store.root / "quarantine"
     return {
         "store": str(store.root),
@@ -219,20 +263,33 @@ def statistics(store: Store, entries: Mapping[str, Entry]) -> dict[str, Any]:
 
 def statistics_text(data: Mapping[str, Any]) -> str:
     """``statistics`` as a table."""
-    rows = [(kind, of["entries"], size_text(of["bytes"]), f"{of['seconds']:.0f} s") for kind, of in sorted(data["kinds"].items())]
+    rows = [
+        (kind, of["entries"], size_text(of["bytes"]), f"{of['seconds']:.0f} s")
+        for kind, of in sorted(data["kinds"].items())
+    ]
     total = data["total"]
     rows.append(("all", total["entries"], size_text(total["bytes"]), f"{total['seconds']:.0f} s"))
     loose, aside = data["without_record"], data["quarantine"]
     lines = [data["store"], "", format_table(("kind", "entries", "size", "computing"), rows)]
     if loose["folders"]:
-        lines += ["", f"{loose['folders']} folders of failed attempts, {size_text(loose['bytes'])}: mosweep cache gc removes them"]
+        lines += [
+            "",
+            f"{loose['folders']} folders of failed attempts, {size_text(loose['bytes'])}: "
+            "mosweep cache gc removes them",
+        ]
     if aside["folders"]:
-        lines += ["", f"{aside['folders']} damaged entries set aside in {data['store']}/quarantine, {size_text(aside['bytes'])}"]
+        lines += [
+            "",
+            f"{aside['folders']} damaged entries set aside in {data['store']}/quarantine, "
+            f"{size_text(aside['bytes'])}",
+        ]
     return "\n".join(lines)
 
 
 def verified(store: Store, entries: Mapping[str, Entry]) -> dict[str, str]:
-    """Hash every file of every entry, and of records that cannot even be read: what was wrong, by key. Damage is set aside."""
+    """Hash every file of every entry, and of records that cannot even be read: what was wrong, by
+    key. Damage is set aside.
+    """
     damage: dict[str, str] = {}
     unreadable = set(store.keys()) - contents(store).keys()
     for key in [*entries, *sorted(unreadable)]:
@@ -244,11 +301,13 @@ def verified(store: Store, entries: Mapping[str, Entry]) -> dict[str, str]:
     return damage
 
 
-# -- taking out --------------------------------------------------------------------------------------------------------
+# -- taking out ------------------------------------------------------------------------------------
 
 
 def remove(store: Store, entries: Mapping[str, Entry]) -> int:
-    """Remove these entries, and return how many bytes that freed. What another process has claimed meanwhile is left."""
+    """Remove these entries, and return how many bytes that freed. What another process has claimed
+    meanwhile is left.
+    """
     freed = 0
     held = store.claims.held()
     for key, entry in entries.items():
@@ -259,7 +318,9 @@ def remove(store: Store, entries: Mapping[str, Entry]) -> int:
 
 
 def garbage(store: Store, *, keep_s: float = KEEP_S) -> list[Path]:
-    """Folders of artifacts that no record names: attempts that failed or were killed, unless young or being worked on."""
+    """Folders of artifacts that no record names: attempts that failed or were killed, unless young
+    or being worked on.
+    """
     named = {entry.folder for entry in contents(store).values()}
     held = {key[:16] for key in store.claims.held()}
     found = []
@@ -281,11 +342,13 @@ def collect_garbage(store: Store, folders: Iterable[Path]) -> int:
     return freed
 
 
-# -- carrying ----------------------------------------------------------------------------------------------------------
+# -- carrying --------------------------------------------------------------------------------------
 
 
 def export(store: Store, keys: Iterable[str], target: Path) -> int:
-    """Write these entries, and all that went into them, to the archive ``target``; how many. ``MosweepError`` if one is damaged."""
+    """Write these entries, and all that went into them, to the archive ``target``; how many.
+    ``MosweepError`` if one is damaged.
+    """
     entries = contents(store)
     chosen = _reachable(keys, entries)
     if target.exists():
@@ -302,7 +365,11 @@ def export(store: Store, keys: Iterable[str], target: Path) -> int:
             archive.addfile(info, io.BytesIO(about))
             for key in order:
                 folder = store.root / entries[key].folder
-                for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(LOG)):
+                for file in sorted(
+                    path
+                    for path in folder.rglob("*")
+                    if path.is_file() and path.relative_to(folder) != Path(LOG)
+                ):
                     archive.add(file, f"{entries[key].folder}/{file.relative_to(folder)}")
                 archive.add(store.record_path(key), f"records/{key[:1]}/{key}.json")
         temporary.rename(target)
@@ -312,9 +379,11 @@ def export(store: Store, keys: Iterable[str], target: Path) -> int:
 
 
 def take_in(store: Store, source: Path) -> tuple[int, int]:
-    """Take the entries of the archive ``source`` into the store: how many were new, and how many were there already.
+    """Take the entries of the archive ``source`` into the store: how many were new, and how many
+    were there already.
 
-    The archive is data: names that lead elsewhere are refused, and what is not as its record says is not taken in.
+    The archive is data: names that lead elsewhere are refused, and what is not as its record says
+    is not taken in.
     """
     if not source.exists():
         raise UserError(f"{source} does not exist")
@@ -330,7 +399,8 @@ def take_in(store: Store, source: Path) -> tuple[int, int]:
             payload = arrived.unchecked(entry.key)["payload"]
             if fingerprint.fingerprint(payload) != entry.key:
                 raise MosweepError(
-                    f"{source}: nothing was taken in; the key of {entry.label} ({entry.key[:12]}) does not follow from its payload"
+                    f"{source}: nothing was taken in; the key of {entry.label} "
+                    f"({entry.key[:12]}) does not follow from its payload"
                 )
         new = sum(_move(arrived, store, entry) for entry in entries.values())
         return new, len(entries) - new
@@ -339,11 +409,17 @@ def take_in(store: Store, source: Path) -> tuple[int, int]:
 
 
 def _unpack(source: Path, target: Path) -> None:
-    allowed = re.compile(r"records/([0-9a-f])/\1[0-9a-f]{63}\.json|artifacts/([0-9a-f])/\2[0-9a-f]{15}\.\d+/.+")
+    allowed = re.compile(
+        r"records/([0-9a-f])/\1[0-9a-f]{63}\.json|artifacts/([0-9a-f])/\2[0-9a-f]{15}\.\d+/.+"
+    )
     try:
         with tarfile.open(source, "r:gz") as archive:
             first = archive.next()
-            listed = archive.extractfile(first) if first is not None and first.name == "mosweep-cache.json" else None
+            listed = (
+                archive.extractfile(first)
+                if first is not None and first.name == "mosweep-cache.json"
+                else None
+            )
             if listed is None or json.loads(listed.read()).get("format") != FORMAT:
                 raise UserError(f"{source} is no archive of mosweep cache export")
             for member in archive:
@@ -351,7 +427,9 @@ def _unpack(source: Path, target: Path) -> None:
                     continue
                 parts = PurePosixPath(member.name).parts
                 if not member.isreg() or ".." in parts or not allowed.fullmatch(member.name):
-                    raise MosweepError(f"{source}: refused, {member.name!r} does not belong into a store")
+                    raise MosweepError(
+                        f"{source}: refused, {member.name!r} does not belong into a store"
+                    )
                 archive.extract(member, target, set_attrs=True, filter="data")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         if isinstance(error, MosweepError):
@@ -379,7 +457,7 @@ def _move(arrived: Store, store: Store, entry: Entry) -> bool:
 _OWN = frozenset("key kind payload facts folder files has_files artifact_digest".split())
 
 
-# -- words -------------------------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 def duration(text: str) -> float:

@@ -1,7 +1,8 @@
 """``verify``: every digest and key in a bundle derived again, on any machine, without a store.
 
-The archive is data: it is read as a stream and never unpacked, nothing in it is imported, evaluated or unpickled, and what a name or a size
-in it claims is not believed. What can be checked and what cannot is said in ``bundle.README``, which travels in every bundle.
+The archive is data: it is read as a stream and never unpacked, nothing in it is imported, evaluated
+or unpickled, and what a name or a size in it claims is not believed. What can be checked and what
+cannot is said in ``bundle.README``, which travels in every bundle.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ MANIFEST = "MANIFEST.json"
 #: Most text that is held in memory; most files; longest line and longest name.
 MAX_TEXT, MAX_FILES, MAX_LINE, MAX_NAME = 1 << 31, 2_000_000, 1 << 26, 2048
 
-#: An archive may expand to so many bytes, or to so many times its own size: deflate can do a thousand, results do not.
+#: An archive may expand to so many bytes, or to so many times its own size: deflate can do a
+#: thousand, results do not.
 MAX_BYTES, MAX_RATIO = 1 << 30, 200
 
 _CHUNK = 1 << 20
@@ -60,8 +62,9 @@ class _Unreadable(MosweepError):
 class Verdict:
     """What a verification found. It ``holds`` if there is no problem.
 
-    ``unchecked`` metrics do not follow from ``samples.jsonl``; ``notes`` are those among them that sound like a mean and by the manifest
-    are none. ``left_out`` are files that records name and that did not come along, ``left_out_bytes`` their size.
+    ``unchecked`` metrics do not follow from ``samples.jsonl``; ``notes`` are those among them that
+    sound like a mean and by the manifest are none. ``left_out`` are files that records name and
+    that did not come along, ``left_out_bytes`` their size.
     """
 
     bundle: str
@@ -86,7 +89,9 @@ class Verdict:
 
 
 def verify(bundle: Path) -> Verdict:
-    """Check everything that can be checked about ``bundle``; ``UserError`` if there is no such file."""
+    """Check everything that can be checked about ``bundle``; ``UserError`` if there is no such
+    file.
+    """
     verdict = Verdict(str(bundle))
     try:
         with open(bundle, "rb") as file:
@@ -106,42 +111,66 @@ def verify(bundle: Path) -> Verdict:
 
 def verdict_text(verdict: Verdict, limit: int = 20) -> str:
     """What a person reads."""
-    head = "holds" if verdict.holds else f"DOES NOT HOLD: {_count(len(verdict.problems), 'problem')}"
-    lines = [f"{verdict.name or verdict.bundle}: {head}", *(f"  ✗ {problem}" for problem in verdict.problems[:limit])]
+    head = (
+        "holds" if verdict.holds else f"DOES NOT HOLD: {_count(len(verdict.problems), 'problem')}"
+    )
+    lines = [
+        f"{verdict.name or verdict.bundle}: {head}",
+        *(f"  ✗ {problem}" for problem in verdict.problems[:limit]),
+    ]
     if len(verdict.problems) > limit:
         lines.append(f"  … and {len(verdict.problems) - limit} more (--json lists all)")
     lines += [f"  ! {note}; the manifest says that it is no mean" for note in verdict.notes[:limit]]
     incomplete = f", {verdict.incomplete} of them without all results" if verdict.incomplete else ""
-    lines.append(f"  {_count(verdict.trials, 'trial')}{incomplete}; {_count(verdict.stages, 'stage')}; {_count(verdict.files, 'file')}")
-    lines.append(f"  {_count(verdict.recomputed, 'metric')} recomputed from the samples, {verdict.unchecked} taken as recorded")
+    lines.append(
+        f"  {_count(verdict.trials, 'trial')}{incomplete}; {_count(verdict.stages, 'stage')}; "
+        f"{_count(verdict.files, 'file')}"
+    )
+    lines.append(
+        f"  {_count(verdict.recomputed, 'metric')} recomputed from the samples, "
+        f"{verdict.unchecked} taken as recorded"
+    )
     if verdict.left_out:
         size = f"{verdict.left_out_bytes / 1e6:,.1f} MB"
-        lines.append(f"  not included: {_count(verdict.left_out, 'file')} ({size}) of weights and data, known by their SHA-256")
+        lines.append(
+            f"  not included: {_count(verdict.left_out, 'file')} ({size}) of weights and data, "
+            "known by their SHA-256"
+        )
     lines += [f"  design   {verdict.design}"] if verdict.design else []
     return "\n".join([*lines, f"  archive  {verdict.archive}"])
 
 
 def design_hash(digests: Mapping[str, str]) -> str:
-    """The hash of a frozen design, from the SHA-256 of its files by path: that of what ``sha256sum`` prints for them, in order."""
-    return fingerprint.digest_bytes("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode())
+    """The hash of a frozen design, from the SHA-256 of its files by path: that of what
+    ``sha256sum`` prints for them, in order.
+    """
+    return fingerprint.digest_bytes(
+        "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
+    )
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:
     """What the manifest says of itself."""
-    return fingerprint.fingerprint({name: value for name, value in manifest.items() if name != "seal"})
+    return fingerprint.fingerprint(
+        {name: value for name, value in manifest.items() if name != "seal"}
+    )
 
 
 def may_be_left_out(kind: str, name: str) -> bool:
-    """Whether a file of a stage is one that bundles leave out unless asked: weights, and data sets."""
+    """Whether a file of a stage is one that bundles leave out unless asked: weights, and data
+    sets.
+    """
     return kind == "data" or Path(name).suffix in _WEIGHTS
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 @dataclass
 class _File:
-    """A file of the archive: digest and size of what is there, and its text or scores where they are needed."""
+    """A file of the archive: digest and size of what is there, and its text or scores where they
+    are needed.
+    """
 
     sha256: str
     size: int
@@ -150,7 +179,9 @@ class _File:
 
 
 class _Guarded:
-    """A decompressed stream, read once: a header's claim of gigabytes is not believed. Goes back by one byte, as ``tarfile`` wants."""
+    """A decompressed stream, read once: a header's claim of gigabytes is not believed. Goes back by
+    one byte, as ``tarfile`` wants.
+    """
 
     def __init__(self, file: gzip.GzipFile, limit: int) -> None:
         self.file, self.limit, self.position, self.last, self.again = file, limit, 0, b"", b""
@@ -196,7 +227,9 @@ def _contents(file: IO[bytes], limit: int) -> dict[str, _File]:
                 raise _Unreadable("its text is absurdly long")
             content = archive.extractfile(member)
             assert content is not None
-            found[name] = _read(content, member.size, keep, Scores() if name.endswith("/samples.jsonl") else None)
+            found[name] = _read(
+                content, member.size, keep, Scores() if name.endswith("/samples.jsonl") else None
+            )
     while guarded.read(_CHUNK):  # to the end, for gzip's own checksum
         pass
     if len(roots) != 1:
@@ -207,9 +240,18 @@ def _contents(file: IO[bytes], limit: int) -> dict[str, _File]:
 def _placed(member: tarfile.TarInfo) -> tuple[str, str]:
     """Folder and path of an archive's member; only plain files at plain places are read."""
     parts = member.name.split("/")
-    if len(parts) < 2 or len(member.name) > MAX_NAME or set(parts) & {"", ".", ".."} or re.search(r"[\\\x00-\x1f\x7f]", member.name):
+    if (
+        len(parts) < 2
+        or len(member.name) > MAX_NAME
+        or set(parts) & {"", ".", ".."}
+        or re.search(r"[\\\x00-\x1f\x7f]", member.name)
+    ):
         raise _Unreadable(f"{member.name[:100]!r} is no plain path")
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None or member.size < 0:
+    if (
+        member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        or member.sparse is not None
+        or member.size < 0
+    ):
         raise _Unreadable(f"{member.name[:100]!r} is no plain file")
     return parts[0], "/".join(parts[1:])
 
@@ -230,13 +272,15 @@ def _read(content: IO[bytes], size: int, keep: bool, scores: Scores | None) -> _
     return _File(digest.hexdigest(), length, b"".join(kept) if keep else None, scores)
 
 
-# -- what follows from what --------------------------------------------------------------------------------------------
+# -- what follows from what ------------------------------------------------------------------------
 
 
 def _check(files: Mapping[str, _File], verdict: Verdict) -> None:
     manifest = _parsed(files, MANIFEST, verdict) if MANIFEST in files else None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        verdict.problems.append(f"{MANIFEST} is missing, or not of a format that this version knows ({FORMAT})")
+        verdict.problems.append(
+            f"{MANIFEST} is missing, or not of a format that this version knows ({FORMAT})"
+        )
         manifest = {}
     with _finding(verdict, MANIFEST):
         if manifest and manifest.get("seal") != seal_of(manifest):
@@ -251,17 +295,31 @@ def _check(files: Mapping[str, _File], verdict: Verdict) -> None:
             verdict.problems.append(f"{name} is not in the manifest")
         elif listed[name] != {"sha256": files[name].sha256, "size": files[name].size}:
             verdict.problems.append(f"{name} is not what the manifest says")
-    verdict.design = design_hash({name.removeprefix("sweep/"): file.sha256 for name, file in files.items() if name.startswith("sweep/")})
+    verdict.design = design_hash(
+        {
+            name.removeprefix("sweep/"): file.sha256
+            for name, file in files.items()
+            if name.startswith("sweep/")
+        }
+    )
     if manifest.get("design") != verdict.design:
-        verdict.problems.append(f"the design is not the one whose hash the manifest holds ({str(manifest.get('design'))[:12]})")
+        verdict.problems.append(
+            "the design is not the one whose hash the manifest holds "
+            f"({str(manifest.get('design'))[:12]})"
+        )
     trials, specs = _check_launches(files, verdict)
     _check_configs(files, trials, verdict)
-    exceptions = {str(key): frozenset(map(str, names)) for key, names in _mapping(manifest.get("not_recomputable")).items()}
+    exceptions = {
+        str(key): frozenset(map(str, names))
+        for key, names in _mapping(manifest.get("not_recomputable")).items()
+    }
     records = _check_records(files, specs, exceptions, verdict)
     _check_trials(trials, records, _mapping(manifest.get("trials")), verdict)
 
 
-def _check_launches(files: Mapping[str, _File], verdict: Verdict) -> tuple[dict[str, list[Any]], dict[str, Mapping[str, Any]]]:
+def _check_launches(
+    files: Mapping[str, _File], verdict: Verdict
+) -> tuple[dict[str, list[Any]], dict[str, Mapping[str, Any]]]:
     """The trials of all launches, by name, and all stages, by key."""
     trials: dict[str, list[Any]] = {}
     specs: dict[str, Mapping[str, Any]] = {}
@@ -275,32 +333,53 @@ def _check_launches(files: Mapping[str, _File], verdict: Verdict) -> tuple[dict[
         lines = (files[stages_name].text or b"").split(b"\n") if stages_name in files else []
         digest = hashlib.sha256((files[name].text or b"") + b"".join(lines)).hexdigest()[:16]
         if name != f"sweep/launches/{digest}.json":
-            verdict.problems.append(f"{name}: launch and stages are not those that the name is the digest of")
+            verdict.problems.append(
+                f"{name}: launch and stages are not those that the name is the digest of"
+            )
         with _finding(verdict, name):
             designs.append(fingerprint.canonical_json(launch["design"]))
             mine = {spec["key"]: spec for spec in map(json.loads, filter(None, lines))}
             specs |= mine
             for key, spec in mine.items():
                 if fingerprint.fingerprint(spec["payload"]) != key:
-                    verdict.problems.append(f"{stages_name}: {spec['label']}: its key does not follow from what defines it ({key[:12]})")
-                if [spec["label"], spec["kind"], spec["needs"]] != launch["stages"].get(key) or spec["payload"]["inputs"] != spec["needs"]:
-                    verdict.problems.append(f"{name}: {spec['label']} ({key[:12]}) has other inputs than its key stands for")
+                    verdict.problems.append(
+                        f"{stages_name}: {spec['label']}: its key does not follow from what "
+                        f"defines it ({key[:12]})"
+                    )
+                if [spec["label"], spec["kind"], spec["needs"]] != launch["stages"].get(
+                    key
+                ) or spec["payload"]["inputs"] != spec["needs"]:
+                    verdict.problems.append(
+                        f"{name}: {spec['label']} ({key[:12]}) has other inputs than its key "
+                        "stands for"
+                    )
                 if not set(spec["needs"].values()) <= mine.keys():
-                    verdict.problems.append(f"{name}: {spec['label']} ({key[:12]}) needs a stage that is not there")
+                    verdict.problems.append(
+                        f"{name}: {spec['label']} ({key[:12]}) needs a stage that is not there"
+                    )
             for trial in launch["trials"]:
                 trials.setdefault(trial["name"], []).append(trial)
                 if fingerprint.fingerprint(trial["stages"]) != trial["id"]:
-                    verdict.problems.append(f"{name}: {trial['name']}: its id does not follow from its stages")
+                    verdict.problems.append(
+                        f"{name}: {trial['name']}: its id does not follow from its stages"
+                    )
                 if not set(trial["stages"]) <= mine.keys():
-                    verdict.problems.append(f"{name}: {trial['name']} has a stage that is not there")
+                    verdict.problems.append(
+                        f"{name}: {trial['name']} has a stage that is not there"
+                    )
     with _finding(verdict, "sweep/experiment.yaml"):
-        if fingerprint.canonical_json(_yaml(files["sweep/experiment.yaml"].text or b"")) not in designs:
+        if (
+            fingerprint.canonical_json(_yaml(files["sweep/experiment.yaml"].text or b""))
+            not in designs
+        ):
             verdict.problems.append("sweep/experiment.yaml is the design of no launch")
     verdict.trials = len(trials)
     return trials, specs
 
 
-def _check_configs(files: Mapping[str, _File], trials: Mapping[str, list[Any]], verdict: Verdict) -> None:
+def _check_configs(
+    files: Mapping[str, _File], trials: Mapping[str, list[Any]], verdict: Verdict
+) -> None:
     """Every trial's configuration is one that it was launched with."""
     for name, launched in trials.items():
         path = f"sweep/{name}/config.yaml"
@@ -308,12 +387,17 @@ def _check_configs(files: Mapping[str, _File], trials: Mapping[str, list[Any]], 
             verdict.problems.append(f"{path} is missing")
             continue
         with _finding(verdict, path):
-            if config_digest(_yaml(files[path].text or b"")) not in {trial["config"] for trial in launched}:
+            if config_digest(_yaml(files[path].text or b"")) not in {
+                trial["config"] for trial in launched
+            }:
                 verdict.problems.append(f"{path} is not the configuration that was launched")
 
 
 def _check_records(
-    files: Mapping[str, _File], specs: Mapping[str, Mapping[str, Any]], exceptions: Mapping[str, frozenset[str]], verdict: Verdict
+    files: Mapping[str, _File],
+    specs: Mapping[str, Mapping[str, Any]],
+    exceptions: Mapping[str, frozenset[str]],
+    verdict: Verdict,
 ) -> set[str]:
     """Keys of the stages whose records are there."""
     keys = set()
@@ -327,65 +411,99 @@ def _check_records(
         with _finding(verdict, path):
             record = json.loads(body)
             spec = specs.get(key)
-            if record["key"] != key or fingerprint.fingerprint(record["payload"]) != key or path != f"store/records/{key[:1]}/{key}.json":
-                verdict.problems.append(f"{path}: its key does not follow from what it says defined it")
+            if (
+                record["key"] != key
+                or fingerprint.fingerprint(record["payload"]) != key
+                or path != f"store/records/{key[:1]}/{key}.json"
+            ):
+                verdict.problems.append(
+                    f"{path}: its key does not follow from what it says defined it"
+                )
             if spec is None:
                 verdict.problems.append(f"{path}: a stage of no launch")
             elif [record["kind"], record["payload"]] != [spec["kind"], spec["payload"]]:
                 verdict.problems.append(f"{path}: is not the stage that was launched")
             digests = {file["name"]: file["sha256"] for file in record["files"]}
-            if fingerprint.fingerprint({"facts": record["facts"], "files": digests}) != record["artifact_digest"]:
-                verdict.problems.append(f"{path}: the artifact's digest does not follow from its facts and files")
+            if (
+                fingerprint.fingerprint({"facts": record["facts"], "files": digests})
+                != record["artifact_digest"]
+            ):
+                verdict.problems.append(
+                    f"{path}: the artifact's digest does not follow from its facts and files"
+                )
             for file in record["files"]:
                 place = f"store/{record['folder']}/{file['name']}"
                 claimed.add(place)
                 there = files.get(place)
                 if there is None and may_be_left_out(record["kind"], file["name"]):
-                    verdict.left_out, verdict.left_out_bytes = verdict.left_out + 1, verdict.left_out_bytes + int(file["size"])
+                    verdict.left_out, verdict.left_out_bytes = (
+                        verdict.left_out + 1,
+                        verdict.left_out_bytes + int(file["size"]),
+                    )
                 elif there is None:
                     verdict.problems.append(f"{place} is missing")
                 elif (there.sha256, there.size) != (file["sha256"], file["size"]):
                     verdict.problems.append(f"{place} is not what its record says")
             if record["kind"] == "eval":
-                _check_metrics(record, files.get(f"store/{record['folder']}/samples.jsonl"), exceptions.get(key, frozenset()), verdict)
+                _check_metrics(
+                    record,
+                    files.get(f"store/{record['folder']}/samples.jsonl"),
+                    exceptions.get(key, frozenset()),
+                    verdict,
+                )
     for name in files:
-        if name.startswith("store/") and not name.startswith("store/records/") and name not in claimed:
+        if (
+            name.startswith("store/")
+            and not name.startswith("store/records/")
+            and name not in claimed
+        ):
             verdict.problems.append(f"{name} belongs to no record")
     verdict.stages = len(specs)
     return keys
 
 
-def _check_metrics(record: Mapping[str, Any], samples: _File | None, exceptions: frozenset[str], verdict: Verdict) -> None:
-    for name, finding in metric_findings(record["facts"], samples.scores if samples else None).items():
+def _check_metrics(
+    record: Mapping[str, Any], samples: _File | None, exceptions: frozenset[str], verdict: Verdict
+) -> None:
+    for name, finding in metric_findings(
+        record["facts"], samples.scores if samples else None
+    ).items():
         verdict.recomputed += finding == "" and name != "n"
         verdict.unchecked += finding != "" and name != "n"
         if finding:
-            (verdict.notes if name in exceptions else verdict.problems).append(f"{record['label']} ({record['key'][:12]}): {finding}")
+            (verdict.notes if name in exceptions else verdict.problems).append(
+                f"{record['label']} ({record['key'][:12]}): {finding}"
+            )
 
 
-def _check_trials(trials: Mapping[str, list[Any]], records: set[str], told: Mapping[str, Any], verdict: Verdict) -> None:
+def _check_trials(
+    trials: Mapping[str, list[Any]], records: set[str], told: Mapping[str, Any], verdict: Verdict
+) -> None:
     """What the manifest says became of each trial agrees with the records that are there."""
     for name, launched in trials.items():
         status = _mapping(told.get(name)).get("status")
         with _finding(verdict, name):
-            done = {set(trial["stages"]) <= records for trial in launched}  # an edited task made others of the same trial
+            # an edited task made others of the same trial
+            done = {set(trial["stages"]) <= records for trial in launched}
             verdict.incomplete += status != "succeeded"
             if done == {status != "succeeded"}:
                 verdict.problems.append(
-                    f"{name}: the manifest says {status}, but its results are {'all' if True in done else 'not all'} there"
+                    f"{name}: the manifest says {status}, but its results are "
+                    f"{'all' if True in done else 'not all'} there"
                 )
     for name in sorted(told.keys() - trials.keys()):
         verdict.problems.append(f"{name}: a trial of no launch")
 
 
-# -- metrics -----------------------------------------------------------------------------------------------------------
+# -- metrics ---------------------------------------------------------------------------------------
 
 
 class Scores:
     """The scores of a ``samples.jsonl``, read chunk by chunk, then closed.
 
-    ``means`` are, by scorer: the mean over items of the mean over epochs, the number of items, and whether any had several epochs.
-    ``counts`` is what may go by the number of samples: items or rows, all of them or those that some scorer scored.
+    ``means`` are, by scorer: the mean over items of the mean over epochs, the number of items, and
+    whether any had several epochs. ``counts`` is what may go by the number of samples: items or
+    rows, all of them or those that some scorer scored.
     """
 
     def __init__(self) -> None:
@@ -406,14 +524,20 @@ class Scores:
             self._row(line)
 
     def close(self) -> None:
-        """Read what is left, a last line without an end, and keep no more than what is asked for."""
+        """Read what is left, a last line without an end, and keep no more than what is asked
+        for.
+        """
         self._row(self._rest)
         self.counts = {self.rows, len(self._items)}
         for scorer, items in self._values.items():
             self.counts |= {len(items), sum(map(len, items.values()))}
             means = [math.fsum(values) / len(values) for values in items.values()]
             if means:
-                self.means[scorer] = math.fsum(means) / len(means), len(means), any(len(values) > 1 for values in items.values())
+                self.means[scorer] = (
+                    math.fsum(means) / len(means),
+                    len(means),
+                    any(len(values) > 1 for values in items.values()),
+                )
         self._values, self._items, self._rest = {}, set(), b""
 
     def _row(self, line: bytes) -> None:
@@ -445,11 +569,15 @@ class Scores:
 
 
 def metric_findings(facts: Mapping[str, Any], scores: Scores | None) -> dict[str, str | None]:
-    """What the samples say of each metric, and of ``n``: ``""`` if it is what they give, ``None`` if they do not tell, or what is wrong."""
+    """What the samples say of each metric, and of ``n``: ``""`` if it is what they give, ``None``
+    if they do not tell, or what is wrong.
+    """
     if scores is None or scores.broken:
         return dict.fromkeys([*facts["metrics"], "n"], scores.broken if scores else None)
     n = facts["n"]
-    found: dict[str, str | None] = {"n": "" if n in scores.counts else f"n is {n}, but there are {scores.rows} samples"}
+    found: dict[str, str | None] = {
+        "n": "" if n in scores.counts else f"n is {n}, but there are {scores.rows} samples"
+    }
     for name, value in facts["metrics"].items():
         mean = scores.mean_for(name)
         if mean is None or (mean[1] != n and not mean[2]):
@@ -461,7 +589,7 @@ def metric_findings(facts: Mapping[str, Any], scores: Scores | None) -> dict[str
     return found
 
 
-# -- small parts -------------------------------------------------------------------------------------------------------
+# -- small parts -----------------------------------------------------------------------------------
 
 
 #: What reading data of an unexpected form raises.
@@ -474,7 +602,9 @@ def _finding(verdict: Verdict, name: str) -> Iterator[None]:
     try:
         yield
     except _ODD as error:
-        verdict.problems.append(f"{name} cannot be understood: {type(error).__name__}: {str(error)[:100]}")
+        verdict.problems.append(
+            f"{name} cannot be understood: {type(error).__name__}: {str(error)[:100]}"
+        )
 
 
 def _parsed(files: Mapping[str, _File], name: str, verdict: Verdict) -> Any:
@@ -484,14 +614,18 @@ def _parsed(files: Mapping[str, _File], name: str, verdict: Verdict) -> Any:
 
 
 def _yaml(text: bytes) -> Mapping[str, Any]:
-    """A configuration. Never in one: aliases, a few bytes of which can stand for gigabytes, and nests that overflow the stack."""
+    """A configuration. Never in one: aliases, a few bytes of which can stand for gigabytes, and
+    nests that overflow the stack.
+    """
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
     try:
         for event in yaml.parse(text, Loader=loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if isinstance(event, yaml.AliasEvent) or depth > 100:
                 raise ValueError("it has aliases, or is nested too deeply")
         data = yaml.load(text, Loader=loader)

@@ -1,4 +1,6 @@
-"""What fine-tuning looks like, whoever does it: a backend starts a run, a run ends in a model id."""
+"""What fine-tuning looks like, whoever does it: a backend starts a run, a run ends in a model
+id.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @runtime_checkable
 class TrainingRun(Protocol):
-    """One fine-tuning job. It goes on when the process that started it ends; ``load`` attaches to it again."""
+    """One fine-tuning job. It goes on when the process that started it ends; ``load`` attaches to
+    it again.
+    """
 
     @property
     def id(self) -> str:
@@ -38,7 +42,9 @@ class TrainingRun(Protocol):
         ...
 
     async def wait(self) -> str:
-        """Wait until the run has ended; its model id. ``StageError``, with the log, if it failed or was cancelled."""
+        """Wait until the run has ended; its model id. ``StageError``, with the log, if it failed or
+        was cancelled.
+        """
         ...
 
     async def cancel(self) -> None:
@@ -60,7 +66,13 @@ class TrainingBackend(Protocol):
     """Starts fine-tuning jobs."""
 
     async def train(
-        self, dataset: JSONLDataset, model: str, hyperparameters: Mapping[str, Any] | None = None, suffix: str | None = None
+        self,
+        dataset: JSONLDataset,
+        model: str,
+        hyperparameters: Mapping[str, Any] | None = None,
+        suffix: str | None = None,
     ) -> TrainingRun:
-        """Start fine-tuning ``model`` on ``dataset``. Settings that the backend does not know are a ``ConfigError``."""
+        """Start fine-tuning ``model`` on ``dataset``. Settings that the backend does not know are a
+        ``ConfigError``.
+        """
         ...

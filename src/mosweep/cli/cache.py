@@ -25,15 +25,27 @@ def cache(arguments: Sequence[str]) -> int:
     from mosweep.core.paths import home
     from mosweep.core.store import Store
 
-    parser = argparse.ArgumentParser(prog="mosweep cache", description="What is in the store, and what to do about it.")
-    parser.add_argument("--store", type=Path, help="the store's folder; by default the one in mosweep's home")
+    parser = argparse.ArgumentParser(
+        prog="mosweep cache", description="What is in the store, and what to do about it."
+    )
+    parser.add_argument(
+        "--store", type=Path, help="the store's folder; by default the one in mosweep's home"
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     which = argparse.ArgumentParser(add_help=False)
     which.add_argument("--kind", help="data, model, finetune, eval, step, …")
     which.add_argument("--model", help="part of a model's name or id")
     which.add_argument("--older-than", metavar="AGE", help="90s, 15m, 12h, 7d, 2w")
-    which.add_argument("--experiment", action="append", default=[], metavar="SWEEP", help="what this sweep's trials use")
-    which.add_argument("--reachable-from", metavar="KEY", help="this entry, and all that went into it")
+    which.add_argument(
+        "--experiment",
+        action="append",
+        default=[],
+        metavar="SWEEP",
+        help="what this sweep's trials use",
+    )
+    which.add_argument(
+        "--reachable-from", metavar="KEY", help="this entry, and all that went into it"
+    )
     printed = argparse.ArgumentParser(add_help=False)
     printed.add_argument("--json", action="store_true", help="print JSON")
     sure = argparse.ArgumentParser(add_help=False)
@@ -46,16 +58,30 @@ def cache(arguments: Sequence[str]) -> int:
     }
     for action, text in texts.items():
         actions.add_parser(action, help=text, description=text, parents=[which, printed])
-    actions.add_parser("show", help="one entry, whole", parents=[printed]).add_argument("key", help="a key, its beginning, or an atom's id")
-    clear = actions.add_parser("clear", help="remove entries; what a running sweep counts on stays", parents=[which, printed, sure])
+    actions.add_parser("show", help="one entry, whole", parents=[printed]).add_argument(
+        "key", help="a key, its beginning, or an atom's id"
+    )
+    clear = actions.add_parser(
+        "clear",
+        help="remove entries; what a running sweep counts on stays",
+        parents=[which, printed, sure],
+    )
     clear.add_argument("keys", nargs="*", metavar="KEY", help="entries by key")
     clear.add_argument("--all", action="store_true", help="everything")
-    actions.add_parser("gc", help="remove what failed attempts left, logs and checkpoints included", parents=[printed, sure])
-    export = actions.add_parser("export", help="entries, and all that went into them, as one archive", parents=[which, printed])
-    export.add_argument("target", type=Path, metavar="FILE.tar.gz")
-    actions.add_parser("import", help="take an archive's entries in", parents=[printed]).add_argument(
-        "source", type=Path, metavar="FILE.tar.gz"
+    actions.add_parser(
+        "gc",
+        help="remove what failed attempts left, logs and checkpoints included",
+        parents=[printed, sure],
     )
+    export = actions.add_parser(
+        "export",
+        help="entries, and all that went into them, as one archive",
+        parents=[which, printed],
+    )
+    export.add_argument("target", type=Path, metavar="FILE.tar.gz")
+    actions.add_parser(
+        "import", help="take an archive's entries in", parents=[printed]
+    ).add_argument("source", type=Path, metavar="FILE.tar.gz")
     args = parser.parse_args(arguments)
     store = Store(args.store.absolute() if args.store else home() / "store")
     return _cache_action(args, store)
@@ -82,9 +108,16 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
         if not folders:
             say({"folders": 0, "bytes": 0}, "nothing to remove")
             return 0
-        _ask(args, f"remove {len(folders)} folders that failed attempts left, with their logs and checkpoints?")
+        _ask(
+            args,
+            f"remove {len(folders)} folders that failed attempts left, with their logs and "
+            "checkpoints?",
+        )
         freed = cache.collect_garbage(store, folders)
-        say({"folders": len(folders), "bytes": freed}, f"removed {len(folders)} folders, {cache.size_text(freed)}")
+        say(
+            {"folders": len(folders), "bytes": freed},
+            f"removed {len(folders)} folders, {cache.size_text(freed)}",
+        )
         return 0
     keys = getattr(args, "keys", ())
     sweeps = [find_sweep(place) for place in args.experiment]
@@ -95,13 +128,20 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
     if args.action == "list":
         say([asdict(entry) for entry in chosen.values()], cache.listing(chosen))
     elif args.action == "size":
-        say({"entries": len(chosen), "bytes": total}, f"{len(chosen)} entries, {cache.size_text(total)}")
+        say(
+            {"entries": len(chosen), "bytes": total},
+            f"{len(chosen)} entries, {cache.size_text(total)}",
+        )
     elif args.action == "stats":
         data = cache.statistics(store, chosen)
         say(data, cache.statistics_text(data))
     elif args.action == "verify":
         damage = cache.verified(store, chosen)
-        lines = [*damage.values(), f"{len(chosen)} entries: {len(damage)} damaged"] if damage else [f"{len(chosen)} entries are sound"]
+        lines = (
+            [*damage.values(), f"{len(chosen)} entries: {len(damage)} damaged"]
+            if damage
+            else [f"{len(chosen)} entries are sound"]
+        )
         say({"entries": len(chosen), "damaged": damage}, "\n".join(lines))
         return 1 if damage else 0
     elif args.action == "export":
@@ -112,11 +152,20 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
     return 0
 
 
-def _clear(args: argparse.Namespace, store: Store, everything: bool, chosen: Mapping[str, Any], say: Callable[[Any, str], None]) -> int:
+def _clear(
+    args: argparse.Namespace,
+    store: Store,
+    everything: bool,
+    chosen: Mapping[str, Any],
+    say: Callable[[Any, str], None],
+) -> int:
     from mosweep.archive import cache
 
     if everything and not args.all:
-        raise UserError("mosweep cache clear: choose what to remove (--kind, --model, --older-than, --experiment, KEY …), or give --all")
+        raise UserError(
+            "mosweep cache clear: choose what to remove (--kind, --model, --older-than, "
+            "--experiment, KEY …), or give --all"
+        )
     used = cache.in_use(store)
     free = {key: entry for key, entry in chosen.items() if key not in used}
     kept = len(chosen) - len(free)
@@ -124,10 +173,18 @@ def _clear(args: argparse.Namespace, store: Store, everything: bool, chosen: Map
     if not free:
         say({"removed": 0, "bytes": 0, "kept": kept}, f"nothing to remove{note}")
         return 0
-    size, seconds = sum(entry.size for entry in free.values()), sum(entry.seconds for entry in free.values())
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(entry.kind for entry in free.values()).items()))
+    size, seconds = (
+        sum(entry.size for entry in free.values()),
+        sum(entry.seconds for entry in free.values()),
+    )
+    kinds = ", ".join(
+        f"{count} {kind}"
+        for kind, count in sorted(Counter(entry.kind for entry in free.values()).items())
+    )
     again = (
-        f"to have them again takes {seconds / 3600:.1f} h of computing" if seconds > 3600 else f"to have them again takes {seconds:.0f} s"
+        f"to have them again takes {seconds / 3600:.1f} h of computing"
+        if seconds > 3600
+        else f"to have them again takes {seconds:.0f} s"
     )
     _ask(args, f"remove {len(free)} entries ({kinds}; {cache.size_text(size)})? {again}{note}.")
     freed = cache.remove(store, free)

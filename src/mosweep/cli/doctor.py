@@ -30,9 +30,18 @@ def diagnose() -> list[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
     checks = [
         Check("python", None, f"{version} at {sys.executable}"),
-        Check("mosweep", None, f"{_version('mosweep') or 'not installed'}; conf, recipes and tasks in {shipped('conf').parent}"),
+        Check(
+            "mosweep",
+            None,
+            f"{_version('mosweep') or 'not installed'}; conf, recipes and tasks in "
+            f"{shipped('conf').parent}",
+        ),
         _home(),
-        _libraries("backend=torchtune", ["torch", "torchtune", "torchao", "torchdata", "transformers"], "torchtune"),
+        _libraries(
+            "backend=torchtune",
+            ["torch", "torchtune", "torchao", "torchdata", "transformers"],
+            "torchtune",
+        ),
         Check("backend=dummy", True, "needs nothing"),
         _libraries("eval=inspect", ["inspect-ai"], "inspect"),
         _libraries("tracking=mlflow", ["mlflow"], "mlflow"),
@@ -55,7 +64,11 @@ def _libraries(name: str, distributions: list[str], extra: str) -> Check:
     missing = [distribution for distribution in distributions if _version(distribution) is None]
     if missing:
         return Check(name, False, f"missing {', '.join(missing)}: pip install 'mosweep[{extra}]'")
-    return Check(name, True, ", ".join(f"{distribution} {_version(distribution)}" for distribution in distributions))
+    return Check(
+        name,
+        True,
+        ", ".join(f"{distribution} {_version(distribution)}" for distribution in distributions),
+    )
 
 
 def _torchao() -> Check:
@@ -64,12 +77,24 @@ def _torchao() -> Check:
         return Check("torchao", None, "not installed")
     minor = tuple(int(part) for part in found.split("+")[0].split(".")[:2])
     works = (0, 13) <= minor < (0, 16)
-    return Check("torchao", works, found if works else f"{found}: torchtune 0.6.1 works with 0.13 to 0.15 only")
+    return Check(
+        "torchao",
+        works,
+        found if works else f"{found}: torchtune 0.6.1 works with 0.13 to 0.15 only",
+    )
 
 
 def _gpus() -> Check:
-    devices = sorted(name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())
-    return Check("gpu", None, f"{len(devices)} NVIDIA" if devices else "none: torchtune trains on the CPU, fit for tiny models")
+    devices = sorted(
+        name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()
+    )
+    return Check(
+        "gpu",
+        None,
+        f"{len(devices)} NVIDIA"
+        if devices
+        else "none: torchtune trains on the CPU, fit for tiny models",
+    )
 
 
 def _slurm() -> Check:
@@ -77,7 +102,9 @@ def _slurm() -> Check:
     if not found:
         return Check("slurm", False, "no sbatch on this machine")
     if importlib.util.find_spec("submitit") is None:
-        return Check("slurm", False, f"{found}, but submitit is missing: pip install 'mosweep[slurm]'")
+        return Check(
+            "slurm", False, f"{found}, but submitit is missing: pip install 'mosweep[slurm]'"
+        )
     from mosweep.core.errors import MosweepError
     from mosweep.launchers.slurm.client import NoAccounting, SlurmClient
 
@@ -88,10 +115,14 @@ def _slurm() -> Check:
             client.accounting(["1"])
             accounting = "accounting"
         except NoAccounting as error:
-            accounting = f"no accounting ({error}): the cause of a job's end is known for a few minutes only"
+            accounting = (
+                f"no accounting ({error}): the cause of a job's end is known for a few minutes only"
+            )
     except MosweepError as error:
         return Check("slurm", False, f"{found}, but Slurm does not answer: {error}")
-    return Check("slurm", True, f"{found}; partitions {partitions}; arrays of up to {size}; {accounting}")
+    return Check(
+        "slurm", True, f"{found}; partitions {partitions}; arrays of up to {size}; {accounting}"
+    )
 
 
 def _home() -> Check:
@@ -102,7 +133,12 @@ def _home() -> Check:
             (Path(folder) / "a").write_text("")
             os.link(Path(folder) / "a", Path(folder) / "b")
     except OSError as error:
-        return Check("home", False, f"{home()}: {error.strerror}; set MOSWEEP_HOME to a folder that can be written to and has hard links")
+        return Check(
+            "home",
+            False,
+            f"{home()}: {error.strerror}; set MOSWEEP_HOME to a folder that can be written to "
+            "and has hard links",
+        )
     return Check("home", True, str(home()))
 
 
@@ -113,9 +149,14 @@ def _key(name: str, variable: str) -> Check:
 def _tinker() -> list[Check]:
     service = os.environ.get("TINKER_BASE_URL", "the service itself")
     key = _key("Tinker", "TINKER_API_KEY").finding
-    libraries = _libraries("backend=tinker", ["tinker", "tinker-cookbook", "transformers"], "tinker")
+    libraries = _libraries(
+        "backend=tinker", ["tinker", "tinker-cookbook", "transformers"], "tinker"
+    )
     works = None if libraries.works and not os.environ.get("TINKER_API_KEY") else libraries.works
-    return [Check("Tinker", None, f"{key}; {service}"), Check(libraries.name, works, libraries.finding)]
+    return [
+        Check("Tinker", None, f"{key}; {service}"),
+        Check(libraries.name, works, libraries.finding),
+    ]
 
 
 def _openai() -> list[Check]:
@@ -126,7 +167,10 @@ def _openai() -> list[Check]:
     key = _key("OpenAI", "OPENAI_API_KEY").finding
     libraries = _libraries("backend=openai", ["openai", "tenacity"], "openai")
     works = None if libraries.works and not os.environ.get("OPENAI_API_KEY") else libraries.works
-    return [Check("OpenAI", None, f"{key}; {service}"), Check(libraries.name, works, f"{libraries.finding}. {CLOSING}")]
+    return [
+        Check("OpenAI", None, f"{key}; {service}"),
+        Check(libraries.name, works, f"{libraries.finding}. {CLOSING}"),
+    ]
 
 
 def diagnosis_text(checks: list[Check]) -> str:

@@ -19,7 +19,9 @@ __all__ = ["explain", "observed", "status", "summary", "watch"]
 
 def status(arguments: Sequence[str]) -> int:
     """Where a sweep stands."""
-    args = parser_of("status", "Where a sweep stands, trial by trial and stage by stage.").parse_args(arguments)
+    args = parser_of(
+        "status", "Where a sweep stands, trial by trial and stage by stage."
+    ).parse_args(arguments)
     result = observed(find_sweep(args.sweep))
     from mosweep.reports.status import status_data, status_text
 
@@ -32,8 +34,14 @@ def status(arguments: Sequence[str]) -> int:
 
 def watch(arguments: Sequence[str]) -> int:
     """A live table of a sweep."""
-    parser = parser_of("watch", "A live table of a sweep, until all its trials have ended. Watching changes nothing; Ctrl-C ends it.")
-    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default 5)")
+    parser = parser_of(
+        "watch",
+        "A live table of a sweep, until all its trials have ended. Watching changes nothing; "
+        "Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default 5)"
+    )
     args = parser.parse_args(arguments)
     if args.every <= 0:
         raise UserError(f"--every {args.every}: must be more than 0 seconds")
@@ -51,7 +59,9 @@ def watch(arguments: Sequence[str]) -> int:
             text = status_text(result, max(5, height - 8))
             if sys.stdout.isatty():
                 lines = [line[: width - 1] for line in text.splitlines()]
-                sys.stdout.write((f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(lines) + "\n")
+                sys.stdout.write(
+                    (f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(lines) + "\n"
+                )
                 drawn = len(lines)
             elif text != last:
                 print(text + "\n", flush=True)
@@ -64,7 +74,9 @@ def watch(arguments: Sequence[str]) -> int:
 
 def summary(arguments: Sequence[str]) -> int:
     """What was measured."""
-    args = parser_of("summary", "A sweep's trials with what was measured; failures are listed, never dropped.").parse_args(arguments)
+    args = parser_of(
+        "summary", "A sweep's trials with what was measured; failures are listed, never dropped."
+    ).parse_args(arguments)
     result = observed(find_sweep(args.sweep))
     from mosweep.reports.summary import failures_text, summary_data, summary_text
 
@@ -79,12 +91,23 @@ def summary(arguments: Sequence[str]) -> int:
 
 def explain(arguments: Sequence[str]) -> int:
     """Why a stage is cached, or why not."""
-    parser = parser_of("explain", "Why a trial's stages are cached, or what differs from the nearest result that is there.", sweep=False)
+    parser = parser_of(
+        "explain",
+        "Why a trial's stages are cached, or what differs from the nearest result that is there.",
+        sweep=False,
+    )
     parser.add_argument("trial", help="the trial's name, or its folder")
-    parser.add_argument("--sweep", help="the sweep's folder or name; by default the latest, or the one the folder is in")
+    parser.add_argument(
+        "--sweep",
+        help="the sweep's folder or name; by default the latest, or the one the folder is in",
+    )
     args = parser.parse_args(arguments)
     place = Path(args.trial)
-    sweep = Sweep(place.parent.absolute()) if (place / "config.yaml").exists() and not args.sweep else find_sweep(args.sweep)
+    sweep = (
+        Sweep(place.parent.absolute())
+        if (place / "config.yaml").exists() and not args.sweep
+        else find_sweep(args.sweep)
+    )
     from mosweep.reports.explain import explain_data, explain_text
 
     data = explain_data(sweep, place.name)

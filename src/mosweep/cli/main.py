@@ -1,6 +1,8 @@
-"""The command line: a verb, or else the Hydra application. The only place that turns errors into exit statuses.
+"""The command line: a verb, or else the Hydra application. The only place that turns errors into
+exit statuses.
 
-Exit status: 0 all trials succeeded · 1 some trial failed · 2 the user's mistake, nothing was started · 130 interrupted.
+Exit status: 0 all trials succeeded · 1 some trial failed · 2 the user's mistake, nothing was
+started · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from mosweep.core.errors import MissingExtra, MosweepError, UserError
 __all__ = ["main"]
 
 VERBS = {
-    "plan": "what a command would run: trials, cached stages, stages to run (takes the sweep's overrides)",
+    "plan": "what a command would run: trials, cached stages, stages to run (takes the sweep's "
+    "overrides)",
     "status": "where a sweep stands, trial by trial and stage by stage",
     "progress": "the same as status",
     "watch": "a live table of a sweep, from any shell that sees its folder",
@@ -50,10 +53,18 @@ def dispatch(arguments: list[str]) -> int:
             from mosweep.cli.verbs import run_verb
 
             return run_verb(arguments[0], arguments[1:])
-        if arguments[:1] and not arguments[0].startswith("-") and "=" not in arguments[0] and not arguments[0].startswith(("+", "~")):
+        if (
+            arguments[:1]
+            and not arguments[0].startswith("-")
+            and "=" not in arguments[0]
+            and not arguments[0].startswith(("+", "~"))
+        ):
             from mosweep.core.errors import choices
 
-            raise UserError(f"{arguments[0]}: neither a verb nor an override (key=value); {choices(arguments[0], VERBS)}")
+            raise UserError(
+                f"{arguments[0]}: neither a verb nor an override (key=value); "
+                f"{choices(arguments[0], VERBS)}"
+            )
         if {"--help", "-h"} & set(arguments):
             print_verbs()
         return _guarded(arguments)
@@ -85,7 +96,10 @@ def _guarded(arguments: list[str]) -> int:
 def print_verbs() -> None:
     """The verbs, above Hydra's own help."""
     print("mosweep VERB …          one of the verbs below; mosweep VERB --help tells more")
-    print("mosweep OVERRIDES …     one trial; mosweep -m OVERRIDES … a sweep: model=a,b lora.rank=4,64\n")
+    print(
+        "mosweep OVERRIDES …     one trial; mosweep -m OVERRIDES … a sweep: model=a,b "
+        "lora.rank=4,64\n"
+    )
     for verb, text in VERBS.items():
         print(f"  {verb:<13} {text}")
     print()

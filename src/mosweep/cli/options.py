@@ -13,7 +13,11 @@ def parser_of(verb: str, text: str, *, sweep: bool = True) -> argparse.ArgumentP
     """The parser of ``mosweep VERB``; with ``sweep`` it takes a sweep."""
     parser = argparse.ArgumentParser(prog=f"mosweep {verb}", description=text)
     if sweep:
-        parser.add_argument("sweep", nargs="?", help="the sweep's folder, or its name under multirun/; by default the latest")
+        parser.add_argument(
+            "sweep",
+            nargs="?",
+            help="the sweep's folder, or its name under multirun/; by default the latest",
+        )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

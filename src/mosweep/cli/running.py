@@ -26,9 +26,18 @@ __all__ = ["cancel", "plan", "run"]
 
 def plan(arguments: Sequence[str]) -> int:
     """What a command would run."""
-    parser = argparse.ArgumentParser(prog="mosweep plan", description="What a command would run. Writes nothing, submits nothing.")
-    parser.add_argument("overrides", nargs="*", help="the overrides of the sweep, as after mosweep -m; or a sweep that is there")
-    parser.add_argument("-m", "--multirun", action="store_true", help="accepted, since a sweep's command has it")
+    parser = argparse.ArgumentParser(
+        prog="mosweep plan",
+        description="What a command would run. Writes nothing, submits nothing.",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="the overrides of the sweep, as after mosweep -m; or a sweep that is there",
+    )
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="accepted, since a sweep's command has it"
+    )
     _add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))
@@ -60,8 +69,14 @@ def plan(arguments: Sequence[str]) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Go on with a sweep."""
     parser = parser_of("run", "Go on with a sweep: what succeeded is kept, the rest runs.")
-    parser.add_argument("--workers", type=int, help="run here, with so many processes at a time, wherever the sweep ran before")
-    parser.add_argument("--no-wait", action="store_true", help="with Slurm: hand in what is missing and return")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="run here, with so many processes at a time, wherever the sweep ran before",
+    )
+    parser.add_argument(
+        "--no-wait", action="store_true", help="with Slurm: hand in what is missing and return"
+    )
     _add_selection(parser)
     args = parser.parse_args(arguments)
     if args.workers is not None and args.workers < 1:
@@ -73,11 +88,21 @@ def run(arguments: Sequence[str]) -> int:
     from mosweep.config.groups import Budget
     from mosweep.core.schema import build
     from mosweep.cost.budget import check_budget
-    from mosweep.execution.launch import check_access, evalops_recorder, launcher_of, link_and_record, tracking_recorder
+    from mosweep.execution.launch import (
+        check_access,
+        evalops_recorder,
+        launcher_of,
+        link_and_record,
+        tracking_recorder,
+    )
     from mosweep.execution.launch import launch as run_plan
     from mosweep.reports.summary import print_outcome, summary_data
 
-    described = {"local": {"workers": args.workers}} if args.workers else launch.design.get("launcher") or {"local": {}}
+    described = (
+        {"local": {"workers": args.workers}}
+        if args.workers
+        else launch.design.get("launcher") or {"local": {}}
+    )
     if "slurm" in described:
         described = {"slurm": {**described["slurm"], "wait": not args.no_wait}}
     launcher = launcher_of(described)
@@ -93,7 +118,13 @@ def run(arguments: Sequence[str]) -> int:
     evalops = evalops_recorder(evalops_of(launch.design), store, sweep, plan)
     if run_plan(plan, store, sweep, launcher, quiet=args.json, told=evalops).detached:
         return 0
-    result = link_and_record(trials, [*tracking_recorder(tracking_of(launch.design)), *evalops], store, sweep, plan.records)
+    result = link_and_record(
+        trials,
+        [*tracking_recorder(tracking_of(launch.design)), *evalops],
+        store,
+        sweep,
+        plan.records,
+    )
     if args.json:
         print_json(summary_data(result))
     else:
@@ -103,15 +134,27 @@ def run(arguments: Sequence[str]) -> int:
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--stage", action="append", default=[], help="only stages of this kind or label (finetune, eval, eval:TASK); repeatable"
+        "--stage",
+        action="append",
+        default=[],
+        help="only stages of this kind or label (finetune, eval, eval:TASK); repeatable",
     )
     parser.add_argument(
-        "--trials", action="append", default=[], help="only these: names, a glob, or conditions such as lora.rank>=16; repeatable"
+        "--trials",
+        action="append",
+        default=[],
+        help="only these: names, a glob, or conditions such as lora.rank>=16; repeatable",
     )
-    parser.add_argument("--force", action="store_true", help="redo what is selected, and what depends on it; all else is kept")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="redo what is selected, and what depends on it; all else is kept",
+    )
 
 
-def _selected_plan(trials: Sequence[Trial], store: Store, args: argparse.Namespace) -> tuple[Plan, Mapping[str, Stage]]:
+def _selected_plan(
+    trials: Sequence[Trial], store: Store, args: argparse.Namespace
+) -> tuple[Plan, Mapping[str, Stage]]:
     """The plan of the selected trials and stages, and what is to be redone by force."""
     from dataclasses import replace
 
@@ -121,9 +164,13 @@ def _selected_plan(trials: Sequence[Trial], store: Store, args: argparse.Namespa
     stages = [name for given in args.stage for name in given.split(",")]
     chosen = select_trials(trials, args.trials)
     redo = forced(trials, chosen, stages) if args.force else {}
-    selected = select_stages(chosen, stages, lambda key: key not in redo and store.read(key) is not None)
+    selected = select_stages(
+        chosen, stages, lambda key: key not in redo and store.read(key) is not None
+    )
     plan = make_plan(with_stages(trials, selected, redo), store)
-    return replace(plan, records={key: record for key, record in plan.records.items() if key not in redo}), redo
+    return replace(
+        plan, records={key: record for key, record in plan.records.items() if key not in redo}
+    ), redo
 
 
 def _forget(redo: Mapping[str, Stage], store: Store) -> None:
@@ -131,19 +178,30 @@ def _forget(redo: Mapping[str, Stage], store: Store) -> None:
     held = store.claims.held() if redo else {}
     for key, stage in redo.items():
         if key in held:
-            raise UserError(f"--force: {stage.label} ({key[:12]}) is running right now ({held[key]}); cancel it first")
+            raise UserError(
+                f"--force: {stage.label} ({key[:12]}) is running right now ({held[key]}); cancel "
+                "it first"
+            )
     for key in redo:
         store.forget(key, again=True)
 
 
 def cancel(arguments: Sequence[str]) -> int:
     """End what a sweep has running or waiting."""
-    text = "End what a sweep has running or waiting, here, in Slurm or at a provider. What is done stays; mosweep run goes on with it."
+    text = (
+        "End what a sweep has running or waiting, here, in Slurm or at a provider. What is done "
+        "stays; mosweep run goes on with it."
+    )
     parser = parser_of("cancel", text)
     args = parser.parse_args(arguments)
     sweep = find_sweep(args.sweep)
     result = observed(sweep)
-    open_ones = {s.key: s for trial in result.trials for s in trial.stages if s.status in ("running", "pending")}
+    open_ones = {
+        s.key: s
+        for trial in result.trials
+        for s in trial.stages
+        if s.status in ("running", "pending")
+    }
     drivers = _end_drivers(sweep)
     jobs: dict[str, str] = {}
     for launch in sweep.launches:
@@ -153,33 +211,65 @@ def cancel(arguments: Sequence[str]) -> int:
             jobs |= cancel(launch.store, [key for key in launch.stages if key in open_ones])
     from mosweep.execution.launch import cancel_jobs
 
-    begun = {stage.key for trial in result.trials for stage in trial.stages if stage.status != "succeeded"}
-    remote = {key: job for launch in sweep.launches for key, job in cancel_jobs(launch, begun).items()}
+    begun = {
+        stage.key
+        for trial in result.trials
+        for stage in trial.stages
+        if stage.status != "succeeded"
+    }
+    remote = {
+        key: job for launch in sweep.launches for key, job in cancel_jobs(launch, begun).items()
+    }
     sweep.journal.append_all(
-        {"event": "cancelled", "key": key, "label": stage.label, "job": {**jobs, **remote}.get(key), "error": "cancelled by mosweep cancel"}
+        {
+            "event": "cancelled",
+            "key": key,
+            "label": stage.label,
+            "job": {**jobs, **remote}.get(key),
+            "error": "cancelled by mosweep cancel",
+        }
         for key, stage in open_ones.items()
     )
     if args.json:
-        print_json({"stages": len(open_ones), "jobs": sorted([*jobs.values(), *remote.values()]), "processes": drivers})
+        print_json(
+            {
+                "stages": len(open_ones),
+                "jobs": sorted([*jobs.values(), *remote.values()]),
+                "processes": drivers,
+            }
+        )
     elif open_ones or remote:
-        where = f"{len(jobs)} jobs in Slurm" + (f" and {len(remote)} at a provider" if remote else "")
-        print(f"cancelled: {len(open_ones)} stages, among them {where}; mosweep run goes on with them")
+        where = f"{len(jobs)} jobs in Slurm" + (
+            f" and {len(remote)} at a provider" if remote else ""
+        )
+        print(
+            f"cancelled: {len(open_ones)} stages, among them {where}; mosweep run goes on with them"
+        )
     else:
         print("nothing to cancel: no stage is running or waiting")
     return 0
 
 
 def _end_drivers(sweep: Sweep) -> list[int]:
-    """Interrupt the processes of this machine that are running the sweep, as Ctrl-C would; their pids."""
+    """Interrupt the processes of this machine that are running the sweep, as Ctrl-C would; their
+    pids.
+    """
     from mosweep.core.claims import start_time
 
     ended = []
     for event in sweep.journal.read("launch"):
         pid, since = event.get("pid"), event.get("since")
-        if event.get("host") == socket.gethostname() and pid and since and start_time(pid) == since and pid != os.getpid():
+        if (
+            event.get("host") == socket.gethostname()
+            and pid
+            and since
+            and start_time(pid) == since
+            and pid != os.getpid()
+        ):
             os.kill(pid, signal.SIGINT)
             ended.append(pid)
-    for patience, stronger in ((10.0, signal.SIGTERM), (5.0, signal.SIGKILL)):  # a driver in the background may ignore Ctrl-C
+    # a driver in the background may ignore Ctrl-C
+    for patience, stronger in ((10.0, signal.SIGTERM), (5.0, signal.SIGKILL)):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and any(start_time(pid) for pid in ended):
             time.sleep(0.1)
@@ -208,10 +298,16 @@ def _thawed(spec: Mapping[str, Any], known: Mapping[str, Stage]) -> Stage:
     from mosweep.core import schema
 
     resources = schema.build(Resources, spec.get("resources", {}), "resources")
-    stage = Stage(str(spec["label"]), load_work(spec), {role: known[key] for role, key in spec["needs"].items()}, resources)
+    stage = Stage(
+        str(spec["label"]),
+        load_work(spec),
+        {role: known[key] for role, key in spec["needs"].items()},
+        resources,
+    )
     if stage.key != spec["key"]:
         raise UserError(
-            f"{spec['label']}: this version of mosweep makes another key of the frozen stage ({spec['key'][:12]} → {stage.key[:12]}); "
+            f"{spec['label']}: this version of mosweep makes another key of the frozen stage "
+            f"({spec['key'][:12]} → {stage.key[:12]}); "
             "launch the sweep's own command again"
         )
     return stage

@@ -1,4 +1,6 @@
-"""The verbs: what can be asked about a sweep, and done with it, once it is there. Those that only read import nothing heavy."""
+"""The verbs: what can be asked about a sweep, and done with it, once it is there. Those that only
+read import nothing heavy.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The typed configuration of one trial: one dataclass per config group, checked at the door.
 
-Field names are the keys of ``conf/`` and of the command line. Groups whose shape depends on the choice (``backend``, ``eval``) name
-their class in ``_target_``. What is derived (``lora.alpha = 2·rank``) is derived here, unless given.
+Field names are the keys of ``conf/`` and of the command line. Groups whose shape depends on the
+choice (``backend``, ``eval``) name their class in ``_target_``. What is derived (``lora.alpha =
+2·rank``) is derived here, unless given.
 """
 
 from __future__ import annotations
@@ -20,7 +21,20 @@ from mosweep.core.schema import between
 from mosweep.models.tiny import TinyArchitecture
 
 __all__ = [
-    *("Budget", "Config", "Contamination", "Dataset", "EvalOps", "Experiment", "Loop", "Lora", "Model", "Optim", "StoreConfig", "Task"),
+    *(
+        "Budget",
+        "Config",
+        "Contamination",
+        "Dataset",
+        "EvalOps",
+        "Experiment",
+        "Loop",
+        "Lora",
+        "Model",
+        "Optim",
+        "StoreConfig",
+        "Task",
+    ),
     *("OF_TRAINING", "Tracking"),
 ]
 
@@ -31,11 +45,14 @@ OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "tinker", "seed"
 
 @dataclass(frozen=True)
 class Model:
-    """A base model: generated (``generate``), a local folder (``path``), a hub id (``hub``), or reached by name (``inspect``).
+    """A base model: generated (``generate``), a local folder (``path``), a hub id (``hub``), or
+    reached by name (``inspect``).
 
-    ``recipe`` names the file ``recipes/<backend>/<recipe>.yaml`` with the native defaults for this model; without it ``name`` does.
-    ``path`` may be relative to ``model_dir`` or the working directory. ``inspect`` is an Inspect model name (``openai/gpt-4o-mini``).
-    ``tinker`` is what Tinker calls the model, by default its hub id, and ``renderer`` how tinker-cookbook writes chats for it.
+    ``recipe`` names the file ``recipes/<backend>/<recipe>.yaml`` with the native defaults for this
+    model; without it ``name`` does. ``path`` may be relative to ``model_dir`` or the working
+    directory. ``inspect`` is an Inspect model name (``openai/gpt-4o-mini``). ``tinker`` is what
+    Tinker calls the model, by default its hub id, and ``renderer`` how tinker-cookbook writes chats
+    for it.
     """
 
     name: str
@@ -50,14 +67,22 @@ class Model:
     renderer: str | None = field(default=None, metadata=unkeyed)
 
     def __post_init__(self) -> None:
-        sources = [name for name in ("generate", "path", "hub", "inspect") if getattr(self, name) is not None]
+        sources = [
+            name
+            for name in ("generate", "path", "hub", "inspect")
+            if getattr(self, name) is not None
+        ]
         if len(sources) > 1:
-            raise ConfigError("path", self.path, f"give one source of the model, not {' and '.join(sources)}")
+            raise ConfigError(
+                "path", self.path, f"give one source of the model, not {' and '.join(sources)}"
+            )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: its ``name`` as the task's ``data.build`` knows it, or a file or folder of one's own (``path``)."""
+    """A data set: its ``name`` as the task's ``data.build`` knows it, or a file or folder of one's
+    own (``path``).
+    """
 
     name: str
     path: str | None = None
@@ -72,7 +97,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685). What is ``None`` is as the backend's recipe says."""
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685). What is ``None`` is as the backend's
+    recipe says.
+    """
 
     rank: int | None = field(default=None, metadata=between(ge=1))
     alpha: float | None = field(default=None, metadata=between(gt=0))
@@ -81,12 +108,17 @@ class Lora:
     @cached_property
     def in_force(self) -> Lora:
         """The same with ``alpha`` as twice a given rank, unless it is given itself."""
-        return replace(self, alpha=2.0 * self.rank) if self.alpha is None and self.rank is not None else self
+        return (
+            replace(self, alpha=2.0 * self.rank)
+            if self.alpha is None and self.rank is not None
+            else self
+        )
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Optimisation: peak learning rate, batch size in samples, passes over the data, optional cap on steps per epoch.
+    """Optimisation: peak learning rate, batch size in samples, passes over the data, optional cap
+    on steps per epoch.
 
     What is ``None`` is as the backend's recipe says.
     """
@@ -101,21 +133,27 @@ class Optim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The experiment's ``name`` (its folder under ``multirun/`` and its name in MLflow) and what it is about."""
+    """The experiment's ``name`` (its folder under ``multirun/`` and its name in MLflow) and what it
+    is about.
+    """
 
     name: str | None = None
     description: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and (self.name.startswith(".") or "/" in self.name or not self.name.strip()):
+        if self.name is not None and (
+            self.name.startswith(".") or "/" in self.name or not self.name.strip()
+        ):
             raise ConfigError("name", self.name, "must be a plain folder name")
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where results are projected. ``uri`` is MLflow's tracking URI, by default SQLite in mosweep's home.
+    """Where results are projected. ``uri`` is MLflow's tracking URI, by default SQLite in mosweep's
+    home.
 
-    ``project``, ``entity`` and ``mode`` are W&B's; offline, runs are written below mosweep's home for ``wandb sync``.
+    ``project``, ``entity`` and ``mode`` are W&B's; offline, runs are written below mosweep's home
+    for ``wandb sync``.
     """
 
     recorder: Literal["mlflow", "wandb", "mlflow+wandb", "none"] = "mlflow"
@@ -139,7 +177,9 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a launch may take at most, by records of like stages; ``None``: any. ``usd`` is what providers ask for tokens."""
+    """What a launch may take at most, by records of like stages; ``None``: any. ``usd`` is what
+    providers ask for tokens.
+    """
 
     gpu_hours: float | None = field(default=None, metadata=between(ge=0))
     usd: float | None = field(default=None, metadata=between(ge=0))
@@ -147,18 +187,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class Contamination:
-    """``max_overlap``: the fraction of evaluation items that may occur in the training data before scores are marked; ``None``: any."""
+    """``max_overlap``: the fraction of evaluation items that may occur in the training data before
+    scores are marked; ``None``: any.
+    """
 
     max_overlap: float | None = field(default=None, metadata=between(ge=0, le=1))
 
 
 @dataclass(frozen=True)
 class EvalOps:
-    """Where each round is told of: ``url`` of an EvalOps service and the ``suite`` (id) that its test runs belong to; ``None``: nowhere.
+    """Where each round is told of: ``url`` of an EvalOps service and the ``suite`` (id) that its
+    test runs belong to; ``None``: nowhere.
 
-    The key is read from ``EVALOPS_API_KEY``. The service is asked up to ``tries`` times, ``timeout_s`` seconds each, beside
-    the work; one that does not answer costs a warning. The end of a launch waits for an answer that is due, ``timeout_s`` at most; for
-    five seconds, rounds that are left are told, too.
+    The key is read from ``EVALOPS_API_KEY``. The service is asked up to ``tries`` times,
+    ``timeout_s`` seconds each, beside the work; one that does not answer costs a warning. The end
+    of a launch waits for an answer that is due, ``timeout_s`` at most; for five seconds, rounds
+    that are left are told, too.
     """
 
     url: str | None = None
@@ -168,7 +212,11 @@ class EvalOps:
 
     def __post_init__(self) -> None:
         if self.url is not None and not _is_address(self.url):
-            raise ConfigError("url", self.url, "expected an address such as https://evalops.dev, or https://HOST:PORT/PATH")
+            raise ConfigError(
+                "url",
+                self.url,
+                "expected an address such as https://evalops.dev, or https://HOST:PORT/PATH",
+            )
         if self.url is not None and self.suite is None:
             raise ConfigError("suite", None, "loop.evalops.url needs the id of a test suite")
 
@@ -186,13 +234,16 @@ def _is_address(url: str) -> bool:
 
 @dataclass(frozen=True)
 class Loop:
-    """Evaluation-driven fine-tuning: rounds of ``steps_per_round`` optimizer steps, each evaluated, until one reaches ``threshold``.
+    """Evaluation-driven fine-tuning: rounds of ``steps_per_round`` optimizer steps, each evaluated,
+    until one reaches ``threshold``.
 
-    Watched is ``metric`` of ``task``, by default those of ``primary_metric``, else the trial's task and its only metric. The learning rate
-    of round k peaks at ``lr · lr_decay^(k-1)``, not below ``min_lr``; over the whole run it warms up and falls as a cosine
-    (``training.schedule``). The run is ``max_steps`` long, by default ``max_rounds · steps_per_round``. ``hard_examples`` decides what the
-    examples of the groups in which evaluation samples failed are worth in the next round: as any other (``off``), up to ``hard_factor``
-    times as much (``boost``), or everything (``mine``); ``hard_by`` are the names in the metadata that make groups.
+    Watched is ``metric`` of ``task``, by default those of ``primary_metric``, else the trial's task
+    and its only metric. The learning rate of round k peaks at ``lr · lr_decay^(k-1)``, not below
+    ``min_lr``; over the whole run it warms up and falls as a cosine (``training.schedule``). The
+    run is ``max_steps`` long, by default ``max_rounds · steps_per_round``. ``hard_examples``
+    decides what the examples of the groups in which evaluation samples failed are worth in the next
+    round: as any other (``off``), up to ``hard_factor`` times as much (``boost``), or everything
+    (``mine``); ``hard_by`` are the names in the metadata that make groups.
     """
 
     enabled: bool = False
@@ -220,14 +271,24 @@ class Loop:
         if self.hard_examples is True:
             raise ConfigError("hard_examples", "true", "valid: off, boost, mine")
         if self.hard_by is not None and not self.hard_by:
-            raise ConfigError("hard_by", "[]", "names no metadata; null for topic, task and what scorers note")
+            raise ConfigError(
+                "hard_by", "[]", "names no metadata; null for topic, task and what scorers note"
+            )
         if self.warmup_steps >= self.total_steps:
-            length = "loop.max_steps" if self.max_steps else "loop.max_rounds · loop.steps_per_round"
-            raise ConfigError("warmup_steps", self.warmup_steps, f"must be less than the run's {self.total_steps} steps ({length})")
+            length = (
+                "loop.max_steps" if self.max_steps else "loop.max_rounds · loop.steps_per_round"
+            )
+            raise ConfigError(
+                "warmup_steps",
+                self.warmup_steps,
+                f"must be less than the run's {self.total_steps} steps ({length})",
+            )
 
     @property
     def total_steps(self) -> int:
-        """Length of the whole run, in optimizer steps: where the schedule of the learning rate ends."""
+        """Length of the whole run, in optimizer steps: where the schedule of the learning rate
+        ends.
+        """
         return self.max_steps or self.max_rounds * self.steps_per_round
 
     @property
@@ -276,7 +337,8 @@ class Config:
 class Sections:
     """Builds ``Config`` objects, each distinct section once.
 
-    Trials of a sweep share most of their sections: compose hands over the very same mapping for a section that no factor touches.
+    Trials of a sweep share most of their sections: compose hands over the very same mapping for a
+    section that no factor touches.
     """
 
     def __init__(self) -> None:
@@ -284,7 +346,9 @@ class Sections:
 
     def config(self, data: Mapping[str, Any]) -> Config:
         """Check ``data``, the resolved configuration of a trial, and make it a ``Config``."""
-        return schema.build(Config, {name: self._section(name, value) for name, value in data.items()})
+        return schema.build(
+            Config, {name: self._section(name, value) for name, value in data.items()}
+        )
 
     def _section(self, name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -293,7 +357,8 @@ class Sections:
         if found is not None and found[0] is value:
             return found[1]
         built = self._build(name, value)
-        self._built[name, id(value)] = (value, built)  # keeps ``value`` alive, so its id stays its own
+        # keeps ``value`` alive, so its id stays its own
+        self._built[name, id(value)] = (value, built)
         return built
 
     @staticmethod

@@ -1,4 +1,6 @@
-"""What a stage asks of a cluster, from ``conf/resources``: ``stages`` over ``models`` over ``default``, key by key."""
+"""What a stage asks of a cluster, from ``conf/resources``: ``stages`` over ``models`` over
+``default``, key by key.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ __all__ = ["Request", "whole"]
 
 @dataclass(frozen=True)
 class Request:
-    """The group ``resources``. Sections hold the keys of ``Resources``, or Slurm's ``mem``, ``time`` and ``gres``."""
+    """The group ``resources``. Sections hold the keys of ``Resources``, or Slurm's ``mem``,
+    ``time`` and ``gres``.
+    """
 
     default: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -28,9 +32,11 @@ class Request:
                 _resources(f"{group}.{name}", section)
 
     def of(self, model: str | None, kind: str, *, computes: bool = True) -> Resources:
-        """Resources of a stage of ``kind`` in a trial of ``model``; ``None``: one that is the same for all models.
+        """Resources of a stage of ``kind`` in a trial of ``model``; ``None``: one that is the same
+        for all models.
 
-        A stage that does not compute with the model itself (it builds data, or calls an API) asks for no GPU unless ``stages`` says so.
+        A stage that does not compute with the model itself (it builds data, or calls an API) asks
+        for no GPU unless ``stages`` says so.
         """
         merged: dict[str, Any] = {}
         for place, section in (
@@ -45,15 +51,22 @@ class Request:
 
 
 def whole(stages: Iterable[Resources]) -> dict[str, Any]:
-    """What one job needs that runs all of the stages, one after the other: the most of each; ``UserError`` where they cannot be one."""
+    """What one job needs that runs all of the stages, one after the other: the most of each;
+    ``UserError`` where they cannot be one.
+    """
     found: dict[str, Any] = {}
     for resources in stages:
         for key, value in schema.plain(resources).items():
             if value is None or value == {}:
                 continue
             if key in found and found[key] != value and not isinstance(value, int | float):
-                raise UserError(f"resources: the stages of a trial ask for different {key} ({found[key]}, {value}) and cannot be one job")
-            found[key] = max(found[key], value) if key in found and isinstance(value, int | float) else value
+                raise UserError(
+                    f"resources: the stages of a trial ask for different {key} ({found[key]}, "
+                    f"{value}) and cannot be one job"
+                )
+            found[key] = (
+                max(found[key], value) if key in found and isinstance(value, int | float) else value
+            )
     return found
 
 
@@ -86,14 +99,27 @@ def _gigabytes(where: str, value: Any) -> float:
     try:
         return float(text[:-1]) * scale[text[-1]] if text[-1:] in scale else float(text) / 1024
     except ValueError:
-        raise ConfigError(where, value, "expected Slurm's form, such as 4000, 512M or 80G") from None
+        raise ConfigError(
+            where, value, "expected Slurm's form, such as 4000, 512M or 80G"
+        ) from None
 
 
 def _minutes(where: str, value: Any) -> float:
-    """Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S. A number from 60 on is refused: YAML reads 1:30 as 90."""
+    """Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S. A number from 60 on is
+    refused: YAML reads 1:30 as 90.
+    """
     if isinstance(value, int) and value >= 60:
-        clock = f"{value // 3600}:{value // 60 % 60:02}:{value % 60:02}" if value >= 3600 else f"{value // 60}:{value % 60:02}"
-        raise ConfigError(where, value, f'YAML reads {clock} without quotes as {value}, too; write time: "{clock}", or time_min: {value}')
+        clock = (
+            f"{value // 3600}:{value // 60 % 60:02}:{value % 60:02}"
+            if value >= 3600
+            else f"{value // 60}:{value % 60:02}"
+        )
+        raise ConfigError(
+            where,
+            value,
+            f'YAML reads {clock} without quotes as {value}, too; write time: "{clock}", or '
+            f"time_min: {value}",
+        )
     text = str(value)
     days, dash, rest = text.rpartition("-")
     try:
@@ -107,7 +133,9 @@ def _minutes(where: str, value: Any) -> float:
             return parts[0] + parts[1] / 60
         hours, minutes, seconds = parts
     except ValueError:
-        raise ConfigError(where, value, 'expected Slurm\'s form, such as 30, "00:30:00" or "1-12"') from None
+        raise ConfigError(
+            where, value, 'expected Slurm\'s form, such as 30, "00:30:00" or "1-12"'
+        ) from None
     return hours * 60 + minutes + seconds / 60
 
 
@@ -116,4 +144,6 @@ def _gpus(where: str, value: Any) -> int:
     try:
         return int(str(value).rpartition(":")[2])
     except ValueError:
-        raise ConfigError(where, value, "expected a number of GPUs, such as 1 or gpu:a100:2") from None
+        raise ConfigError(
+            where, value, "expected a number of GPUs, such as 1 or gpu:a100:2"
+        ) from None

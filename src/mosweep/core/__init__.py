@@ -1,1 +1,3 @@
-"""Types, keys, store, claims, journal: what everything else stands on. Imports nothing else of mosweep."""
+"""Types, keys, store, claims, journal: what everything else stands on. Imports nothing else of
+mosweep.
+"""

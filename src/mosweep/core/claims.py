@@ -1,12 +1,14 @@
 """Claims: one owner at a time for a key, among processes and machines that share a file system.
 
-Every process has one *card*, a small file that says who it is and whose modification time it renews. A claim is a hard link
-``<key>.<n>`` to that card: ``link(2)`` makes it appear whole, and only once. ``n`` is the *fencing token*: who finds the owner of
-``<key>.<n>`` dead makes ``<key>.<n+1>``, and again only one can. The owner is whoever holds the highest token, so a process that
-stalled and wakes up sees that it owns nothing any more (``Claim.check``).
+Every process has one *card*, a small file that says who it is and whose modification time it
+renews. A claim is a hard link ``<key>.<n>`` to that card: ``link(2)`` makes it appear whole, and
+only once. ``n`` is the *fencing token*: who finds the owner of ``<key>.<n>`` dead makes
+``<key>.<n+1>``, and again only one can. The owner is whoever holds the highest token, so a process
+that stalled and wakes up sees that it owns nothing any more (``Claim.check``).
 
-An owner on this machine is dead when its process is gone. An owner elsewhere is dead when its card has not been renewed for
-``STALE_S`` as *our* clock sees it, so clocks need not agree. Works on NFS; uses neither flock nor SQLite.
+An owner on this machine is dead when its process is gone. An owner elsewhere is dead when its card
+has not been renewed for ``STALE_S`` as *our* clock sees it, so clocks need not agree. Works on NFS;
+uses neither flock nor SQLite.
 """
 
 from __future__ import annotations
@@ -26,14 +28,17 @@ from mosweep.core.errors import ClaimLost
 
 __all__ = ["Claim", "Claims", "Owner", "start_time", "this_process"]
 
-#: How often an owner renews its card, and how long a silent owner elsewhere is believed, in seconds.
+#: How often an owner renews its card, and how long a silent owner elsewhere is believed, in
+#: seconds.
 RENEW_S = 5.0
 STALE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a claim. ``machine`` names host, boot and process namespace: pids compare only within one."""
+    """Who holds a claim. ``machine`` names host, boot and process namespace: pids compare only
+    within one.
+    """
 
     host: str
     machine: str
@@ -55,9 +60,14 @@ class Claim:
     card: _Card = field(repr=False)
 
     def check(self) -> None:
-        """Raise ``ClaimLost`` unless we are still the owner: this process, and within it whoever acquired ``key`` last."""
+        """Raise ``ClaimLost`` unless we are still the owner: this process, and within it whoever
+        acquired ``key`` last.
+        """
         try:
-            ours = self.card.claims.get(self.key) is self and self.path.stat().st_ino == self.card.inode
+            ours = (
+                self.card.claims.get(self.key) is self
+                and self.path.stat().st_ino == self.card.inode
+            )
         except FileNotFoundError:
             ours = False
         if not ours or self.path.with_name(f"{self.key}.{self.token + 1}").exists():
@@ -88,7 +98,8 @@ class Claims:
             if not _link(card, path):
                 continue
             claim = Claim(key, tokens[0] + 1 if tokens else 1, path, card)
-            # Another process may have acted on what it saw before our link: look again, and step back where in doubt.
+            # Another process may have acted on what it saw before our link: look again, and step
+            # back where in doubt.
             others = [token for token in self._tokens(key) if token != claim.token]
             if any(token > claim.token or self._living(key, token) for token in others):
                 path.unlink(missing_ok=True)
@@ -100,7 +111,9 @@ class Claims:
 
     def owner(self, key: str) -> Owner | None:
         """The living owner of ``key``, if there is one."""
-        return next((owner for token in self._tokens(key) if (owner := self._living(key, token))), None)
+        return next(
+            (owner for token in self._tokens(key) if (owner := self._living(key, token))), None
+        )
 
     def release(self, claim: Claim) -> None:
         """Give the claim back. One that was taken over is left to its new owner."""
@@ -112,7 +125,8 @@ class Claims:
 
     def held(self) -> dict[str, Owner]:
         """Living owners by key."""
-        keys = {name.rpartition(".")[0] for name in _names(self.folder) if name[:1] != "."}  # NFS leaves .nfs… for a while
+        # NFS leaves .nfs… for a while
+        keys = {name.rpartition(".")[0] for name in _names(self.folder) if name[:1] != "."}
         return {key: owner for key in sorted(keys) if (owner := self.owner(key))}
 
     def _path(self, key: str, token: int) -> Path:
@@ -121,7 +135,10 @@ class Claims:
     def _tokens(self, key: str) -> list[int]:
         """Tokens of ``key``, highest first."""
         prefix = f"{key}."
-        return sorted((int(name[len(prefix) :]) for name in _names(self.folder) if name.startswith(prefix)), reverse=True)
+        return sorted(
+            (int(name[len(prefix) :]) for name in _names(self.folder) if name.startswith(prefix)),
+            reverse=True,
+        )
 
     def _living(self, key: str, token: int) -> Owner | None:
         path = self._path(key, token)
@@ -142,7 +159,9 @@ class Claims:
 
 @dataclass(frozen=True)
 class _Card:
-    """``claims`` are this process's latest, by key: its links all look alike, so what an earlier claim may do is not seen on disk."""
+    """``claims`` are this process's latest, by key: its links all look alike, so what an earlier
+    claim may do is not seen on disk.
+    """
 
     path: Path
     inode: int
@@ -160,12 +179,20 @@ def this_process() -> Owner:
     except OSError:  # no /proc: macOS; the host's name must do
         boot = namespace = ""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
-    return Owner(host, f"{host}/{boot}/{namespace}", os.getpid(), start_time(os.getpid()) or "", job)
+    job = (
+        f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+        if array
+        else os.environ.get("SLURM_JOB_ID")
+    )
+    return Owner(
+        host, f"{host}/{boot}/{namespace}", os.getpid(), start_time(os.getpid()) or "", job
+    )
 
 
 def start_time(pid: int) -> str | None:
-    """When process ``pid`` started, in the kernel's own words, so that a reused pid is told apart; ``None`` if it is gone."""
+    """When process ``pid`` started, in the kernel's own words, so that a reused pid is told apart;
+    ``None`` if it is gone.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -183,7 +210,9 @@ def start_time(pid: int) -> str | None:
 
 @cache
 def _card(folder: Path) -> _Card:
-    """This process's card in ``folder``, renewed by a background thread for as long as the process lives."""
+    """This process's card in ``folder``, renewed by a background thread for as long as the process
+    lives.
+    """
     me = this_process()
     cards = folder.with_name(folder.name + ".cards")
     cards.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,9 @@ def at_work(store: Store, sweep: Path) -> Iterator[None]:
 
 
 def sweeps_at_work(store: Store) -> list[Path]:
-    """Folders of the sweeps that living processes run on ``store``; what dead ones left is removed."""
+    """Folders of the sweeps that living processes run on ``store``; what dead ones left is
+    removed.
+    """
     found = []
     for note in sorted((store.root / "drivers").glob("sweep-*")):
         if store.claims.owner(note.name) is None:

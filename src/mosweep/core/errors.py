@@ -1,13 +1,12 @@
 """The tree of errors that mosweep raises on purpose.
 
-    MosweepError
-    ├── UserError          the user's mistake: one or two lines, exit status 2, nothing was started
-    │   └── ConfigError    … in a configuration value; names the key, the value and what would be valid
-    ├── StageError         a stage ran and failed; carries the path of its log
-    ├── StoreError         the store cannot do what was asked
-    │   ├── CorruptRecord  a record or one of its files is not what was published
-    │   └── ClaimLost      another owner has taken this stage over; our result must not be published
-    └── MissingExtra       an optional library is needed; says what to install
+    MosweepError ├── UserError          the user's mistake: one or two lines, exit status 2, nothing
+    was started │   └── ConfigError    … in a configuration value; names the key, the value and what
+    would be valid ├── StageError         a stage ran and failed; carries the path of its log ├──
+    StoreError         the store cannot do what was asked │   ├── CorruptRecord  a record or one of
+    its files is not what was published │   └── ClaimLost      another owner has taken this stage
+    over; our result must not be published └── MissingExtra       an optional library is needed;
+    says what to install
 
 Classes also inherit the standard type that a Python user would expect to catch.
 """
@@ -42,7 +41,8 @@ class UserError(MosweepError, ValueError):
 class ConfigError(UserError):
     """A configuration value that cannot be used.
 
-    ``key`` is the dotted path (``lora.rank``), ``value`` what was given, ``problem`` what would be valid.
+    ``key`` is the dotted path (``lora.rank``), ``value`` what was given, ``problem`` what would be
+    valid.
     """
 
     def __init__(self, key: str, value: object, problem: str) -> None:
@@ -93,7 +93,9 @@ def near_misses(word: str, valid: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def choices(word: str, valid: Iterable[str], limit: int = 12) -> str:
-    """'did you mean …?' where something looks like ``word``, then the valid words, shortened to ``limit``."""
+    """'did you mean …?' where something looks like ``word``, then the valid words, shortened to
+    ``limit``.
+    """
     words = sorted(valid)
     near = near_misses(word, words)
     shown = ", ".join(words[:limit]) + (f", … ({len(words)} in all)" if len(words) > limit else "")

@@ -1,6 +1,7 @@
 """What happens while a sweep runs, as frozen events, and the interface of those who listen.
 
-A recorder overrides the methods it cares about. Events gain fields over time; methods take the event, so that no recorder breaks.
+A recorder overrides the methods it cares about. Events gain fields over time; methods take the
+event, so that no recorder breaks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SweepStarted:
-    """A plan is about to run: so many trials, and unique stages in all, done already, and to run."""
+    """A plan is about to run: so many trials, and unique stages in all, done already, and to
+    run.
+    """
 
     folder: Path
     trials: int
@@ -48,7 +51,9 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageFinished:
-    """A stage's record is there. ``elsewhere``: another process made it while we waited. ``seconds`` is wall time."""
+    """A stage's record is there. ``elsewhere``: another process made it while we waited.
+    ``seconds`` is wall time.
+    """
 
     key: str
     label: str
@@ -60,7 +65,9 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class StageFailed:
-    """A stage failed or was ``cancelled``; those that need it will not run and have no event. ``log`` is where its output went."""
+    """A stage failed or was ``cancelled``; those that need it will not run and have no event.
+    ``log`` is where its output went.
+    """
 
     key: str
     label: str

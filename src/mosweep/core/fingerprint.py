@@ -1,8 +1,9 @@
 """From what defines a result to its key.
 
-A key is ``sha256(canonical JSON)`` of a payload: the kind and version of the work, its typed configuration, the keys or
-digests of its inputs, the digest of the user's code that it runs. ``1`` and ``1.0`` are one number; a ``None`` field drops out,
-so that an optional field can be added to a dataclass without moving any key. What JSON cannot represent faithfully is refused.
+A key is ``sha256(canonical JSON)`` of a payload: the kind and version of the work, its typed
+configuration, the keys or digests of its inputs, the digest of the user's code that it runs. ``1``
+and ``1.0`` are one number; a ``None`` field drops out, so that an optional field can be added to a
+dataclass without moving any key. What JSON cannot represent faithfully is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ __all__ = [
     "unkeyed",
 ]
 
-#: Field metadata that keeps a field out of the key: paths, interpreters, devices, everything that is not the science.
+#: Field metadata that keeps a field out of the key: paths, interpreters, devices, everything that
+#: is not the science.
 unkeyed: dict[str, Any] = {"key": False}
 
 
@@ -43,7 +45,10 @@ def canonical(value: Any, path: str = "") -> Any:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise TypeError(f"{path or 'value'} is {value}: a key needs finite numbers; leave the field None instead")
+            raise TypeError(
+                f"{path or 'value'} is {value}: a key needs finite numbers; leave the field None "
+                "instead"
+            )
         return int(value) if value.is_integer() else value
     if dataclasses.is_dataclass(kind):
         return _canonical_dataclass(value, path)
@@ -51,7 +56,9 @@ def canonical(value: Any, path: str = "") -> Any:
         result = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{path or 'value'} has the key {key!r}: keys must be text; write str({key!r})")
+                raise TypeError(
+                    f"{path or 'value'} has the key {key!r}: keys must be text; write str({key!r})"
+                )
             if item is not None:
                 result[key] = canonical(item, f"{path}.{key}" if path else key)
         return result
@@ -63,14 +70,20 @@ def canonical(value: Any, path: str = "") -> Any:
         if isinstance(value, base):
             return canonical(base(value), path)
     if isinstance(value, PurePath):
-        raise TypeError(f"{path or 'value'} is a path: a key must not depend on where files lie; use the digest of the content")
+        raise TypeError(
+            f"{path or 'value'} is a path: a key must not depend on where files lie; use the "
+            "digest of the content"
+        )
     raise TypeError(
-        f"{path or 'value'} is a {kind.__name__}, which has no canonical form; use text, numbers, lists, mappings or dataclasses"
+        f"{path or 'value'} is a {kind.__name__}, which has no canonical form; use text, "
+        "numbers, lists, mappings or dataclasses"
     )
 
 
 def _canonical_dataclass(value: Any, path: str) -> dict[str, Any]:
-    """Made once per frozen object inside a payload: the trials of a sweep share most of their settings, in time and in memory."""
+    """Made once per frozen object inside a payload: the trials of a sweep share most of their
+    settings, in time and in memory.
+    """
     kind: Any = type(value)
     known = value.__dict__.get("_canonical") if hasattr(value, "__dict__") else None
     if known is None:
@@ -100,7 +113,8 @@ def fingerprint(payload: Any) -> str:
         return digest_bytes(canonical_json(payload).encode())
     except UnicodeEncodeError as error:
         raise TypeError(
-            f"{error.object[max(error.start - 20, 0) : error.end + 20]!r} is not Unicode text: it has no canonical form"
+            f"{error.object[max(error.start - 20, 0) : error.end + 20]!r} is not Unicode text: "
+            "it has no canonical form"
         ) from None
 
 
@@ -121,15 +135,20 @@ def digest_stream(file: IO[bytes]) -> str:
 
 
 def digest_tree(folder: Path, names: Iterable[str]) -> str:
-    """One digest for some files of ``folder``: depends on their relative names and contents, not on their order or times."""
+    """One digest for some files of ``folder``: depends on their relative names and contents, not on
+    their order or times.
+    """
     return fingerprint({name: digest_file(folder / name) for name in sorted(set(names))})
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two canonical payloads differ: ``(dotted path, old, new)``, missing shown as ``None``."""
+    """Where two canonical payloads differ: ``(dotted path, old, new)``, missing shown as
+    ``None``.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         rows = []
         for key in sorted(set(old) | set(new)):
             rows += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return rows
-    return [] if canonical_json(old) == canonical_json(new) else [(path, old, new)]  # not ==: true is no 1
+    # not ==: true is no 1
+    return [] if canonical_json(old) == canonical_json(new) else [(path, old, new)]

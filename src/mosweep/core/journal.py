@@ -1,7 +1,7 @@
 """The journal: what a sweep decided and saw, one JSON line an event, append-only.
 
-The journal explains (who ran what when, why a stage failed, where its log is); it never decides what is done: that is the
-store's. Losing it loses explanations, no results.
+The journal explains (who ran what when, why a stage failed, where its log is); it never decides
+what is done: that is the store's. Losing it loses explanations, no results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = ["Journal"]
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal in file ``path``. Many processes may append at once: a line is written with one ``write`` call."""
+    """The journal in file ``path``. Many processes may append at once: a line is written with one
+    ``write`` call.
+    """
 
     path: Path
 
@@ -31,7 +33,9 @@ class Journal:
     def append_all(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Add several events at once, each with its name under ``event``."""
         now = round(time.time(), 3)
-        lines = ({"time": now, **{k: v for k, v in event.items() if v is not None}} for event in events)
+        lines = (
+            {"time": now, **{k: v for k, v in event.items() if v is not None}} for event in events
+        )
         text = "".join(json.dumps(line, default=str, ensure_ascii=False) + "\n" for line in lines)
         data = text.encode(errors="backslashreplace")  # as JSON escapes it
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -41,7 +45,9 @@ class Journal:
             os.close(descriptor)
 
     def read(self, event: str | None = None) -> Iterator[Mapping[str, Any]]:
-        """All events, or those called ``event``, oldest first. A last line that was cut off by a crash is left out."""
+        """All events, or those called ``event``, oldest first. A last line that was cut off by a
+        crash is left out.
+        """
         try:
             file = open(self.path, "rb")  # noqa: SIM115 - closed below; bytes, for JSON leaves line ends such as U+2028 as they are
         except FileNotFoundError:
@@ -57,7 +63,9 @@ class Journal:
 
 
 def _parsed(line: str) -> Any:
-    """The event of a line. One cut off by a crash or a full disk is lost, what was appended behind it is not."""
+    """The event of a line. One cut off by a crash or a full disk is lost, what was appended behind
+    it is not.
+    """
     for start in (0, line.rfind('{"time": ')):
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(line[max(start, 0) :])

@@ -1,7 +1,8 @@
 """Where things lie: what mosweep ships, what the user has beside it, and mosweep's home.
 
-``conf/``, ``recipes/`` and ``tasks/`` live at the repository's top level and travel inside the wheel as ``mosweep/shipped/``.
-A user's own folders of the same names in the working directory are looked at first.
+``conf/``, ``recipes/`` and ``tasks/`` live at the repository's top level and travel inside the
+wheel as ``mosweep/shipped/``. A user's own folders of the same names in the working directory are
+looked at first.
 """
 
 from __future__ import annotations
@@ -29,5 +30,7 @@ def own_and_shipped(name: str) -> list[Path]:
 
 
 def home() -> Path:
-    """``$MOSWEEP_HOME``, by default ``.mosweep`` in the working directory: store, claims, MLflow's database."""
+    """``$MOSWEEP_HOME``, by default ``.mosweep`` in the working directory: store, claims, MLflow's
+    database.
+    """
     return Path(os.environ.get("MOSWEEP_HOME") or ".mosweep").absolute()

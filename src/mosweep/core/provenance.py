@@ -1,4 +1,6 @@
-"""Where a result came from: code, versions, command line. Recorded, never part of a key, and free of secrets."""
+"""Where a result came from: code, versions, command line. Recorded, never part of a key, and free
+of secrets.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,27 @@ from typing import Any
 __all__ = ["provenance", "versions"]
 
 #: Distributions whose version may change a result.
-_MATTER = ("mosweep", "hydra-core", "torch", "torchtune", "torchao", "transformers", "inspect-ai", "mlflow", "tinker", "openai", "submitit")
+_MATTER = (
+    "mosweep",
+    "hydra-core",
+    "torch",
+    "torchtune",
+    "torchao",
+    "transformers",
+    "inspect-ai",
+    "mlflow",
+    "tinker",
+    "openai",
+    "submitit",
+)
 
 
 @cache
 def versions() -> dict[str, str]:
     """Versions of the installed libraries that may matter.
 
-    Read off the names of their ``.dist-info`` folders: a look at each folder of ``sys.path``, and no import of ``importlib.metadata``.
+    Read off the names of their ``.dist-info`` folders: a look at each folder of ``sys.path``, and
+    no import of ``importlib.metadata``.
     """
     found: dict[str, str] = {}
     for folder in sys.path:
@@ -37,14 +52,23 @@ def versions() -> dict[str, str]:
 
 @cache
 def provenance(folder: Path) -> dict[str, Any]:
-    """Git state of ``folder`` (commit and, if the tree is dirty, a digest of the difference), versions, machine."""
+    """Git state of ``folder`` (commit and, if the tree is dirty, a digest of the difference),
+    versions, machine.
+    """
     import platform
 
-    found: dict[str, Any] = {"versions": versions(), "platform": platform.platform(), "executable": sys.executable}
+    found: dict[str, Any] = {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "executable": sys.executable,
+    }
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         difference = _git(folder, "diff", "HEAD", "--no-ext-diff") or b""
-        found["git"] = {"commit": commit.decode().strip(), "dirty": hashlib.sha256(difference).hexdigest() if difference else None}
+        found["git"] = {
+            "commit": commit.decode().strip(),
+            "dirty": hashlib.sha256(difference).hexdigest() if difference else None,
+        }
     return found
 
 
@@ -52,7 +76,9 @@ def _git(folder: Path, *words: str) -> bytes | None:
     import subprocess
 
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,8 +1,11 @@
-"""How this process asks a provider for things: one policy for all its calls, so that one call's rate limit holds for all of them.
+"""How this process asks a provider for things: one policy for all its calls, so that one call's
+rate limit holds for all of them.
 
-What may help is asked again, with growing, jittered pauses: after 429, 5xx, time-outs and lost connections. What cannot help (400, 401,
-403, 404 …) fails at once. A 429, or a ``Retry-After``, makes *every* call to the provider wait; so many calls are under way at a time;
-and after ``patience_s`` without an answer a call fails, in one line. Knows no provider: what an error means is told by ``read``.
+What may help is asked again, with growing, jittered pauses: after 429, 5xx, time-outs and lost
+connections. What cannot help (400, 401, 403, 404 …) fails at once. A 429, or a ``Retry-After``,
+makes *every* call to the provider wait; so many calls are under way at a time; and after
+``patience_s`` without an answer a call fails, in one line. Knows no provider: what an error means
+is told by ``read``.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ T = TypeVar("T")
 class Trouble:
     """What an error of a call means, in one line (``text``).
 
-    ``again``: asking again may help. ``wait_s``: how long the provider asks to be left alone; ``limited``: all of our calls are meant.
-    ``unsure``: the request may have been carried out, though its answer was lost. ``status`` and ``code`` are the provider's own.
+    ``again``: asking again may help. ``wait_s``: how long the provider asks to be left alone;
+    ``limited``: all of our calls are meant. ``unsure``: the request may have been carried out,
+    though its answer was lost. ``status`` and ``code`` are the provider's own.
     """
 
     text: str
@@ -54,7 +58,8 @@ class RemoteError(StageError):
 
 @dataclass
 class Policy:
-    """The calls of one event loop to one ``provider``. ``read`` tells what an exception means, ``None`` for one that no call raises.
+    """The calls of one event loop to one ``provider``. ``read`` tells what an exception means,
+    ``None`` for one that no call raises.
 
     Pauses double from ``first_s`` to ``longest_s``.
     """
@@ -73,11 +78,19 @@ class Policy:
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.in_flight)
 
-    async def call(self, what: str, request: Callable[[], Awaitable[T]], *, patience_s: float | None = None, unsafe: bool = False) -> T:
-        """The answer to ``request``, which is made anew for every try. ``RemoteError`` says ``what`` came to nothing, and why.
+    async def call(
+        self,
+        what: str,
+        request: Callable[[], Awaitable[T]],
+        *,
+        patience_s: float | None = None,
+        unsafe: bool = False,
+    ) -> T:
+        """The answer to ``request``, which is made anew for every try. ``RemoteError`` says
+        ``what`` came to nothing, and why.
 
-        A request of several parts waits for ``opened`` before each. One that is ``unsafe`` to repeat is not repeated where it may have been
-        carried out: see ``find_or_make``.
+        A request of several parts waits for ``opened`` before each. One that is ``unsafe`` to
+        repeat is not repeated where it may have been carried out: see ``find_or_make``.
         """
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay
 
@@ -120,15 +133,25 @@ class Policy:
         except Exception as error:
             if met is None:
                 raise
-            raise RemoteError(f"{self.provider}: {what}: {met.text}{_given_up(met, patience) if once_more() else ''}", met) from error
+            raise RemoteError(
+                f"{self.provider}: {what}: "
+                f"{met.text}{_given_up(met, patience) if once_more() else ''}",
+                met,
+            ) from error
 
     async def find_or_make(
-        self, what: str, find: Callable[[], Awaitable[T | None]], make: Callable[[], Awaitable[T]], asked: int = 0
+        self,
+        what: str,
+        find: Callable[[], Awaitable[T | None]],
+        make: Callable[[], Awaitable[T]],
+        asked: int = 0,
     ) -> tuple[T, int]:
-        """What ``find`` finds or else ``make`` makes, and how often that was asked: what is lost sight of is looked for, not repeated.
+        """What ``find`` finds or else ``make`` makes, and how often that was asked: what is lost
+        sight of is looked for, not repeated.
 
-        Lists lag behind: after a ``make`` whose answer was lost, ``find`` is asked twice, ``settle_s`` apart. ``asked`` says how often
-        earlier processes have asked, as far as is known.
+        Lists lag behind: after a ``make`` whose answer was lost, ``find`` is asked twice,
+        ``settle_s`` apart. ``asked`` says how often earlier processes have asked, as far as is
+        known.
         """
         begun = asyncio.get_running_loop().time()
         while True:
@@ -143,7 +166,10 @@ class Policy:
                 return await self.call(f"asking for {what}", make, unsafe=True), asked
             except RemoteError as error:
                 trouble = error.trouble
-                if not (trouble.again and trouble.unsure) or asyncio.get_running_loop().time() - begun > self.patience_s:
+                if (
+                    not (trouble.again and trouble.unsure)
+                    or asyncio.get_running_loop().time() - begun > self.patience_s
+                ):
                     raise
                 pause = max(trouble.wait_s or 0.0, self._jittered(asked))
                 self.say(f"{error}; looking for it in {pause:.3g} s")
@@ -159,13 +185,17 @@ class Policy:
         self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
 
     def _jittered(self, attempt: int) -> float:
-        """Somewhere in the upper half of a doubling pause, so that those who failed together do not come back together."""
+        """Somewhere in the upper half of a doubling pause, so that those who failed together do not
+        come back together.
+        """
         longest = min(self.first_s * 2.0 ** min(attempt - 1, 10), self.longest_s)
         return random.uniform(longest / 2, longest)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``retry-after-ms`` or ``Retry-After`` (a number, or a date) ask for; ``None`` where they ask for nothing sensible."""
+    """Seconds that ``retry-after-ms`` or ``Retry-After`` (a number, or a date) ask for; ``None``
+    where they ask for nothing sensible.
+    """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name)
         if text is None:
@@ -187,7 +217,10 @@ def _given_up(met: Trouble, patience_s: float) -> str:
     if not met.again:
         return ""
     if (met.wait_s or 0.0) > patience_s:
-        return f" (it asks to be left alone for {_span(met.wait_s or 0.0)}, longer than the patience of {_span(patience_s)})"
+        return (
+            f" (it asks to be left alone for {_span(met.wait_s or 0.0)}, longer than the "
+            f"patience of {_span(patience_s)})"
+        )
     return f" (tried for {_span(patience_s)})"
 
 

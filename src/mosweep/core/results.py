@@ -1,4 +1,6 @@
-"""What happened: the state of stages and trials as records and journal tell it. Recorders and reports read only this."""
+"""What happened: the state of stages and trials as records and journal tell it. Recorders and
+reports read only this.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ __all__ = ["Queued", "StageResult", "SweepResult", "TrialResult"]
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """What a queue, such as Slurm's, says of a stage's job: its own name of the ``state``, and why. Times in seconds."""
+    """What a queue, such as Slurm's, says of a stage's job: its own name of the ``state``, and why.
+    Times in seconds.
+    """
 
     job: str
     state: str
@@ -32,10 +36,12 @@ class Queued:
 class StageResult:
     """One stage of one trial.
 
-    ``label`` is what the trial calls it (``finetune``, ``eval:capitalization``). ``record`` is the published record's data (``facts``,
-    ``files``, ``payload``, ``started``, ``finished`` …) and ``folder`` the artifact's; both are ``None`` until the stage succeeded.
-    ``cached`` tells whether the latest launch found the stage done. ``needs`` maps roles to the keys of other stages. ``queue`` is what a
-    queue says of its job, where one was asked; ``since`` is when it started (unix seconds), as far as the journal knows.
+    ``label`` is what the trial calls it (``finetune``, ``eval:capitalization``). ``record`` is the
+    published record's data (``facts``, ``files``, ``payload``, ``started``, ``finished`` …) and
+    ``folder`` the artifact's; both are ``None`` until the stage succeeded. ``cached`` tells whether
+    the latest launch found the stage done. ``needs`` maps roles to the keys of other stages.
+    ``queue`` is what a queue says of its job, where one was asked; ``since`` is when it started
+    (unix seconds), as far as the journal knows.
     """
 
     label: str
@@ -54,13 +60,21 @@ class StageResult:
 
     @property
     def stopped(self) -> bool:
-        """Whether it is a round of a loop, or the evaluation of one, that was not needed any more."""
+        """Whether it is a round of a loop, or the evaluation of one, that was not needed any
+        more.
+        """
         return bool(self.facts.get("stopped"))
 
     @property
     def curves(self) -> Mapping[str, Sequence[Any]]:
-        """What training told at its steps, by name: the ``loss``, and other ``curves`` where there are any. Points of step and value."""
-        return {"loss": self.facts.get("loss", ()), **self.facts.get("curves", {})} if self.kind not in ("data", "eval") else {}
+        """What training told at its steps, by name: the ``loss``, and other ``curves`` where there
+        are any. Points of step and value.
+        """
+        return (
+            {"loss": self.facts.get("loss", ()), **self.facts.get("curves", {})}
+            if self.kind not in ("data", "eval")
+            else {}
+        )
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -71,7 +85,9 @@ class StageResult:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. ``id`` is the digest of its stages' keys; ``config`` its whole resolved configuration."""
+    """One trial. ``id`` is the digest of its stages' keys; ``config`` its whole resolved
+    configuration.
+    """
 
     name: str
     id: str
@@ -104,19 +120,35 @@ class TrialResult:
     def rounds(self) -> tuple[int, int] | None:
         """Of a trial that is a loop: how many rounds were evaluated, and how many there may be."""
         scores = [stage for stage in self.stages if stage.kind == "round-eval"]
-        return (sum(bool(stage.record) and not stage.stopped for stage in scores), len(scores)) if scores else None
+        return (
+            (sum(bool(stage.record) and not stage.stopped for stage in scores), len(scores))
+            if scores
+            else None
+        )
 
     @cached_property
     def digest(self) -> str:
-        """Changes whenever anything about the trial does: what recorders compare to know what they have recorded."""
+        """Changes whenever anything about the trial does: what recorders compare to know what they
+        have recorded.
+        """
         return fingerprint.fingerprint(
-            [self.id, self.name, self.status, [[s.key, s.status, s.error, s.record and s.record["artifact_digest"]] for s in self.stages]]
+            [
+                self.id,
+                self.name,
+                self.status,
+                [
+                    [s.key, s.status, s.error, s.record and s.record["artifact_digest"]]
+                    for s in self.stages
+                ],
+            ]
         )
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """One sweep: ``name`` of the experiment, its ``folder``, its trials, and the design and provenance frozen at launch."""
+    """One sweep: ``name`` of the experiment, its ``folder``, its trials, and the design and
+    provenance frozen at launch.
+    """
 
     name: str
     folder: Path

@@ -1,12 +1,14 @@
 """Plain data → frozen dataclasses, strictly, with errors that name the key.
 
-``build(Lora, {"rank": "abc"}, "lora")`` raises ``ConfigError: lora.rank=abc: expected a whole number``. It exists because
-OmegaConf cannot merge into nested frozen dataclasses, refuses ``Literal``, and cannot say what would be valid; and because
-a sweep of ten thousand trials is checked in full before its first job starts, so this has to be quick.
+``build(Lora, {"rank": "abc"}, "lora")`` raises ``ConfigError: lora.rank=abc: expected a whole
+number``. It exists because OmegaConf cannot merge into nested frozen dataclasses, refuses
+``Literal``, and cannot say what would be valid; and because a sweep of ten thousand trials is
+checked in full before its first job starts, so this has to be quick.
 
-Supported annotations: ``bool int float str Any``, ``X | None``, ``Literal[…]``, ``list/tuple/Mapping`` of these, and
-dataclasses of these. Bounds and other checks ride in the field's metadata (``between``) or in ``__post_init__``, which raises
-``ConfigError`` with a key relative to its own section.
+Supported annotations: ``bool int float str Any``, ``X | None``, ``Literal[…]``,
+``list/tuple/Mapping`` of these, and dataclasses of these. Bounds and other checks ride in the
+field's metadata (``between``) or in ``__post_init__``, which raises ``ConfigError`` with a key
+relative to its own section.
 """
 
 from __future__ import annotations
@@ -30,15 +32,27 @@ Converter = Callable[[Any, str], Any]
 TARGET = "_target_"
 
 
-def between(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> dict[str, Any]:
-    """Field metadata: bounds of a number (``ge`` ≥, ``gt`` >, ``le`` ≤, ``lt`` <). NaN is never within bounds."""
+def between(
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> dict[str, Any]:
+    """Field metadata: bounds of a number (``ge`` ≥, ``gt`` >, ``le`` ≤, ``lt`` <). NaN is never
+    within bounds.
+    """
     return {"bounds": (ge, gt, le, lt)}
 
 
 def build(cls: type[T], data: Any, path: str = "") -> T:
-    """Make a ``cls`` of ``data`` (a mapping), checking names, types and bounds; ``path`` is the section's dotted name."""
+    """Make a ``cls`` of ``data`` (a mapping), checking names, types and bounds; ``path`` is the
+    section's dotted name.
+    """
     if not isinstance(data, Mapping):
-        raise ConfigError(path or cls.__name__, data, f"expected a section with the keys {', '.join(_plan(cls))}")
+        raise ConfigError(
+            path or cls.__name__, data, f"expected a section with the keys {', '.join(_plan(cls))}"
+        )
     plan = _plan(cls)
     values: dict[str, Any] = {}
     for key, value in data.items():
@@ -83,7 +97,9 @@ def load_target(name: str, path: str) -> type[Any]:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``. Read it, never write to it."""
+    """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``. Read it,
+    never write to it.
+    """
     kind = type(value)
     if dataclasses.is_dataclass(kind):
         return {name: _plain(getattr(value, name)) for name in _plan(kind)}
@@ -99,7 +115,8 @@ def _plain(value: Any) -> Any:
         if known is None:
             known = plain(value)
             if kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-                value.__dict__["_plain"] = known  # shared by the trials that share the setting, in time and in memory
+                # shared by the trials that share the setting, in time and in memory
+                value.__dict__["_plain"] = known
         return known
     if kind is dict or isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
@@ -141,7 +158,11 @@ def _make_plan(cls: type[Any]) -> dict[str, _Entry]:
 
 def _bounded(convert: Converter, bounds: tuple[float | None, ...]) -> Converter:
     ge, gt, le, lt = bounds
-    words = [f"{word} {bound:g}" for word, bound in zip(("≥", ">", "≤", "<"), bounds, strict=True) if bound is not None]
+    words = [
+        f"{word} {bound:g}"
+        for word, bound in zip(("≥", ">", "≤", "<"), bounds, strict=True)
+        if bound is not None
+    ]
 
     def check(value: Any, path: str) -> Any:
         number = convert(value, path)
@@ -171,13 +192,17 @@ def _converter(hint: Any) -> Converter:
         return _literal(args)
     if origin in (Union, types.UnionType):
         return _union(args)
-    if origin in (list, tuple, Sequence, typing.Sequence) or (origin and issubclass(origin, Sequence)):
+    if origin in (list, tuple, Sequence, typing.Sequence) or (
+        origin and issubclass(origin, Sequence)
+    ):
         return _sequence(_converter(args[0]), tuple if origin is tuple else list)
     if origin in (dict, Mapping) or (origin and issubclass(origin, Mapping)):
         return _mapping(_converter(args[1]))
     if dataclasses.is_dataclass(hint):
         section: type[Any] = hint  # type: ignore[assignment]
-        return lambda value, path: value if isinstance(value, section) else build(section, value, path)
+        return lambda value, path: (
+            value if isinstance(value, section) else build(section, value, path)
+        )
     raise TypeError(f"schema does not support the annotation {hint!r}")
 
 

@@ -2,13 +2,14 @@
 
     records/a/abcd….json     one per finished stage; written last, whole, and never changed
     artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
-    claims/                  who works on what right now
-    quarantine/              what was found damaged, kept for inspection
-    spent/a/abcd…            the provider's jobs behind records that were forgotten so as to be made anew
+    claims/                  who works on what right now quarantine/              what was found
+    damaged, kept for inspection spent/a/abcd…            the provider's jobs behind records that
+    were forgotten so as to be made anew
 
-A stage is done if and only if its record exists and it and its files are what was published. Reading verifies: a record carries
-its own digest and, per file, size, modification time and SHA-256. A file whose size and time are as published is trusted, unless
-it is small (``SMALL``), which is always hashed; a file whose time moved is hashed. ``verify`` hashes everything.
+A stage is done if and only if its record exists and it and its files are what was published.
+Reading verifies: a record carries its own digest and, per file, size, modification time and
+SHA-256. A file whose size and time are as published is trusted, unless it is small (``SMALL``),
+which is always hashed; a file whose time moved is hashed. ``verify`` hashes everything.
 """
 
 from __future__ import annotations
@@ -72,7 +73,13 @@ class Record:
     @property
     def artifact(self) -> Artifact:
         """The artifact that this record vouches for."""
-        return Artifact(self.key, str(self.data["kind"]), self.folder, self.facts, str(self.data["artifact_digest"]))
+        return Artifact(
+            self.key,
+            str(self.data["kind"]),
+            self.folder,
+            self.facts,
+            str(self.data["artifact_digest"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,12 @@ class Store:
         return Claims(self.root / "claims")
 
     def read(self, key: str, *, thorough: bool = False, whole: bool = False) -> Record | None:
-        """The record of ``key`` if it is there and sound; damage is set aside with a ``DamageWarning``.
+        """The record of ``key`` if it is there and sound; damage is set aside with a
+        ``DamageWarning``.
 
-        ``thorough`` hashes every file, however large. Without ``whole`` the record comes without ``payload``, ``versions`` and ``files``
-        (only ``has_files``), which few ask for and which would fill the memory of a sweep of ten thousand trials.
+        ``thorough`` hashes every file, however large. Without ``whole`` the record comes without
+        ``payload``, ``versions`` and ``files`` (only ``has_files``), which few ask for and which
+        would fill the memory of a sweep of ten thousand trials.
         """
         path = self.record_path(key)
         try:
@@ -122,11 +131,14 @@ class Store:
         return Record(data if whole else _slim(data, key), f"{self.root}/{data['folder']}")
 
     def begin(self, key: str, *, folder: bool = True) -> Attempt | Owner:
-        """Claim ``key`` and make a fresh folder for it (or, without ``folder``, only find its place); or its living owner."""
+        """Claim ``key`` and make a fresh folder for it (or, without ``folder``, only find its
+        place); or its living owner.
+        """
         claim = self.claims.acquire(key)
         if isinstance(claim, Owner):
             return claim
-        # Short enough that a link to it from a trial's folder fits into its inode. Folders that failed attempts left are passed over.
+        # Short enough that a link to it from a trial's folder fits into its inode. Folders that
+        # failed attempts left are passed over.
         shard, number = self.root / "artifacts" / key[:1], claim.token
         while True:
             place = shard / f"{key[:16]}.{number}"
@@ -140,23 +152,37 @@ class Store:
             number += 1
 
     def previous(self, attempt: Attempt) -> Path | None:
-        """The folder of the latest attempt before this one that left more than a log. Costs nothing where this is the first."""
+        """The folder of the latest attempt before this one that left more than a log. Costs nothing
+        where this is the first.
+        """
         stem, _, number = attempt.folder.name.rpartition(".")
         places = (attempt.folder.with_name(f"{stem}.{n}") for n in range(int(number) - 1, 0, -1))
-        return next((place for place in places if place.exists() and set(os.listdir(place)) - {LOG}), None)
+        return next(
+            (place for place in places if place.exists() and set(os.listdir(place)) - {LOG}), None
+        )
 
     def attempted(self, key: str) -> bool:
         """Whether anybody has ever begun to make ``key``, and left a folder."""
         return any((self.root / "artifacts" / key[:1]).glob(f"{key[:16]}.*"))
 
-    def publish(self, attempt: Attempt, *, payload: Mapping[str, Any], facts: Mapping[str, Any], **about: Any) -> Record:
+    def publish(
+        self,
+        attempt: Attempt,
+        *,
+        payload: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        **about: Any,
+    ) -> Record:
         """Make the attempt's files and ``facts`` the result of its stage, durably and at once.
 
-        ``about`` (label, times, provenance) is kept with the record but is not part of the artifact. Raises ``ClaimLost`` when the
-        stage was taken over; if another attempt's result is already there, that one stands and is returned.
+        ``about`` (label, times, provenance) is kept with the record but is not part of the
+        artifact. Raises ``ClaimLost`` when the stage was taken over; if another attempt's result is
+        already there, that one stands and is returned.
         """
         key = attempt.claim.key
-        files = [_describe(attempt.folder, name) for name in sorted(_walk(attempt.folder)) if name != LOG]
+        files = [
+            _describe(attempt.folder, name) for name in sorted(_walk(attempt.folder)) if name != LOG
+        ]
         data: dict[str, Any] = {
             "key": key,
             "kind": payload["kind"],
@@ -173,7 +199,9 @@ class Store:
         try:
             body = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         except (TypeError, ValueError) as error:
-            raise StoreError(f"the facts of stage {key[:12]} cannot be recorded: {error}") from error
+            raise StoreError(
+                f"the facts of stage {key[:12]} cannot be recorded: {error}"
+            ) from error
         sealed = f"{body}\n{fingerprint.digest_bytes(body.encode())}\n"
         path = self.record_path(key)
         if not path.parent.exists():
@@ -190,7 +218,10 @@ class Store:
             temporary.unlink(missing_ok=True)
         self.claims.release(attempt.claim)
         if record is None:
-            raise StoreError(f"another attempt's record of stage {key[:12]} was found damaged while ours was published")
+            raise StoreError(
+                f"another attempt's record of stage {key[:12]} was found damaged while ours was "
+                "published"
+            )
         return record
 
     def abandon(self, attempt: Attempt) -> None:
@@ -200,7 +231,8 @@ class Store:
     def forget(self, key: str, *, again: bool = False) -> None:
         """Remove the record of ``key``, and its artifact; a no-op where there is none.
 
-        ``again``: it is to be made anew, so a provider's job that it stood for is not to be found again.
+        ``again``: it is to be made anew, so a provider's job that it stood for is not to be found
+        again.
         """
         path = self.record_path(key)
         try:
@@ -218,7 +250,9 @@ class Store:
         shutil.rmtree(self.root / data["folder"], ignore_errors=True)
 
     def spent(self, key: str) -> frozenset[str]:
-        """The provider's jobs behind records of ``key`` that were forgotten so as to be made anew: they are not taken again."""
+        """The provider's jobs behind records of ``key`` that were forgotten so as to be made anew:
+        they are not taken again.
+        """
         try:
             return frozenset(self._spent(key).read_text().split())
         except FileNotFoundError:
@@ -259,11 +293,17 @@ class Store:
             if folder is not None:
                 with contextlib.suppress(FileNotFoundError):
                     folder.rename(place / "artifact")
-        warnings.warn(f"damaged: {damage}; set aside in {place}, it will be made again", DamageWarning, stacklevel=3)
+        warnings.warn(
+            f"damaged: {damage}; set aside in {place}, it will be made again",
+            DamageWarning,
+            stacklevel=3,
+        )
 
 
 def _slim(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """A record as thousands of them can be held: without what few ask for, with one copy of what is the same in all."""
+    """A record as thousands of them can be held: without what few ask for, with one copy of what is
+    the same in all.
+    """
     slim = {sys.intern(name): value for name, value in data.items() if name not in _BULKY}
     slim["key"] = key
     slim["facts"] = {sys.intern(name): value for name, value in data["facts"].items()}
@@ -280,7 +320,9 @@ def _parse(text: bytes, key: str) -> dict[str, Any]:
         raise CorruptRecord(f"the record of stage {key[:12]} is not what was written")
     data: dict[str, Any] = json.loads(body)
     if data["key"] != key:
-        raise CorruptRecord(f"the record of stage {key[:12]} is another stage's ({data['key'][:12]})")
+        raise CorruptRecord(
+            f"the record of stage {key[:12]} is another stage's ({data['key'][:12]})"
+        )
     return data
 
 
@@ -291,7 +333,9 @@ def _check_file(folder: Path, file: Mapping[str, Any], thorough: bool) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise CorruptRecord(f"{path} is missing") from None
     if status.st_size != file["size"]:
-        raise CorruptRecord(f"{path} has {status.st_size} bytes where {file['size']} were published")
+        raise CorruptRecord(
+            f"{path} has {status.st_size} bytes where {file['size']} were published"
+        )
     trusted = status.st_size > SMALL and status.st_mtime_ns == file["mtime_ns"] and not thorough
     if not trusted and fingerprint.digest_file(path) != file["sha256"]:
         raise CorruptRecord(f"{path} has other content than was published")

@@ -18,7 +18,9 @@ def format_value(value: Any) -> str:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """``rows`` under ``header``, columns separated by two spaces; a column of numbers is aligned right."""
+    """``rows`` under ``header``, columns separated by two spaces; a column of numbers is aligned
+    right.
+    """
     return "\n".join(table_lines(header, rows))
 
 
@@ -31,7 +33,9 @@ def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterato
         for index, value in enumerate(row):
             right[index] = right[index] and (value is None or isinstance(value, int | float))
     widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(header)]
-    template = "  ".join(f"{{:{'>' if r else '<'}{width}}}" for r, width in zip(right, widths, strict=True))
+    template = "  ".join(
+        f"{{:{'>' if r else '<'}{width}}}" for r, width in zip(right, widths, strict=True)
+    )
     yield template.format(*header).rstrip()
     yield "  ".join("─" * width for width in widths)
     for row in cells:

@@ -1,8 +1,9 @@
 """The modules beside a task's code, for that code alone.
 
-A worker process runs the stages of many tasks, and two of them may both have a ``helpers.py``. So what lies in a task's folder is
-loaded anew for every stage, into a package of the stage's own. The task's code finds it there before any library of the same name,
-whether it imports it at the top of a file or within a function, and no other code does: for that, and for names made up at run time
+A worker process runs the stages of many tasks, and two of them may both have a ``helpers.py``. So
+what lies in a task's folder is loaded anew for every stage, into a package of the stage's own. The
+task's code finds it there before any library of the same name, whether it imports it at the top of
+a file or within a function, and no other code does: for that, and for names made up at run time
 (``importlib.import_module``), the folder comes last on ``sys.path``, and only while the stage runs.
 """
 
@@ -27,7 +28,9 @@ __all__ = ["TaskModules", "imported_files", "python_files", "task_modules"]
 
 @dataclass(frozen=True, eq=False)
 class TaskModules:
-    """The modules in ``folder``, in ``sys.modules`` below the package ``root``. On ``sys.meta_path`` while a stage runs."""
+    """The modules in ``folder``, in ``sys.modules`` below the package ``root``. On
+    ``sys.meta_path`` while a stage runs.
+    """
 
     folder: Path
     root: ModuleType
@@ -40,7 +43,9 @@ class TaskModules:
     def load(self, path: Path) -> ModuleType:
         """Run the file ``path`` and return its module."""
         name = f"{self.package}.{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path, loader=self.loader(name, str(path)))
+        spec = importlib.util.spec_from_file_location(
+            name, path, loader=self.loader(name, str(path))
+        )
         assert spec is not None and spec.loader is not None
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -48,25 +53,43 @@ class TaskModules:
 
     def loader(self, name: str, path: str) -> SourceFileLoader:
         """What loads the file ``path`` as module ``name``."""
-        return _Loader(name, path, self) if Path(path).is_relative_to(self.folder) else SourceFileLoader(name, path)
+        return (
+            _Loader(name, path, self)
+            if Path(path).is_relative_to(self.folder)
+            else SourceFileLoader(name, path)
+        )
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Where module ``name`` is, if it is one of these; part of Python's import protocol."""
         if not name.startswith(f"{self.package}."):
             return None
         details: Any = (self.loader, SOURCE_SUFFIXES)
-        finders = (FileFinder(place, details) for place in path or ())  # new ones: they do not look again within a moment
+        # new ones: they do not look again within a moment
+        finders = (FileFinder(place, details) for place in path or ())
         return next((spec for finder in finders if (spec := finder.find_spec(name))), None)
 
     def import_(
-        self, name: str, globals: Mapping[str, Any] | None = None, locals: Any = None, fromlist: Sequence[str] | None = (), level: int = 0
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Any = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
     ) -> ModuleType:
-        """What ``import`` does in the task's code: ``__import__``, with the modules of the folder first."""
+        """What ``import`` does in the task's code: ``__import__``, with the modules of the folder
+        first.
+        """
         top = name.partition(".")[0]
         if level or not self._has(top):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         if sys.modules.get(self.package) is not self.root:
-            raise ImportError(f"{name} is wanted from {self.folder} by code that was left running when its stage ended", name=name)
+            raise ImportError(
+                f"{name} is wanted from {self.folder} by code that was left running when its "
+                "stage ended",
+                name=name,
+            )
         builtins.__import__(f"{self.package}.{name}", globals, locals, fromlist or (), 0)
         return sys.modules[f"{self.package}.{name if fromlist else top}"]
 
@@ -74,11 +97,14 @@ class TaskModules:
         path = self.folder / name
         if (self.folder / f"{name}.py").is_file() or (path / "__init__.py").is_file():
             return True
-        return path.is_dir() and not _is_library(name)  # a mere folder may as well hold data and be called like what made them
+        # a mere folder may as well hold data and be called like what made them
+        return path.is_dir() and not _is_library(name)
 
 
 class _Loader(SourceFileLoader):
-    """Loads a task's file from its source: a ``.pyc`` also serves a source of the same size and second."""
+    """Loads a task's file from its source: a ``.pyc`` also serves a source of the same size and
+    second.
+    """
 
     def __init__(self, name: str, path: str, modules: TaskModules) -> None:
         super().__init__(name, path)
@@ -96,9 +122,13 @@ class _Loader(SourceFileLoader):
 
 @contextlib.contextmanager
 def task_modules(folder: Path) -> Iterator[TaskModules]:
-    """The modules of a task's folder, for as long as its code runs. Then they are gone, however they came to be imported."""
+    """The modules of a task's folder, for as long as its code runs. Then they are gone, however
+    they came to be imported.
+    """
     folder = folder.resolve()
-    package = next(name for number in count(1) if (name := f"mosweep_task_{number}") not in sys.modules)
+    package = next(
+        name for number in count(1) if (name := f"mosweep_task_{number}") not in sys.modules
+    )
     root = sys.modules[package] = ModuleType(package)
     root.__path__ = [str(folder)]
     modules = TaskModules(folder, root)
@@ -109,11 +139,17 @@ def task_modules(folder: Path) -> Iterator[TaskModules]:
         yield modules
     finally:
         sys.meta_path.remove(modules)
-        added = [place for place in sys.path if place not in path and Path(os.path.abspath(place)).is_relative_to(folder)]
+        added = [
+            place
+            for place in sys.path
+            if place not in path and Path(os.path.abspath(place)).is_relative_to(folder)
+        ]
         sys.path[:] = [place for place in sys.path if place not in added]
         places = {str(folder), *added}
         for name, module in list(sys.modules.items()):
-            if f"{name}.".startswith(f"{package}.") or (name not in known and any(_lies_in(place, name, module) for place in places)):
+            if f"{name}.".startswith(f"{package}.") or (
+                name not in known and any(_lies_in(place, name, module) for place in places)
+            ):
                 del sys.modules[name]
 
 
@@ -137,7 +173,9 @@ def python_files(folder: Path) -> list[Path]:
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen or (place != str(folder) and os.path.islink(place) and "__init__.py" not in names):
+        if real in seen or (
+            place != str(folder) and os.path.islink(place) and "__init__.py" not in names
+        ):
             folders.clear()
             continue
         seen.add(real)
@@ -147,7 +185,9 @@ def python_files(folder: Path) -> list[Path]:
 
 
 def imported_files(folder: Path, files: Iterable[Path]) -> set[Path]:
-    """The ``files`` and those of ``folder`` that their ``import`` statements lead to, from one to the next; of a package all."""
+    """The ``files`` and those of ``folder`` that their ``import`` statements lead to, from one to
+    the next; of a package all.
+    """
     found: set[Path] = set()
     todo = list(files)
     while todo:
@@ -172,5 +212,9 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+            names |= (
+                {node.module.partition(".")[0]}
+                if node.module
+                else {alias.name for alias in node.names}
+            )
     return names

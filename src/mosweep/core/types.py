@@ -41,8 +41,8 @@ class Resources:
 class Artifact:
     """What a finished stage left: a folder of files and the facts about them.
 
-    ``folder`` is absolute and belongs to the store: read it, never write to it. ``facts`` are JSON (metrics, model id, how
-    Inspect reaches the model …). ``digest`` covers files and facts.
+    ``folder`` is absolute and belongs to the store: read it, never write to it. ``facts`` are JSON
+    (metrics, model id, how Inspect reaches the model …). ``digest`` covers files and facts.
     """
 
     key: str
@@ -54,11 +54,13 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Context:
-    """What a work is given when it runs: its inputs, a fresh folder to leave files in, and what it may use.
+    """What a work is given when it runs: its inputs, a fresh folder to leave files in, and what it
+    may use.
 
-    ``previous`` is the folder that an earlier attempt left which failed or was killed, if there is one. Its process is dead, or stalled
-    and its claim taken over: what is found there may be half written, or change yet. ``spent``: a provider's jobs for this very stage whose
-    results were forgotten so as to be made anew; they are not to be taken again.
+    ``previous`` is the folder that an earlier attempt left which failed or was killed, if there is
+    one. Its process is dead, or stalled and its claim taken over: what is found there may be half
+    written, or change yet. ``spent``: a provider's jobs for this very stage whose results were
+    forgotten so as to be made anew; they are not to be taken again.
     """
 
     key: str
@@ -71,35 +73,46 @@ class Context:
 
 @runtime_checkable
 class Work(Protocol):
-    """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are plain data.
+    """What a stage does. Implementations are frozen dataclasses, cheap to import, whose fields are
+    plain data.
 
-    Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise ``version`` when the same
-    configuration would now give another result. Some attributes are optional: ``requires`` (module → mosweep's extra that brings
-    it) is looked at before anything starts; ``runtime`` names what is dear to load, so that stages which share it share a process;
-    a work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out`` itself if it leaves files; one that is
-    ``immediate`` takes milliseconds, awaits nothing, and needs no event loop; ``trivial(inputs)`` says that with these inputs there is
-    nothing to do but to look and to link, which deserves no job of its own. A work that waits for somebody else's computer names the
-    provider in ``remote`` and how many of its kind may be under way at a time in ``max_concurrent``: they share one process and one event
-    loop, so it must not block. It may have a class method ``check_access(works)``, called once per launch with all that are to run, which
-    asks the provider whether it would take them and raises ``ConfigError`` if not, ``UserError`` where it cannot be asked; ``notice``, a
-    line for the plan; and ``outlives``: what it began there goes on without us, until a class method ``cancel(keys)`` ends it, which
-    returns the jobs it has ended by key. A class method ``begun(keys)``, with jobs by key that are not to be taken, returns those of the
-    keys for which the provider has a job that would be attached to: what it refuses to begin does not concern them. The id of the
-    provider's job goes into its facts as ``remote_job``. Where the provider asks money for tokens, the facts have a ``usage``
-    (``prices.facts``), and the method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens would use.
+    Fields marked ``fingerprint.unkeyed`` (paths, interpreters, devices) do not enter the key. Raise
+    ``version`` when the same configuration would now give another result. Some attributes are
+    optional: ``requires`` (module → mosweep's extra that brings it) is looked at before anything
+    starts; ``runtime`` names what is dear to load, so that stages which share it share a process; a
+    work that is ``silent`` prints nothing, gets no log unless it fails, and makes ``context.out``
+    itself if it leaves files; one that is ``immediate`` takes milliseconds, awaits nothing, and
+    needs no event loop; ``trivial(inputs)`` says that with these inputs there is nothing to do but
+    to look and to link, which deserves no job of its own. A work that waits for somebody else's
+    computer names the provider in ``remote`` and how many of its kind may be under way at a time in
+    ``max_concurrent``: they share one process and one event loop, so it must not block. It may have
+    a class method ``check_access(works)``, called once per launch with all that are to run, which
+    asks the provider whether it would take them and raises ``ConfigError`` if not, ``UserError``
+    where it cannot be asked; ``notice``, a line for the plan; and ``outlives``: what it began there
+    goes on without us, until a class method ``cancel(keys)`` ends it, which returns the jobs it has
+    ended by key. A class method ``begun(keys)``, with jobs by key that are not to be taken, returns
+    those of the keys for which the provider has a job that would be attached to: what it refuses to
+    begin does not concern them. The id of the provider's job goes into its facts as ``remote_job``.
+    Where the provider asks money for tokens, the facts have a ``usage`` (``prices.facts``), and the
+    method ``expected_usage(tokens)`` of a fine-tune says what a data set of so many tokens would
+    use.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int]
 
     async def run(self, context: Context) -> Mapping[str, Json]:
-        """Do the work, leave files in ``context.out``, return the facts. Any exception is a failure of the stage."""
+        """Do the work, leave files in ``context.out``, return the facts. Any exception is a failure
+        of the stage.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a trial: the unit of caching, of placement and of retry. Two stages with one ``key`` are one stage."""
+    """One step of a trial: the unit of caching, of placement and of retry. Two stages with one
+    ``key`` are one stage.
+    """
 
     label: str
     work: Work
@@ -114,7 +127,9 @@ class Stage:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What defines the result, in canonical form; stored beside the record so that ``explain`` can compare."""
+        """What defines the result, in canonical form; stored beside the record so that ``explain``
+        can compare.
+        """
         return {
             "kind": self.work.kind,
             "work": type(self.work).__name__,
@@ -132,7 +147,9 @@ class Stage:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Everything that a worker in another process needs, as JSON; ``load_work`` reads it back."""
+        """Everything that a worker in another process needs, as JSON; ``load_work`` reads it
+        back.
+        """
         work = type(self.work)
         return {
             "key": self.key,
@@ -142,19 +159,25 @@ class Stage:
             "fields": schema.plain(self.work),
             "payload": self.payload,
             "needs": {role: need.key for role, need in self.needs.items()},
-            "resources": {k: v for k, v in schema.plain(self.resources).items() if v is not None and v != {}},
+            "resources": {
+                k: v for k, v in schema.plain(self.resources).items() if v is not None and v != {}
+            },
         }
 
 
 def load_work(spec: Mapping[str, Any]) -> Work:
     """The work that ``Stage.spec`` described."""
-    work: Work = schema.build(schema.load_target(str(spec["target"]), "target"), spec["fields"], str(spec["label"]))
+    work: Work = schema.build(
+        schema.load_target(str(spec["target"]), "target"), spec["fields"], str(spec["label"])
+    )
     return work
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One complete setting of every factor. ``factors`` are those that vary over the sweep; ``config`` is all of it."""
+    """One complete setting of every factor. ``factors`` are those that vary over the sweep;
+    ``config`` is all of it.
+    """
 
     name: str
     factors: Mapping[str, Json]

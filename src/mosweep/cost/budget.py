@@ -1,7 +1,8 @@
-"""What a launch may take: refused beforehand if it may need more, stopped in time where it turns out to need more than was foreseen.
+"""What a launch may take: refused beforehand if it may need more, stopped in time where it turns
+out to need more than was foreseen.
 
-The caps are of one launch: each counts what its own stages take. What is under way when a cap comes near is not ended; jobs that wait in
-Slurm are taken back.
+The caps are of one launch: each counts what its own stages take. What is under way when a cap comes
+near is not ended; jobs that wait in Slurm are taken back.
 """
 
 from __future__ import annotations
@@ -33,23 +34,41 @@ def check_budget(plan: Plan, store: Store) -> None:
     if budget.gpu_hours is not None:
         if found.gpu_hours is None:
             raise UserError(
-                f"budget.gpu_hours={budget.gpu_hours:g}: what {', '.join(found.unknown)} will take is unknown, no like stage is on record; "
+                f"budget.gpu_hours={budget.gpu_hours:g}: what {', '.join(found.unknown)} will "
+                "take is unknown, no like stage is on record; "
                 "run one such trial first, or launch without a budget"
             )
-        _refuse("gpu_hours", budget.gpu_hours, found.gpu_hours, len(plan.to_run), "{:.3g} to {:.3g} GPU-hours by like stages on record")
+        _refuse(
+            "gpu_hours",
+            budget.gpu_hours,
+            found.gpu_hours,
+            len(plan.to_run),
+            "{:.3g} to {:.3g} GPU-hours by like stages on record",
+        )
     if budget.usd is not None:
         if found.usd_unknown:
             raise UserError(
-                f"budget.usd={budget.usd:g}: what it will cost is unknown: {'; '.join(found.usd_unknown)}; "
-                "run one such trial first (or give the price in a recipes/prices.yaml of your own), or launch without a budget"
+                f"budget.usd={budget.usd:g}: what it will cost is unknown: "
+                f"{'; '.join(found.usd_unknown)}; "
+                "run one such trial first (or give the price in a recipes/prices.yaml of your "
+                "own), or launch without a budget"
             )
         by = "by the length of the data" if found.usd_about else "by like stages on record"
-        _refuse("usd", budget.usd, found.usd or Range(), len(plan.to_run), f"${{:,.2f}} to ${{:,.2f}} {by}")
+        _refuse(
+            "usd",
+            budget.usd,
+            found.usd or Range(),
+            len(plan.to_run),
+            f"${{:,.2f}} to ${{:,.2f}} {by}",
+        )
 
 
 def _refuse(name: str, cap: float, found: Range, stages: int, words: str) -> None:
     if found.high > cap:
-        raise UserError(f"budget.{name}={cap:g}: {stages} stages may take {words.format(found.low, found.high)}; nothing was started")
+        raise UserError(
+            f"budget.{name}={cap:g}: {stages} stages may take "
+            f"{words.format(found.low, found.high)}; nothing was started"
+        )
 
 
 @dataclass
@@ -71,12 +90,15 @@ class _Account:
 class Meter:
     """Counts what a launch takes, and says of each stage whether it may start.
 
-    A stage is expected to take as much as the most of its like, those of this launch included. One that failed counts as long as it ran
-    and, as nobody says what it cost, as expected.
+    A stage is expected to take as much as the most of its like, those of this launch included. One
+    that failed counts as long as it ran and, as nobody says what it cost, as expected.
     """
 
     def __init__(self, plan: Plan, store: Store) -> None:
-        caps = (("usd", plan.budget.usd, "${}"), ("gpu_hours", plan.budget.gpu_hours, "{} GPU-hours"))
+        caps = (
+            ("usd", plan.budget.usd, "${}"),
+            ("gpu_hours", plan.budget.gpu_hours, "{} GPU-hours"),
+        )
         self.accounts = [_Account(name, cap, unit) for name, cap, unit in caps if cap is not None]
         self.store, self.stages = store, plan.stages
         self.experience = Experience(plan.to_run, store)
@@ -85,7 +107,11 @@ class Meter:
     @classmethod
     def of(cls, plan: Plan, store: Store) -> Self | None:
         """The meter of a launch that has a cap."""
-        return cls(plan, store) if plan.budget.usd is not None or plan.budget.gpu_hours is not None else None
+        return (
+            cls(plan, store)
+            if plan.budget.usd is not None or plan.budget.gpu_hours is not None
+            else None
+        )
 
     def refusal(self, key: str) -> str | None:
         """Why the stage may not start, ``None`` if it may, now or once others have ended."""
@@ -94,7 +120,10 @@ class Meter:
             if expected is None:
                 return f"{NOT_RUN}{account.name}={account.cap:g}: what it will take is unknown"
             if expected > 0 and account.spent + expected > account.cap:
-                may = f"{account.shown(account.spent)} spent, and it may take {account.shown(expected)}"
+                may = (
+                    f"{account.shown(account.spent)} spent, and it may take "
+                    f"{account.shown(expected)}"
+                )
                 return f"{NOT_RUN}{account.name}={account.cap:g}: {may}"
         return None
 
@@ -113,7 +142,8 @@ class Meter:
             account.reserved[key] = self._expected(account, key) or 0.0
 
     def too_many(self, waiting: Sequence[str]) -> list[str]:
-        """Which of the ``waiting`` stages, handed in but not begun, have to be taken back for the caps to hold; the last ones first.
+        """Which of the ``waiting`` stages, handed in but not begun, have to be taken back for the
+        caps to hold; the last ones first.
 
         What they were expected to take may have grown since: a launch learns from its own stages.
         """
@@ -121,7 +151,10 @@ class Meter:
         for account in self.accounts:
             account.reserved |= {key: self._expected(account, key) or 0.0 for key in waiting}
         for key in reversed(waiting):
-            if all(account.spent + sum(account.reserved.values()) <= account.cap for account in self.accounts):
+            if all(
+                account.spent + sum(account.reserved.values()) <= account.cap
+                for account in self.accounts
+            ):
                 break
             if any(account.reserved.get(key, 0.0) > 0 for account in self.accounts):
                 back.append(key)
@@ -159,10 +192,16 @@ class Meter:
         for account in self.accounts:
             expected = account.reserved.pop(key, 0.0)
             if account.name == "gpu_hours" and since is not None:
-                expected = (self.stages[key].resources.gpus or 0) * (time.monotonic() - since) / 3600
+                expected = (
+                    (self.stages[key].resources.gpus or 0) * (time.monotonic() - since) / 3600
+                )
             account.spent += expected
 
     def _expected(self, account: _Account, key: str) -> float | None:
         stage: Stage = self.stages[key]
-        found = self.experience.cost(stage).usd if account.name == "usd" else self.experience.gpu_hours(stage)
+        found = (
+            self.experience.cost(stage).usd
+            if account.name == "usd"
+            else self.experience.gpu_hours(stage)
+        )
         return None if found is None else found.high

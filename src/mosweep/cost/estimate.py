@@ -1,8 +1,9 @@
 """What a plan will take, from records of like stages: an honest range, or unknown.
 
-Stages are alike if they are of one kind, on one model, of one size (steps, items) and, for evaluations, of one task. What like stages took
-is no promise, for another rank, data set or machine moves it: the range is from the least to the most of those on record. What a stage
-costs is the tokens of like stages at the prices of ``prices``; a fine-tune also has to be on the same data.
+Stages are alike if they are of one kind, on one model, of one size (steps, items) and, for
+evaluations, of one task. What like stages took is no promise, for another rank, data set or machine
+moves it: the range is from the least to the most of those on record. What a stage costs is the
+tokens of like stages at the prices of ``prices``; a fine-tune also has to be on the same data.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ from mosweep.core.types import Stage
 from mosweep.cost.prices import Usage, cost, paid_provider, quote, usages
 from mosweep.sweep.plan import Plan
 
-__all__ = ["Cost", "Estimate", "Experience", "Range", "estimate", "gpus", "likeness", "newest", "provider"]
+__all__ = [
+    "Cost",
+    "Estimate",
+    "Experience",
+    "Range",
+    "estimate",
+    "gpus",
+    "likeness",
+    "newest",
+    "provider",
+]
 
 #: At most this many records are looked at, the newest first.
 LOOK_AT = 2000
@@ -46,8 +57,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will cost in USD; ``None``: unknown, and ``why``. ``about``: by the length of its data, not by measured tokens; then
-    ``models`` are who is asked for what.
+    """What a stage will cost in USD; ``None``: unknown, and ``why``. ``about``: by the length of
+    its data, not by measured tokens; then ``models`` are who is asked for what.
     """
 
     usd: Range | None
@@ -60,10 +71,11 @@ class Cost:
 class Estimate:
     """What the missing stages of a plan will take; ``None`` where that is unknown.
 
-    ``seconds``: computing time of all, one after the other; ``gpu_hours``: the same by the GPUs that they ask for, or that like ones had;
-    ``labels``: seconds of one stage of each label; ``unknown``: of what there is no record. ``usd``: what providers will ask, ``None`` also
-    where none is asked for anything; ``usd_unknown``: what that is unknown of, and why; ``usd_about``: what is known by the length of the
-    data alone; ``prices_as_of``: the oldest date of the prices.
+    ``seconds``: computing time of all, one after the other; ``gpu_hours``: the same by the GPUs
+    that they ask for, or that like ones had; ``labels``: seconds of one stage of each label;
+    ``unknown``: of what there is no record. ``usd``: what providers will ask, ``None`` also where
+    none is asked for anything; ``usd_unknown``: what that is unknown of, and why; ``usd_about``:
+    what is known by the length of the data alone; ``prices_as_of``: the oldest date of the prices.
     """
 
     seconds: Range | None
@@ -107,7 +119,12 @@ class Experience:
     def _note(self, payload: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         if "started" in data and "finished" in data:
             facts, used = data["facts"], tuple(usages(data["facts"]))
-            took = _Took(float(data["finished"]) - float(data["started"]), str(facts.get("device", "")), used, cost(used))
+            took = _Took(
+                float(data["finished"]) - float(data["started"]),
+                str(facts.get("device", "")),
+                used,
+                cost(used),
+            )
             self._took.setdefault(likeness(payload), []).append(took)
             self._took.setdefault(likeness(payload, data=True), []).append(took)
 
@@ -145,14 +162,24 @@ class Experience:
         record = self.store.read(data.key)
         if record is None:
             return Cost(None, why="no like stage is on record, and its data set is not there yet")
-        usage: Usage = expected(_length(record.folder / str(record.facts.get("folder", ""))) // CHARS)
+        usage: Usage = expected(
+            _length(record.folder / str(record.facts.get("folder", ""))) // CHARS
+        )
         usd = cost([usage])
         asked = frozenset([(usage.provider, usage.model)])
-        return Cost(Range(usd, usd, usd), about=True, models=asked) if usd is not None else Cost(None, why=_priceless([usage]))
+        return (
+            Cost(Range(usd, usd, usd), about=True, models=asked)
+            if usd is not None
+            else Cost(None, why=_priceless([usage]))
+        )
 
     def models(self, stage: Stage) -> set[tuple[str, str]]:
         """The providers and models that like stages asked."""
-        return {(used.provider, used.model) for took in self._took.get(self._like[stage.key], ()) for used in took.used}
+        return {
+            (used.provider, used.model)
+            for took in self._took.get(self._like[stage.key], ())
+            for used in took.used
+        }
 
 
 def estimate(plan: Plan, store: Store) -> Estimate:
@@ -167,12 +194,21 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     models: set[tuple[str, str]] = set()
     unknown_gpu = paid = False
     for stage in plan.to_run:
-        kind = (stage.label, likeness(stage.payload, data=True), stage.resources.gpus, provider(stage))
+        kind = (
+            stage.label,
+            likeness(stage.payload, data=True),
+            stage.resources.gpus,
+            provider(stage),
+        )
         if kind not in alike:
             times = experience.seconds(stage)
             if times:
                 labels.setdefault(stage.label, []).extend(times)
-            alike[kind] = (Range.of(times) if times else None, experience.gpu_hours(stage), experience.cost(stage))
+            alike[kind] = (
+                Range.of(times) if times else None,
+                experience.gpu_hours(stage),
+                experience.cost(stage),
+            )
             models |= experience.models(stage) | alike[kind][2].models
         took, hours, asked = alike[kind]
         seconds += took or Range()
@@ -200,23 +236,42 @@ def estimate(plan: Plan, store: Store) -> Estimate:
 
 
 def provider(stage: Stage) -> str | None:
-    """Whom the stage asks, for money: the provider that its work names, or that of the model it evaluates."""
+    """Whom the stage asks, for money: the provider that its work names, or that of the model it
+    evaluates.
+    """
     if named := getattr(stage.work, "remote", None):
         return str(named)
     if not hasattr(stage.work, "source"):
         return None
     tuned = (found for need in stage.needs.values() if (found := provider(need)))
-    return next(tuned, None) or (paid_provider(stage.work.source.inspect) if stage.work.source and stage.work.source.inspect else None)
+    return next(tuned, None) or (
+        paid_provider(stage.work.source.inspect)
+        if stage.work.source and stage.work.source.inspect
+        else None
+    )
 
 
 def gpus(stage: Stage, device: str) -> float:
-    """How many GPUs the stage occupies, by what it asks for or else by the device that it, or one like it, ran on."""
+    """How many GPUs the stage occupies, by what it asks for or else by the device that it, or one
+    like it, ran on.
+    """
     asked = stage.resources.gpus
     return float(asked) if asked is not None else float(device.startswith("cuda"))
 
 
 #: Settings that decide how long a stage takes; all others may differ among like stages.
-_SIZE = ("architecture", "delay_s", "epochs", "items", "max_steps", "method", "model", "n_epochs", "source", "task")
+_SIZE = (
+    "architecture",
+    "delay_s",
+    "epochs",
+    "items",
+    "max_steps",
+    "method",
+    "model",
+    "n_epochs",
+    "source",
+    "task",
+)
 _NATIVE = ("config", "settings", "recipe")
 _NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_epochs")
 
@@ -225,17 +280,25 @@ def likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
     """What stages share that take about as long; with ``data``, those on the same data."""
     inside = payload["config"].get("about") or payload  # a round of a loop
     config = inside["config"]
-    native: Mapping[str, Any] = next((config[name] for name in _NATIVE if isinstance(config.get(name), Mapping)), {})
+    native: Mapping[str, Any] = next(
+        (config[name] for name in _NATIVE if isinstance(config.get(name), Mapping)), {}
+    )
     sizes = [config.get(name) for name in _SIZE] + [native.get(name) for name in _NATIVE_SIZE]
     sizes.append((config.get("plan") or {}).get("steps"))
     base = None if isinstance(config.get("model"), str) else payload["inputs"].get("model")
     on = [payload["inputs"].get("data")] if data else []
-    return json.dumps([payload["kind"], inside["work"], base, *sizes, *on], sort_keys=True, default=str)
+    return json.dumps(
+        [payload["kind"], inside["work"], base, *sizes, *on], sort_keys=True, default=str
+    )
 
 
 def newest(store: Store) -> Iterator[dict[str, Any]]:
     """The latest records, whole, but not checked."""
-    paths = sorted((path for path in (store.root / "records").glob("?/*.json")), key=lambda path: path.stat().st_mtime, reverse=True)
+    paths = sorted(
+        (path for path in (store.root / "records").glob("?/*.json")),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
     for path in paths[:LOOK_AT]:
         try:
             yield store.unchecked(path.stem)
@@ -250,7 +313,10 @@ def _length(folder: Path) -> int:
     with open(folder / "train.jsonl", encoding="utf-8") as file:
         for line in file:
             if line.strip():
-                length += sum(len(str(message.get("content") or "")) for message in json.loads(line).get("messages", ()))
+                length += sum(
+                    len(str(message.get("content") or ""))
+                    for message in json.loads(line).get("messages", ())
+                )
     return length
 
 

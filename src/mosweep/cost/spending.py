@@ -14,9 +14,11 @@ __all__ = ["Spending", "spending"]
 
 @dataclass(frozen=True)
 class Spending:
-    """Tokens of all stages, each once, and USD; ``None`` where some model's price is unknown: those of ``priceless``.
+    """Tokens of all stages, each once, and USD; ``None`` where some model's price is unknown: those
+    of ``priceless``.
 
-    ``dates`` are those of the prices. A stage that was paid for by another sweep counts as well: it is what the results rest on.
+    ``dates`` are those of the prices. A stage that was paid for by another sweep counts as well: it
+    is what the results rest on.
     """
 
     train_tokens: int = 0
@@ -27,21 +29,37 @@ class Spending:
     priceless: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        kinds = ((self.train_tokens, "trained on"), (self.input_tokens, "read"), (self.output_tokens, "written"))
+        kinds = (
+            (self.train_tokens, "trained on"),
+            (self.input_tokens, "read"),
+            (self.output_tokens, "written"),
+        )
         tokens = ", ".join(f"{count:,} {word}" for count, word in kinds if count) or "0"
         if self.usd is None:
-            return f"{tokens} tokens; USD unknown: no price of {', '.join(self.priceless)} in recipes/prices.yaml"
+            return (
+                f"{tokens} tokens; USD unknown: no price of {', '.join(self.priceless)} in "
+                "recipes/prices.yaml"
+            )
         dated = f" at prices of {', '.join(self.dates)}" if self.dates else ""
         return f"{tokens} tokens; ${self.usd:,.4g}{dated}"
 
 
 def spending(result: SweepResult) -> Spending | None:
-    """What the stages of ``result`` have used; ``None`` where no provider was asked for anything."""
+    """What the stages of ``result`` have used; ``None`` where no provider was asked for
+    anything.
+    """
     total, dates, priceless = Spending(), set[str](), set[str]()
     asked = False
-    for stage in {stage.key: stage for trial in result.trials for stage in trial.stages if "usage" in stage.facts}.values():
+    for stage in {
+        stage.key: stage
+        for trial in result.trials
+        for stage in trial.stages
+        if "usage" in stage.facts
+    }.values():
         noted = stage.facts["usage"]
-        for used, note in zip(usages(stage.facts), [noted] if isinstance(noted, Mapping) else noted, strict=True):
+        for used, note in zip(
+            usages(stage.facts), [noted] if isinstance(noted, Mapping) else noted, strict=True
+        ):
             asked = True
             usd = _usd(used, note)
             if usd is None:
@@ -55,7 +73,11 @@ def spending(result: SweepResult) -> Spending | None:
                 output_tokens=total.output_tokens + used.output_tokens,
                 usd=None if usd is None or total.usd is None else total.usd + usd,
             )
-    return replace(total, dates=tuple(sorted(dates)), priceless=tuple(sorted(priceless))) if asked else None
+    return (
+        replace(total, dates=tuple(sorted(dates)), priceless=tuple(sorted(priceless)))
+        if asked
+        else None
+    )
 
 
 def _usd(used: Usage, note: Mapping[str, Any]) -> float | None:

@@ -1,6 +1,8 @@
-"""Chat data sets: JSONL (or a JSON array) in OpenAI's fine-tuning format, checked row by row as it is read.
+"""Chat data sets: JSONL (or a JSON array) in OpenAI's fine-tuning format, checked row by row as it
+is read.
 
-Rows with ``instruction``, perhaps ``input``, and ``output`` (as Alpaca has them) are read as a chat of two turns.
+Rows with ``instruction``, perhaps ``input``, and ``output`` (as Alpaca has them) are read as a chat
+of two turns.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True, init=False)
 class JSONLDataset:
-    """Samples in OpenAI's chat format, in order. Raises ``UserError`` for a sample that no backend could train on."""
+    """Samples in OpenAI's chat format, in order. Raises ``UserError`` for a sample that no backend
+    could train on.
+    """
 
     samples: tuple[Sample, ...]
 
@@ -43,7 +47,9 @@ class JSONLDataset:
 
     @classmethod
     async def load(cls, path: str | Path) -> JSONLDataset:
-        """Read a JSONL file, or a file with one JSON array. ``UserError`` names file and line of the first bad row."""
+        """Read a JSONL file, or a file with one JSON array. ``UserError`` names file and line of
+        the first bad row.
+        """
         return await asyncio.to_thread(cls._read, Path(path))
 
     async def save(self, path: str | Path) -> None:
@@ -57,7 +63,9 @@ class JSONLDataset:
         return iter(self.samples)
 
     def sample(self, n: int, seed: int) -> JSONLDataset:
-        """``n`` different samples, drawn at random but the same for the same ``seed``. ``ValueError`` if there are fewer."""
+        """``n`` different samples, drawn at random but the same for the same ``seed``.
+        ``ValueError`` if there are fewer.
+        """
         if not 0 <= n <= len(self):
             raise UserError(f"cannot draw {n} samples from {len(self)}")
         return _trusted(random.Random(seed).sample(self.samples, n))
@@ -71,7 +79,9 @@ class JSONLDataset:
         return _trusted([*rows, *self.samples[done:], *other.samples[done:]])
 
     def unique(self) -> JSONLDataset:
-        """Without samples that are the very same as one before, as a whole: what merely asks the same stays."""
+        """Without samples that are the very same as one before, as a whole: what merely asks the
+        same stays.
+        """
         first: dict[str, Sample] = {}
         for row in self.samples:
             first.setdefault(fingerprint.canonical_json(row), row)
@@ -80,16 +90,23 @@ class JSONLDataset:
     def to_openai_format(self) -> list[dict[str, Any]]:
         """Rows with nothing but ``messages``, of nothing but what OpenAI's format knows."""
         known = ("role", "content", "name", "weight")
-        return [{"messages": [{k: m[k] for k in known if k in m} for m in row["messages"]]} for row in self.samples]
+        return [
+            {"messages": [{k: m[k] for k in known if k in m} for m in row["messages"]]}
+            for row in self.samples
+        ]
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content: independent of the file's formatting, dependent on the order of the rows."""
+        """SHA-256 of the content: independent of the file's formatting, dependent on the order of
+        the rows.
+        """
         return _digest(self.samples)
 
     @staticmethod
     def stream(path: str | Path) -> Iterator[Sample]:
-        """The samples of a file one by one, checked as they come. A JSONL file may be larger than memory; an array is read whole."""
+        """The samples of a file one by one, checked as they come. A JSONL file may be larger than
+        memory; an array is read whole.
+        """
         empty = True
         for line, row in _rows(Path(path)):
             row = as_chat(row)
@@ -112,7 +129,10 @@ class JSONLDataset:
     def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.samples), encoding="utf-8")
+        temporary.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.samples),
+            encoding="utf-8",
+        )
         temporary.replace(path)
 
 
@@ -207,7 +227,11 @@ def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 def _reason(error: ValueError) -> str:
     """Without the line that the decoder counts, which is not the file's."""
-    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return (
+        f"{error.msg}, column {error.colno}"
+        if isinstance(error, json.JSONDecodeError)
+        else str(error)
+    )
 
 
 def _problem(row: Any) -> str | None:
@@ -233,15 +257,36 @@ def _problem(row: Any) -> str | None:
 
 def as_chat(row: Any) -> Any:
     """A row of instruction, input and output as chat; any other as it is."""
-    if not isinstance(row, Mapping) or "messages" in row or not {"instruction", "output"} <= set(row):
+    if (
+        not isinstance(row, Mapping)
+        or "messages" in row
+        or not {"instruction", "output"} <= set(row)
+    ):
         return row
     asked, given, answer = row["instruction"], row.get("input") or "", row["output"]
     if not all(isinstance(text, str) for text in (asked, given, answer)):
         return row
-    messages = [{"role": "user", "content": f"{asked}\n\n{given}" if given else asked}, {"role": "assistant", "content": answer}]
-    return {"messages": messages, **{key: value for key, value in row.items() if key not in ("instruction", "input", "output")}}
+    messages = [
+        {"role": "user", "content": f"{asked}\n\n{given}" if given else asked},
+        {"role": "assistant", "content": answer},
+    ]
+    return {
+        "messages": messages,
+        **{
+            key: value
+            for key, value in row.items()
+            if key not in ("instruction", "input", "output")
+        },
+    }
 
 
 def _kind(value: Any) -> str:
-    names = {str: "text", int: "a number", float: "a number", bool: "true or false", dict: "an object", list: "a list"}
+    names = {
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        dict: "an object",
+        list: "a list",
+    }
     return "nothing" if value is None else names.get(type(value), type(value).__name__)

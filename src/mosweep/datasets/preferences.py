@@ -1,4 +1,6 @@
-"""Data sets of preferences: chat samples whose last turn is the preferred answer, and whose ``rejected`` is the other one, as text."""
+"""Data sets of preferences: chat samples whose last turn is the preferred answer, and whose
+``rejected`` is the other one, as text.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,23 @@ Messages = list[dict[str, Any]]
 
 
 def preference(number: int, row: Sample) -> tuple[Messages, Messages, Messages]:
-    """What sample ``number`` was asked, the preferred answer and the other one. ``UserError`` for a sample that is no preference."""
+    """What sample ``number`` was asked, the preferred answer and the other one. ``UserError`` for a
+    sample that is no preference.
+    """
     rejected = row.get("rejected")
-    messages = [{key: message[key] for key in ("role", "content", "name") if key in message} for message in row["messages"]]
+    messages = [
+        {key: message[key] for key in ("role", "content", "name") if key in message}
+        for message in row["messages"]
+    ]
     if not isinstance(rejected, str) or not rejected:
-        raise UserError(f"sample {number}: method=dpo needs the answer that is not preferred, as text, in rejected")
+        raise UserError(
+            f"sample {number}: method=dpo needs the answer that is not preferred, as text, in "
+            "rejected"
+        )
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise UserError(f"sample {number}: method=dpo needs the preferred answer as the last message")
+        raise UserError(
+            f"sample {number}: method=dpo needs the preferred answer as the last message"
+        )
     return messages[:-1], messages[-1:], [{**messages[-1], "content": rejected}]
 
 

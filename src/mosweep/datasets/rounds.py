@@ -1,8 +1,11 @@
-"""Which examples a round of the loop trains on: the next stretch of an endless shuffle, and more of what the evaluation found hard.
+"""Which examples a round of the loop trains on: the next stretch of an endless shuffle, and more of
+what the evaluation found hard.
 
-Without hard examples the rounds read one sequence: all examples in a random order that follows from the seed, then all again in another,
-and so on, each round from where the one before stopped. Hard examples are those in a group (their metadata's ``topic``, say) of which
-evaluation samples failed. They come beside the sequence (``boost``) or instead of it (``mine``), the more of a group the more of it failed.
+Without hard examples the rounds read one sequence: all examples in a random order that follows from
+the seed, then all again in another, and so on, each round from where the one before stopped. Hard
+examples are those in a group (their metadata's ``topic``, say) of which evaluation samples failed.
+They come beside the sequence (``boost``) or instead of it (``mine``), the more of a group the more
+of it failed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from mosweep.datasets.jsonl import Sample
 
 __all__ = ["Group", "Selection", "failed_groups", "select", "stretch"]
 
-#: Names in the metadata of samples and examples that make groups unless told otherwise. What a scorer notes of a sample does, too.
+#: Names in the metadata of samples and examples that make groups unless told otherwise. What a
+#: scorer notes of a sample does, too.
 NAMES = ("topic", "task")
 
 
@@ -39,9 +43,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Selection:
-    """The examples of a round, by number, in order. ``position``: where the sequence goes on in the next round.
+    """The examples of a round, by number, in order. ``position``: where the sequence goes on in the
+    next round.
 
-    ``hard`` is how many of the examples came for belonging to a group that failed, ``groups`` how many there are of each, by group.
+    ``hard`` is how many of the examples came for belonging to a group that failed, ``groups`` how
+    many there are of each, by group.
     """
 
     rows: Sequence[int]
@@ -51,7 +57,9 @@ class Selection:
 
 
 def stretch(rows: int, seed: object, start: int, count: int) -> list[int]:
-    """``count`` numbers below ``rows``, from place ``start`` of the sequence of ``seed``: none comes again before all others have."""
+    """``count`` numbers below ``rows``, from place ``start`` of the sequence of ``seed``: none
+    comes again before all others have.
+    """
     found: list[int] = []
     while len(found) < count:
         epoch, offset = divmod(start + len(found), rows)
@@ -62,12 +70,17 @@ def stretch(rows: int, seed: object, start: int, count: int) -> list[int]:
 
 
 def failed_groups(
-    samples: Sequence[Mapping[str, Any]], threshold: float, *, scorer: str | None = None, names: Sequence[str] | None = None
+    samples: Sequence[Mapping[str, Any]],
+    threshold: float,
+    *,
+    scorer: str | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[Group]:
     """The groups of an evaluation's ``samples`` (see ``EvalResults.samples``) in which some failed.
 
-    A sample has failed if its score is below ``threshold``: that of ``scorer`` if there is one of the name, otherwise the mean of all. A
-    sample that was not scored counts neither way. ``names`` make groups; by default ``NAMES``, and all that scorers noted.
+    A sample has failed if its score is below ``threshold``: that of ``scorer`` if there is one of
+    the name, otherwise the mean of all. A sample that was not scored counts neither way. ``names``
+    make groups; by default ``NAMES``, and all that scorers noted.
     """
     failed: Counter[tuple[str, str]] = Counter()
     seen: Counter[tuple[str, str]] = Counter()
@@ -78,7 +91,11 @@ def failed_groups(
         for group in set(_of_sample(sample, names)):
             seen[group] += 1
             failed[group] += score < threshold
-    return [Group(name, value, failed[name, value], number) for (name, value), number in sorted(seen.items()) if failed[name, value]]
+    return [
+        Group(name, value, failed[name, value], number)
+        for (name, value), number in sorted(seen.items())
+        if failed[name, value]
+    ]
 
 
 def select(
@@ -92,27 +109,40 @@ def select(
     mode: Literal["off", "boost", "mine"] = "off",
     factor: float = 1.0,
 ) -> Selection:
-    """``count`` examples for the round ``number``, which reads the sequence of ``seed`` from ``position`` on.
+    """``count`` examples for the round ``number``, which reads the sequence of ``seed`` from
+    ``position`` on.
 
-    An example in a group of which the part f failed (the most of its groups) weighs 1 + (``factor`` - 1) · f under ``boost`` and f
-    under ``mine``, where any other weighs 1 and 0. ``UserError`` if nothing is left to mine.
+    An example in a group of which the part f failed (the most of its groups) weighs 1 + (``factor``
+    - 1) · f under ``boost`` and f under ``mine``, where any other weighs 1 and 0. ``UserError`` if
+    nothing is left to mine.
     """
     rates = _rates(examples, groups) if mode != "off" else {}
     weights = {row: rate * (factor - 1 if mode == "boost" else 1) for row, rate in rates.items()}
     total = sum(weights.values())
     if mode == "mine" and not total:
         known = ", ".join(f"{group.name}={group.value}" for group in groups) or "none"
-        raise UserError(f"no training example belongs to a group of which samples failed (groups: {known}); see loop.hard_by")
+        raise UserError(
+            f"no training example belongs to a group of which samples failed (groups: {known}); "
+            "see loop.hard_by"
+        )
     extra = count if mode == "mine" else round(count * total / (len(examples) + total))
-    rows = stretch(len(examples), seed, position, count - extra) + _drawn(weights, extra, f"{seed} hard {number}")
+    rows = stretch(len(examples), seed, position, count - extra) + _drawn(
+        weights, extra, f"{seed} hard {number}"
+    )
     if extra:
         random.Random(f"{seed} order {number}").shuffle(rows)
-    counted = {f"{group.name}={group.value}": _counts(group, examples, rows) for group in groups} if mode != "off" else {}
+    counted = (
+        {f"{group.name}={group.value}": _counts(group, examples, rows) for group in groups}
+        if mode != "off"
+        else {}
+    )
     return Selection(rows, position + count - extra, extra, counted)
 
 
 def _drawn(weights: Mapping[int, float], count: int, seed: str) -> list[int]:
-    """``count`` rows: each weight has its share, as whole numbers go, and within it no row comes again before all others have."""
+    """``count`` rows: each weight has its share, as whole numbers go, and within it no row comes
+    again before all others have.
+    """
     if not count:
         return []
     classes: dict[float, list[int]] = {}
@@ -122,9 +152,15 @@ def _drawn(weights: Mapping[int, float], count: int, seed: str) -> list[int]:
     total = sum(weight * len(rows) for weight, rows in classes.items())
     exact = {weight: count * weight * len(rows) / total for weight, rows in classes.items()}
     shares = {weight: int(share) for weight, share in exact.items()}
-    for weight in sorted(exact, key=lambda weight: (shares[weight] - exact[weight], weight))[: count - sum(shares.values())]:
+    for weight in sorted(exact, key=lambda weight: (shares[weight] - exact[weight], weight))[
+        : count - sum(shares.values())
+    ]:
         shares[weight] += 1
-    return [rows[i] for weight, rows in classes.items() for i in stretch(len(rows), f"{seed} {weight:.12g}", 0, shares[weight])]
+    return [
+        rows[i]
+        for weight, rows in classes.items()
+        for i in stretch(len(rows), f"{seed} {weight:.12g}", 0, shares[weight])
+    ]
 
 
 def _rates(examples: Sequence[Sample], groups: Sequence[Group]) -> dict[int, float]:
@@ -134,16 +170,29 @@ def _rates(examples: Sequence[Sample], groups: Sequence[Group]) -> dict[int, flo
         by_name.setdefault(group.name, {})[group.value] = group.rate
     found: dict[int, float] = {}
     for row, example in enumerate(examples):
-        rates = [rate for name, values in by_name.items() if (rate := values.get(_of_example(example, name) or "")) is not None]
+        rates = [
+            rate
+            for name, values in by_name.items()
+            if (rate := values.get(_of_example(example, name) or "")) is not None
+        ]
         if rates:
             found[row] = max(rates)
     return found
 
 
 def _counts(group: Group, examples: Sequence[Sample], rows: Sequence[int]) -> dict[str, int]:
-    members = {row for row, example in enumerate(examples) if _of_example(example, group.name) == group.value}
+    members = {
+        row
+        for row, example in enumerate(examples)
+        if _of_example(example, group.name) == group.value
+    }
     chosen = sum(row in members for row in rows)
-    return {"failed": group.failed, "samples": group.samples, "examples": len(members), "chosen": chosen}
+    return {
+        "failed": group.failed,
+        "samples": group.samples,
+        "examples": len(members),
+        "chosen": chosen,
+    }
 
 
 def _score(scores: Mapping[str, float | None], scorer: str | None) -> float | None:

@@ -1,1 +1,3 @@
-"""From the command line to trials: composition, factors, settings, and the Hydra application around them."""
+"""From the command line to trials: composition, factors, settings, and the Hydra application around
+them.
+"""

@@ -1,7 +1,8 @@
-"""The Hydra application: the command line as Hydra reads it, with mosweep's search path and errors of one line.
+"""The Hydra application: the command line as Hydra reads it, with mosweep's search path and errors
+of one line.
 
-Hydra parses, composes, prints ``--cfg`` and ``--info`` and completes in the shell; what becomes of a composed configuration is in
-``sweeping``, which is imported only when something is to run.
+Hydra parses, composes, prints ``--cfg`` and ``--info`` and completes in the shell; what becomes of
+a composed configuration is in ``sweeping``, which is imported only when something is to run.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ CONFIG_NAME = "config"
 
 
 def hydra_main(arguments: Sequence[str]) -> int:
-    """Run the Hydra application; returns the exit status. ``UserError`` for whatever the user can mend."""
+    """Run the Hydra application; returns the exit status. ``UserError`` for whatever the user can
+    mend.
+    """
     arguments = [_json_quoted(argument) for argument in arguments]
     refuse_secrets(arguments)
     os.environ["MOSWEEP_HOME"] = str(home())  # the same for jobs that Hydra runs in another folder
@@ -55,7 +58,9 @@ def hydra_main(arguments: Sequence[str]) -> int:
             hydra.show_info(args.info, config_name=name, overrides=args.overrides)
         elif args.shell_completion:
             hydra.shell_completion(config_name=name, overrides=args.overrides)
-        elif args.multirun or any(override.strip() == "hydra.mode=MULTIRUN" for override in args.overrides):
+        elif args.multirun or any(
+            override.strip() == "hydra.mode=MULTIRUN" for override in args.overrides
+        ):
             return _multirun(hydra, name, args.overrides)
         else:
             return _single_run(hydra, name, args.overrides)
@@ -63,7 +68,9 @@ def hydra_main(arguments: Sequence[str]) -> int:
 
 
 class _Session:
-    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then the shipped one."""
+    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then the shipped
+    one.
+    """
 
     def __init__(self, config_dir: str | None = None) -> None:
         self.config_dir = config_dir
@@ -71,7 +78,11 @@ class _Session:
     def __enter__(self) -> Hydra:
         main = shipped("conf")
         path = create_config_search_path(str(main))
-        own = [folder for folder in own_and_shipped("conf") if folder != main and not folder.samefile(main)]
+        own = [
+            folder
+            for folder in own_and_shipped("conf")
+            if folder != main and not folder.samefile(main)
+        ]
         if self.config_dir is not None:
             folder = Path(self.config_dir).absolute()
             if not folder.is_dir():
@@ -122,16 +133,23 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
 
 
 def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
-    """The trials that ``mosweep -m overrides`` would run, and the first one's configuration; writes nothing."""
+    """The trials that ``mosweep -m overrides`` would run, and the first one's configuration; writes
+    nothing.
+    """
     from mosweep.design.sweeping import Design, compose_trials, config_of
 
     overrides = [_json_quoted(override) for override in overrides]
     refuse_secrets(overrides)
     with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
-        config = hydra.compose_config(CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        config = hydra.compose_config(
+            CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
+        )
         design = Design(hydra.config_loader, config, _task_overrides(config))
         trials = compose_trials(
-            config, hydra.config_loader, design.overrides, design.factors_in(Path(str(config.hydra.sweep.dir)).absolute())
+            config,
+            hydra.config_loader,
+            design.overrides,
+            design.factors_in(Path(str(config.hydra.sweep.dir)).absolute()),
         )
         return trials, config_of(trials[0])
 
@@ -150,7 +168,9 @@ def _json_quoted(argument: str) -> str:
             json.loads(text)
         except json.JSONDecodeError as error:
             if '":' in text.replace('" :', '":'):
-                raise ConfigError(key, text, f"is not JSON: {error.msg} at column {error.colno}") from None
+                raise ConfigError(
+                    key, text, f"is not JSON: {error.msg} at column {error.colno}"
+                ) from None
             return argument  # Hydra's own grammar: treatments={model:[a,b]}
         return f"{key}='" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
     if equals and key.lstrip("+") in ("controls", "treatments") and text.startswith("@"):
@@ -167,12 +187,16 @@ class explained:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None:
         warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         if error is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             return
         if isinstance(error, MissingConfigException):
             raise UserError(self._missing(error)) from None
-        if isinstance(error, ConfigCompositionException) and (found := re.match(r"Could not override '([^']+)'", str(error))):
+        if isinstance(error, ConfigCompositionException) and (
+            found := re.match(r"Could not override '([^']+)'", str(error))
+        ):
             raise self._unknown_key(found[1]) from None
         if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by_hydra(error):
             raise UserError(_first_lines(error)) from None
@@ -185,10 +209,16 @@ class explained:  # noqa: N801 - reads as a statement
         return text.splitlines()[0]
 
     def _unknown_key(self, key: str) -> ConfigError:
-        groups = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith(("hydra.", "~"))]
+        groups = [
+            o
+            for o in self.overrides
+            if "." not in o.partition("=")[0] and not o.startswith(("hydra.", "~"))
+        ]
         given = next((o for o in self.overrides if o.partition("=")[0] == key), f"{key}=")
         try:
-            config = self.hydra.compose_config(self.name, [o for o in groups if o != given], RunMode.MULTIRUN)
+            config = self.hydra.compose_config(
+                self.name, [o for o in groups if o != given], RunMode.MULTIRUN
+            )
         except HydraException:
             config = self.hydra.compose_config(self.name, [], RunMode.MULTIRUN)
         from mosweep.design.compose import missing_key
@@ -197,11 +227,17 @@ class explained:  # noqa: N801 - reads as a statement
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra refused something with a plain ``ValueError``, as it does for group choices that are no names."""
+    """Whether Hydra refused something with a plain ``ValueError``, as it does for group choices
+    that are no names.
+    """
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return isinstance(error, ValueError) and frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+    return (
+        isinstance(error, ValueError)
+        and frame is not None
+        and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+    )
 
 
 def _first_lines(error: BaseException) -> str:

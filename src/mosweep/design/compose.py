@@ -1,11 +1,14 @@
 """Compose once, then override: the configurations of thousands of trials for the price of a few.
 
-Hydra composes from the defaults list for every trial, tens of milliseconds each. Here that happens once per distinct set of
-*group* choices; *value* overrides are applied to copies. The result is Hydra's own (a property test compares them), by one of
-three ways, each falling back to the next:
+Hydra composes from the defaults list for every trial, tens of milliseconds each. Here that happens
+once per distinct set of
+*group* choices; *value* overrides are applied to copies. The result is Hydra's own (a property test
+compares them), by one of three ways, each falling back to the next:
 
-1. plain ``key=scalar`` overrides of untyped leaves that no interpolation reads: copy the path to the leaf, set it;
-2. any other value override: Hydra's own function applies it to a deep copy of the composed configuration, which is then resolved;
+1. plain ``key=scalar`` overrides of untyped leaves that no interpolation reads: copy the path to
+   the leaf, set it;
+2. any other value override: Hydra's own function applies it to a deep copy of the composed
+   configuration, which is then resolved;
 3. configurations that read ``${hydra:…}`` and its kin: Hydra composes the trial from scratch.
 """
 
@@ -29,7 +32,10 @@ from mosweep.core.errors import ConfigError, UserError, choices
 
 __all__ = ["Composer"]
 
-_PLAIN = re.compile(r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)", re.ASCII)
+_PLAIN = re.compile(
+    r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)",
+    re.ASCII,
+)
 _WORDS_WITH_MEANING = {"true", "false", "null", "nan", "inf", "none"}
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^$,{}]*)?")
@@ -37,7 +43,9 @@ _ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^$,{}]*)?")
 
 @dataclass(frozen=True)
 class _Value:
-    """One parsed override of a value: plain (``parsed is None``) or anything that Hydra's grammar has."""
+    """One parsed override of a value: plain (``parsed is None``) or anything that Hydra's grammar
+    has.
+    """
 
     key: str
     text: str
@@ -47,7 +55,9 @@ class _Value:
 
 @dataclass
 class _Base:
-    """A composed set of group choices: ``config`` as OmegaConf's, ``plain`` resolved, ``None`` where only value overrides can mend it."""
+    """A composed set of group choices: ``config`` as OmegaConf's, ``plain`` resolved, ``None``
+    where only value overrides can mend it.
+    """
 
     config: DictConfig
     plain: dict[str, Any] | None
@@ -57,7 +67,9 @@ class _Base:
     sections: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def with_values(self, values: Sequence[_Value]) -> dict[str, Any]:
-        """``plain`` with leaves set; trials that set the same leaves of a section to the same values share that section."""
+        """``plain`` with leaves set; trials that set the same leaves of a section to the same
+        values share that section.
+        """
         assert self.plain is not None
         result = dict(self.plain)
         touched: dict[str, list[_Value]] = {}
@@ -75,7 +87,9 @@ class _Base:
 
 
 class Composer:
-    """Makes the configurations of a sweep's trials. ``loader`` and ``master`` are Hydra's own for this command."""
+    """Makes the configurations of a sweep's trials. ``loader`` and ``master`` are Hydra's own for
+    this command.
+    """
 
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
         self._loader, self._master = loader, master
@@ -87,8 +101,9 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The trial's resolved configuration, without ``hydra``, as plain data.
 
-        Sections that no override touches are the very same object in all trials of one base: never write to the result.
-        Raises ``ConfigError`` for a key that does not exist, Hydra's exceptions for the rest.
+        Sections that no override touches are the very same object in all trials of one base: never
+        write to the result. Raises ``ConfigError`` for a key that does not exist, Hydra's
+        exceptions for the rest.
         """
         choices_made, values = [], []
         for text in overrides:
@@ -99,7 +114,9 @@ class Composer:
                 values.append(value)
         base = self._base(tuple(choices_made))
         if base.needs_hydra:
-            return _resolved(_without_hydra(self._loader.load_sweep_config(self._master, list(overrides))))
+            return _resolved(
+                _without_hydra(self._loader.load_sweep_config(self._master, list(overrides)))
+            )
         if base.plain is not None and all(self._is_simple(base, value) for value in values):
             return base.with_values(values)
         config = copy.deepcopy(base.config)
@@ -128,9 +145,13 @@ class Composer:
             if self._is_group(key):
                 return None
             number = word.lstrip("-").replace(".", "", 1).isdigit()
-            return _Value(key, text, (float(word) if "." in word else int(word)) if number else word)
+            return _Value(
+                key, text, (float(word) if "." in word else int(word)) if number else word
+            )
         parsed = self._parser.parse_override(text)
-        if parsed.package is not None or (self._is_group(parsed.key_or_group) and not isinstance(parsed.value(), dict)):
+        if parsed.package is not None or (
+            self._is_group(parsed.key_or_group) and not isinstance(parsed.value(), dict)
+        ):
             return None
         return _Value(parsed.key_or_group, text, None, parsed)
 
@@ -160,8 +181,13 @@ class Composer:
             return False
         simple = base.open_keys.get(value.key)
         if simple is None:
-            simple = base.open_keys[value.key] = _is_untyped_leaf(base.config, value.key) and not any(
-                not read or read == value.key or read.startswith(f"{value.key}.") or value.key.startswith(f"{read}.")
+            simple = base.open_keys[value.key] = _is_untyped_leaf(
+                base.config, value.key
+            ) and not any(
+                not read
+                or read == value.key
+                or read.startswith(f"{value.key}.")
+                or value.key.startswith(f"{read}.")
                 for read in base.read_keys
             )
         return simple
@@ -181,7 +207,12 @@ def _set(result: dict[str, Any], base: Mapping[str, Any], path: Sequence[str], v
 def _is_untyped_leaf(config: DictConfig, key: str) -> bool:
     node: Any = config
     for name in key.split("."):
-        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        if (
+            not isinstance(node, DictConfig)
+            or node._is_none()
+            or node._is_missing()
+            or node._is_interpolation()
+        ):
             return False
         node = node._get_node(name, validate_access=False)
         if node is None:
@@ -202,9 +233,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _interpolations(config: DictConfig) -> tuple[frozenset[str], bool]:
-    """The keys that interpolations read, and whether any of them cannot be told without Hydra at hand.
+    """The keys that interpolations read, and whether any of them cannot be told without Hydra at
+    hand.
 
-    Interpolations that are neither plain absolute references nor environment look-ups read, as far as we know, everything: key ``""``.
+    Interpolations that are neither plain absolute references nor environment look-ups read, as far
+    as we know, everything: key ``""``.
     """
     keys: set[str] = set()
     needs_hydra = False

@@ -1,7 +1,9 @@
-"""From composed configurations to trials that run: what mosweep's sweeper and launcher do, and Hydra's task function.
+"""From composed configurations to trials that run: what mosweep's sweeper and launcher do, and
+Hydra's task function.
 
-Everything is composed, checked and named before anything is written. Under mosweep's launcher all trials of a sweep are planned
-together; under a launcher of Hydra's own every trial is a job of its own, and the store keeps them from doing anything twice.
+Everything is composed, checked and named before anything is written. Under mosweep's launcher all
+trials of a sweep are planned together; under a launcher of Hydra's own every trial is a job of its
+own, and the store keeps them from doing anything twice.
 """
 
 from __future__ import annotations
@@ -32,13 +34,29 @@ from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial, unique_stages
 from mosweep.design.compose import Composer
 from mosweep.design.trials import Builder, bundles_of, design_overrides
-from mosweep.execution.launch import check_access, check_installed, finish, launcher_of, prepare, run_trials, store_of
+from mosweep.execution.launch import (
+    check_access,
+    check_installed,
+    finish,
+    launcher_of,
+    prepare,
+    run_trials,
+    store_of,
+)
 from mosweep.launchers.base import Launcher
 from mosweep.launchers.local import Local
 from mosweep.sweep.folder import UNKNOWN, Sweep, level_of
 from mosweep.sweep.plan import make_plan
 
-__all__ = ["Design", "compose_trials", "config_of", "launch", "run_single_trial", "run_whole_trial", "sweep"]
+__all__ = [
+    "Design",
+    "compose_trials",
+    "config_of",
+    "launch",
+    "run_single_trial",
+    "run_whole_trial",
+    "sweep",
+]
 
 
 class Design:
@@ -47,32 +65,59 @@ class Design:
     def __init__(self, loader: Any, master: DictConfig, arguments: Sequence[str]) -> None:
         job = _job(master, resolve=False)
         designed, factor_keys = design_overrides(
-            job.get("controls"), job.get("treatments"), job.get("seeds"), job.get("setting"), job.get("tags")
+            job.get("controls"),
+            job.get("treatments"),
+            job.get("seeds"),
+            job.get("setting"),
+            job.get("tags"),
         )
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
         written = BasicSweeper.split_arguments(parsed, None)[0]
-        swept = [str(override.get_key_element()) for override in parsed if override.is_sweep_override()]
+        swept = [
+            str(override.get_key_element()) for override in parsed if override.is_sweep_override()
+        ]
         self.factor_keys = list(dict.fromkeys([*factor_keys, *swept]))
         # What is written on the command line wins over the design.
         given = {str(override.get_key_element()) for override in parsed}
-        base = list({tuple(o for o in overrides if o.partition("=")[0] not in given): None for overrides in designed})
+        base = list(
+            {
+                tuple(o for o in overrides if o.partition("=")[0] not in given): None
+                for overrides in designed
+            }
+        )
         self.overrides = [[*overrides, *extra] for overrides in base for extra in written]
 
     def factors_in(self, folder: Path) -> list[str]:
-        """The keys of the design's factors, among the trials that are in ``folder`` already: also what those differ in, from each other or
-        from these.
+        """The keys of the design's factors, among the trials that are in ``folder`` already: also
+        what those differ in, from each other or from these.
         """
         earlier = Sweep(folder)
-        known = dict.fromkeys([*self.factor_keys, *(key for one in earlier.launches for trial in one.trials for key in trial["factors"])])
+        known = dict.fromkeys(
+            [
+                *self.factor_keys,
+                *(
+                    key
+                    for one in earlier.launches
+                    for trial in one.trials
+                    for key in trial["factors"]
+                ),
+            ]
+        )
         first = [earlier.config(one.trials[0]["name"]) for one in earlier.launches if one.trials]
         levels = _Levels()
         for key, level in _factors(levels, self.overrides[0], None).items() if first else ():
-            if any((before := level_of(config, key)) is not UNKNOWN and before != level for config in first if config):
+            if any(
+                (before := level_of(config, key)) is not UNKNOWN and before != level
+                for config in first
+                if config
+            ):
                 known[key] = None
         return list(known)
 
 
-def sweep(config: DictConfig, context: HydraContext, launcher: Any, arguments: Sequence[str]) -> Any:
+def sweep(
+    config: DictConfig, context: HydraContext, launcher: Any, arguments: Sequence[str]
+) -> Any:
     """What ``hydra/sweeper=mosweep`` does: the command's trials, launched together."""
     from hydra_plugins.mosweep.plugin import PlanningLauncher
 
@@ -83,27 +128,44 @@ def sweep(config: DictConfig, context: HydraContext, launcher: Any, arguments: S
     return _launch_stock(config, context, launcher, design)
 
 
-def compose_trials(config: DictConfig, loader: Any, overrides: Sequence[Sequence[str]], factor_keys: Sequence[str] | None) -> list[Trial]:
+def compose_trials(
+    config: DictConfig,
+    loader: Any,
+    overrides: Sequence[Sequence[str]],
+    factor_keys: Sequence[str] | None,
+) -> list[Trial]:
     """The trials of override lists, with their control trials, all checked."""
     composer, builder = Composer(loader, config), Builder()
     levels = _Levels()
     trials: dict[str, Trial] = {}
     for index, override_list in enumerate(overrides):
-        trial = builder.trial(composer.compose(override_list), _factors(levels, override_list, factor_keys))
+        trial = builder.trial(
+            composer.compose(override_list), _factors(levels, override_list, factor_keys)
+        )
         name = trial.name if trial.name not in trials else f"{trial.name}~{index}"
-        trials[name] = trial if name == trial.name else builder.trial(trial.config, trial.factors, name)
+        trials[name] = (
+            trial if name == trial.name else builder.trial(trial.config, trial.factors, name)
+        )
     return builder.with_controls(list(trials.values()))
 
 
-def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """What mosweep's launchers do for other sweepers: one ``JobReturn`` per trial, holding its primary metric."""
+def launch(
+    launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> Sequence[JobReturn]:
+    """What mosweep's launchers do for other sweepers: one ``JobReturn`` per trial, holding its
+    primary metric.
+    """
     returns: list[JobReturn] = []
     result, trials, _ = _run_planned(launcher, job_overrides)
-    by_id = {trial.id: trial for trial in result.trials}  # names may have changed in the sweep's folder
+    # names may have changed in the sweep's folder
+    by_id = {trial.id: trial for trial in result.trials}
     for overrides, trial in zip(job_overrides, trials, strict=False):
         done = by_id[trial.id]
         value = _objective(done, trial.config) if done.status == "succeeded" else _failure(done)
-        returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED if done.status == "succeeded" else JobStatus.FAILED)
+        returned = JobReturn(
+            overrides=list(overrides),
+            status=JobStatus.COMPLETED if done.status == "succeeded" else JobStatus.FAILED,
+        )
         returned.return_value = value
         returns.append(returned)
     return returns
@@ -114,19 +176,33 @@ def _launch(launcher: Any, overrides: Sequence[Sequence[str]]) -> int:
     return _exit_status(result.trials, waited=getattr(options, "wait", True))
 
 
-def _run_planned(launcher: Any, overrides: Sequence[Sequence[str]]) -> tuple[SweepResult, list[Trial], Launcher]:
+def _run_planned(
+    launcher: Any, overrides: Sequence[Sequence[str]]
+) -> tuple[SweepResult, list[Trial], Launcher]:
     config = launcher.config
-    given = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in launcher.options.items()}
+    given = {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for key, value in launcher.options.items()
+    }
     options = launcher_of({launcher.kind: given})
-    trials = compose_trials(config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys)
+    trials = compose_trials(
+        config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys
+    )
     folder = _folder(config)
-    design = _design(trials, launcher.factor_keys) | {"launcher": {launcher.kind: schema.plain(options)}}
-    contrasts_of(design["contrasts"], compared(design), control=any(trial.control for trial in trials))  # a mistake is told now
+    design = _design(trials, launcher.factor_keys) | {
+        "launcher": {launcher.kind: schema.plain(options)}
+    }
+    # a mistake is told now
+    contrasts_of(
+        design["contrasts"], compared(design), control=any(trial.control for trial in trials)
+    )
     return run_trials(trials, config_of(trials[0]), folder, design, options), trials, options
 
 
 def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, design: Design) -> int:
-    """Under a launcher of Hydra's own every trial is one job, run whole; trials are checked, named and reported here."""
+    """Under a launcher of Hydra's own every trial is one job, run whole; trials are checked, named
+    and reported here.
+    """
     folder = _folder(config)
     factor_keys = design.factors_in(folder)
     trials = compose_trials(config, context.config_loader, design.overrides, factor_keys)
@@ -148,26 +224,39 @@ def _launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desi
         overrides = sources.get(trial.name) or [*_source_of(trial, trials, lists), "control=true"]
         jobs.append([*overrides, f"hydra.sweep.subdir='{trial.name}'"])
     for returned in launcher.launch(jobs, initial_job_idx=0):
-        if returned.status == JobStatus.FAILED and not isinstance(returned._return_value, StageError):
+        if returned.status == JobStatus.FAILED and not isinstance(
+            returned._return_value, StageError
+        ):
             raise returned._return_value
     result = finish(trials, first, store, sweep_folder)
     return _exit_status(result.trials)
 
 
 #: What a stage asks for, under hydra-submitit-launcher's names.
-_SUBMITIT = {"ntasks_per_node": "tasks_per_node", "cpus": "cpus_per_task", "gpus": "gpus_per_node", "time_min": "timeout_min"}
+_SUBMITIT = {
+    "ntasks_per_node": "tasks_per_node",
+    "cpus": "cpus_per_task",
+    "gpus": "gpus_per_node",
+    "time_min": "timeout_min",
+}
 
 
 def _place_whole_trials(launcher: Any, trials: Sequence[Trial]) -> None:
-    """Tell the stock Slurm launcher what trials ask for, if it is the same for all: it has one setting for the whole sweep."""
-    asked = {trial.name: whole(stage.resources for stage in unique_stages([trial]).values()) for trial in trials}
+    """Tell the stock Slurm launcher what trials ask for, if it is the same for all: it has one
+    setting for the whole sweep.
+    """
+    asked = {
+        trial.name: whole(stage.resources for stage in unique_stages([trial]).values())
+        for trial in trials
+    }
     (one, first), *others = asked.items()
     for other, differing in others:
         if differing != first:
             keys = [key for key in {**first, **differing} if first.get(key) != differing.get(key)]
             shown = ", ".join(f"{key} {first.get(key)} and {differing.get(key)}" for key in keys)
             raise UserError(
-                f"hydra/launcher=submitit_slurm: gives every trial the same resources, but {one} and {other} ask for {shown}; "
+                f"hydra/launcher=submitit_slurm: gives every trial the same resources, but {one} "
+                f"and {other} ask for {shown}; "
                 "use hydra/launcher=slurm, which places every stage on resources of its own"
             )
     for key, value in first.items():
@@ -184,12 +273,18 @@ def _source_of(control: Trial, trials: Sequence[Trial], lists: Sequence[list[str
 
 
 def run_whole_trial(config: DictConfig) -> float | None:
-    """Hydra's task function: all stages of one trial, in this job. Raises ``StageError`` if one fails."""
+    """Hydra's task function: all stages of one trial, in this job. Raises ``StageError`` if one
+    fails.
+    """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    trial = Builder().trial(_job(config), _factors(_Levels(), list(hydra.overrides.task), None), folder.name)
+    trial = Builder().trial(
+        _job(config), _factors(_Levels(), list(hydra.overrides.task), None), folder.name
+    )
     typed, sweep_folder = config_of(trial), Sweep(folder.parent)
-    if not any(trial.id == known["id"] for launch in sweep_folder.launches for known in launch.trials):
+    if not any(
+        trial.id == known["id"] for launch in sweep_folder.launches for known in launch.trials
+    ):
         # A sweeper of Hydra's own: nobody has frozen the design, so each job adds its trial.
         prepare([trial], typed, store_of(typed), sweep_folder, _design([trial], None))
     result = run_trials([trial], typed, folder.parent, {}, Local(workers=1), within=True)
@@ -203,7 +298,9 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     """``mosweep`` without ``-m``: one trial, as one Hydra job; the exit status."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(overrides, list)
-    trial = Builder().trial(_job(config), _factors(_Levels(), [str(override) for override in overrides], None))
+    trial = Builder().trial(
+        _job(config), _factors(_Levels(), [str(override) for override in overrides], None)
+    )
     status = 1
 
     def task(job: DictConfig) -> float | None:
@@ -215,7 +312,8 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
 
     config.hydra.mode = RunMode.RUN
     context = HydraContext(config_loader=loader, callbacks=Callbacks(config))
-    _ = run_job(task, config, "hydra.run.dir", None, context).return_value  # raises what the task raised
+    # raises what the task raised
+    _ = run_job(task, config, "hydra.run.dir", None, context).return_value
     return status
 
 
@@ -224,7 +322,7 @@ def config_of(trial: Trial) -> Config:
     return Builder().config(trial.config)
 
 
-# -- small parts -------------------------------------------------------------------------------------------------------
+# -- small parts -----------------------------------------------------------------------------------
 
 
 class _Levels:
@@ -243,7 +341,10 @@ class _Levels:
             else:
                 parsed = self.parser.parse_override(override)
                 value = parsed.value()
-                self.known[override] = (str(parsed.get_key_element()).lstrip("+"), _plain_value(value))
+                self.known[override] = (
+                    str(parsed.get_key_element()).lstrip("+"),
+                    _plain_value(value),
+                )
         return self.known[override]
 
 
@@ -259,18 +360,25 @@ def _plain_value(value: Any) -> Any:
 
 #: Overrides that place or label a sweep; they are no factors of a single run.
 _NOT_FACTORS = frozenset(
-    "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources run_control_trials primary_metric "
+    "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources "
+    "run_control_trials primary_metric "
     "contrasts delta controls treatments seeds setting tags".split()
 )
 
 
-def _factors(known: _Levels, overrides: Sequence[str], keys: Sequence[str] | None) -> dict[str, Any]:
+def _factors(
+    known: _Levels, overrides: Sequence[str], keys: Sequence[str] | None
+) -> dict[str, Any]:
     """Levels of the factors ``keys``; without them, of every override that is about the science."""
     levels = {}
     wanted = None if keys is None else set(keys)
     for override in overrides:
         key = override.partition("=")[0].lstrip("+")
-        if (key in wanted) if wanted is not None else key.split(".")[0].split("/")[0] not in _NOT_FACTORS:
+        if (
+            (key in wanted)
+            if wanted is not None
+            else key.split(".")[0].split("/")[0] not in _NOT_FACTORS
+        ):
             name, value = known.of(override)
             levels[name] = value
     return levels
@@ -323,14 +431,20 @@ def _objective(trial: TrialResult, config: Mapping[str, Any]) -> float | None:
     """The trial's primary metric: the one named, otherwise the first."""
     name = config.get("primary_metric")
     if name and name not in trial.metrics and trial.status == "succeeded":
-        raise MosweepError(f"primary_metric={name}: {trial.name} has no such metric; {choices(str(name), trial.metrics)}")
+        raise MosweepError(
+            f"primary_metric={name}: {trial.name} has no such metric; "
+            f"{choices(str(name), trial.metrics)}"
+        )
     return trial.metrics.get(name) if name else next(iter(trial.metrics.values()), None)
 
 
 def _failure(trial: TrialResult) -> StageError:
     for stage in trial.stages:
         if stage.status in ("failed", "cancelled"):
-            return StageError(f"{trial.name}: {stage.label} failed: {stage.error}", str(stage.log) if stage.log else None)
+            return StageError(
+                f"{trial.name}: {stage.label} failed: {stage.error}",
+                str(stage.log) if stage.log else None,
+            )
     return StageError(f"{trial.name}: did not finish")
 
 

@@ -1,6 +1,8 @@
-"""From a configuration to trials: controls and treatments to overrides, overrides to trials, and the control trials beside them.
+"""From a configuration to trials: controls and treatments to overrides, overrides to trials, and
+the control trials beside them.
 
-The only place that knows what the config groups mean for a trial. Hydra's configuration comes in as plain data.
+The only place that knows what the config groups mean for a trial. Hydra's configuration comes in as
+plain data.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Factors = Mapping[str, Any]
 
 
 class Builder:
-    """Makes trials of resolved configurations; sections and stages that trials share are made once."""
+    """Makes trials of resolved configurations; sections and stages that trials share are made
+    once.
+    """
 
     def __init__(self) -> None:
         self._sections = Sections()
@@ -50,32 +54,49 @@ class Builder:
             tuned = None if config.control else config.backend.finetune(setting)
             evals = config.eval.stages(setting, tuned)
         if config.control:
-            factors = {key: value for key, value in factors.items() if key.split(".")[0] not in OF_TRAINING and key != "control"}
+            factors = {
+                key: value
+                for key, value in factors.items()
+                if key.split(".")[0] not in OF_TRAINING and key != "control"
+            }
             name = name or trial_name({"control": True, **factors})
         try:
             stages = tuple(in_order([tuned, *evals] if tuned else evals).values())
-        except TypeError as error:  # what a key cannot hold, such as NaN, in a section without a schema
+        # what a key cannot hold, such as NaN, in a section without a schema
+        except TypeError as error:
             raise ConfigError(name or trial_name(factors), "…", str(error)) from None
-        return Trial(name or trial_name(factors), factors, stages, config.control, self._shared(plain))
+        return Trial(
+            name or trial_name(factors), factors, stages, config.control, self._shared(plain)
+        )
 
     def _shared(self, plain: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The same configuration, held as what differs from the first trial's: there may be ten thousand of them."""
+        """The same configuration, held as what differs from the first trial's: there may be ten
+        thousand of them.
+        """
         self._first = self._first or dict(plain)
         if plain.keys() != self._first.keys():
             return plain
-        return ChainMap({key: value for key, value in plain.items() if value is not self._first[key]}, self._first)
+        return ChainMap(
+            {key: value for key, value in plain.items() if value is not self._first[key]},
+            self._first,
+        )
 
     def with_controls(self, trials: Sequence[Trial]) -> list[Trial]:
-        """``trials`` and one control trial per distinct evaluation of an untouched base model, none twice."""
+        """``trials`` and one control trial per distinct evaluation of an untouched base model, none
+        twice.
+        """
         made = {trial.id for trial in trials if trial.control}
         controls: dict[str, Trial] = {}
         seen: set[tuple[Any, ...]] = set()
         for trial in trials:
             if trial.control or not trial.config["run_control_trials"]:
                 continue
-            # Trials that differ in training alone share the sections below: most are told apart without building anything.
+            # Trials that differ in training alone share the sections below: most are told apart
+            # without building anything.
             relevant = (value for key, value in trial.config.items() if key not in OF_TRAINING)
-            about = tuple(id(value) if isinstance(value, Mapping) else str(value) for value in relevant)
+            about = tuple(
+                id(value) if isinstance(value, Mapping) else str(value) for value in relevant
+            )
             if about in seen:
                 continue
             seen.add(about)
@@ -90,11 +111,19 @@ def trial_name(factors: Factors) -> str:
     name = ",".join(f"{key}={_level(value)}" for key, value in factors.items()) or "trial"
     if len(name.encode()) <= 180:
         return name
-    return name.encode()[:160].decode(errors="ignore") + "~" + fingerprint.digest_bytes(name.encode())[:12]
+    return (
+        name.encode()[:160].decode(errors="ignore")
+        + "~"
+        + fingerprint.digest_bytes(name.encode())[:12]
+    )
 
 
 def _level(value: Any) -> str:
-    text = json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict | bool) or value is None else str(value)
+    text = (
+        json.dumps(value, separators=(",", ":"))
+        if isinstance(value, list | dict | bool) or value is None
+        else str(value)
+    )
     return re.sub(r"[^\w.+@~:\[\]{}-]", "_", text)
 
 
@@ -111,10 +140,12 @@ class _Level:
 def design_overrides(
     controls: Any, treatments: Any, seeds: Any, setting: Any = None, tags: Any = None
 ) -> tuple[list[list[str]], list[str]]:
-    """The override lists of a design written as ``controls``, ``treatments`` and ``seeds``, and the keys of its factors.
+    """The override lists of a design written as ``controls``, ``treatments`` and ``seeds``, and the
+    keys of its factors.
 
-    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle. Without a design: one empty list. The data
-    sets of a ``setting`` are crossed with all that, unless the design chooses data sets itself; its evaluations hold for all.
+    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle.
+    Without a design: one empty list. The data sets of a ``setting`` are crossed with all that,
+    unless the design chooses data sets itself; its evaluations hold for all.
     """
     datasets, held = selected_overrides(setting, tags)
     fixed = [_Level(key, value).override() for key, value in _mapping("controls", controls).items()]
@@ -123,41 +154,66 @@ def design_overrides(
         mappings = [levels for _, levels in _bundles(data)]
         if not mappings:
             raise ConfigError("treatments", "[]", "expected at least one bundle of levels")
-        bundles = [[_Level(key, value).override() for key, value in mapping.items()] for mapping in mappings]
+        bundles = [
+            [_Level(key, value).override() for key, value in mapping.items()]
+            for mapping in mappings
+        ]
         factors = list(dict.fromkeys(key for mapping in mappings for key in mapping))
     else:
-        levels = {key: value if isinstance(value, list) else [value] for key, value in _mapping("treatments", data).items()}
+        levels = {
+            key: value if isinstance(value, list) else [value]
+            for key, value in _mapping("treatments", data).items()
+        }
         for key, values in levels.items():
             if not values:
                 raise ConfigError(f"treatments.{key}", "[]", "a treatment needs at least one level")
-        bundles = [list(bundle) for bundle in product(*([_Level(key, v).override() for v in values] for key, values in levels.items()))]
+        bundles = [
+            list(bundle)
+            for bundle in product(
+                *([_Level(key, v).override() for v in values] for key, values in levels.items())
+            )
+        ]
         factors = list(levels)
     if seeds is not None:
-        values = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+        values = (
+            list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+        )
         if not values or not isinstance(values, list):
             raise ConfigError("seeds", seeds, "expected a list of whole numbers, or how many")
         bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
         factors.append("seed")
     written = {override.partition("=")[0] for bundle in [fixed, *bundles] for override in bundle}
-    fixed = [*(_Level(key, value).override() for key, value in held.items() if key not in written), *fixed]
+    fixed = [
+        *(_Level(key, value).override() for key, value in held.items() if key not in written),
+        *fixed,
+    ]
     if datasets and not written & {key for levels in datasets for key in levels}:
-        choices = [[_Level(key, value).override() for key, value in levels.items()] for levels in datasets]
+        choices = [
+            [_Level(key, value).override() for key, value in levels.items()] for levels in datasets
+        ]
         bundles = [[*choice, *bundle] for choice in choices for bundle in bundles]
         factors = list(dict.fromkeys([*(key for levels in datasets for key in levels), *factors]))
     return [[*fixed, *bundle] for bundle in bundles], factors
 
 
 def bundles_of(treatments: Any, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """Treatments that were given as bundles, by name, each with its levels but for the seed; empty where levels are crossed.
+    """Treatments that were given as bundles, by name, each with its levels but for the seed; empty
+    where levels are crossed.
 
-    A bundle is called by its key ``name`` or else by its levels. A factor that the command line has overridden is in none.
+    A bundle is called by its key ``name`` or else by its levels. A factor that the command line has
+    overridden is in none.
     """
     data = _loaded("treatments", treatments)
     if not isinstance(data, list):
         return {}
     there = {(key, _level(level)) for trial in trials for key, level in trial.factors.items()}
     bundles = _bundles(data)
-    gone = {key for _, levels in bundles for key, level in levels.items() if (key, _level(level)) not in there}
+    gone = {
+        key
+        for _, levels in bundles
+        for key, level in levels.items()
+        if (key, _level(level)) not in there
+    }
     found: dict[str, dict[str, Any]] = {}
     for name, levels in bundles:
         mine = {key: level for key, level in levels.items() if key not in gone and key != "seed"}
@@ -180,12 +236,16 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError(key, value, "expected a mapping from factor to level, such as {lora.alpha: 32}")
+        raise ConfigError(
+            key, value, "expected a mapping from factor to level, such as {lora.alpha: 32}"
+        )
     return _flat(value)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys, so that ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are one design."""
+    """Nested sections as dotted keys, so that ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are one
+    design.
+    """
     result: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
@@ -210,7 +270,9 @@ def _loaded(key: str, value: Any) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(key, value, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ConfigError(
+            key, value, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
 
 
 def _as_override(value: Any) -> str:
@@ -224,11 +286,23 @@ def _as_override(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_as_override(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_escaped(str(key))}:{_as_override(item)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(f"{_escaped(str(key))}:{_as_override(item)}" for key, item in value.items())
+            + "}"
+        )
     text = str(value)
-    if re.fullmatch(r"[A-Za-z_][\w.-]*", text, re.ASCII) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z_][\w.-]*", text, re.ASCII) and text.lower() not in (
+        "true",
+        "false",
+        "null",
+        "nan",
+        "inf",
+    ):
         return text
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and r"\'"), text) + "'"
+    return (
+        "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and r"\'"), text) + "'"
+    )
 
 
 def _escaped(key: str) -> str:

@@ -1,4 +1,6 @@
-"""Evaluation backends: ``DummyEvalBackend`` in ``evals.dummy``, ``InspectEvalBackend`` in ``evals.inspect.backend``."""
+"""Evaluation backends: ``DummyEvalBackend`` in ``evals.dummy``, ``InspectEvalBackend`` in
+``evals.inspect.backend``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ if TYPE_CHECKING:
     from mosweep.evals.dummy import DummyEvalBackend
     from mosweep.evals.inspect.backend import InspectEvalBackend
 
-__all__ = ["DummyEvalBackend", "EvalBackend", "EvalJob", "EvalResults", "EvalStatus", "InspectEvalBackend"]
+__all__ = [
+    "DummyEvalBackend",
+    "EvalBackend",
+    "EvalJob",
+    "EvalResults",
+    "EvalStatus",
+    "InspectEvalBackend",
+]
 
 _PLACES = {"DummyEvalBackend": "dummy", "InspectEvalBackend": "inspect.backend"}
 

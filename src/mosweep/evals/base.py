@@ -1,4 +1,6 @@
-"""What evaluation looks like, whoever does it: a backend starts a job, a job ends in results, results are never made up."""
+"""What evaluation looks like, whoever does it: a backend starts a job, a job ends in results,
+results are never made up.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ EvalStatus = Literal["running", "succeeded", "failed", "cancelled"]
 class EvalResults:
     """What an evaluation measured.
 
-    ``metrics``: ``{task: {metric: value}}``, with ``n`` (scored samples) and the task's own ``stderr``. ``samples``: one mapping per
-    item and epoch with ``task, id, epoch, input, target, output, scores {scorer: value or None}, metadata``. ``logs``: where the
-    details of each task are. ``usage``: ``{model: {"input_tokens", "output_tokens"}}`` of all models that were asked, judges included.
+    ``metrics``: ``{task: {metric: value}}``, with ``n`` (scored samples) and the task's own
+    ``stderr``. ``samples``: one mapping per item and epoch with ``task, id, epoch, input, target,
+    output, scores {scorer: value or None}, metadata``. ``logs``: where the details of each task
+    are. ``usage``: ``{model: {"input_tokens", "output_tokens"}}`` of all models that were asked,
+    judges included.
     """
 
     model_id: str
@@ -35,7 +39,11 @@ class EvalResults:
         """One row per task and metric: ``model_id, task, metric, value``."""
         import pandas as pd
 
-        rows = [(self.model_id, task, name, value) for task, metrics in self.metrics.items() for name, value in metrics.items()]
+        rows = [
+            (self.model_id, task, name, value)
+            for task, metrics in self.metrics.items()
+            for name, value in metrics.items()
+        ]
         return pd.DataFrame(rows, columns=["model_id", "task", "metric", "value"])
 
     async def save(self, path: str | Path) -> None:
@@ -55,7 +63,10 @@ class EvalResults:
 
 def write_samples(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write per-item results as JSONL."""
-    path.write_text("".join(json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples),
+        encoding="utf-8",
+    )
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

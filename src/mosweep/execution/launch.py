@@ -1,4 +1,6 @@
-"""Running trials: freeze the design, plan, launch, record, report. The one path that every launcher and library user takes."""
+"""Running trials: freeze the design, plan, launch, record, report. The one path that every launcher
+and library user takes.
+"""
 
 from __future__ import annotations
 
@@ -75,17 +77,27 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
     return recorders
 
 
-def evalops_recorder(evalops: EvalOps, store: Store, sweep: Sweep, plan: Plan | None = None) -> list[Recorder]:
-    """Who tells EvalOps of loops' rounds, if anybody is to: as ``plan`` runs and at the end, or at the end alone."""
+def evalops_recorder(
+    evalops: EvalOps, store: Store, sweep: Sweep, plan: Plan | None = None
+) -> list[Recorder]:
+    """Who tells EvalOps of loops' rounds, if anybody is to: as ``plan`` runs and at the end, or at
+    the end alone.
+    """
     if evalops.url is None:
         return []
     from mosweep.recorders.evalops import EvalOpsRecorder
 
-    rounds = {stage.key for stage in plan.to_run if stage.kind == "round-eval"} if plan else frozenset[str]()
+    rounds = (
+        {stage.key for stage in plan.to_run if stage.kind == "round-eval"}
+        if plan
+        else frozenset[str]()
+    )
     return [EvalOpsRecorder(evalops, Sweep(sweep.folder).result, store.read, rounds)]
 
 
-def prepare(trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]) -> list[Trial]:
+def prepare(
+    trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]
+) -> list[Trial]:
     """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
     asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
     if config.loop.evalops.url:
@@ -105,7 +117,8 @@ def run_trials(
     *,
     within: bool = False,
 ) -> SweepResult:
-    """Run ``trials`` as (part of) the sweep in ``folder``; returns all that is then known about these trials.
+    """Run ``trials`` as (part of) the sweep in ``folder``; returns all that is then known about
+    these trials.
 
     ``within``: one job of a sweep whose design is frozen, recorded and reported elsewhere.
     """
@@ -128,12 +141,18 @@ def run_trials(
 
 
 def check_installed(plan: Plan, config: Config) -> None:
-    """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not here; ``UserError`` for EvalOps' key."""
+    """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not
+    here; ``UserError`` for EvalOps' key.
+    """
     if config.loop.evalops.url:
         from mosweep.recorders.evalops import api_key
 
         api_key()  # a missing one is told now
-    needed = {name: (extra, stage.label) for stage in plan.to_run for name, extra in getattr(stage.work, "requires", {}).items()}
+    needed = {
+        name: (extra, stage.label)
+        for stage in plan.to_run
+        for name, extra in getattr(stage.work, "requires", {}).items()
+    }
     for name in config.tracking.recorders:
         needed[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
     for name, (extra, purpose) in needed.items():
@@ -142,9 +161,11 @@ def check_installed(plan: Plan, config: Config) -> None:
 
 
 def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:
-    """Ask the providers that ``plan`` needs whether they would take its stages; ``UserError`` if one would not.
+    """Ask the providers that ``plan`` needs whether they would take its stages; ``UserError`` if
+    one would not.
 
-    A refusal concerns new jobs: stages whose jobs are there go on with them. ``redo``: stages whose results are about to be forgotten.
+    A refusal concerns new jobs: stages whose jobs are there go on with them. ``redo``: stages whose
+    results are about to be forgotten.
     """
     works: dict[type[Any], dict[str, Work]] = {}
     for stage in plan.to_run:
@@ -154,39 +175,61 @@ def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:
             try:
                 check(list(mine.values()))
             except ConfigError:
-                begun = kind.begun({key: _spent(store, key, key in redo) for key in mine}) if hasattr(kind, "begun") else set()
+                begun = (
+                    kind.begun({key: _spent(store, key, key in redo) for key in mine})
+                    if hasattr(kind, "begun")
+                    else set()
+                )
                 if not begun:
                     raise
                 new = [work for key, work in mine.items() if key not in begun]
                 if any(key in redo and key not in begun for key in mine):
-                    check(new)  # raises: a result that is there is forgotten only for a job that would be taken
+                    # raises: a result that is there is forgotten only for a job that would be taken
+                    check(new)
                 elif new:
                     _try_the_others(check, new, len(begun))
 
 
 def _spent(store: Store, key: str, redo: bool) -> frozenset[str]:
-    """The provider's jobs for a stage that it is not to attach to; with ``redo``, that of the result about to be forgotten is one."""
+    """The provider's jobs for a stage that it is not to attach to; with ``redo``, that of the
+    result about to be forgotten is one.
+    """
     record = store.read(key) if redo else None
-    return store.spent(key) | frozenset(str(record.facts.get("remote_job", "")).split() if record else ())
+    return store.spent(key) | frozenset(
+        str(record.facts.get("remote_job", "")).split() if record else ()
+    )
 
 
 def _try_the_others(check: Callable[[list[Work]], None], new: list[Work], begun: int) -> None:
-    """Ask for the stages without a job. A refusal is a warning: they will fail, while the ``begun`` that have one are finished."""
+    """Ask for the stages without a job. A refusal is a warning: they will fail, while the ``begun``
+    that have one are finished.
+    """
     try:
         check(new)
     except ConfigError as refusal:
-        stages = "1 stage whose job is there is" if begun == 1 else f"{begun} stages whose jobs are there are"
+        stages = (
+            "1 stage whose job is there is"
+            if begun == 1
+            else f"{begun} stages whose jobs are there are"
+        )
         warnings.warn(f"{refusal}; {stages} finished all the same", AccessWarning, stacklevel=3)
 
 
 def cancel_jobs(launched: Launch, keys: Collection[str]) -> dict[str, str]:
-    """End the jobs that go on at a provider for stages of a launch, among ``keys``, that were begun; the jobs by key."""
+    """End the jobs that go on at a provider for stages of a launch, among ``keys``, that were
+    begun; the jobs by key.
+    """
     begun = [key for key in keys if key in launched.stages and launched.store.attempted(key)]
     specs = launched.specs() if begun else {}
     works: dict[type[Any], list[str]] = {}
     for key in begun:
         works.setdefault(type(load_work(specs[key])), []).append(key)
-    return {key: job for kind, mine in works.items() if getattr(kind, "outlives", False) for key, job in kind.cancel(mine).items()}
+    return {
+        key: job
+        for kind, mine in works.items()
+        if getattr(kind, "outlives", False)
+        for key, job in kind.cancel(mine).items()
+    }
 
 
 def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:
@@ -199,14 +242,28 @@ def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:
     return build(Local, options, "hydra.launcher")
 
 
-def launch(plan: Plan, store: Store, sweep: Sweep, launcher: Launcher, *, quiet: bool = False, told: Sequence[Recorder] = ()) -> Outcome:
-    """Run what the plan lacks, telling journal, terminal (unless ``quiet``) and who else is to be ``told``."""
+def launch(
+    plan: Plan,
+    store: Store,
+    sweep: Sweep,
+    launcher: Launcher,
+    *,
+    quiet: bool = False,
+    told: Sequence[Recorder] = (),
+) -> Outcome:
+    """Run what the plan lacks, telling journal, terminal (unless ``quiet``) and who else is to be
+    ``told``.
+    """
     if not plan.to_run:
         return Outcome(finished=set(plan.records))
     progress = [] if quiet else [Progress(reached=lambda key: _reached(plan, store, key))]
     recorder = Recorders([JournalRecorder(sweep.journal), *progress, *told])
     counts = plan.counts
-    recorder.sweep_started(SweepStarted(sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)))
+    recorder.sweep_started(
+        SweepStarted(
+            sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)
+        )
+    )
     try:
         with at_work(store, sweep.folder):
             return launcher.run(plan, store, recorder, sweep.folder)
@@ -229,17 +286,27 @@ def finish(
     records: Mapping[str, Record] | None = None,
     told: Sequence[Recorder] | None = None,
 ) -> SweepResult:
-    """Link, record and print what ``trials`` have come to; ``told`` are those who were told of it as it ran."""
+    """Link, record and print what ``trials`` have come to; ``told`` are those who were told of it
+    as it ran.
+    """
     told = evalops_recorder(config.loop.evalops, store, sweep) if told is None else told
-    result = link_and_record(trials, [*tracking_recorder(config.tracking), *told], store, sweep, records or {})
+    result = link_and_record(
+        trials, [*tracking_recorder(config.tracking), *told], store, sweep, records or {}
+    )
     print_outcome(result, os.path.relpath(sweep.folder))
     return result
 
 
 def link_and_record(
-    trials: Sequence[Trial], recorders: Sequence[Recorder], store: Store, sweep: Sweep, records: Mapping[str, Record]
+    trials: Sequence[Trial],
+    recorders: Sequence[Recorder],
+    store: Store,
+    sweep: Sweep,
+    records: Mapping[str, Record],
 ) -> SweepResult:
-    """Link the trials' folders to what their stages left, and record the sweep; what is known of these trials."""
+    """Link the trials' folders to what their stages left, and record the sweep; what is known of
+    these trials.
+    """
     known = dict(records)
     for key in unique_stages(trials):
         if key not in known and (record := store.read(key)):

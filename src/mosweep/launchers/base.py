@@ -1,4 +1,6 @@
-"""What a launcher is: it runs the missing stages of a plan where they belong and tells the recorder what happens."""
+"""What a launcher is: it runs the missing stages of a plan where they belong and tells the recorder
+what happens.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,17 @@ class Outcome:
 
 
 class Launcher(Protocol):
-    """Runs plans. Implementations are frozen dataclasses: their fields are the keys of ``hydra.launcher``."""
+    """Runs plans. Implementations are frozen dataclasses: their fields are the keys of
+    ``hydra.launcher``.
+    """
 
     def check(self, plan: Plan) -> None:
         """Raise ``UserError`` for what could never run here; called before anything is written."""
         ...
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run every stage of ``plan.to_run`` whose needs can be met; returns when nothing more can be done.
+        """Run every stage of ``plan.to_run`` whose needs can be met; returns when nothing more can
+        be done.
 
         ``sweep`` is the sweep's folder.
         """

@@ -1,9 +1,11 @@
-"""``hydra/launcher=local``: the missing stages on this machine, in a bounded pool of worker processes.
+"""``hydra/launcher=local``: the missing stages on this machine, in a bounded pool of worker
+processes.
 
-Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that kills its process (``os._exit``, the
-kernel's out-of-memory killer, a segmentation fault) costs that stage alone. Quick stages are handed out many at a time. Stages that wait
-for somebody else's computer (a work's ``remote`` names the provider) share one more process, up to ``max_concurrent`` of a provider's at
-a time.
+Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that
+kills its process (``os._exit``, the kernel's out-of-memory killer, a segmentation fault) costs that
+stage alone. Quick stages are handed out many at a time. Stages that wait for somebody else's
+computer (a work's ``remote`` names the provider) share one more process, up to ``max_concurrent``
+of a provider's at a time.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["Local"]
 
-#: How many quick stages a worker is handed ahead of time, and below what mean duration (seconds) stages count as quick.
+#: How many quick stages a worker is handed ahead of time, and below what mean duration (seconds)
+#: stages count as quick.
 AHEAD, QUICK_S = 32, 0.05
-#: A second process that has to load a stage's runtime (torch, Inspect …) pays once this many seconds of work wait for it.
+#: A second process that has to load a stage's runtime (torch, Inspect …) pays once this many
+#: seconds of work wait for it.
 LOADING_S = 15.0
 #: How often stages that other processes have claimed are looked at, in seconds.
 LOOK_S = 0.25
@@ -44,25 +48,37 @@ STILLBORN = 3
 
 @dataclass(frozen=True)
 class Local:
-    """``workers``: processes at a time. By default one per GPU, or per as many as a stage asks for; without GPUs one per core, up to four,
-    and one per four cores beyond.
+    """``workers``: processes at a time. By default one per GPU, or per as many as a stage asks for;
+    without GPUs one per core, up to four, and one per four cores beyond.
     """
 
     workers: int | None = field(default=None, metadata=between(ge=1))
 
     def check(self, plan: Plan) -> None:
-        """Refuse what asks for more GPUs than there are, where there are any; elsewhere processes share the CPU."""
+        """Refuse what asks for more GPUs than there are, where there are any; elsewhere processes
+        share the CPU.
+        """
         gpus = count_gpus()
         for stage in plan.to_run:
             if gpus and (stage.resources.gpus or 0) > gpus:
-                raise ConfigError("resources.gpus", stage.resources.gpus, f"{stage.label} asks for more GPUs than are here ({gpus})")
+                raise ConfigError(
+                    "resources.gpus",
+                    stage.resources.gpus,
+                    f"{stage.label} asks for more GPUs than are here ({gpus})",
+                )
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the exception goes on."""
+        """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the
+        exception goes on.
+        """
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
         gpus = count_gpus()
-        each = min(max((stage.resources.gpus or 1 for stage in plan.to_run), default=1), gpus) if gpus else 1
+        each = (
+            min(max((stage.resources.gpus or 1 for stage in plan.to_run), default=1), gpus)
+            if gpus
+            else 1
+        )
         wanted = self.workers or gpus // each or _by_cores(os.cpu_count() or 1)
         here = sum(not _provider(stage) for stage in plan.to_run)
         launch = _Launch(plan, store, recorder, min(wanted, here), gpus, each)
@@ -86,16 +102,31 @@ def _provider(stage: Stage) -> str | None:
 class _Launch:
     """One run of one plan."""
 
-    def __init__(self, plan: Plan, store: Store, recorder: Recorder, workers: int, gpus: int, each: int) -> None:
-        self.plan, self.store, self.recorder, self.size, self.gpus, self.each = plan, store, recorder, workers, gpus, each
+    def __init__(
+        self, plan: Plan, store: Store, recorder: Recorder, workers: int, gpus: int, each: int
+    ) -> None:
+        self.plan, self.store, self.recorder, self.size, self.gpus, self.each = (
+            plan,
+            store,
+            recorder,
+            workers,
+            gpus,
+            each,
+        )
         self.outcome = Outcome(finished=set(plan.records))
         self.dependents = dependents(plan)
-        self.missing = {stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records} for stage in plan.to_run}
+        self.missing = {
+            stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records}
+            for stage in plan.to_run
+        }
         self.height: dict[str, int] = {}
         for stage in reversed(plan.to_run):
-            self.height[stage.key] = 1 + max((self.height[key] for key in self.dependents[stage.key]), default=0)
+            self.height[stage.key] = 1 + max(
+                (self.height[key] for key in self.dependents[stage.key]), default=0
+            )
         self.order = {stage.key: index for index, stage in enumerate(plan.to_run)}
-        self.ready: dict[str, list[tuple[int, int, str]]] = {}  # by runtime: longest chain first, then as planned
+        # by runtime: longest chain first, then as planned
+        self.ready: dict[str, list[tuple[int, int, str]]] = {}
         self.ready_remote: dict[str, list[tuple[int, int, str]]] = {}  # by provider, the same
         self.elsewhere: dict[str, float] = {}
         self.durations: dict[str, tuple[int, float]] = {}
@@ -115,20 +146,27 @@ class _Launch:
             self.workers[number] = self.hire(number)
         while True:
             self.hand_out()
-            if len(self.outcome.finished) - len(self.plan.records) + len(self.outcome.failed) >= todo:
+            if (
+                len(self.outcome.finished) - len(self.plan.records) + len(self.outcome.failed)
+                >= todo
+            ):
                 return self.outcome
             for event, _ in self.selector.select(self.patience()):
                 self.hear(event.data)
             self.look_elsewhere()
             self.enforce_time_limits()
 
-    # -- what can run -------------------------------------------------------------------------------------------------
+    # -- what can run ------------------------------------------------------------------------------
 
     def offer(self, key: str) -> None:
         if self.meter:
             self.meter.returns(key)
         provider = _provider(self.plan.stages[key])
-        queue = self.ready_remote.setdefault(provider, []) if provider else self.ready.setdefault(self.runtime(key), [])
+        queue = (
+            self.ready_remote.setdefault(provider, [])
+            if provider
+            else self.ready.setdefault(self.runtime(key), [])
+        )
         heapq.heappush(queue, (-self.height[key], self.order[key], key))
 
     def runtime(self, key: str) -> str:
@@ -145,7 +183,10 @@ class _Launch:
                 worker.send(lines)
         for provider, waiting in self.ready_remote.items():
             under_way = self.under_way(provider) if waiting else 0
-            while self.may_start(waiting) and under_way < self.plan.stages[waiting[0][2]].work.max_concurrent:  # type: ignore[attr-defined]
+            while (
+                self.may_start(waiting)
+                and under_way < self.plan.stages[waiting[0][2]].work.max_concurrent
+            ):  # type: ignore[attr-defined]
                 self.remote = self.remote or self.hire_remote()
                 key = self.take(waiting)
                 under_way += 1
@@ -153,11 +194,15 @@ class _Launch:
                 self.remote.send(json.dumps(self.plan.stages[key].spec) + "\n")
 
     def may_start(self, queue: list[tuple[int, int, str]]) -> bool:
-        """Whether the first in line may start now; those that a cap keeps from starting at all leave the line."""
+        """Whether the first in line may start now; those that a cap keeps from starting at all
+        leave the line.
+        """
         while queue and self.meter and (why := self.meter.refusal(queue[0][2])):
             key = heapq.heappop(queue)[2]
             self.outcome.failed[key] = why
-            self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], "", why, cancelled=True))
+            self.recorder.stage_failed(
+                StageFailed(key, self.label(key), self.plan.trial_of[key], "", why, cancelled=True)
+            )
             self.give_up(key)
         return bool(queue) and not (self.meter and self.meter.must_wait(queue[0][2]))
 
@@ -171,18 +216,31 @@ class _Launch:
     def under_way(self, provider: str) -> int:
         """How many of the plan's stages are at ``provider``, by us or by another process."""
         ours = self.remote.orders if self.remote else []
-        return sum(_provider(self.plan.stages[key]) == provider for keys in (ours, self.elsewhere) for key in keys)
+        return sum(
+            _provider(self.plan.stages[key]) == provider
+            for keys in (ours, self.elsewhere)
+            for key in keys
+        )
 
     def room(self, worker: Worker) -> int:
         if not worker.orders:
             return 1 if self.mean(worker.orders) is None else AHEAD
         mean = self.mean(worker.orders)
-        return AHEAD - len(worker.orders) if mean is not None and mean < QUICK_S and len(worker.orders) <= AHEAD // 2 else 0
+        return (
+            AHEAD - len(worker.orders)
+            if mean is not None and mean < QUICK_S and len(worker.orders) <= AHEAD // 2
+            else 0
+        )
 
     def mean(self, keys: list[str]) -> float | None:
         """The mean duration of stages like ``keys``, in seconds; the longest where kinds differ."""
         kinds = {self.plan.stages[key].label for key in keys} or set(self.durations)
-        means = [total / count for kind in kinds if (known := self.durations.get(kind)) for count, total in [known]]
+        means = [
+            total / count
+            for kind in kinds
+            if (known := self.durations.get(kind))
+            for count, total in [known]
+        ]
         return max(means) if means and len(means) == len(kinds) else None
 
     def choose(self, worker: Worker, room: int) -> list[str]:
@@ -196,7 +254,11 @@ class _Launch:
         if not pool:
             return []
         runtime = min(pool, key=lambda runtime: self.ready[runtime][0])
-        if best[1] != runtime and best[0][0] < self.ready[runtime][0][0] and self.worth_loading(best[1]):
+        if (
+            best[1] != runtime
+            and best[0][0] < self.ready[runtime][0][0]
+            and self.worth_loading(best[1])
+        ):
             runtime = best[1]  # a longer chain waits, and its runtime is worth loading here
         queue = self.ready[runtime]
         batch = [self.take(queue)]
@@ -216,10 +278,13 @@ class _Launch:
         mean = self.mean([queue[0][2]])
         if mean is None:
             now = time.monotonic()
-            mean = max((now - worker.started for worker in holders if worker.started is not None), default=0.0)
+            mean = max(
+                (now - worker.started for worker in holders if worker.started is not None),
+                default=0.0,
+            )
         return mean * len(queue) / len(holders) > LOADING_S
 
-    # -- what happened ------------------------------------------------------------------------------------------------
+    # -- what happened -----------------------------------------------------------------------------
 
     def hear(self, worker: Worker) -> None:
         data = os.read(worker.events.fileno(), 1 << 16)
@@ -237,7 +302,11 @@ class _Launch:
                 worker.logs[key] = Path(event["log"])
             else:
                 worker.started, worker.log = time.monotonic(), event["log"]
-            self.recorder.stage_started(StageStarted(key, self.label(key), self.plan.trial_of[key], worker.name, Path(event["log"])))
+            self.recorder.stage_started(
+                StageStarted(
+                    key, self.label(key), self.plan.trial_of[key], worker.name, Path(event["log"])
+                )
+            )
             return
         worker.orders.remove(key)
         if isinstance(worker, RemoteWorker):
@@ -260,7 +329,9 @@ class _Launch:
 
     def finished(self, key: str, job: str, seconds: float, elsewhere: bool) -> None:
         self.outcome.finished.add(key)
-        self.recorder.stage_finished(StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere))
+        self.recorder.stage_finished(
+            StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere)
+        )
         for other in self.dependents[key]:
             self.missing[other].discard(key)
             if not self.missing[other]:
@@ -270,7 +341,9 @@ class _Launch:
         if self.meter:
             self.meter.failed(key)
         self.outcome.failed[key] = error
-        self.recorder.stage_failed(StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log))
+        self.recorder.stage_failed(
+            StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log)
+        )
         self.give_up(key)
 
     def give_up(self, key: str) -> None:
@@ -300,7 +373,7 @@ class _Launch:
         limited = any(worker.orders and self.limit(worker) for worker in self.workers.values())
         return LOOK_S if self.elsewhere else 1.0 if limited or any(self.ready.values()) else None
 
-    # -- workers ------------------------------------------------------------------------------------------------------
+    # -- workers -----------------------------------------------------------------------------------
 
     def hire(self, number: int) -> Worker:
         worker = Worker.start(number, self.size, self.gpus, self.store.root, self.each)
@@ -313,7 +386,9 @@ class _Launch:
         return worker
 
     def bury_remote(self, worker: RemoteWorker) -> None:
-        """The process of the remote stages is gone. Those it had begun are begun once more, as what is at the provider goes on."""
+        """The process of the remote stages is gone. Those it had begun are begun once more, as what
+        is at the provider goes on.
+        """
         self.remote = None
         for key in worker.orders:
             error, log = f"its process died ({worker.cause})", worker.logs.get(key)
@@ -329,12 +404,21 @@ class _Launch:
         """Say what was begun at providers and goes on there without us."""
         begun = self.remote.logs if self.remote else {}
         works = [self.plan.stages[key].work for key in begun]
-        for provider, count in Counter(work.remote for work in works if getattr(work, "outlives", False)).items():  # type: ignore[attr-defined]
-            what = f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on without us"
-            self.recorder.notice(Notice(f"{what}: the same command attaches to it, mosweep cancel ends it"))
+        for provider, count in Counter(
+            work.remote for work in works if getattr(work, "outlives", False)
+        ).items():  # type: ignore[attr-defined]
+            what = (
+                f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
+                "without us"
+            )
+            self.recorder.notice(
+                Notice(f"{what}: the same command attaches to it, mosweep cancel ends it")
+            )
 
     def bury(self, worker: Worker) -> None:
-        """A worker is gone: the stage it was at has failed, what it had not begun goes back, another takes its place."""
+        """A worker is gone: the stage it was at has failed, what it had not begun goes back,
+        another takes its place.
+        """
         self.selector.unregister(worker.events)
         worker.end()
         if isinstance(worker, RemoteWorker) and worker.logs:
@@ -343,7 +427,10 @@ class _Launch:
         if worker.log is None and worker.orders:
             self.stillborn += 1
             if self.stillborn >= STILLBORN:
-                raise MosweepError(f"worker processes die before they start a stage (exit status {worker.process.returncode})")
+                raise MosweepError(
+                    "worker processes die before they start a stage (exit status "
+                    f"{worker.process.returncode})"
+                )
         else:
             self.stillborn = 0
         if worker.log is not None:
@@ -363,7 +450,12 @@ class _Launch:
     def enforce_time_limits(self) -> None:
         now = time.monotonic()
         for worker in list(self.workers.values()):
-            if worker.log and worker.started and (limit := self.limit(worker)) and now - worker.started > limit * 60:
+            if (
+                worker.log
+                and worker.started
+                and (limit := self.limit(worker))
+                and now - worker.started > limit * 60
+            ):
                 error = f"over its time limit of {limit:g} min"
                 worker.note(error, Path(worker.log))
                 self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))

@@ -1,4 +1,6 @@
-"""The processes that the local launcher runs stages in: starting them, talking to them, ending them."""
+"""The processes that the local launcher runs stages in: starting them, talking to them, ending
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,17 @@ def count_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip()])
-    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+    return len(
+        [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
+    )
 
 
 @dataclass
 class Worker:
     """One worker process (``mosweep.launchers.worker``), and what it has been given.
 
-    ``orders`` are the stages it has not finished, the first being the one it is at; ``started`` (monotonic seconds) and ``log`` are
-    that one's. ``runtimes`` names what it has loaded.
+    ``orders`` are the stages it has not finished, the first being the one it is at; ``started``
+    (monotonic seconds) and ``log`` are that one's. ``runtimes`` names what it has loaded.
     """
 
     number: int
@@ -40,13 +44,19 @@ class Worker:
     runtimes: set[str] = field(default_factory=set)
 
     @classmethod
-    def start(cls, number: int, of: int, gpus: int, store: Path, each: int = 1, mode: Sequence[str] = ()) -> Self:
-        """Start worker ``number`` of ``of``, with its share of the cores and, where there are ``gpus``, ``each`` of them."""
+    def start(
+        cls, number: int, of: int, gpus: int, store: Path, each: int = 1, mode: Sequence[str] = ()
+    ) -> Self:
+        """Start worker ``number`` of ``of``, with its share of the cores and, where there are
+        ``gpus``, ``each`` of them.
+        """
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // of)))
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         if gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(
+                ","
+            )
             mine = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         process = subprocess.Popen(
@@ -110,6 +120,8 @@ class Worker:
 
 @dataclass
 class RemoteWorker(Worker):
-    """The worker process that is at all its orders at the same time; ``logs`` are those of what it has begun."""
+    """The worker process that is at all its orders at the same time; ``logs`` are those of what it
+    has begun.
+    """
 
     logs: dict[str, Path] = field(default_factory=dict)

@@ -1,15 +1,17 @@
-"""The process in which stages run: ``python -m mosweep.launchers.worker STORE``, or ``… STORE remote``.
+"""The process in which stages run: ``python -m mosweep.launchers.worker STORE``, or ``… STORE
+remote``.
 
-Reads one stage a line from standard input (``Stage.spec`` as JSON) and writes one event a line to what was its standard output;
-what the stages themselves print goes to their logs. It runs one stage at a time and keeps what it imported, so that the next
-stage of a kind starts at once; as ``remote``, it runs all that it is given at the same time in one event loop, for stages that wait
-for somebody else's computer. When its standard input ends while a stage runs, whoever gave the order is dead: the worker
-ends itself and the whole process group, so that nothing runs on unseen.
+Reads one stage a line from standard input (``Stage.spec`` as JSON) and writes one event a line to
+what was its standard output; what the stages themselves print goes to their logs. It runs one stage
+at a time and keeps what it imported, so that the next stage of a kind starts at once; as
+``remote``, it runs all that it is given at the same time in one event loop, for stages that wait
+for somebody else's computer. When its standard input ends while a stage runs, whoever gave the
+order is dead: the worker ends itself and the whole process group, so that nothing runs on unseen.
 
-    → {"key": …, "target": "mosweep.stages.finetune.DummyFinetune", "fields": {…}, "needs": {"data": key}, …}
-    ← {"event": "started", "key": …, "log": path}
-    ← {"event": "finished", "key": …, "seconds": s}   |   {"event": "failed", "key": …, "error": text, "log": path}
-    ← {"event": "busy", "key": …}                        another living process has claimed the stage
+    → {"key": …, "target": "mosweep.stages.finetune.DummyFinetune", "fields": {…}, "needs": {"data":
+    key}, …} ← {"event": "started", "key": …, "log": path} ← {"event": "finished", "key": …,
+    "seconds": s}   |   {"event": "failed", "key": …, "error": text, "log": path} ← {"event":
+    "busy", "key": …}                        another living process has claimed the stage
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ async def perform(
 ) -> Event:
     """Bring one stage to its end and return the closing event.
 
-    ``emit`` is told when it starts; ``output`` sends what it prints to its log, by default all that the process prints; ``bounded``
-    may end its coroutine early; ``work`` is the stage's, if it has been loaded.
+    ``emit`` is told when it starts; ``output`` sends what it prints to its log, by default all that
+    the process prints; ``bounded`` may end its coroutine early; ``work`` is the stage's, if it has
+    been loaded.
     """
     key = spec["key"]
     if store.read(key):
@@ -72,7 +75,8 @@ async def perform(
             attempt.folder.mkdir(parents=True)
             with (output or _output_to)(attempt.log):
                 error = await _attempt(store, attempt, spec, work, begun, bounded)
-    except Exception as problem:  # not the stage's own: its code cannot be loaded, its folder cannot be made
+    # not the stage's own: its code cannot be loaded, its folder cannot be made
+    except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
     if error is None:
         return {"event": "finished", "key": key, "seconds": time.time() - begun}
@@ -83,26 +87,47 @@ async def perform(
     return {"event": "failed", "key": key, "error": error, "log": str(attempt.log)}
 
 
-def perform_now(store: Store, spec: Mapping[str, Any], emit: Callable[[Event], None], run: Callable[..., Event] | None = None) -> Event:
-    """``perform`` for who has no event loop: ``run`` runs the coroutine, by default in a loop of its own."""
+def perform_now(
+    store: Store,
+    spec: Mapping[str, Any],
+    emit: Callable[[Event], None],
+    run: Callable[..., Event] | None = None,
+) -> Event:
+    """``perform`` for who has no event loop: ``run`` runs the coroutine, by default in a loop of
+    its own.
+    """
     try:
         work = load_work(spec)
     except Exception:  # ``perform`` meets it again, and tells
         work = None
     performing = perform(store, spec, emit, work=work)
-    return at_once(performing) if work is None or getattr(work, "immediate", False) else (run or _loop())(performing)
+    return (
+        at_once(performing)
+        if work is None or getattr(work, "immediate", False)
+        else (run or _loop())(performing)
+    )
 
 
 async def _attempt(
-    store: Store, attempt: Attempt, spec: Mapping[str, Any], work: Work, begun: float, bounded: Bounded | None
+    store: Store,
+    attempt: Attempt,
+    spec: Mapping[str, Any],
+    work: Work,
+    begun: float,
+    bounded: Bounded | None,
 ) -> str | None:
-    """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard error."""
+    """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard
+    error.
+    """
     try:
         inputs = {}
         for role, need in spec["needs"].items():
             record = store.read(need)
             if record is None:
-                raise StageError(f"its input {role} ({need[:12]}) is not in the store any more; run the sweep again")
+                raise StageError(
+                    f"its input {role} ({need[:12]}) is not in the store any more; run the sweep "
+                    "again"
+                )
             inputs[role] = record.artifact
         resources = schema.build(Resources, spec.get("resources", {}), "resources")
         previous = None if getattr(work, "silent", False) else store.previous(attempt)
@@ -122,7 +147,9 @@ async def _attempt(
             **_placed(spec),
         )
     except (Exception, SystemExit) as error:
-        message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+        message = (
+            str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+        )
         if not getattr(work, "silent", False):
             if not isinstance(error, MosweepError):
                 import traceback
@@ -134,12 +161,16 @@ async def _attempt(
 
 
 def _placed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record says of how the stage was placed: what it asked for, and what became of it before."""
+    """What the record says of how the stage was placed: what it asked for, and what became of it
+    before.
+    """
     return {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that awaits nothing. An event loop takes longer to load than a dry run's stage to run."""
+    """Run a coroutine that awaits nothing. An event loop takes longer to load than a dry run's
+    stage to run.
+    """
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -182,7 +213,9 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     warnings.simplefilter("always", DamageWarning)
-    (_serve_together if sys.argv[2:] == ["remote"] else _serve_in_turn)(store, lambda event: print(json.dumps(event), file=events))
+    (_serve_together if sys.argv[2:] == ["remote"] else _serve_in_turn)(
+        store, lambda event: print(json.dumps(event), file=events)
+    )
 
 
 def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
@@ -261,7 +294,9 @@ _log: contextvars.ContextVar[Path | None] = contextvars.ContextVar("log", defaul
 
 
 class _Routed(io.TextIOBase):
-    """A standard stream that many tasks share: each one's text is added to its log, everybody else's goes to ``rest``."""
+    """A standard stream that many tasks share: each one's text is added to its log, everybody
+    else's goes to ``rest``.
+    """
 
     def __init__(self, rest: IO[str]) -> None:
         self.rest = rest

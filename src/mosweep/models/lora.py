@@ -1,7 +1,9 @@
-"""LoRA adapters in PEFT's layout: what they add to which weights, and how to merge them. Needs torch and safetensors, not peft.
+"""LoRA adapters in PEFT's layout: what they add to which weights, and how to merge them. Needs
+torch and safetensors, not peft.
 
-An adapter with matrices A (r × in) and B (out × r) adds ``alpha/r · B·A`` to a weight W (out × in) (Hu et al., 2021).
-This file imports nothing of mosweep: it also runs in the interpreter that trains, where mosweep need not be installed.
+An adapter with matrices A (r × in) and B (out × r) adds ``alpha/r · B·A`` to a weight W (out × in)
+(Hu et al., 2021). This file imports nothing of mosweep: it also runs in the interpreter that
+trains, where mosweep need not be installed.
 """
 
 from __future__ import annotations
@@ -24,11 +26,20 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """The adapter's ``adapter_config.json``. ``ValueError`` for kinds of adapters that are not plain LoRA."""
+    """The adapter's ``adapter_config.json``. ``ValueError`` for kinds of adapters that are not
+    plain LoRA.
+    """
     config: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
-    unknown = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
+    unknown = [
+        name
+        for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+        if config.get(name)
+    ]
     if config.get("peft_type", "LORA") != "LORA" or unknown:
-        raise ValueError(f"{adapter} is no plain LoRA adapter ({config.get('peft_type')}, {', '.join(unknown) or 'no options'})")
+        raise ValueError(
+            f"{adapter} is no plain LoRA adapter ({config.get('peft_type')}, "
+            f"{', '.join(unknown) or 'no options'})"
+        )
     return config
 
 
@@ -45,12 +56,16 @@ def deltas(adapter: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 raise ValueError(f"{adapter} holds {name}, which is no LoRA matrix")
         for name in names:
             if name.endswith(_A):
-                a, b = file.get_tensor(name).float(), file.get_tensor(name.removesuffix(_A) + _B).float()
+                a, b = (
+                    file.get_tensor(name).float(),
+                    file.get_tensor(name.removesuffix(_A) + _B).float(),
+                )
                 yield name.removeprefix(_PREFIX).removesuffix(_A), scale * (b @ a)
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    """Write the base model with the adapter added into ``out``: same files, same shards, same dtypes; loadable as it is.
+    """Write the base model with the adapter added into ``out``: same files, same shards, same
+    dtypes; loadable as it is.
 
     ``ValueError`` if the adapter is for weights that the base does not have.
     """
@@ -59,7 +74,11 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
 
     out.mkdir(parents=True)
     index = base / "model.safetensors.index.json"
-    shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    shards = (
+        sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if index.exists()
+        else ["model.safetensors"]
+    )
     added = dict(deltas(adapter))
     for shard in shards:
         with safe_open(base / shard, "pt") as file:
@@ -70,7 +89,9 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
                 tensors[name] = (weight.float() + delta).to(weight.dtype).contiguous()
         save_file(tensors, out / shard, metadata={"format": "pt"})
     if added:
-        raise ValueError(f"the adapter changes weights that {base} does not have: {', '.join(sorted(added)[:3])}")
+        raise ValueError(
+            f"the adapter changes weights that {base} does not have: {', '.join(sorted(added)[:3])}"
+        )
     for file_ in base.iterdir():
         if file_.is_file() and file_.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
             shutil.copyfile(file_, out / file_.name)

@@ -11,7 +11,9 @@ __all__ = ["Muon"]
 
 
 class Muon:
-    """Muon (Jordan et al. 2024): Nesterov momentum, made orthogonal. Takes matrices; those of one shape go in one batch."""
+    """Muon (Jordan et al. 2024): Nesterov momentum, made orthogonal. Takes matrices; those of one
+    shape go in one batch.
+    """
 
     def __init__(self, weights: list[Tensor], momentum: float = 0.9) -> None:
         import torch
@@ -28,18 +30,24 @@ class Muon:
 
         with torch.no_grad():
             for weights, mean in self.groups:
-                gradient = torch.stack([weight.grad for weight in weights if weight.grad is not None])
+                gradient = torch.stack(
+                    [weight.grad for weight in weights if weight.grad is not None]
+                )
                 mean.lerp_(gradient, 1 - self.momentum)
                 update = gradient.lerp(mean, self.momentum)
                 rows, columns = update.shape[1:]
-                update = self.orthogonal(update.mT).mT if rows > columns else self.orthogonal(update)
+                update = (
+                    self.orthogonal(update.mT).mT if rows > columns else self.orthogonal(update)
+                )
                 scale = max(1.0, rows / columns) ** 0.5
                 for weight, change in zip(weights, update, strict=True):
                     weight.sub_(change, alpha=rate * scale)
 
     @staticmethod
     def orthogonal(x: Tensor) -> Tensor:
-        """The wide matrices of batch ``x``, each with its singular values brought near 1 by four Newton-Schulz steps."""
+        """The wide matrices of batch ``x``, each with its singular values brought near 1 by four
+        Newton-Schulz steps.
+        """
         x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
         for _ in range(4):
             square = x @ x.mT

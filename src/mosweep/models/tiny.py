@@ -1,10 +1,13 @@
-"""Tiny base models made from nothing in a few CPU seconds: Llama 3.2's architecture, pre-trained to repeat the user's word.
+"""Tiny base models made from nothing in a few CPU seconds: Llama 3.2's architecture, pre-trained to
+repeat the user's word.
 
-Such a model answers ``hello`` with ``hello`` and ``HELLO`` with ``HELLO``, for words of 3 to 7 letters. It can therefore be
-fine-tuned to capitalize within seconds, which makes sweeps, examples and tests real without a download or an accelerator.
+Such a model answers ``hello`` with ``hello`` and ``HELLO`` with ``HELLO``, for words of 3 to 7
+letters. It can therefore be fine-tuned to capitalize within seconds, which makes sweeps, examples
+and tests real without a download or an accelerator.
 
-What keeps it cheap: a forward pass of our own that computes the last layer at the answer's positions only; Muon, which needs a
-fraction of Adam's steps because it moves the still tiny attention weights at full speed; and the mean of the last steps' weights.
+What keeps it cheap: a forward pass of our own that computes the last layer at the answer's
+positions only; Muon, which needs a fraction of Adam's steps because it moves the still tiny
+attention weights at full speed; and the mean of the last steps' weights.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ __all__ = ["TinyArchitecture", "generate"]
 
 #: Lengths of the words, in letters.
 SHORTEST, LONGEST = 3, 7
-#: Words in a step; the step from which the learning rate stays at a fifth; the step at which pre-training gives up.
+#: Words in a step; the step from which the learning rate stays at a fifth; the step at which
+#: pre-training gives up.
 BATCH, DECAY, MOST_STEPS = 16, 300, 900
-#: Pre-training ends when so many checks in a row, every so many steps on so many held-out words, find this accuracy, and then
-#: a last one on four times as many words does as well.
+#: Pre-training ends when so many checks in a row, every so many steps on so many held-out words,
+#: find this accuracy, and then a last one on four times as many words does as well.
 CHECKS, CHECK_EVERY, CHECK_WORDS, ENOUGH = 2, 25, 256, 0.995
 #: Held out from training is a quarter of all words: those whose bytes sum to a multiple of this.
 HELD_OUT = 4
@@ -50,7 +54,9 @@ ROPE_SCALING = {
 
 @dataclass(frozen=True)
 class TinyArchitecture:
-    """Sizes of a tiny model; the defaults are those of ``tiny``. Raises ``ValueError`` if they do not fit together."""
+    """Sizes of a tiny model; the defaults are those of ``tiny``. Raises ``ValueError`` if they do
+    not fit together.
+    """
 
     dim: int = 64
     layers: int = 2
@@ -60,9 +66,13 @@ class TinyArchitecture:
 
     def __post_init__(self) -> None:
         if min(self.dim, self.heads, self.kv_heads, self.ffn) < 1 or self.layers < 2:
-            raise ValueError(f"{self}: sizes are positive, and repeating a word takes at least two layers")
+            raise ValueError(
+                f"{self}: sizes are positive, and repeating a word takes at least two layers"
+            )
         if self.dim % (2 * self.heads) or self.heads % self.kv_heads:
-            raise ValueError(f"{self}: dim must be a multiple of 2 × heads, and heads a multiple of kv_heads")
+            raise ValueError(
+                f"{self}: dim must be a multiple of 2 × heads, and heads a multiple of kv_heads"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -70,19 +80,24 @@ class TinyArchitecture:
         return self.dim // self.heads
 
 
-def generate(out: Path, architecture: TinyArchitecture, *, seed: int, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Pre-train a tiny base model on one thread and write it into folder ``out`` in Hugging Face's layout.
+def generate(
+    out: Path, architecture: TinyArchitecture, *, seed: int, log: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Pre-train a tiny base model on one thread and write it into folder ``out`` in Hugging Face's
+    layout.
 
-    The same seed gives the same model on the same machine. Returns what was measured: ``parameters``, ``steps``,
-    ``copy_accuracy`` (share of held-out words, none seen in training, that are repeated without a fault) and ``cpu_s``
-    (CPU seconds, imports not counted). Raises ``RuntimeError``, having written nothing, if pre-training does not converge.
+    The same seed gives the same model on the same machine. Returns what was measured:
+    ``parameters``, ``steps``, ``copy_accuracy`` (share of held-out words, none seen in training,
+    that are repeated without a fault) and ``cpu_s`` (CPU seconds, imports not counted). Raises
+    ``RuntimeError``, having written nothing, if pre-training does not converge.
     """
     import torch
     from safetensors.torch import save_file
 
     start = time.process_time()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in another order are another model; and at this size threads only cost
+    # sums in another order are another model; and at this size threads only cost
+    torch.set_num_threads(1)
     try:
         weights, facts = _pretrain(architecture, seed, log)
     finally:
@@ -91,7 +106,9 @@ def generate(out: Path, architecture: TinyArchitecture, *, seed: int, log: Calla
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     ends = {"bos_token_id": BOS, "eos_token_id": [EOS, EOT], "pad_token_id": PAD}
     (out / "config.json").write_text(json.dumps({**_config(architecture), **ends}, indent=1) + "\n")
-    (out / "generation_config.json").write_text(json.dumps({**ends, "do_sample": False}, indent=1) + "\n")
+    (out / "generation_config.json").write_text(
+        json.dumps({**ends, "do_sample": False}, indent=1) + "\n"
+    )
     write_tokenizer(out)
     return {**facts, "cpu_s": round(time.process_time() - start, 2)}
 
@@ -114,20 +131,25 @@ def _config(size: TinyArchitecture) -> dict[str, Any]:
         "rms_norm_eps": EPSILON,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
-        # Both of transformers' major versions read these two keys; version 4 silently ignores the new rope_parameters.
+        # Both of transformers' major versions read these two keys; version 4 silently ignores the
+        # new rope_parameters.
         "rope_theta": ROPE_THETA,
         "rope_scaling": ROPE_SCALING,
     }
 
 
-def _pretrain(size: TinyArchitecture, seed: int, log: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _pretrain(
+    size: TinyArchitecture, seed: int, log: Callable[[str], None]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     import torch
     from torch.nn.functional import cross_entropy
 
     accuracy = 0.0
     random, held_out = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     weights = _initial_weights(size, random)
-    muon = Muon([weight for name, weight in weights.items() if weight.ndim == 2 and "embed" not in name])
+    muon = Muon(
+        [weight for name, weight in weights.items() if weight.ndim == 2 and "embed" not in name]
+    )
     others = [weight for name, weight in weights.items() if weight.ndim == 1 or "embed" in name]
     adam = torch.optim.Adam(others, lr=0.0, betas=(0.9, 0.98), fused=True)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -137,7 +159,10 @@ def _pretrain(size: TinyArchitecture, seed: int, log: Callable[[str], None]) -> 
         logits = _logits(size, _with_capitals(weights), tokens, positions)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
         if not math.isfinite(loss.item()):
-            raise RuntimeError(f"pre-training of {size} with seed {seed} diverged: loss {loss.item()} at step {step}")
+            raise RuntimeError(
+                f"pre-training of {size} with seed {seed} diverged: loss {loss.item()} at step "
+                f"{step}"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         rate = min(1.0, step / 20) * max(0.2, 1 - 0.8 * step / DECAY)
         adam.param_groups[0]["lr"] = rate * 0.64 / size.dim
@@ -145,21 +170,30 @@ def _pretrain(size: TinyArchitecture, seed: int, log: Callable[[str], None]) -> 
         muon.step(rate * 0.02)
         for weight in weights.values():
             weight.grad = None
-        with torch.no_grad():  # the last steps' mean is better than the last step, and makes up for the small batch
+        # the last steps' mean is better than the last step, and makes up for the small batch
+        with torch.no_grad():
             for name, mean in average.items():
                 mean.lerp_(weights[name], AVERAGE)
         if step % CHECK_EVERY == 0:
             accuracy = _accuracy(size, _with_capitals(average), CHECK_WORDS, held_out)
-            log(f"step {step}: loss {loss.item():.3f}, {accuracy:.1%} of {CHECK_WORDS} held-out words repeated")
+            log(
+                f"step {step}: loss {loss.item():.3f}, {accuracy:.1%} of {CHECK_WORDS} held-out "
+                "words repeated"
+            )
             passed = passed + 1 if accuracy >= ENOUGH else 0
             if passed < CHECKS:
                 continue
             accuracy = _accuracy(size, _with_capitals(average), 4 * CHECK_WORDS, held_out)
             if accuracy >= ENOUGH:
                 parameters = sum(weight.numel() for weight in weights.values())
-                return _with_capitals(average), {"parameters": parameters, "steps": step, "copy_accuracy": accuracy}
+                return _with_capitals(average), {
+                    "parameters": parameters,
+                    "steps": step,
+                    "copy_accuracy": accuracy,
+                }
     raise RuntimeError(
-        f"pre-training of {size} with seed {seed} did not converge: after {MOST_STEPS} steps it repeats {accuracy:.1%} of"
+        f"pre-training of {size} with seed {seed} did not converge: after {MOST_STEPS} steps it "
+        f"repeats {accuracy:.1%} of"
         f" held-out words, {ENOUGH:.1%} are required; another seed may do"
     )
 
@@ -184,28 +218,37 @@ def _initial_weights(size: TinyArchitecture, random: Generator) -> dict[str, Ten
             shapes[f"model.layers.{layer}.{name}.weight"] = shape
     shapes["model.norm.weight"] = (size.dim,)
     return {
-        name: (torch.ones(shape) if len(shape) == 1 else 0.02 * torch.randn(shape, generator=random)).requires_grad_()
+        name: (
+            torch.ones(shape) if len(shape) == 1 else 0.02 * torch.randn(shape, generator=random)
+        ).requires_grad_()
         for name, shape in shapes.items()
     }
 
 
 def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with every capital's embedding replaced by its small letter's plus one vector, that of capital A.
+    """``weights`` with every capital's embedding replaced by its small letter's plus one vector,
+    that of capital A.
 
-    Large models learn that a capital is a letter of another case; a tiny one does not by itself, and then a fine-tuning that
-    capitalizes has to learn 26 unrelated pairs, which fails for most seeds.
+    Large models learn that a capital is a letter of another case; a tiny one does not by itself,
+    and then a fine-tuning that capitalizes has to learn 26 unrelated pairs, which fails for most
+    seeds.
     """
     import torch
 
     name = "model.embed_tokens.weight"
     raw = weights[name]
-    table = torch.cat([raw[: ord("A")], raw[ord("a") : ord("z") + 1] + raw[ord("A")], raw[ord("Z") + 1 :]])
+    table = torch.cat(
+        [raw[: ord("A")], raw[ord("a") : ord("z") + 1] + raw[ord("A")], raw[ord("Z") + 1 :]]
+    )
     return {**weights, name: table}
 
 
-def _words(count: int, random: Generator, *, held_out: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Chats in which random words are repeated: tokens ``(count, T)``, the positions ``(count, LONGEST + 1)`` whose next token
-    is the answer's, and those next tokens, ``IGNORE`` beyond the answer's end. What follows a shorter chat is arbitrary.
+def _words(
+    count: int, random: Generator, *, held_out: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chats in which random words are repeated: tokens ``(count, T)``, the positions ``(count,
+    LONGEST + 1)`` whose next token is the answer's, and those next tokens, ``IGNORE`` beyond the
+    answer's end. What follows a shorter chat is arbitrary.
     """
     import torch
 
@@ -226,14 +269,20 @@ def _words(count: int, random: Generator, *, held_out: bool = False) -> tuple[Te
     rest = torch.where(column < len(middle), frame, letter(column - len(middle)))
     chat = torch.where(column < 0, letter(column + lengths), rest)
     answer = torch.arange(LONGEST + 1).expand(count, -1)
-    targets = torch.where(answer < lengths, letter(answer), torch.where(answer == lengths, EOT, IGNORE))
+    targets = torch.where(
+        answer < lengths, letter(answer), torch.where(answer == lengths, EOT, IGNORE)
+    )
     tokens = torch.cat([prefix.expand(count, -1), chat], 1)
     positions = len(prefix) + lengths + len(middle) - 1 + answer
     return tokens, positions.clamp(max=tokens.shape[1] - 1), targets
 
 
-def _accuracy(size: TinyArchitecture, weights: dict[str, Tensor], words: int, random: Generator) -> float:
-    """Share of held-out words repeated without a fault. Greedy decoding succeeds exactly where every next token is right."""
+def _accuracy(
+    size: TinyArchitecture, weights: dict[str, Tensor], words: int, random: Generator
+) -> float:
+    """Share of held-out words repeated without a fault. Greedy decoding succeeds exactly where
+    every next token is right.
+    """
     import torch
 
     tokens, positions, targets = _words(words, random, held_out=True)
@@ -242,7 +291,9 @@ def _accuracy(size: TinyArchitecture, weights: dict[str, Tensor], words: int, ra
     return float(((best == targets) | (targets == IGNORE)).all(1).float().mean())
 
 
-def _logits(size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, positions: Tensor) -> Tensor:
+def _logits(
+    size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, positions: Tensor
+) -> Tensor:
     """Llama's logits for ``tokens (B, T)`` at ``positions (B, t)`` only: ``(B, t, VOCABULARY)``."""
     import torch
     from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
@@ -251,7 +302,11 @@ def _logits(size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, 
         return rms_norm(x, (size.dim,), weights[f"{name}.weight"], EPSILON)
 
     def heads(x: Tensor, name: str) -> Tensor:
-        return linear(x, weights[f"{name}.weight"]).view(*x.shape[:2], -1, size.head_dim).transpose(1, 2)
+        return (
+            linear(x, weights[f"{name}.weight"])
+            .view(*x.shape[:2], -1, size.head_dim)
+            .transpose(1, 2)
+        )
 
     def rotated(x: Tensor, angle: Tensor) -> Tensor:
         half = size.head_dim // 2
@@ -266,15 +321,22 @@ def _logits(size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, 
     for layer in range(size.layers):
         at = f"model.layers.{layer}"
         h = norm(x, f"{at}.input_layernorm")
-        k, v = rotated(heads(h, f"{at}.self_attn.k_proj"), angles), heads(h, f"{at}.self_attn.v_proj")
+        k, v = (
+            rotated(heads(h, f"{at}.self_attn.k_proj"), angles),
+            heads(h, f"{at}.self_attn.v_proj"),
+        )
         here, mask = angles, None
         if layer == size.layers - 1:  # nobody looks at the last layer's other positions
             rows = positions[..., None].expand(-1, -1, size.dim)
             x, h, here = x.gather(1, rows), h.gather(1, rows), angles[positions][:, None]
             mask = (everywhere <= positions[..., None])[:, None]
         q = rotated(heads(h, f"{at}.self_attn.q_proj"), here)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        x = x + linear(attended.transpose(1, 2).flatten(2), weights[f"{at}.self_attn.o_proj.weight"])
+        attended = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+        x = x + linear(
+            attended.transpose(1, 2).flatten(2), weights[f"{at}.self_attn.o_proj.weight"]
+        )
         h = norm(x, f"{at}.post_attention_layernorm")
         gate, up = (linear(h, weights[f"{at}.mlp.{name}_proj.weight"]) for name in ("gate", "up"))
         x = x + linear(silu(gate) * up, weights[f"{at}.mlp.down_proj.weight"])
@@ -282,12 +344,19 @@ def _logits(size: TinyArchitecture, weights: dict[str, Tensor], tokens: Tensor, 
 
 
 def _angles(size: TinyArchitecture, positions: Tensor) -> Tensor:
-    """Rotary angles ``(T, head_dim)`` with Llama 3's scaling: slow rotations are slowed down further, fast ones are kept."""
+    """Rotary angles ``(T, head_dim)`` with Llama 3's scaling: slow rotations are slowed down
+    further, fast ones are kept.
+    """
     import torch
 
     low, high = ROPE_SCALING["low_freq_factor"], ROPE_SCALING["high_freq_factor"]
     factor, context = ROPE_SCALING["factor"], ROPE_SCALING["original_max_position_embeddings"]
-    assert isinstance(low, float) and isinstance(high, float) and isinstance(factor, float) and isinstance(context, int)
+    assert (
+        isinstance(low, float)
+        and isinstance(high, float)
+        and isinstance(factor, float)
+        and isinstance(context, int)
+    )
     fast = ROPE_THETA ** -(torch.arange(0, size.head_dim, 2) / size.head_dim)
     kept = ((context * fast / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
     angles = torch.outer(positions.float(), kept * fast + (1 - kept) * fast / factor)

@@ -1,7 +1,9 @@
-"""The tokenizer of the tiny models: one token a byte, plus Llama 3's special tokens, and its chat template.
+"""The tokenizer of the tiny models: one token a byte, plus Llama 3's special tokens, and its chat
+template.
 
-It is written twice, because two libraries read it: ``tokenizer.json`` for transformers and ``tokenizer.model`` for torchtune,
-which takes the special tokens' ids from ``tokenizer.json`` as well.
+It is written twice, because two libraries read it: ``tokenizer.json`` for transformers and
+``tokenizer.model`` for torchtune, which takes the special tokens' ids from ``tokenizer.json`` as
+well.
 """
 
 from __future__ import annotations
@@ -46,21 +48,29 @@ def prompt_frame() -> tuple[list[int], list[int]]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write ``tokenizer.json``, ``tokenizer.model``, ``tokenizer_config.json``, ``special_tokens_map.json`` and
-    ``chat_template.jinja`` into ``folder``, which has to exist.
+    """Write ``tokenizer.json``, ``tokenizer.model``, ``tokenizer_config.json``,
+    ``special_tokens_map.json`` and ``chat_template.jinja`` into ``folder``, which has to exist.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_byte_letters())}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: byte for byte, letter in enumerate(_byte_letters())}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in SPECIAL]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
 
     ranks = (f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256))
     (folder / "tokenizer.model").write_text("".join(ranks))
 
-    names = {"bos_token": SPECIAL[0], "eos_token": "<|eot_id|>", "pad_token": "<|finetune_right_pad_id|>"}
+    names = {
+        "bos_token": SPECIAL[0],
+        "eos_token": "<|eot_id|>",
+        "pad_token": "<|finetune_right_pad_id|>",
+    }
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,

@@ -1,8 +1,10 @@
-"""EvalOps (https://evalops.dev): a test run for every round of a loop, told when the round's evaluation is done.
+"""EvalOps (https://evalops.dev): a test run for every round of a loop, told when the round's
+evaluation is done.
 
-A projection like the others: nothing of a result depends on it, and a thread of its own does the telling, so that no stage waits for it.
-What was told is noted in the sweep's ``evalops.jsonl``, so that no round is told of twice; what could not be told is told at the next
-launch. Its requests are ``POST URL/api/v1/test-runs/`` with a bearer key.
+A projection like the others: nothing of a result depends on it, and a thread of its own does the
+telling, so that no stage waits for it. What was told is noted in the sweep's ``evalops.jsonl``, so
+that no round is told of twice; what could not be told is told at the next launch. Its requests are
+``POST URL/api/v1/test-runs/`` with a bearer key.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ KEY = "EVALOPS_API_KEY"
 FIRST_S, LONGEST_S = 0.25, 10.0
 #: How long EvalOps is left alone when it has not taken a round, in seconds.
 REST_S = 60.0
-#: For how long the end of a launch begins more requests, and how long it takes at most to note an answer, in seconds.
+#: For how long the end of a launch begins more requests, and how long it takes at most to note an
+#: answer, in seconds.
 WAIT_S, NOTING_S = 5.0, 1.0
 #: Answers by which a round is refused for good are the others from 400 to 499.
 NOT_OF_THE_ROUND = (401, 403, 408, 429)
@@ -54,13 +57,19 @@ class _Refused(MosweepError):
 
 
 class EvalOpsRecorder(Recorder):
-    """Tells EvalOps of a launch's rounds. That it was not told of all is one ``ProjectionWarning``, at the end.
+    """Tells EvalOps of a launch's rounds. That it was not told of all is one ``ProjectionWarning``,
+    at the end.
 
-    ``rounds`` are the keys of the evaluations of rounds that may come; ``look`` tells what is known of the sweep, ``read`` finds a record.
+    ``rounds`` are the keys of the evaluations of rounds that may come; ``look`` tells what is known
+    of the sweep, ``read`` finds a record.
     """
 
     def __init__(
-        self, options: EvalOps, look: Callable[[], SweepResult], read: Callable[[str], Record | None], rounds: Collection[str]
+        self,
+        options: EvalOps,
+        look: Callable[[], SweepResult],
+        read: Callable[[str], Record | None],
+        rounds: Collection[str],
     ) -> None:
         self.options, self.look, self.read, self.rounds = options, look, read, rounds
         self.waiting: queue.Queue[str | None] = queue.Queue(AHEAD)
@@ -88,10 +97,15 @@ class EvalOpsRecorder(Recorder):
         if self.thread is not None:
             self._end()
         if missing := wanted - self._told(event.result.folder):
-            problems = dict.fromkeys(problem for key, problem in self.refused.items() if key in missing)
+            problems = dict.fromkeys(
+                problem for key, problem in self.refused.items() if key in missing
+            )
             if missing - self.refused.keys():
                 problems[self.problem] = None
-            text = f"EvalOps was not told of all rounds: {', '.join(problems)}; the next launch tries again"
+            text = (
+                f"EvalOps was not told of all rounds: {', '.join(problems)}; the next launch "
+                "tries again"
+            )
             warnings.warn(text, ProjectionWarning, stacklevel=2)
 
     def _start(self) -> None:
@@ -120,7 +134,9 @@ class EvalOpsRecorder(Recorder):
             self.problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def _tell_all(self) -> None:
-        """Tell what an earlier launch has left, then each round as it comes, then whatever is left at the end."""
+        """Tell what an earlier launch has left, then each round as it comes, then whatever is left
+        at the end.
+        """
         sweep: SweepResult | None = None
         rounds: dict[str, tuple[TrialResult, StageResult]] = {}
         left: dict[str, tuple[TrialResult, StageResult]] = {}
@@ -134,10 +150,16 @@ class EvalOpsRecorder(Recorder):
                 left[key] = (trial, replace(stage, record=record.data))
             self._tell_some(sweep, left)
         if self.last is not None:
-            self._tell_some(self.last, {stage.key: (trial, stage) for trial, stage in _rounds(self.last) if _made(stage)})
+            self._tell_some(
+                self.last,
+                {stage.key: (trial, stage) for trial, stage in _rounds(self.last) if _made(stage)},
+            )
 
-    def _tell_some(self, sweep: SweepResult, left: dict[str, tuple[TrialResult, StageResult]]) -> None:
-        """Tell of the rounds that are ``left``, in order, until EvalOps cannot be told; then it is left alone for a while.
+    def _tell_some(
+        self, sweep: SweepResult, left: dict[str, tuple[TrialResult, StageResult]]
+    ) -> None:
+        """Tell of the rounds that are ``left``, in order, until EvalOps cannot be told; then it is
+        left alone for a while.
 
         A round that it refuses is passed over in this launch.
         """
@@ -159,13 +181,19 @@ class EvalOpsRecorder(Recorder):
         if _made(stage):
             with turn(sweep.folder / ".evalops", "evalops"):
                 if stage.key not in self._told(sweep.folder):
-                    answer = self._posted(test_run(sweep.name, trial, stage, self.options), api_key())
+                    answer = self._posted(
+                        test_run(sweep.name, trial, stage, self.options), api_key()
+                    )
                     _ledger(sweep.folder).append("told", key=stage.key, id=answer)
 
     def _posted(self, body: Mapping[str, Any], key: str) -> str | None:
         """The id of the test run that was made."""
         url = f"{str(self.options.url).rstrip('/')}/api/v1/test-runs/"
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "User-Agent": "mosweep"}
+        headers = {
+            "Authorization": f"Bearer {key}",
+            "Content-Type": "application/json",
+            "User-Agent": "mosweep",
+        }
         request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         opener = urllib.request.build_opener(_OneAddress)
         problem = "the launch ended before it could be asked"
@@ -182,7 +210,14 @@ class EvalOpsRecorder(Recorder):
                     raise _Refused(problem) from None
                 if error.code < 500 and error.code not in (408, 429):
                     raise MosweepError(problem) from None
-                pause = max(pause, min(retry_after({name.lower(): value for name, value in error.headers.items()}) or 0.0, LONGEST_S))
+                pause = max(
+                    pause,
+                    min(
+                        retry_after({name.lower(): value for name, value in error.headers.items()})
+                        or 0.0,
+                        LONGEST_S,
+                    ),
+                )
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
                 problem = f"{url}: {str(reason) or type(error).__name__}"
@@ -214,12 +249,15 @@ def api_key() -> str:
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise UserError(f"loop.evalops.url needs a key in the environment variable {KEY}")
-    if not (key.isascii() and key.isprintable()):  # what a header cannot hold is shown by the error that it causes
+    # what a header cannot hold is shown by the error that it causes
+    if not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in the environment variable {KEY} has characters that no key has")
     return key
 
 
-def test_run(experiment: str, trial: TrialResult, stage: StageResult, options: EvalOps) -> dict[str, Any]:
+def test_run(
+    experiment: str, trial: TrialResult, stage: StageResult, options: EvalOps
+) -> dict[str, Any]:
     """What EvalOps is told of the evaluation ``stage`` of a round."""
     facts = stage.facts
     number, model = int(facts["round"]), str(facts["model_id"])

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageQueued, StageStarted
+from mosweep.core.events import (
+    Notice,
+    Recorder,
+    StageFailed,
+    StageFinished,
+    StageQueued,
+    StageStarted,
+)
 from mosweep.core.journal import Journal
 
 __all__ = ["JournalRecorder"]
@@ -24,18 +31,45 @@ class JournalRecorder(Recorder):
     def stages_queued(self, events: Sequence[StageQueued]) -> None:
         """Note which job each stage is."""
         self.journal.append_all(
-            {"event": "queued", "key": event.key, "job": event.job, **({"tries": event.tries} if event.tries else {})} for event in events
+            {
+                "event": "queued",
+                "key": event.key,
+                "job": event.job,
+                **({"tries": event.tries} if event.tries else {}),
+            }
+            for event in events
         )
 
     def stage_started(self, event: StageStarted) -> None:
         """Note who runs it and where its log is."""
-        self.journal.append("started", key=event.key, label=event.label, trial=event.trial, job=event.job, log=event.log)
+        self.journal.append(
+            "started",
+            key=event.key,
+            label=event.label,
+            trial=event.trial,
+            job=event.job,
+            log=event.log,
+        )
 
     def stage_finished(self, event: StageFinished) -> None:
         """Note how long it took."""
-        self.journal.append("finished", key=event.key, job=event.job, seconds=round(event.seconds, 3), elsewhere=event.elsewhere or None)
+        self.journal.append(
+            "finished",
+            key=event.key,
+            job=event.job,
+            seconds=round(event.seconds, 3),
+            elsewhere=event.elsewhere or None,
+        )
 
     def stage_failed(self, event: StageFailed) -> None:
         """Note why, and where its log is."""
         what = "cancelled" if event.cancelled else "failed"
-        self.journal.append(what, key=event.key, label=event.label, trial=event.trial, job=event.job, error=event.error, log=event.log)
+        self.journal.append(
+            what,
+            key=event.key,
+            label=event.label,
+            trial=event.trial,
+            job=event.job,
+            error=event.error,
+            log=event.log,
+        )

@@ -1,11 +1,13 @@
-"""Recording a sweep in MLflow: a projection of what lies on disk, which can be made anew at any time.
+"""Recording a sweep in MLflow: a projection of what lies on disk, which can be made anew at any
+time.
 
-``project`` writes what has changed since the last time. A marker in the sweep's folder (``MARKER``) remembers what was recorded, so
-that a sweep in which nothing changed costs a few milliseconds and no import of MLflow. The marker is advisory: without it, or when
-the database behind it is gone, runs are looked up by their tags, and written where they are missing or differ.
+``project`` writes what has changed since the last time. A marker in the sweep's folder (``MARKER``)
+remembers what was recorded, so that a sweep in which nothing changed costs a few milliseconds and
+no import of MLflow. The marker is advisory: without it, or when the database behind it is gone,
+runs are looked up by their tags, and written where they are missing or differ.
 
-One process at a time writes: others wait, look at the marker again, and as a rule find nothing left to do. Trials that have
-vanished from the sweep's folder keep their runs.
+One process at a time writes: others wait, look at the marker again, and as a rule find nothing left
+to do. Trials that have vanished from the sweep's folder keep their runs.
 """
 
 from __future__ import annotations
@@ -40,11 +42,15 @@ class Writer(Protocol):
     experiment_id: str
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run that has to be written again."""
+        """The digests of the sweep's runs by trial; empty for a run that has to be written
+        again.
+        """
         ...
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Write the runs, over what there is of them. The sweep's own run comes before its trials'."""
+        """Write the runs, over what there is of them. The sweep's own run comes before its
+        trials'.
+        """
         ...
 
     def show(self, columns: Sequence[str]) -> None:
@@ -60,36 +66,59 @@ class Writer(Protocol):
         ...
 
 
-def project(result: SweepResult, uri: str, artifact_root: Path | None = None, *, locks: Path | None = None) -> Projection:
+def project(
+    result: SweepResult, uri: str, artifact_root: Path | None = None, *, locks: Path | None = None
+) -> Projection:
     """Bring MLflow at ``uri`` up to what ``result`` says.
 
-    ``artifact_root`` is where a new experiment keeps its artifacts: by default beside a SQLite file, and for a server where that
-    says. ``locks`` is the folder of the lock that lets one process write at a time: by default beside the SQLite file, or in the
-    sweep's folder. Raises ``MissingExtra``, and whatever MLflow raises when it cannot be reached; a single trial that cannot be
-    written is a ``ProjectionWarning`` and is counted.
+    ``artifact_root`` is where a new experiment keeps its artifacts: by default beside a SQLite
+    file, and for a server where that says. ``locks`` is the folder of the lock that lets one
+    process write at a time: by default beside the SQLite file, or in the sweep's folder. Raises
+    ``MissingExtra``, and whatever MLflow raises when it cannot be reached; a single trial that
+    cannot be written is a ``ProjectionWarning`` and is counted.
     """
     wanted = {"": run_digest(result)} | {trial.name: run_digest(trial) for trial in result.trials}
     if page := _recorded(result, uri, wanted):
         return Projection(unchanged=len(result.trials), page=page)
     file = mlflow_sqlite.file_of(uri)
-    with turn(locks or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims"), "mlflow"):
+    with turn(
+        locks
+        or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims"),
+        "mlflow",
+    ):
         if page := _recorded(result, uri, wanted):
             return Projection(unchanged=len(result.trials), page=page)
         with contextlib.closing(_open(result.name, uri, file, artifact_root)) as writer:
             known = writer.known(sweep_id(result))
             content = Content(result)
-            written, failed = _write(content, writer, [name for name, digest in wanted.items() if known.get(name) != digest])
+            written, failed = _write(
+                content,
+                writer,
+                [name for name, digest in wanted.items() if known.get(name) != digest],
+            )
             writer.show(content.columns)
             page = f"#/experiments/{writer.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={mlflow_client.VIEW}"
             recorded = {name: digest for name, digest in wanted.items() if name not in failed}
-            _mark(result, {"uri": _anonymous(uri), "run": writer.run_id(""), "page": page, "recorded": recorded})
+            _mark(
+                result,
+                {
+                    "uri": _anonymous(uri),
+                    "run": writer.run_id(""),
+                    "page": page,
+                    "recorded": recorded,
+                },
+            )
     created, updated = len(written - known.keys() - {""}), len(written & known.keys() - {""})
-    return Projection(created, updated, len(result.trials) - created - updated - len(failed), len(failed), page)
+    return Projection(
+        created, updated, len(result.trials) - created - updated - len(failed), len(failed), page
+    )
 
 
 @dataclass(frozen=True)
 class MLflowRecorder(Recorder):
-    """Records a sweep in MLflow when it ends. That it cannot is a ``ProjectionWarning``: the sweep itself has succeeded or not."""
+    """Records a sweep in MLflow when it ends. That it cannot is a ``ProjectionWarning``: the sweep
+    itself has succeeded or not.
+    """
 
     uri: str
     artifact_root: Path | None = None
@@ -108,18 +137,24 @@ def _open(name: str, uri: str, file: Path | None, artifact_root: Path | None) ->
     if file is None:
         return mlflow_client.ClientWriter(uri, name, artifact_root)
     artifact_root = artifact_root or file.with_name(f"{file.stem}-artifacts")
-    return mlflow_sqlite.connect(file, name, artifact_root) or mlflow_client.ClientWriter(uri, name, artifact_root)
+    return mlflow_sqlite.connect(file, name, artifact_root) or mlflow_client.ClientWriter(
+        uri, name, artifact_root
+    )
 
 
 def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Write the named runs; returns the names of those that were written and of those that could not be."""
+    """Write the named runs; returns the names of those that were written and of those that could
+    not be.
+    """
     trials = {trial.name: trial for trial in content.result.trials}
     written: set[str] = set()
     failed: set[str] = set()
 
     def attempt(batch: Sequence[str]) -> None:
         try:
-            writer.write([content.trial_run(trials[name]) if name else content.sweep_run for name in batch])
+            writer.write(
+                [content.trial_run(trials[name]) if name else content.sweep_run for name in batch]
+            )
             written.update(batch)
         except Exception as error:
             if len(batch) > 1:  # find the one that cannot be written
@@ -129,7 +164,11 @@ def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[
                 raise
             else:
                 failed.update(batch)
-                warnings.warn(f"trial {batch[0]} was not recorded in MLflow: {error}", ProjectionWarning, stacklevel=4)
+                warnings.warn(
+                    f"trial {batch[0]} was not recorded in MLflow: {error}",
+                    ProjectionWarning,
+                    stacklevel=4,
+                )
 
     for start in range(0, len(names), writer.batch):
         attempt(names[start : start + writer.batch])
@@ -137,7 +176,9 @@ def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[
 
 
 def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str | None:
-    """The page of the runs if the marker says that everything wanted was recorded, and the database is still there."""
+    """The page of the runs if the marker says that everything wanted was recorded, and the database
+    is still there.
+    """
     try:
         marker = json.loads((result.folder / MARKER).read_bytes())
         same = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
@@ -156,9 +197,13 @@ def _is_there(uri: str, run_id: str) -> bool:
     import urllib.request
 
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10) as reply:
+        with urllib.request.urlopen(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10
+        ) as reply:
             return bool(json.load(reply)["run"]["info"]["lifecycle_stage"] == "active")
-    except Exception:  # needs a password, does not answer, is something else: MLflow's client knows what to do or to say
+    # needs a password, does not answer, is something else: MLflow's client knows what to do or to
+    # say
+    except Exception:
         return False
 
 

@@ -1,7 +1,9 @@
-"""Writing runs through MLflow's public client: slower than straight into SQLite, but right for every server and every version.
+"""Writing runs through MLflow's public client: slower than straight into SQLite, but right for
+every server and every version.
 
-The client can add to a run, but take nothing back. Changed scores are added as later ones, so the page of the model shows both; where
-that will not do (a param has changed, a score is gone, a curve is another) the run is deleted and written anew.
+The client can add to a run, but take nothing back. Changed scores are added as later ones, so the
+page of the model shows both; where that will not do (a param has changed, a score is gone, a curve
+is another) the run is deleted and written anew.
 """
 
 from __future__ import annotations
@@ -43,12 +45,16 @@ def load() -> Any:
 
 
 def view_tag(columns: Sequence[str]) -> tuple[str, str]:
-    """The experiment's tag that makes MLflow's user interface show the table of runs with these columns."""
+    """The experiment's tag that makes MLflow's user interface show the table of runs with these
+    columns.
+    """
     return f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": list(columns)})
 
 
 def artifact_location(root: Path, experiment: str) -> str:
-    """Where the artifacts of an experiment lie: a path, as MLflow likes it best, or a URI if the path has signs that URIs do not."""
+    """Where the artifacts of an experiment lie: a path, as MLflow likes it best, or a URI if the
+    path has signs that URIs do not.
+    """
     folder = root.absolute() / "".join(c if c.isalnum() or c in "-_" else "_" for c in experiment)
     return folder.as_uri() if set("%#?;") & set(str(folder)) else str(folder)
 
@@ -69,10 +75,16 @@ class ClientWriter:
         """Nothing to close."""
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run that has to be written again."""
+        """The digests of the sweep's runs by trial; empty for a run that has to be written
+        again.
+        """
         digests = {}
         for run in _pages(
-            self._client.search_runs, [self.experiment_id], f"tags.`mosweep.sweep.folder` = '{sweep}'", run_view_type=3, max_results=1000
+            self._client.search_runs,
+            [self.experiment_id],
+            f"tags.`mosweep.sweep.folder` = '{sweep}'",
+            run_view_type=3,
+            max_results=1000,
         ):
             trial = run.data.tags.get("mosweep.trial", "")
             active = run.info.lifecycle_stage == "active"
@@ -100,7 +112,13 @@ class ClientWriter:
             from mlflow.exceptions import MlflowException
 
             try:
-                return str(self._client.create_experiment(name, artifact_location(artifact_root, name) if artifact_root else None, KIND))
+                return str(
+                    self._client.create_experiment(
+                        name,
+                        artifact_location(artifact_root, name) if artifact_root else None,
+                        KIND,
+                    )
+                )
             except MlflowException:  # made by another process meanwhile
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
@@ -117,21 +135,39 @@ class ClientWriter:
         tags = {key: value for key, value in run.tags.items() if key != "mosweep.digest"}
         if run.trial:
             tags["mlflow.parentRunId"] = self._run_ids[""]
-        latest = {metric.name: metric.value for metric in sorted(run.metrics, key=lambda metric: metric.step)}
+        latest = {
+            metric.name: metric.value
+            for metric in sorted(run.metrics, key=lambda metric: metric.step)
+        }
         old = self._reusable(run, latest)
         if old is None:
-            made = client.create_run(self.experiment_id, start_time=run.start_ms, tags=tags, run_name=run.name)
+            made = client.create_run(
+                self.experiment_id, start_time=run.start_ms, tags=tags, run_name=run.name
+            )
             run_id = self._run_ids[run.trial] = made.info.run_id
         else:
             run_id = old.info.run_id
-            for stale in [key for key in old.data.tags if key.startswith("mosweep.") and key not in tags]:
+            for stale in [
+                key for key in old.data.tags if key.startswith("mosweep.") and key not in tags
+            ]:
                 client.delete_tag(run_id, stale)
-        inputs, outputs = ([self._model_id(model, run_id) for model in models] for models in (run.inputs, run.outputs))
+        inputs, outputs = (
+            [self._model_id(model, run_id) for model in models]
+            for models in (run.inputs, run.outputs)
+        )
         if run.datasets or inputs:
-            client.log_inputs(run_id, [_dataset_input(dataset) for dataset in run.datasets], [LoggedModelInput(i) for i in inputs])
-        linked = {model.model_id for model in (old.outputs.model_outputs if old and old.outputs else ())}
+            client.log_inputs(
+                run_id,
+                [_dataset_input(dataset) for dataset in run.datasets],
+                [LoggedModelInput(i) for i in inputs],
+            )
+        linked = {
+            model.model_id for model in (old.outputs.model_outputs if old and old.outputs else ())
+        }
         if set(outputs) - linked:
-            client.log_outputs(run_id, [LoggedModelOutput(i, step=0) for i in outputs if i not in linked])
+            client.log_outputs(
+                run_id, [LoggedModelOutput(i, step=0) for i in outputs if i not in linked]
+            )
         known, now_ms = old.data.metrics if old else {}, round(time.time() * 1000)
         metrics = [
             MlflowMetric(
@@ -146,7 +182,10 @@ class ClientWriter:
             for metric in run.metrics
             if known.get(metric.name) != latest[metric.name]
         ]
-        params, changed = [Param(*item) for item in run.params.items()], [RunTag(*item) for item in tags.items()] if old else []
+        params, changed = (
+            [Param(*item) for item in run.params.items()],
+            [RunTag(*item) for item in tags.items()] if old else [],
+        )
         client.log_batch(run_id, metrics, params, changed)
         with tempfile.TemporaryDirectory() as folder:
             for name, data in run.files.items():
@@ -156,10 +195,13 @@ class ClientWriter:
             client.set_terminated(run_id, run.status, run.end_ms)
         else:
             client.update_run(run_id, run.status)
-        client.set_tag(run_id, "mosweep.digest", run.tags["mosweep.digest"])  # last: it says that the rest is there
+        # last: it says that the rest is there
+        client.set_tag(run_id, "mosweep.digest", run.tags["mosweep.digest"])
 
     def _reusable(self, run: Run, latest: Mapping[str, float]) -> Any:
-        """The trial's run as it stands, if adding to it makes it ``run``; otherwise it is deleted."""
+        """The trial's run as it stands, if adding to it makes it ``run``; otherwise it is
+        deleted.
+        """
         run_id = self._run_ids.get(run.trial)
         if run_id is None:
             return None
@@ -181,7 +223,11 @@ class ClientWriter:
         """The ids of the experiment's models by key."""
         if self._model_ids is None:
             found = _pages(self._client.search_logged_models, [self.experiment_id])
-            self._model_ids = {model.tags["mosweep.key"]: model.model_id for model in found if "mosweep.key" in model.tags}
+            self._model_ids = {
+                model.tags["mosweep.key"]: model.model_id
+                for model in found
+                if "mosweep.key" in model.tags
+            }
         return self._model_ids
 
     def _model_id(self, model: Model, run_id: str) -> str:
@@ -189,10 +235,17 @@ class ClientWriter:
         if model.key not in known:
             source = self._run_ids.get(model.source, run_id) if model.source is not None else None
             made = self._client.create_logged_model(
-                self.experiment_id, model.name, source, dict(model.tags), dict(model.params), model.type
+                self.experiment_id,
+                model.name,
+                source,
+                dict(model.tags),
+                dict(model.params),
+                model.type,
             )
             with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / "MLmodel").write_bytes(model_file(model, made.model_id, source, made.artifact_location))
+                (Path(folder) / "MLmodel").write_bytes(
+                    model_file(model, made.model_id, source, made.artifact_location)
+                )
                 self._client.log_model_artifacts(made.model_id, folder)
             self._client.finalize_logged_model(made.model_id, "READY")
             known[model.key] = made.model_id
@@ -203,7 +256,9 @@ def _dataset_input(dataset: Dataset) -> DatasetInput:
     from mlflow.entities import Dataset as MlflowDataset
     from mlflow.entities import DatasetInput, InputTag
 
-    entity = MlflowDataset(dataset.name, dataset.digest, "local", dataset.source, profile=dataset.profile)
+    entity = MlflowDataset(
+        dataset.name, dataset.digest, "local", dataset.source, profile=dataset.profile
+    )
     return DatasetInput(entity, [InputTag("mlflow.data.context", dataset.context)])
 
 

@@ -1,8 +1,10 @@
-"""What a sweep looks like in MLflow, as plain data. Knows MLflow's vocabulary and limits, but neither imports nor calls it.
+"""What a sweep looks like in MLflow, as plain data. Knows MLflow's vocabulary and limits, but
+neither imports nor calls it.
 
-A run per sweep, a run per trial below it. A trial's run shows its factors as params, its scores as metrics ``<task>/<metric>``, its
-data sets as inputs and its models as logged models: the base model as input, the fine-tuned one as output and, where it was
-evaluated, as input with the scores attached to it. Trials that share a fine-tune share its logged model.
+A run per sweep, a run per trial below it. A trial's run shows its factors as params, its scores as
+metrics ``<task>/<metric>``, its data sets as inputs and its models as logged models: the base model
+as input, the fine-tuned one as output and, where it was evaluated, as input with the scores
+attached to it. Trials that share a fine-tune share its logged model.
 """
 
 from __future__ import annotations
@@ -31,7 +33,13 @@ FORMAT = 1
 #: MLflow's limits, in characters.
 _PARAM, _TAG, _KEY, _DIGEST = 6000, 8000, 250, 32
 
-_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "running": "RUNNING", "pending": "SCHEDULED", "cancelled": "KILLED"}
+_STATUS = {
+    "succeeded": "FINISHED",
+    "failed": "FAILED",
+    "running": "RUNNING",
+    "pending": "SCHEDULED",
+    "cancelled": "KILLED",
+}
 #: Kinds of stages that never leave a model.
 _NO_MODEL = ("data", "eval", "round", "round-eval")
 
@@ -60,9 +68,16 @@ class Content:
         """The run of the sweep as a whole."""
         result = self.result
         seen = {trial.status for trial in result.trials}
-        status = "running" if seen & {"running", "pending"} else next((s for s in ("failed", "cancelled") if s in seen), "succeeded")
+        status = (
+            "running"
+            if seen & {"running", "pending"}
+            else next((s for s in ("failed", "cancelled") if s in seen), "succeeded")
+        )
         spans = [span for trial in result.trials for span in _spans(trial.stages)]
-        counts = {f"mosweep.trials.{s}": str(sum(t.status == s for t in result.trials)) for s in sorted(seen)}
+        counts = {
+            f"mosweep.trials.{s}": str(sum(t.status == s for t in result.trials))
+            for s in sorted(seen)
+        }
         end = max((end for _, end in spans), default=_now())
         return Run(
             trial="",
@@ -70,18 +85,34 @@ class Content:
             status=_STATUS[status],
             start_ms=min((start for start, _ in spans), default=end),
             end_ms=None if status == "running" else end,
-            tags={**self._tags("", str(result.folder), run_digest(result)), "mosweep.status": status, **counts},
-            files=_files(result.folder, "experiment.yaml", {"design.json": result.design} if result.design else {}),
+            tags={
+                **self._tags("", str(result.folder), run_digest(result)),
+                "mosweep.status": status,
+                **counts,
+            },
+            files=_files(
+                result.folder,
+                "experiment.yaml",
+                {"design.json": result.design} if result.design else {},
+            ),
         )
 
     @property
     def columns(self) -> list[str]:
         """What the table of runs should show, as MLflow's user interface names its columns."""
-        params = dict.fromkeys(name for trial in self.result.trials for name in (*map(_name, trial.factors), "dummy"))
-        metrics = dict.fromkeys(_name(name) for trial in self.result.trials for name in trial.metrics)
+        params = dict.fromkeys(
+            name for trial in self.result.trials for name in (*map(_name, trial.factors), "dummy")
+        )
+        metrics = dict.fromkeys(
+            _name(name) for trial in self.result.trials for name in trial.metrics
+        )
         if not any(_is_dummy(trial.stages) for trial in self.result.trials):
             params.pop("dummy", None)
-        return ["attributes.`Dataset`", *(f"params.`{name}`" for name in params), *(f"metrics.`{name}`" for name in metrics)]
+        return [
+            "attributes.`Dataset`",
+            *(f"params.`{name}`" for name in params),
+            *(f"metrics.`{name}`" for name in metrics),
+        ]
 
     def trial_run(self, trial: TrialResult) -> Run:
         """The run of one trial."""
@@ -90,13 +121,18 @@ class Content:
         done = trial.status not in ("running", "pending")
         datasets = self._datasets(trial)
         metrics, evaluated = self._scores(trial, datasets)
-        outputs = [self._model(stage) for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"]
+        outputs = [
+            self._model(stage)
+            for stage in trial.stages
+            if _leaves_model(stage) and stage.kind != "model"
+        ]
         base = self._base(trial)
         return Run(
             trial=trial.name,
             name=trial.name[:_KEY],
             status=_STATUS[trial.status],
-            start_ms=end - sum(b - a for a, b in spans),  # the work it took, however long ago a shared stage was made
+            # the work it took, however long ago a shared stage was made
+            start_ms=end - sum(b - a for a, b in spans),
             end_ms=end if done else None,
             params=_params(trial),
             tags=self._trial_tags(trial),
@@ -108,11 +144,20 @@ class Content:
         )
 
     def _tags(self, trial: str, folder: str, digest: str) -> dict[str, str]:
-        return {"mosweep.sweep.folder": sweep_id(self.result), "mosweep.trial": trial, "mosweep.folder": folder, "mosweep.digest": digest}
+        return {
+            "mosweep.sweep.folder": sweep_id(self.result),
+            "mosweep.trial": trial,
+            "mosweep.folder": folder,
+            "mosweep.digest": digest,
+        }
 
     def _trial_tags(self, trial: TrialResult) -> dict[str, str]:
         tags = self._tags(trial.name, str(trial.folder), run_digest(trial))
-        tags |= {"mosweep.id": trial.id, "mosweep.status": trial.status, "mosweep.control": str(trial.control).lower()}
+        tags |= {
+            "mosweep.id": trial.id,
+            "mosweep.status": trial.status,
+            "mosweep.control": str(trial.control).lower(),
+        }
         if _is_dummy(trial.stages):
             tags["mosweep.dummy"] = "true"
         for stage in trial.stages:
@@ -140,7 +185,11 @@ class Content:
             shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
             varied = {_name(factor) for factor in users[0].factors}
             factors = [f"{k}={v}" for k, v in shared.items() if k in varied]
-            tags = {"mosweep.key": stage.key, "mosweep.stage": stage.label, "mlflow.model.isExternal": "true"}
+            tags = {
+                "mosweep.key": stage.key,
+                "mosweep.stage": stage.label,
+                "mlflow.model.isExternal": "true",
+            }
             for fact in ("model_id", "uri", "base"):
                 if isinstance(facts.get(fact), str):
                     tags[f"mosweep.{fact}"] = facts[fact][:_TAG]
@@ -154,7 +203,11 @@ class Content:
                 key=stage.key,
                 name=_model_name(own if base else name),
                 type="base" if base else stage.kind,
-                params={k: v for k, v in shared.items() if k in ("model", "dummy") or (not base and k in varied | {"dataset"})},
+                params={
+                    k: v
+                    for k, v in shared.items()
+                    if k in ("model", "dummy") or (not base and k in varied | {"dataset"})
+                },
                 tags=tags,
                 created_ms=_finished(stage),
                 source=None if base else users[0].name,
@@ -162,23 +215,44 @@ class Content:
         return self._models[stage.key]
 
     def _base(self, trial: TrialResult) -> Model | None:
-        """The base model of a trial: the one that a stage prepared, otherwise one that is known by its name alone."""
-        made = next((stage for stage in trial.stages if stage.kind == "model" and stage.record), None)
+        """The base model of a trial: the one that a stage prepared, otherwise one that is known by
+        its name alone.
+        """
+        made = next(
+            (stage for stage in trial.stages if stage.kind == "model" and stage.record), None
+        )
         if made:
             return self._model(made)
-        name, user = _base_name(trial), next((stage for stage in trial.stages if stage.record), None)
+        name, user = (
+            _base_name(trial),
+            next((stage for stage in trial.stages if stage.record), None),
+        )
         if name is None or user is None:
             return None
         key = f"base:{name}"
         if key not in self._models:
             dummy = {"dummy": "true"} if user.facts.get("dummy") else {}
-            tags = {"mosweep.key": key, "mlflow.model.isExternal": "true"} | {f"mosweep.{k}": v for k, v in dummy.items()}
-            self._models[key] = Model(key, _model_name(name), "base", {"model": name[:_PARAM], **dummy}, tags, _finished(user))
+            tags = {"mosweep.key": key, "mlflow.model.isExternal": "true"} | {
+                f"mosweep.{k}": v for k, v in dummy.items()
+            }
+            self._models[key] = Model(
+                key,
+                _model_name(name),
+                "base",
+                {"model": name[:_PARAM], **dummy},
+                tags,
+                _finished(user),
+            )
         return self._models[key]
 
     def _datasets(self, trial: TrialResult) -> dict[str, Dataset]:
         """Data sets by the key of their stage."""
-        trained_on = {key for stage in trial.stages if stage.kind not in _NO_MODEL or stage.kind == "round" for key in stage.needs.values()}
+        trained_on = {
+            key
+            for stage in trial.stages
+            if stage.kind not in _NO_MODEL or stage.kind == "round"
+            for key in stage.needs.values()
+        }
         found = {}
         for stage in trial.stages:
             if stage.kind == "data" and stage.record:
@@ -186,7 +260,9 @@ class Content:
                 digest = facts.get("digest") or stage.record["artifact_digest"]
                 rows = facts.get("rows")
                 found[stage.key] = Dataset(
-                    name=_called(facts, "name", "dataset") or _configured(stage, "dataset") or stage.label,
+                    name=_called(facts, "name", "dataset")
+                    or _configured(stage, "dataset")
+                    or stage.label,
                     digest=str(digest)[:_DIGEST],
                     source=json.dumps({"uri": str(stage.folder or "")}),
                     profile=json.dumps({"num_rows": rows}) if rows is not None else None,
@@ -194,18 +270,30 @@ class Content:
                 )
         return found
 
-    def _scores(self, trial: TrialResult, datasets: Mapping[str, Dataset]) -> tuple[tuple[Metric, ...], list[Model]]:
+    def _scores(
+        self, trial: TrialResult, datasets: Mapping[str, Dataset]
+    ) -> tuple[tuple[Metric, ...], list[Model]]:
         """The metrics of a trial, and the models that they tell about."""
         metrics: dict[tuple[str, int], Metric] = {}
         evaluated = []
-        models = {stage.key: stage for stage in trial.stages if _leaves_model(stage) and stage.kind != "model"}
+        models = {
+            stage.key: stage
+            for stage in trial.stages
+            if _leaves_model(stage) and stage.kind != "model"
+        }
         for stage in trial.stages:
             time_ms = _finished(stage)
             for name, points in stage.curves.items():
                 full = _name(f"train/{name}")
-                metrics |= {(full, int(step)): Metric(full, float(value), time_ms, int(step)) for step, value in points}
+                metrics |= {
+                    (full, int(step)): Metric(full, float(value), time_ms, int(step))
+                    for step, value in points
+                }
             if stage.kind == "round-eval" and stage.record and not stage.stopped:
-                full, number = _name(f"rounds/{stage.facts['task']}/{stage.facts['watched']}"), int(stage.facts["round"])
+                full, number = (
+                    _name(f"rounds/{stage.facts['task']}/{stage.facts['watched']}"),
+                    int(stage.facts["round"]),
+                )
                 metrics[full, number] = Metric(full, float(stage.facts["score"]), time_ms, number)
             if stage.kind != "eval" or not stage.record:
                 continue
@@ -217,17 +305,23 @@ class Content:
             for name, value in stage.facts["metrics"].items():
                 if isinstance(value, int | float):
                     full = _name(f"{stage.facts['task']}/{name}")
-                    metrics[full, 0] = Metric(full, float(value), time_ms, 0, model.key if model else None, dataset)
+                    metrics[full, 0] = Metric(
+                        full, float(value), time_ms, 0, model.key if model else None, dataset
+                    )
         return tuple(metrics.values()), evaluated
 
 
 def _params(trial: TrialResult) -> dict[str, str]:
-    """The factors; model, data set and task even where they do not vary; and whether it was only pretended."""
+    """The factors; model, data set and task even where they do not vary; and whether it was only
+    pretended.
+    """
     params = {_name(factor): _text(value)[:_PARAM] for factor, value in trial.factors.items()}
     for name, value in (("model", _base_name(trial)), ("dataset", _dataset_name(trial))):
         if value and name not in params:
             params[name] = value[:_PARAM]
-    tasks = dict.fromkeys(str(stage.facts["task"]) for stage in trial.stages if stage.kind == "eval" and stage.record)
+    tasks = dict.fromkeys(
+        str(stage.facts["task"]) for stage in trial.stages if stage.kind == "eval" and stage.record
+    )
     if tasks and "task" not in params:
         params["task"] = ",".join(tasks)[:_PARAM]
     if _is_dummy(trial.stages):
@@ -236,7 +330,9 @@ def _params(trial: TrialResult) -> dict[str, str]:
 
 
 def _base_name(trial: TrialResult) -> str | None:
-    """The base model's name: as factor, in a stage's configuration, in a model id (``torchtune/tiny@3f2a``, ``ft:gpt-4o:org::id``)."""
+    """The base model's name: as factor, in a stage's configuration, in a model id
+    (``torchtune/tiny@3f2a``, ``ft:gpt-4o:org::id``).
+    """
     factor = trial.factors.get("model")
     if isinstance(factor, str):
         return factor
@@ -249,21 +345,39 @@ def _base_name(trial: TrialResult) -> str | None:
             return tuned[1] or tuned[2]
         if identity and stage.kind == "eval":  # of the base model
             return identity
-    return next((name for stage in trial.stages if stage.kind == "model" and (name := _called(stage.facts, "name"))), None)
+    return next(
+        (
+            name
+            for stage in trial.stages
+            if stage.kind == "model" and (name := _called(stage.facts, "name"))
+        ),
+        None,
+    )
 
 
 def _dataset_name(trial: TrialResult) -> str | None:
-    named = (_called(stage.facts, "name") if stage.kind == "data" else _configured(stage, "dataset") for stage in trial.stages)
+    named = (
+        _called(stage.facts, "name") if stage.kind == "data" else _configured(stage, "dataset")
+        for stage in trial.stages
+    )
     return next(filter(None, named), None)
 
 
 def _configured(stage: StageResult, name: str) -> str | None:
     value = stage.facts.get(name)
-    return _called(value, "name") if isinstance(value, Mapping) else value if isinstance(value, str) else None
+    return (
+        _called(value, "name")
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, str)
+        else None
+    )
 
 
 def _called(facts: Mapping[str, Any], *names: str) -> str | None:
-    return next((facts[name] for name in names if isinstance(facts.get(name), str) and facts[name]), None)
+    return next(
+        (facts[name] for name in names if isinstance(facts.get(name), str) and facts[name]), None
+    )
 
 
 def _summary(trial: TrialResult) -> dict[str, Any]:
@@ -279,7 +393,13 @@ def _summary(trial: TrialResult) -> dict[str, Any]:
         }
         for stage in trial.stages
     ]
-    head = {"name": trial.name, "id": trial.id, "factors": trial.factors, "control": trial.control, "dummy": _is_dummy(trial.stages)}
+    head = {
+        "name": trial.name,
+        "id": trial.id,
+        "factors": trial.factors,
+        "control": trial.control,
+        "dummy": _is_dummy(trial.stages),
+    }
     return {**head, "status": trial.status, "metrics": trial.metrics, "stages": stages}
 
 
@@ -292,7 +412,11 @@ def _files(folder: Path, copied: str, made: Mapping[str, Any]) -> dict[str, byte
 
 def _error(stage: StageResult) -> str | None:
     """What went wrong, unless a library has put a key into its message."""
-    return "(looks like a secret; see the log)" if stage.error and looks_secret("", stage.error) else stage.error
+    return (
+        "(looks like a secret; see the log)"
+        if stage.error and looks_secret("", stage.error)
+        else stage.error
+    )
 
 
 def _leaves_model(stage: StageResult) -> bool:
@@ -310,7 +434,11 @@ def _unique(models: Iterable[Model]) -> tuple[Model, ...]:
 def _spans(stages: Iterable[StageResult]) -> list[tuple[int, int]]:
     """When the recorded stages ran, in milliseconds."""
     records = (stage.record for stage in stages)
-    return [(_ms(r["started"]), _ms(r["finished"])) for r in records if r and "started" in r and "finished" in r]
+    return [
+        (_ms(r["started"]), _ms(r["finished"]))
+        for r in records
+        if r and "started" in r and "finished" in r
+    ]
 
 
 def _finished(stage: StageResult) -> int:
@@ -332,7 +460,14 @@ def _text(value: Any) -> str:
 @lru_cache(4096)
 def _name(text: str) -> str:
     """``text`` as MLflow accepts it for params, metrics and tags."""
-    return "/".join(part for part in re.sub(r"[^\w\-. :/]", "_", text).split("/") if part not in ("", ".", ".."))[:_KEY] or "_"
+    return (
+        "/".join(
+            part
+            for part in re.sub(r"[^\w\-. :/]", "_", text).split("/")
+            if part not in ("", ".", "..")
+        )[:_KEY]
+        or "_"
+    )
 
 
 def _model_name(text: str) -> str:

@@ -1,4 +1,6 @@
-"""The runs, models, data sets and scores that are written to MLflow, whichever way they are written. Plain data."""
+"""The runs, models, data sets and scores that are written to MLflow, whichever way they are
+written. Plain data.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Metric:
-    """One value; ``model`` is the key of the model that it tells about, ``dataset`` what it was measured on."""
+    """One value; ``model`` is the key of the model that it tells about, ``dataset`` what it was
+    measured on.
+    """
 
     name: str
     value: float
@@ -35,7 +39,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Model:
-    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment, ``source`` names its trial."""
+    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment,
+    ``source`` names its trial.
+    """
 
     key: str
     name: str
@@ -48,7 +54,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: of a trial, or of the sweep as a whole (``trial`` is then empty). ``files`` are its small text artifacts."""
+    """A run: of a trial, or of the sweep as a whole (``trial`` is then empty). ``files`` are its
+    small text artifacts.
+    """
 
     trial: str
     name: str
@@ -70,7 +78,9 @@ class Run:
 
 
 def model_file(model: Model, model_id: str, run_id: str | None, location: str) -> bytes:
-    """The ``MLmodel`` file of a model that lies elsewhere, which makes it registrable. JSON, hence also YAML."""
+    """The ``MLmodel`` file of a model that lies elsewhere, which makes it registrable. JSON, hence
+    also YAML.
+    """
     created = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(model.created_ms / 1000))
     any_input = '[{"type": "boolean", "required": true}]'
     data = {

@@ -1,4 +1,6 @@
-"""Tells the terminal what happens: one line per finished or failed stage and, on a terminal, a live table of what runs now."""
+"""Tells the terminal what happens: one line per finished or failed stage and, on a terminal, a live
+table of what runs now.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageStarted, SweepStarted
+from mosweep.core.events import (
+    Notice,
+    Recorder,
+    StageFailed,
+    StageFinished,
+    StageStarted,
+    SweepStarted,
+)
 
 __all__ = ["Progress"]
 
@@ -25,9 +34,13 @@ class _Running:
 
 
 class Progress(Recorder):
-    """Prints to ``stream`` (standard output unless given). ``reached`` tells of a stage which round of its loop made it unnecessary."""
+    """Prints to ``stream`` (standard output unless given). ``reached`` tells of a stage which round
+    of its loop made it unnecessary.
+    """
 
-    def __init__(self, stream: TextIO | None = None, reached: Callable[[str], int | None] = lambda key: None) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, reached: Callable[[str], int | None] = lambda key: None
+    ) -> None:
         self.stream = stream or sys.stdout
         self.reached = reached
         self.total = self.done = self.failed = 0
@@ -42,7 +55,9 @@ class Progress(Recorder):
         """Say what is about to run."""
         self.total = event.to_run
         cached = f", {event.cached} of {event.total} stages done already" if event.cached else ""
-        self._line(f"{_count(event.trials, 'trial')}: {_count(event.to_run, 'stage')} to run{cached}")
+        self._line(
+            f"{_count(event.trials, 'trial')}: {_count(event.to_run, 'stage')} to run{cached}"
+        )
         if self.live:
             threading.Thread(target=self._refresh, daemon=True).start()
 
@@ -61,7 +76,10 @@ class Progress(Recorder):
             self.running.pop(event.key, None)
             self.done += 1
             if event.label == f"round {reached + 1}":
-                self._line(f"{self._place()} {event.label:<24} {event.trial}  not needed, nor any later: round {reached} was enough")
+                self._line(
+                    f"{self._place()} {event.label:<24} {event.trial}  not needed, nor any "
+                    f"later: round {reached} was enough"
+                )
             return
         took = "by another process" if event.elsewhere else f"{event.seconds:.1f} s"
         self._ended(event.key, f"{event.label:<24} {event.trial}  {took}")
@@ -103,9 +121,15 @@ class Progress(Recorder):
         now = time.monotonic()
         failed = f", {self.failed} failed" if self.failed else ""
         waiting = self.total - self.done - len(self.running)
-        lines = [f"── {self.done} of {self.total} done{failed}, {len(self.running)} running, {waiting} waiting, {_clock(now - self.begun)}"]
+        lines = [
+            f"── {self.done} of {self.total} done{failed}, {len(self.running)} running, "
+            f"{waiting} waiting, {_clock(now - self.begun)}"
+        ]
         for run in list(self.running.values())[:ROWS]:
-            lines.append(f"   {run.event.label:<24} {_clock(now - run.since):>8}  {run.event.job:<12} {run.event.trial}")
+            lines.append(
+                f"   {run.event.label:<24} {_clock(now - run.since):>8}  {run.event.job:<12} "
+                f"{run.event.trial}"
+            )
         width = shutil.get_terminal_size().columns - 1
         self.stream.write("".join(line[:width] + "\n" for line in lines))
         self.stream.flush()

@@ -1,11 +1,14 @@
 """Recording a sweep in Weights & Biases: as with MLflow, a projection of what lies on disk.
 
-A run per trial that has ended. Its group is the sweep, its job type ``tuned`` or ``control``, its tags are the levels of its factors. Its
-config is the trial's, with the ``factors`` and, as ``lineage``, the keys and digests of data, model and evaluations; its summary are the
-scores ``<task>/<metric>``, its history is what training told. Nothing is uploaded: files stay in the store.
+A run per trial that has ended. Its group is the sweep, its job type ``tuned`` or ``control``, its
+tags are the levels of its factors. Its config is the trial's, with the ``factors`` and, as
+``lineage``, the keys and digests of data, model and evaluations; its summary are the scores
+``<task>/<metric>``, its history is what training told. Nothing is uploaded: files stay in the
+store.
 
-A run's id follows from sweep, trial and the keys of its stages, so that recording again resumes it. ``wandb/recorded/`` in mosweep's home
-notes what was recorded where: a server need not be asked, and offline there is none. Without it runs are merely written again.
+A run's id follows from sweep, trial and the keys of its stages, so that recording again resumes it.
+``wandb/recorded/`` in mosweep's home notes what was recorded where: a server need not be asked, and
+offline there is none. Without it runs are merely written again.
 """
 
 from __future__ import annotations
@@ -36,13 +39,16 @@ FORMAT = 1
 #: W&B's limits, in characters.
 _NAME, _TAG = 128, 64
 
-#: A server that does not answer is given up after so many seconds. So many runs are written before that is noted.
+#: A server that does not answer is given up after so many seconds. So many runs are written before
+#: that is noted.
 _PATIENCE_S, _BATCH = 60.0, 100
 
 
 @dataclass(frozen=True)
 class WandbRecorder(Recorder):
-    """Records a sweep in W&B when it ends. That it cannot is a ``ProjectionWarning``: the sweep itself has succeeded or not."""
+    """Records a sweep in W&B when it ends. That it cannot is a ``ProjectionWarning``: the sweep
+    itself has succeeded or not.
+    """
 
     tracking: Tracking
 
@@ -51,32 +57,54 @@ class WandbRecorder(Recorder):
         try:
             project(event.result, self.tracking)
         except Exception as error:
-            message = f"not recorded in W&B ({_line(error)}); `mosweep sync` makes up for it, tracking.mode=offline needs no server"
+            message = (
+                f"not recorded in W&B ({_line(error)}); `mosweep sync` makes up for it, "
+                "tracking.mode=offline needs no server"
+            )
             warnings.warn(message, ProjectionWarning, stacklevel=2)
 
 
 def project(result: SweepResult, tracking: Tracking) -> Projection:
-    """Bring W&B up to what ``result`` says of its trials that have ended; offline, write runs into ``wandb/`` in mosweep's home.
+    """Bring W&B up to what ``result`` says of its trials that have ended; offline, write runs into
+    ``wandb/`` in mosweep's home.
 
     ``MissingExtra`` without the library, ``MosweepError`` when W&B cannot be reached or refuses.
     """
     folder = Path(os.environ.get("WANDB_DIR") or home()).absolute()
     mode = tracking.mode or os.environ.get("WANDB_MODE") or "online"
     mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
-    where = [str(folder)] if mode == "offline" else [os.environ.get("WANDB_BASE_URL"), tracking.entity, tracking.project]
+    where = (
+        [str(folder)]
+        if mode == "offline"
+        else [os.environ.get("WANDB_BASE_URL"), tracking.entity, tracking.project]
+    )
     notes = folder / "wandb" / "recorded"
-    ledger = Journal(notes / f"{fingerprint.fingerprint([mode, where, str(result.folder.absolute())])[:32]}.jsonl")
-    wanted = {trial.name: f"{FORMAT}-{trial.digest}" for trial in result.trials if trial.status not in ("running", "pending")}
+    ledger = Journal(
+        notes
+        / f"{fingerprint.fingerprint([mode, where, str(result.folder.absolute())])[:32]}.jsonl"
+    )
+    wanted = {
+        trial.name: f"{FORMAT}-{trial.digest}"
+        for trial in result.trials
+        if trial.status not in ("running", "pending")
+    }
     if mode == "disabled" or wanted.items() <= _recorded(ledger).items():
         return Projection(unchanged=len(result.trials))
     wandb = _import()
     with turn(notes / "claims", "wandb"):
         known = _recorded(ledger)
-        missing = [trial for trial in result.trials if trial.name in wanted and known.get(trial.name) != wanted[trial.name]]
+        missing = [
+            trial
+            for trial in result.trials
+            if trial.name in wanted and known.get(trial.name) != wanted[trial.name]
+        ]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             _write(wandb, [run_of(result, trial) for trial in batch], tracking, mode, folder)
-            ledger.append_all({"event": "recorded", "trial": trial.name, "digest": wanted[trial.name]} for trial in batch)
+            ledger.append_all(
+                {"event": "recorded", "trial": trial.name, "digest": wanted[trial.name]}
+                for trial in batch
+            )
     updated = sum(trial.name in known for trial in missing)
     return Projection(len(missing) - updated, updated, len(result.trials) - len(missing))
 
@@ -100,7 +128,10 @@ class Run:
 def run_of(result: SweepResult, trial: TrialResult) -> Run:
     """A trial as a run of W&B."""
     dummy = any(stage.facts.get("dummy") for stage in trial.stages)
-    tags = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in trial.factors.items()]
+    tags = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in trial.factors.items()
+    ]
     errors = [f"{stage.label}: {stage.error}" for stage in trial.stages if stage.error]
     summary: dict[str, Any] = {**trial.metrics, "status": trial.status}
     return Run(
@@ -110,7 +141,13 @@ def run_of(result: SweepResult, trial: TrialResult) -> Run:
         job_type="control" if trial.control else "tuned",
         notes=result.design.get("description"),
         tags=tuple(dict.fromkeys(tag[:_TAG] for tag in [*tags, *(["dummy"] if dummy else [])])),
-        config=masked({**_configuration(trial), "factors": trial.factors, "lineage": {s.label: _lineage(s) for s in trial.stages}}),
+        config=masked(
+            {
+                **_configuration(trial),
+                "factors": trial.factors,
+                "lineage": {s.label: _lineage(s) for s in trial.stages},
+            }
+        ),
         summary=masked({**summary, **({"error": errors[0]} if errors else {})}),
         history=_history(stage for stage in trial.stages if stage.kind in ("finetune", "round")),
         failed=trial.status != "succeeded",
@@ -128,9 +165,19 @@ def _history(trained: Iterable[StageResult]) -> dict[int, dict[str, float]]:
 
 
 def _lineage(stage: StageResult) -> dict[str, Any]:
-    """Where a stage's result came from, and what it is: the same digests as in the store's records."""
-    found = {"key": stage.key, "needs": stage.needs, "artifact_digest": stage.record and stage.record["artifact_digest"]}
-    return found | {name: stage.facts[name] for name in ("name", "digest", "rows", "model_id", "dataset", "n") if name in stage.facts}
+    """Where a stage's result came from, and what it is: the same digests as in the store's
+    records.
+    """
+    found = {
+        "key": stage.key,
+        "needs": stage.needs,
+        "artifact_digest": stage.record and stage.record["artifact_digest"],
+    }
+    return found | {
+        name: stage.facts[name]
+        for name in ("name", "digest", "rows", "model_id", "dataset", "n")
+        if name in stage.facts
+    }
 
 
 def _configuration(trial: TrialResult) -> dict[str, Any]:
@@ -184,7 +231,8 @@ def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folde
             made.summary.update(run.summary)
             made.finish(exit_code=int(run.failed))
         if wandb.run is None:  # no run of the user's own in this process
-            wandb.teardown()  # a finished run is still in the hands of W&B's service, which now ends
+            # a finished run is still in the hands of W&B's service, which now ends
+            wandb.teardown()
     except (wandb.Error, TimeoutError) as error:
         raise MosweepError(f"W&B: {_line(error)}") from error
 

@@ -1,4 +1,6 @@
-"""``explain``: for each stage of a trial, why it is cached; or which fields differ from the nearest result in the store."""
+"""``explain``: for each stage of a trial, why it is cached; or which fields differ from the nearest
+result in the store.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,34 @@ def explain_data(sweep: Sweep, trial: str) -> dict[str, Any]:
             store = launch.store
             nearest = _Nearest(store)
             specs = launch.specs()
-            return {"trial": trial, "stages": [_stage(specs[key], store, nearest) for key in found["stages"]]}
+            return {
+                "trial": trial,
+                "stages": [_stage(specs[key], store, nearest) for key in found["stages"]],
+            }
     names = {t["name"] for launch in sweep.launches for t in launch.trials}
     raise UserError(f"{trial}: no trial of {sweep.folder.name}; {choices(trial, names)}")
 
 
 def _stage(spec: Mapping[str, Any], store: Store, nearest: _Nearest) -> dict[str, Any]:
     record = store.read(str(spec["key"]))
-    data = {"label": spec["label"], "kind": spec["kind"], "key": spec["key"], "cached": record is not None}
+    data = {
+        "label": spec["label"],
+        "kind": spec["kind"],
+        "key": spec["key"],
+        "cached": record is not None,
+    }
     if record is not None:
         about = record.data
-        return data | {"finished": about.get("finished"), "host": about.get("host"), "folder": str(record.folder)}
+        return data | {
+            "finished": about.get("finished"),
+            "host": about.get("host"),
+            "folder": str(record.folder),
+        }
     key, moved = nearest.to(spec["payload"])
-    return data | {"nearest": key, "differences": [{"field": f, "there": old, "here": new} for f, old, new in moved]}
+    return data | {
+        "nearest": key,
+        "differences": [{"field": f, "there": old, "here": new} for f, old, new in moved],
+    }
 
 
 class _Nearest:
@@ -48,8 +65,14 @@ class _Nearest:
         if self.payloads is None:
             records = ((key, self.store.read(key, whole=True)) for key in self.store.keys())  # noqa: SIM118 - a method, not a mapping's
             self.payloads = {key: record.data["payload"] for key, record in records if record}
-        same_kind = {key: there for key, there in self.payloads.items() if there["kind"] == payload["kind"]}
-        ranked = sorted((len(moved), key, moved) for key, there in same_kind.items() if (moved := differences(there, payload)))
+        same_kind = {
+            key: there for key, there in self.payloads.items() if there["kind"] == payload["kind"]
+        }
+        ranked = sorted(
+            (len(moved), key, moved)
+            for key, there in same_kind.items()
+            if (moved := differences(there, payload))
+        )
         return (ranked[0][1], ranked[0][2]) if ranked else (None, [])
 
 
@@ -59,13 +82,20 @@ def explain_text(data: Mapping[str, Any]) -> str:
     for stage in data["stages"]:
         head = f"  {stage['label']:<24} {stage['key'][:12]}  "
         if stage["cached"]:
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stage["finished"])) if stage["finished"] else "some time"
+            when = (
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stage["finished"]))
+                if stage["finished"]
+                else "some time"
+            )
             lines.append(f"{head}cached: made {when} on {stage['host']}\n{'':<27}{stage['folder']}")
         elif stage["nearest"] is None:
             lines.append(f"{head}not cached: the store has no {stage['kind']} stage yet")
         else:
             lines.append(f"{head}not cached: nearest is {stage['nearest'][:12]}, which differs in")
-            lines += [f"{'':<27}{d['field']}: {_short(d['there'])} there, {_short(d['here'])} here" for d in stage["differences"]]
+            lines += [
+                f"{'':<27}{d['field']}: {_short(d['there'])} there, {_short(d['here'])} here"
+                for d in stage["differences"]
+            ]
     return "\n".join(lines)
 
 

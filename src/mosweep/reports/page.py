@@ -77,7 +77,7 @@ class Report:
     sections: Sequence[Section]
 
 
-# -- HTML ----------------------------------------------------------------------------------------------------------------
+# -- HTML ------------------------------------------------------------------------------------------
 
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#59636e;--faint:#d8dde3;--paper:#f5f6f8;--card:#fff;--accent:#0969a8;--warn:#8a3b00;--warnpaper:#fff1e3;
@@ -120,12 +120,18 @@ def html(report: Report) -> str:
     parts = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
-        f"<title>{escape(report.title)} · mosweep</title><style>{_STYLE}</style></head><body><main>",
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" '
+        'href="data:,">',
+        f"<title>{escape(report.title)} · "
+        f"mosweep</title><style>{_STYLE}</style></head><body><main>",
         f"<header><h1>{escape(report.title)}</h1><p>{escape(report.description)}</p></header>",
     ]
     for section in report.sections:
-        parts += [f"<section><h2>{escape(section.title)}</h2>", *map(_html, section.blocks), "</section>"]
+        parts += [
+            f"<section><h2>{escape(section.title)}</h2>",
+            *map(_html, section.blocks),
+            "</section>",
+        ]
     return "\n".join([*parts, "</main></body></html>", ""])
 
 
@@ -134,18 +140,28 @@ def _html(block: Text | Facts | Findings | Table | Figure) -> str:
         case Text(text, warning):
             return f"<p{' class=warning' if warning else ''}>{escape(text)}</p>"
         case Facts(pairs):
-            return "<dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in pairs) + "</dl>"
+            return (
+                "<dl>"
+                + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in pairs)
+                + "</dl>"
+            )
         case Findings(found):
             return "<ul>" + "".join(_finding(*one) for one in found) + "</ul>"
         case Figure(name, svg, caption):
-            return f'<figure><div class="wide">{_inline(name, svg, caption)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+            return (
+                "<figure><div "
+                f'class="wide">{_inline(name, svg, caption)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+            )
         case Table():
             return _table(block)
 
 
 def _finding(verdict: str, sentence: str, besides: str) -> str:
     kind = verdict if verdict in ("increase", "decrease") else "open"
-    return f'<li><span class="verdict {kind}">{escape(verdict)}</span>{escape(sentence)}<small>{escape(besides)}</small></li>'
+    return (
+        '<li><span class="verdict '
+        f'{kind}">{escape(verdict)}</span>{escape(sentence)}<small>{escape(besides)}</small></li>'
+    )
 
 
 def _inline(name: str, svg: str, caption: str) -> str:
@@ -153,7 +169,13 @@ def _inline(name: str, svg: str, caption: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for colour, ours in ((INK, "ink"), (FAINT, "faint"), (PAPER, "card"), (BLUE, "blue"), (ORANGE, "orange")):
+    for colour, ours in (
+        (INK, "ink"),
+        (FAINT, "faint"),
+        (PAPER, "card"),
+        (BLUE, "blue"),
+        (ORANGE, "orange"),
+    ):
         svg = svg.replace(colour, f"var(--{ours})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
 
@@ -161,12 +183,25 @@ def _inline(name: str, svg: str, caption: str) -> str:
 def _table(table: Table) -> str:
     rows = table.rows[:ROWS]
     columns = range(len(table.header))
-    numbers = [all(row[n] is None or isinstance(row[n], int | float) or _is_number(row[n]) for row in rows) for n in columns]
+    numbers = [
+        all(row[n] is None or isinstance(row[n], int | float) or _is_number(row[n]) for row in rows)
+        for n in columns
+    ]
     mark = ['class="number"' if number else "" for number in numbers]
-    lines = ["<table><thead><tr>", *(f"<th {mark[n]}>{escape(table.header[n])}</th>" for n in columns), "</tr></thead><tbody>"]
+    lines = [
+        "<table><thead><tr>",
+        *(f"<th {mark[n]}>{escape(table.header[n])}</th>" for n in columns),
+        "</tr></thead><tbody>",
+    ]
     for row in rows:
         cells = (format_value(value) for value in row)
-        lines.append("<tr>" + "".join(f"<td {mark[n] or _long(cell)}>{escape(cell)}</td>" for n, cell in enumerate(cells)) + "</tr>")
+        lines.append(
+            "<tr>"
+            + "".join(
+                f"<td {mark[n] or _long(cell)}>{escape(cell)}</td>" for n, cell in enumerate(cells)
+            )
+            + "</tr>"
+        )
     text = f'<div class="wide">{"".join(lines)}</tbody></table></div>'
     if len(rows) > OPEN:
         text = f"<details><summary>{len(rows)} rows</summary>{text}</details>"
@@ -174,7 +209,10 @@ def _table(table: Table) -> str:
 
 
 def _is_number(cell: Any) -> bool:
-    return isinstance(cell, str) and re.fullmatch(r"|<?[-+]?\d+(\.\d+)?(e-?\d+)?( ± \d.*)?", cell) is not None
+    return (
+        isinstance(cell, str)
+        and re.fullmatch(r"|<?[-+]?\d+(\.\d+)?(e-?\d+)?( ± \d.*)?", cell) is not None
+    )
 
 
 def _long(cell: str) -> str:
@@ -186,7 +224,7 @@ def _rest(table: Table) -> Iterator[str]:
         yield f"… and {len(table.rows) - ROWS} more" + (f": {table.more}" if table.more else "")
 
 
-# -- Markdown ------------------------------------------------------------------------------------------------------------
+# -- Markdown --------------------------------------------------------------------------------------
 
 
 def markdown(report: Report) -> str:
@@ -210,12 +248,20 @@ def _markdown(block: Text | Facts | Findings | Table) -> Iterable[str]:
             return [f"- {word}: {_plain('; '.join(text.splitlines()))}" for word, text in pairs]
         case Findings(found):
             return [
-                f"- **{_plain(verdict)}**: {_plain(sentence)}" + (f" ({_plain(notes)})" if notes else "")
+                f"- **{_plain(verdict)}**: {_plain(sentence)}"
+                + (f" ({_plain(notes)})" if notes else "")
                 for verdict, sentence, notes in found
             ]
         case Table(header, rows):
-            lines = [header, ["---"] * len(header), *([format_value(value) for value in row] for row in rows[:ROWS])]
-            return [*("| " + " | ".join(map(_plain, line)) + " |" for line in lines), *(f"\n{line}" for line in _rest(block))]
+            lines = [
+                header,
+                ["---"] * len(header),
+                *([format_value(value) for value in row] for row in rows[:ROWS]),
+            ]
+            return [
+                *("| " + " | ".join(map(_plain, line)) + " |" for line in lines),
+                *(f"\n{line}" for line in _rest(block)),
+            ]
 
 
 def _plain(text: str) -> str:

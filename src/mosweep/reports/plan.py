@@ -21,7 +21,9 @@ CONTRASTS = 20
 
 
 def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> dict[str, Any]:
-    """The plan as JSON-able data, in the fixed form of ``mosweep plan --json``. What is not known is null, not 0."""
+    """The plan as JSON-able data, in the fixed form of ``mosweep plan --json``. What is not known
+    is null, not 0.
+    """
     jobs = [
         {
             "stage": stage.label,
@@ -33,20 +35,40 @@ def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
         }
         for stage in plan.to_run
     ]
-    return {"trials": len(plan.trials), "stages": plan.counts, "jobs": jobs, "cost": asdict(cost), "detectable": [*map(asdict, foreseen)]}
+    return {
+        "trials": len(plan.trials),
+        "stages": plan.counts,
+        "jobs": jobs,
+        "cost": asdict(cost),
+        "detectable": [*map(asdict, foreseen)],
+    }
 
 
 def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> str:
-    """Trials, stages by kind and state, jobs by resources, what it will take, and what it will be able to tell."""
+    """Trials, stages by kind and state, jobs by resources, what it will take, and what it will be
+    able to tell.
+    """
     states = Counter((stage.kind, plan.state(key)) for key, stage in plan.stages.items())
     kinds = dict.fromkeys(stage.kind for stage in plan.stages.values())
-    rows = [[kind, *(states[kind, state] for state in ("cached", "running", "to_run"))] for kind in kinds]
+    rows = [
+        [kind, *(states[kind, state] for state in ("cached", "running", "to_run"))]
+        for kind in kinds
+    ]
     control = sum(trial.control for trial in plan.trials)
-    head = f"{len(plan.trials)} trials, {control} of them control trials; {len(plan.stages)} stages, {len(plan.to_run)} to run"
+    head = (
+        f"{len(plan.trials)} trials, {control} of them control trials; {len(plan.stages)} "
+        f"stages, {len(plan.to_run)} to run"
+    )
     lines = [head, "", format_table(["stage", "cached", "running elsewhere", "to run"], rows)]
     asked = Counter((stage.kind, _asked(stage.resources)) for stage in plan.to_run)
     if any(resources for _, resources in asked):
-        lines += ["", format_table(["stage", "to run", "each on"], [[kind, count, words] for (kind, words), count in asked.items()])]
+        lines += [
+            "",
+            format_table(
+                ["stage", "to run", "each on"],
+                [[kind, count, words] for (kind, words), count in asked.items()],
+            ),
+        ]
     if plan.to_run:
         lines += ["", _cost_text(cost), *_notices(plan), *_foreseen_lines(foreseen)]
     return "\n".join(lines)
@@ -56,10 +78,19 @@ def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
     """The smallest effects that the design can find, in a table."""
     if not foreseen:
         return
-    yield "\nsmallest differences that would be found 4 times in 5 (each comparison by itself, at 95 %), by like evaluations on record:"
+    yield (
+        "\nsmallest differences that would be found 4 times in 5 (each comparison by itself, at "
+        "95 %), by like evaluations on record:"
+    )
     metrics = len({one.metric for one in foreseen}) > 1
     rows = [
-        [f"{one.contrast} on {one.metric}" if metrics else one.contrast, one.seeds, one.blocks, one.items, one.note or f"{one.mde:.3f}"]
+        [
+            f"{one.contrast} on {one.metric}" if metrics else one.contrast,
+            one.seeds,
+            one.blocks,
+            one.items,
+            one.note or f"{one.mde:.3f}",
+        ]
         for one in foreseen[:CONTRASTS]
     ]
     yield format_table(["comparison", "seeds", "blocks", "items", "difference"], rows)
@@ -69,13 +100,21 @@ def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
 
 def _notices(plan: Plan) -> list[str]:
     """What the works that are to run want everybody to know."""
-    return list(dict.fromkeys(notice for stage in plan.to_run if (notice := getattr(stage.work, "notice", None))))
+    return list(
+        dict.fromkeys(
+            notice for stage in plan.to_run if (notice := getattr(stage.work, "notice", None))
+        )
+    )
 
 
 def _asked(resources: Resources) -> str:
     """What a stage asks for, in words."""
     given = plain(resources) | dict(resources.additional_parameters)
-    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items() if value)
+    return " ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in given.items()
+        if value
+    )
 
 
 def _cost_text(cost: Estimate) -> str:
@@ -101,9 +140,15 @@ def _usd_text(cost: Estimate) -> Iterator[str]:
         about = "about " if cost.usd_about else ""
         by = "by the tokens of like stages on record"
         if cost.usd_about:
-            by += f", and for {', '.join(cost.usd_about)} by the length of the data, four characters to a token"
+            by += (
+                f", and for {', '.join(cost.usd_about)} by the length of the data, four "
+                "characters to a token"
+            )
         dated = f" and prices of {cost.prices_as_of}, which change" if cost.prices_as_of else ""
-        yield f"cost: {about}{_usd(cost.usd.expected)} ({_usd(cost.usd.low)} to {_usd(cost.usd.high)}), {by}{dated}"
+        yield (
+            f"cost: {about}{_usd(cost.usd.expected)} ({_usd(cost.usd.low)} to "
+            f"{_usd(cost.usd.high)}), {by}{dated}"
+        )
 
 
 def _usd(amount: float) -> str:

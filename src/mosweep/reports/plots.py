@@ -1,4 +1,6 @@
-"""The plots of a report, as SVG text. The same numbers make the same text; matplotlib is loaded when something is drawn, not before."""
+"""The plots of a report, as SVG text. The same numbers make the same text; matplotlib is loaded
+when something is drawn, not before.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,35 @@ if TYPE_CHECKING:
 
     from mosweep.analysis.effects import BlockEffect, Effect
 
-__all__ = ["BLUE", "FAINT", "INK", "ORANGE", "PAPER", "Points", "draw_effects", "draw_interaction", "draw_losses", "draw_scores", "evenly"]
+__all__ = [
+    "BLUE",
+    "FAINT",
+    "INK",
+    "ORANGE",
+    "PAPER",
+    "Points",
+    "draw_effects",
+    "draw_interaction",
+    "draw_losses",
+    "draw_scores",
+    "evenly",
+]
 
-#: Of text and lines, of helping lines, of the background, of what is shown: a page may put its own in their place.
+#: Of text and lines, of helping lines, of the background, of what is shown: a page may put its own
+#: in their place.
 INK, FAINT, PAPER, BLUE, ORANGE = "#1b1f24", "#c9ced6", "#fffffe", "#0072b2", "#d55e00"
 _COLOURS = (BLUE, ORANGE, "#009e73", "#b8609a", "#c98a00", "#3f9fd6", "#7a6ff0", "#808890")
 _WIDTH, _LABEL = 5.2, 36
-#: More than this is not drawn: rows of effects, dots in a panel, curves in a plot, points of a curve, a factor's levels, lines.
+#: More than this is not drawn: rows of effects, dots in a panel, curves in a plot, points of a
+#: curve, a factor's levels, lines.
 EFFECTS, POINTS, CURVES, STEPS, LEVELS, LINES = 40, 300, 60, 200, 12, 8
 
 
 @dataclass(frozen=True)
 class Points:
-    """Scores in one panel: the values of each level of ``factor`` by its text; ``control`` is the mean of the control trials."""
+    """Scores in one panel: the values of each level of ``factor`` by its text; ``control`` is the
+    mean of the control trials.
+    """
 
     factor: str
     metric: str
@@ -44,12 +62,16 @@ def evenly(items: Sequence[Any], most: int) -> Sequence[Any]:
 
 
 def draw_effects(found: Sequence[tuple[str, Effect]], stamp: str = "") -> str:
-    """Estimates with their intervals, a row per named effect; filled where the verdict is a difference, small for single blocks."""
+    """Estimates with their intervals, a row per named effect; filled where the verdict is a
+    difference, small for single blocks.
+    """
     metrics = {effect.metric for _, effect in found}
     rows: list[tuple[str, Effect | BlockEffect, str]] = []
     parts = len(found) + sum(len(effect.blocks) for _, effect in found) <= EFFECTS
     for name, effect in found[:EFFECTS]:
-        rows.append((f"{name} · {effect.metric}" if len(metrics) > 1 else name, effect, effect.verdict))
+        rows.append(
+            (f"{name} · {effect.metric}" if len(metrics) > 1 else name, effect, effect.verdict)
+        )
         if parts and len(effect.blocks) > 1:
             rows += [(f"at {block.name}", block, "") for block in effect.blocks]
     with _figure(0.8 + 0.36 * len(rows), stamp) as (figure, out):
@@ -60,22 +82,49 @@ def draw_effects(found: Sequence[tuple[str, Effect]], stamp: str = "") -> str:
                 colour = {"increase": BLUE, "decrease": ORANGE}.get(verdict, _COLOURS[-1])
             width, size = (2.2, 6.5) if verdict else (1, 4)
             if one.low is not None and one.high is not None:
-                axes.plot([one.low, one.high], [place, place], color=colour, linewidth=width, solid_capstyle="round")
+                axes.plot(
+                    [one.low, one.high],
+                    [place, place],
+                    color=colour,
+                    linewidth=width,
+                    solid_capstyle="round",
+                )
             inside = colour if verdict in ("increase", "decrease") else PAPER
-            axes.plot([one.estimate or 0.0], [place], "o", color=colour, markersize=size, markerfacecolor=inside, zorder=3)
-            text = axes.text(0, place - 0.4, _cut(name, 70), transform=axes.get_yaxis_transform(), va="center", zorder=4)
+            axes.plot(
+                [one.estimate or 0.0],
+                [place],
+                "o",
+                color=colour,
+                markersize=size,
+                markerfacecolor=inside,
+                zorder=3,
+            )
+            text = axes.text(
+                0,
+                place - 0.4,
+                _cut(name, 70),
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                zorder=4,
+            )
             text.set_fontsize(8.5 if verdict else 7.5)
         axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(rows) - 0.6, -0.8)
-        axes.set_xlabel(f"difference in {_cut(next(iter(metrics)))}" if len(metrics) == 1 else "difference in score")
+        axes.set_xlabel(
+            f"difference in {_cut(next(iter(metrics)))}"
+            if len(metrics) == 1
+            else "difference in score"
+        )
         axes.grid(axis="x", color=FAINT, linewidth=0.5)
     return out.text
 
 
 def draw_scores(panels: Sequence[Points], stamp: str = "") -> str:
-    """A panel per metric and factor: a dot per trial, a bar at the mean of each level, a dashed line at the control trials' mean."""
+    """A panel per metric and factor: a dot per trial, a bar at the mean of each level, a dashed
+    line at the control trials' mean.
+    """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with _figure(0.4 + 2.4 * rows, stamp) as (figure, out):
@@ -87,11 +136,21 @@ def draw_scores(panels: Sequence[Points], stamp: str = "") -> str:
                 values = panel.values[level]
                 shown = evenly(sorted(values), share)
                 spots = [place + 0.28 * ((n * 0.618034) % 1 - 0.5) for n in range(len(shown))]
-                axes.plot(spots, shown, "o", color=_COLOURS[0], alpha=0.6, markersize=4, markeredgewidth=0)
+                axes.plot(
+                    spots, shown, "o", color=_COLOURS[0], alpha=0.6, markersize=4, markeredgewidth=0
+                )
                 mean = sum(values) / len(values)
-                axes.plot([place - 0.26, place + 0.26], [mean, mean], color=_COLOURS[1], linewidth=2.2, solid_capstyle="round")
+                axes.plot(
+                    [place - 0.26, place + 0.26],
+                    [mean, mean],
+                    color=_COLOURS[1],
+                    linewidth=2.2,
+                    solid_capstyle="round",
+                )
             if panel.control is not None:
-                axes.axhline(panel.control, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+                axes.axhline(
+                    panel.control, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0
+                )
             _levels(axes, levels)
             axes.set_xlabel(_cut(panel.factor))
             axes.set_ylabel(_cut(panel.metric))
@@ -100,14 +159,27 @@ def draw_scores(panels: Sequence[Points], stamp: str = "") -> str:
     return out.text
 
 
-def draw_interaction(x: str, lines: str, metric: str, means: Mapping[str, Mapping[str, float]], stamp: str = "") -> str:
-    """Mean scores by the level of ``x``, a line for each level of ``lines``: parallel lines mean no interaction."""
+def draw_interaction(
+    x: str, lines: str, metric: str, means: Mapping[str, Mapping[str, float]], stamp: str = ""
+) -> str:
+    """Mean scores by the level of ``x``, a line for each level of ``lines``: parallel lines mean no
+    interaction.
+    """
     with _figure(3.1, stamp) as (figure, out):
         axes = figure.subplots()
-        levels = list(dict.fromkeys(level for of_line in means.values() for level in of_line))[:LEVELS]
+        levels = list(dict.fromkeys(level for of_line in means.values() for level in of_line))[
+            :LEVELS
+        ]
         for number, (name, of_line) in enumerate(list(means.items())[:LINES]):
             places = [place for place, level in enumerate(levels) if level in of_line]
-            axes.plot(places, [of_line[levels[place]] for place in places], "o-", color=_COLOURS[number], label=_cut(name), markersize=5)
+            axes.plot(
+                places,
+                [of_line[levels[place]] for place in places],
+                "o-",
+                color=_COLOURS[number],
+                label=_cut(name),
+                markersize=5,
+            )
         _levels(axes, levels)
         axes.set_xlabel(_cut(x))
         axes.set_ylabel(f"mean {_cut(metric)}")
@@ -115,7 +187,9 @@ def draw_interaction(x: str, lines: str, metric: str, means: Mapping[str, Mappin
     return out.text
 
 
-def draw_losses(curves: Sequence[tuple[str, Sequence[Sequence[float]]]], title: str, stamp: str = "") -> str:
+def draw_losses(
+    curves: Sequence[tuple[str, Sequence[Sequence[float]]]], title: str, stamp: str = ""
+) -> str:
     """Loss by step; every curve comes with the name of its group, which gives the colour."""
     groups = list(dict.fromkeys(group for group, _ in curves))
     with _figure(3.3, stamp) as (figure, out):
@@ -127,7 +201,14 @@ def draw_losses(curves: Sequence[tuple[str, Sequence[Sequence[float]]]], title: 
             named.add(group)
             steps = evenly(points, STEPS)
             colour = _COLOURS[number % len(_COLOURS)]
-            axes.plot([point[0] for point in steps], [point[1] for point in steps], color=colour, alpha=0.7, linewidth=1.1, label=label)
+            axes.plot(
+                [point[0] for point in steps],
+                [point[1] for point in steps],
+                color=colour,
+                alpha=0.7,
+                linewidth=1.1,
+                label=label,
+            )
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
         axes.grid(axis="y", color=FAINT, linewidth=0.5)
@@ -142,13 +223,16 @@ class _Out:
 
 @contextmanager
 def _figure(height: float, stamp: str) -> Iterator[tuple[Figure, _Out]]:
-    """An empty figure, and what becomes of it: SVG without date or chance, whatever the user's own settings of matplotlib."""
+    """An empty figure, and what becomes of it: SVG without date or chance, whatever the user's own
+    settings of matplotlib.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     out = _Out()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # a browser has the font
+        # a browser has the font
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
             {
@@ -161,7 +245,9 @@ def _figure(height: float, stamp: str) -> Iterator[tuple[Figure, _Out]]:
                 "axes.spines.right": False,
                 "axes.edgecolor": FAINT,
                 "axes.axisbelow": True,
-                **dict.fromkeys(["text.color", "axes.labelcolor", "xtick.color", "ytick.color"], INK),
+                **dict.fromkeys(
+                    ["text.color", "axes.labelcolor", "xtick.color", "ytick.color"], INK
+                ),
                 **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], PAPER),
             }
         )
@@ -170,13 +256,20 @@ def _figure(height: float, stamp: str) -> Iterator[tuple[Figure, _Out]]:
         if stamp:
             figure.supxlabel(stamp, fontsize=8, color=_COLOURS[1])
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"]))
+        figure.savefig(
+            file, format="svg", metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        )
     out.text = re.sub(r"[ \t]+\n", "\n", file.getvalue())
 
 
 def _levels(axes: Axes, levels: Sequence[str]) -> None:
     long = sum(map(len, levels)) > 28
-    axes.set_xticks(range(len(levels)), [_cut(level, 18) for level in levels], rotation=30 if long else 0, ha="right" if long else "center")
+    axes.set_xticks(
+        range(len(levels)),
+        [_cut(level, 18) for level in levels],
+        rotation=30 if long else 0,
+        ha="right" if long else "center",
+    )
     axes.set_xlim(-0.6, len(levels) - 0.4)
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
     axes.tick_params(axis="x", length=0)

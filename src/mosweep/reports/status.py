@@ -1,4 +1,6 @@
-"""``status`` and ``watch``: a row per stage that is not done, with its state, who runs it, how long yet, and where its log is."""
+"""``status`` and ``watch``: a row per stage that is not done, with its state, who runs it, how long
+yet, and where its log is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ __all__ = ["status_data", "status_text"]
 
 
 def status_data(result: SweepResult) -> dict[str, Any]:
-    """``summary_data``, and per stage what its queue says: ``state``, ``reason``, ``node``, ``elapsed_s``, ``eta_s`` (seconds or null)."""
+    """``summary_data``, and per stage what its queue says: ``state``, ``reason``, ``node``,
+    ``elapsed_s``, ``eta_s`` (seconds or null).
+    """
     data = summary_data(result)
     usual = _usual_seconds(result)
     for trial, described in zip(result.trials, data["trials"], strict=True):
@@ -33,7 +37,9 @@ def status_data(result: SweepResult) -> dict[str, Any]:
 
 
 def status_text(result: SweepResult, rows: int | None = None) -> str:
-    """Counts, then every stage that is not simply done (at most ``rows`` of them, what runs and what failed first)."""
+    """Counts, then every stage that is not simply done (at most ``rows`` of them, what runs and
+    what failed first).
+    """
     trials = Counter(trial.status for trial in result.trials)
     unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
     stages = Counter(stage.status for stage in unique.values())
@@ -60,10 +66,30 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
         open_ones.sort(key=lambda item: order[item[1].status])
     shown = open_ones[:rows]
     if shown:
-        head = ["trial", "stage", "status", "job", "state", "node", "elapsed", "eta", "error", "log"]
+        head = [
+            "trial",
+            "stage",
+            "status",
+            "job",
+            "state",
+            "node",
+            "elapsed",
+            "eta",
+            "error",
+            "log",
+        ]
         table = [[name, *_cells(stage, usual)] for name, stage in shown]
-        used = [index for index in range(len(head)) if index < 4 or any(row[index] not in ("", None) for row in table)]
-        lines += ["", format_table([head[index] for index in used], [[row[index] for index in used] for row in table])]
+        used = [
+            index
+            for index in range(len(head))
+            if index < 4 or any(row[index] not in ("", None) for row in table)
+        ]
+        lines += [
+            "",
+            format_table(
+                [head[index] for index in used], [[row[index] for index in used] for row in table]
+            ),
+        ]
     if len(open_ones) > len(shown):
         lines.append(f"… and {len(open_ones) - len(shown)} more")
     if later:
@@ -73,9 +99,24 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
 
 def _cells(stage: StageResult, usual: Mapping[str, float]) -> list[Any]:
     queue = stage.queue
-    state = f"{queue.state} ({queue.reason})" if queue and queue.reason else queue.state if queue else ""
+    state = (
+        f"{queue.state} ({queue.reason})"
+        if queue and queue.reason
+        else queue.state
+        if queue
+        else ""
+    )
     times = [_clock(_elapsed(stage)), _clock(_eta(stage, usual))]
-    return [stage.label, stage.status, stage.job, state, queue.node if queue else "", *times, stage.error or "", str(stage.log or "")]
+    return [
+        stage.label,
+        stage.status,
+        stage.job,
+        state,
+        queue.node if queue else "",
+        *times,
+        stage.error or "",
+        str(stage.log or ""),
+    ]
 
 
 def _usual_seconds(result: SweepResult) -> dict[str, float]:
@@ -83,7 +124,9 @@ def _usual_seconds(result: SweepResult) -> dict[str, float]:
     took: dict[str, list[float]] = {}
     for stage in {stage.key: stage for trial in result.trials for stage in trial.stages}.values():
         if stage.record and "started" in stage.record and "finished" in stage.record:
-            took.setdefault(stage.label, []).append(stage.record["finished"] - stage.record["started"])
+            took.setdefault(stage.label, []).append(
+                stage.record["finished"] - stage.record["started"]
+            )
     return {label: sum(seconds) / len(seconds) for label, seconds in took.items()}
 
 
@@ -99,7 +142,11 @@ def _elapsed(stage: StageResult) -> float | None:
 def _eta(stage: StageResult, usual: Mapping[str, float]) -> float | None:
     """Seconds that a running stage has yet to run if it takes as long as its finished siblings."""
     elapsed = _elapsed(stage)
-    return max(0.0, usual[stage.label] - elapsed) if elapsed is not None and stage.label in usual else None
+    return (
+        max(0.0, usual[stage.label] - elapsed)
+        if elapsed is not None and stage.label in usual
+        else None
+    )
 
 
 def _clock(seconds: float | None) -> str:
@@ -111,4 +158,6 @@ def _clock(seconds: float | None) -> str:
 
 
 def _counts(counter: Counter[Status]) -> str:
-    return f"{counter.total()}: " + ", ".join(f"{number} {name}" for name, number in counter.most_common())
+    return f"{counter.total()}: " + ", ".join(
+        f"{number} {name}" for name, number in counter.most_common()
+    )

@@ -1,4 +1,6 @@
-"""``summary``: one row per trial with its factors and what was measured; failures are listed, never dropped."""
+"""``summary``: one row per trial with its factors and what was measured; failures are listed, never
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ def summary_data(result: SweepResult) -> dict[str, Any]:
                 "status": trial.status,
                 "metrics": trial.metrics,
                 "stages": [_stage_data(stage) for stage in trial.stages],
-                **({"contamination": {one.task: one.fraction for one in marked[trial.name]}} if trial.name in marked else {}),
+                **(
+                    {"contamination": {one.task: one.fraction for one in marked[trial.name]}}
+                    if trial.name in marked
+                    else {}
+                ),
             }
             for trial in result.trials
         ],
@@ -66,21 +72,38 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
     loops = any(trial.rounds for trial in trials)
     if loops:
         header.insert(-1, "rounds")
-    yield from table_lines(header, (_row(trial, factors, values, trial.name in marked, loops) for trial in trials))
+    yield from table_lines(
+        header, (_row(trial, factors, values, trial.name in marked, loops) for trial in trials)
+    )
     if marked:
-        yield "contaminated: more evaluation items than contamination.max_overlap are in the training data; see mosweep contamination"
+        yield (
+            "contaminated: more evaluation items than contamination.max_overlap are in the "
+            "training data; see mosweep contamination"
+        )
     if spent := spending(result):
         yield f"providers: {spent}"
     if any(stage.facts.get("dummy") for trial in trials for stage in trial.stages):
-        yield "dummy: these numbers were made up by the dummy backend; nothing was trained or measured"
+        yield (
+            "dummy: these numbers were made up by the dummy backend; nothing was trained or "
+            "measured"
+        )
 
 
-def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], marked: bool, loops: bool) -> list[Any]:
+def _row(
+    trial: TrialResult, factors: Sequence[str], values: Sequence[str], marked: bool, loops: bool
+) -> list[Any]:
     cells: list[Any] = ["control" if trial.control else "tuned"]
     cells += [trial.factors.get(name) for name in factors]
-    counts: dict[str, int] = {stage.facts["task"]: stage.facts["n"] for stage in trial.stages if stage.kind == "eval" and stage.record}
+    counts: dict[str, int] = {
+        stage.facts["task"]: stage.facts["n"]
+        for stage in trial.stages
+        if stage.kind == "eval" and stage.record
+    }
     for name in values:
-        value, error = trial.metrics.get(name), trial.metrics.get(name.rpartition("/")[0] + "/stderr")
+        value, error = (
+            trial.metrics.get(name),
+            trial.metrics.get(name.rpartition("/")[0] + "/stderr"),
+        )
         if value is None:
             cells.append(None)
         elif error is None or math.isnan(error):
@@ -99,7 +122,9 @@ def _row(trial: TrialResult, factors: Sequence[str], values: Sequence[str], mark
 def _is_error_of(name: str, metrics: Sequence[str]) -> bool:
     """Whether a metric is the standard error shown beside another."""
     task, _, metric = name.rpartition("/")
-    return metric == "stderr" and any(other != name and other.rpartition("/")[0] == task for other in metrics)
+    return metric == "stderr" and any(
+        other != name and other.rpartition("/")[0] == task for other in metrics
+    )
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
@@ -131,12 +156,20 @@ def print_outcome(result: SweepResult, folder: str) -> None:
 
 def _not_run_lines(result: SweepResult) -> Iterator[str]:
     """What a budget kept from running, by budget."""
-    errors = {stage.key: stage.error or "" for trial in result.trials for stage in trial.stages if _not_run(stage)}
+    errors = {
+        stage.key: stage.error or ""
+        for trial in result.trials
+        for stage in trial.stages
+        if _not_run(stage)
+    }
     caps: dict[str, list[str]] = {}
     for error in errors.values():
         caps.setdefault(error.split(": ")[1], []).append(error.removeprefix("not run: "))
     for found in caps.values():
-        yield f"NOT RUN {len(found)} stage{'s' if len(found) > 1 else ''}: {found[0]}; the same command with a higher budget goes on"
+        yield (
+            f"NOT RUN {len(found)} stage{'s' if len(found) > 1 else ''}: {found[0]}; the same "
+            "command with a higher budget goes on"
+        )
 
 
 def _not_run(stage: StageResult) -> bool:
@@ -153,6 +186,8 @@ def failures_text(result: SweepResult) -> str:
     text = []
     for stage, trials in lines.values():
         more = f" (and {len(trials) - 1} more)" if len(trials) > 1 else ""
-        text.append(f"FAILED {trials[0]}{more}: {stage.label}: {stage.error}\n       log: {stage.log}")
+        text.append(
+            f"FAILED {trials[0]}{more}: {stage.label}: {stage.error}\n       log: {stage.log}"
+        )
     text += _not_run_lines(result)
     return "\n".join(text)

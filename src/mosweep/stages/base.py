@@ -1,8 +1,9 @@
 """What backends and evaluations have in common: the setting of a trial as they see it.
 
-A *backend* (the ``backend`` group's dataclass) has ``finetune(setting) -> Stage``. An *evaluation* (the ``eval`` group's) has
-``stages(setting, tuned) -> list[Stage]``, where ``tuned`` is ``None`` in a control trial. Both may have ``check(setting)``, called
-once per trial before anything starts, which raises ``ConfigError`` for what cannot work.
+A *backend* (the ``backend`` group's dataclass) has ``finetune(setting) -> Stage``. An *evaluation*
+(the ``eval`` group's) has ``stages(setting, tuned) -> list[Stage]``, where ``tuned`` is ``None`` in
+a control trial. Both may have ``check(setting)``, called once per trial before anything starts,
+which raises ``ConfigError`` for what cannot work.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ class Setting:
     plain: Mapping[str, Any]
 
     def resources(self, kind: str, *, computes: bool = True) -> Resources:
-        """What the configuration asks for a stage of ``kind``; one that does not compute with the model asks for no GPU."""
+        """What the configuration asks for a stage of ``kind``; one that does not compute with the
+        model asks for no GPU.
+        """
         request = self.config.resources or Request()
-        return request.of(None if kind == "data" else self.config.model.name, kind, computes=computes)
+        return request.of(
+            None if kind == "data" else self.config.model.name, kind, computes=computes
+        )
 
     def eval_label(self, task: str) -> str:
         """What the trial calls the evaluation of ``task``."""
@@ -42,7 +47,11 @@ class Setting:
             return [self.config.task.name]
         twice = sorted({name for name in chosen if list(chosen).count(name) > 1})
         if twice or not chosen:
-            raise ConfigError("eval.tasks", list(chosen), f"names {', '.join(twice)} twice" if twice else "names no task")
+            raise ConfigError(
+                "eval.tasks",
+                list(chosen),
+                f"names {', '.join(twice)} twice" if twice else "names no task",
+            )
         return list(chosen)
 
     def at_level(self, text: str) -> bool:
@@ -68,7 +77,8 @@ class Setting:
 class Backend(Protocol):
     """The ``backend`` group: how a model is fine-tuned.
 
-    It may also have ``evaluated(setting) -> stages.model.Elsewhere | None``, for base models whose weights are not here.
+    It may also have ``evaluated(setting) -> stages.model.Elsewhere | None``, for base models whose
+    weights are not here.
     """
 
     def finetune(self, setting: Setting) -> Stage:
@@ -80,5 +90,7 @@ class Evaluation(Protocol):
     """The ``eval`` group: how a model is evaluated."""
 
     def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
-        """The evaluation stages of the tuned model, or of the base model where ``tuned`` is ``None``."""
+        """The evaluation stages of the tuned model, or of the base model where ``tuned`` is
+        ``None``.
+        """
         ...

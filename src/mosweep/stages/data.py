@@ -1,6 +1,8 @@
-"""Data sets: built by the task's ``data.py``, or brought in from files. Either way once, however many trials want them.
+"""Data sets: built by the task's ``data.py``, or brought in from files. Either way once, however
+many trials want them.
 
-What a data stage leaves is the folder ``data`` with ``train.jsonl`` (OpenAI's chat format) and whatever else belongs to it.
+What a data stage leaves is the folder ``data`` with ``train.jsonl`` (OpenAI's chat format) and
+whatever else belongs to it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ TRAIN = "train.jsonl"
 
 @dataclass(frozen=True)
 class BuildData:
-    """Calls ``data.build(dataset, folder)`` of a task. The digest of the code stands for it in the key."""
+    """Calls ``data.build(dataset, folder)`` of a task. The digest of the code stands for it in the
+    key.
+    """
 
     task: str
     dataset: str
@@ -54,12 +58,19 @@ class BuildData:
             returned = await asyncio.to_thread(build, self.dataset, out)
             if inspect.isawaitable(returned):
                 await returned
-        return {"task": self.task, **await _described(self.dataset, out, f"{self.folder}/data.py: build({self.dataset!r}, …)")}
+        return {
+            "task": self.task,
+            **await _described(
+                self.dataset, out, f"{self.folder}/data.py: build({self.dataset!r}, …)"
+            ),
+        }
 
 
 @dataclass(frozen=True)
 class ImportData:
-    """Copies a user's own file or folder; its content stands for it in the key. The original stays where it is."""
+    """Copies a user's own file or folder; its content stands for it in the key. The original stays
+    where it is.
+    """
 
     dataset: str
     digest: str
@@ -75,7 +86,9 @@ class ImportData:
             await asyncio.to_thread(shutil.copytree, source, out)
         else:
             out.mkdir()
-            await asyncio.to_thread(shutil.copyfile, source, out / (TRAIN if source.suffix == ".jsonl" else source.name))
+            await asyncio.to_thread(
+                shutil.copyfile, source, out / (TRAIN if source.suffix == ".jsonl" else source.name)
+            )
         return await _described(self.dataset, out, self.path)
 
 
@@ -95,10 +108,18 @@ def data_stage(setting: Setting) -> Stage:
     else:
         folder = task_folder(config.task.name, config.tasks_dir)
         if not (folder / "data.py").exists():
-            raise ConfigError("dataset", name, f"the task has no data.py to build it ({folder}), and there is no dataset.path")
+            raise ConfigError(
+                "dataset",
+                name,
+                f"the task has no data.py to build it ({folder}), and there is no dataset.path",
+            )
         valid = _names(folder / "data.py")
         if valid and name not in valid:
-            raise ConfigError("dataset", name, f"the task {config.task.name} builds no such data set; {choices(name, valid)}")
+            raise ConfigError(
+                "dataset",
+                name,
+                f"the task {config.task.name} builds no such data set; {choices(name, valid)}",
+            )
         work = BuildData(config.task.name, name, code_digest(folder / "data.py"), str(folder))
     return Stage("data", work, resources=setting.resources("data", computes=False))
 
@@ -113,13 +134,18 @@ def task_folder(name: str, tasks_dir: str | None) -> Path:
         if (place / name / "eval.py").exists() or (place / name / "data.py").exists():
             return (place / name).resolve()
     valid = {path.parent.name for place in places for path in place.glob("*/eval.py")}
-    raise ConfigError("task", name, f"no task folder of that name in {', '.join(map(str, places))}; {choices(name, valid)}")
+    raise ConfigError(
+        "task",
+        name,
+        f"no task folder of that name in {', '.join(map(str, places))}; {choices(name, valid)}",
+    )
 
 
 @cache
 def code_digest(path: Path) -> str:
-    """Digest of the code that running ``path`` may use: itself, and what it imports from beside it. For a task's ``data.py`` or
-    ``eval.py`` that is every module beside it, except that the other of the two counts only if one of them imports it.
+    """Digest of the code that running ``path`` may use: itself, and what it imports from beside it.
+    For a task's ``data.py`` or ``eval.py`` that is every module beside it, except that the other of
+    the two counts only if one of them imports it.
     """
     folder = path.parent
     pair = {folder / "data.py", folder / "eval.py"}
@@ -131,7 +157,9 @@ def code_digest(path: Path) -> str:
 def check_code(path: Path, digest: str) -> None:
     """Refuse to run code that is not what the stage's key stands for."""
     if code_digest.__wrapped__(path) != digest:
-        raise StageError(f"{path} was edited since this stage was planned; give the sweep's command again")
+        raise StageError(
+            f"{path} was edited since this stage was planned; give the sweep's command again"
+        )
 
 
 def _found(data_dir: str | None, name: str) -> str | None:
@@ -141,7 +169,14 @@ def _found(data_dir: str | None, name: str) -> str | None:
     folder = Path(data_dir)
     if not folder.is_dir():
         raise ConfigError("data_dir", data_dir, "no such folder")
-    return next((str(folder / entry) for entry in (name, f"{name}.jsonl", f"{name}.json") if (folder / entry).exists()), None)
+    return next(
+        (
+            str(folder / entry)
+            for entry in (name, f"{name}.jsonl", f"{name}.json")
+            if (folder / entry).exists()
+        ),
+        None,
+    )
 
 
 @cache
@@ -154,13 +189,23 @@ def _content_digest(source: Path) -> str:
 
 @cache
 def _names(data_py: Path) -> tuple[str, ...]:
-    """The names in a literal ``DATASETS`` of ``data.py``, read without running it; empty if it has none."""
+    """The names in a literal ``DATASETS`` of ``data.py``, read without running it; empty if it has
+    none.
+    """
     try:
         tree = ast.parse(data_py.read_text())
     except SyntaxError as error:
-        raise ConfigError("task", data_py, f"line {error.lineno} is not Python: {error.msg}") from None
+        raise ConfigError(
+            "task", data_py, f"line {error.lineno} is not Python: {error.msg}"
+        ) from None
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
         if any(isinstance(target, ast.Name) and target.id == "DATASETS" for target in targets):
             try:
                 return tuple(map(str, ast.literal_eval(node.value)))  # type: ignore[attr-defined]

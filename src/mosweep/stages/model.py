@@ -1,4 +1,6 @@
-"""Base models: generated ones are a stage of their own, others are a source that stages carry along."""
+"""Base models: generated ones are a stage of their own, others are a source that stages carry
+along.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,22 @@ class GenerateModel:
         """Leaves the Hugging Face folder ``model``."""
         from mosweep.models.tiny import generate
 
-        measured = await asyncio.to_thread(generate, context.out / "model", self.architecture, seed=self.seed)
-        return {"name": "generated", "folder": "model", "architecture": asdict(self.architecture), **measured}
+        measured = await asyncio.to_thread(
+            generate, context.out / "model", self.architecture, seed=self.seed
+        )
+        return {
+            "name": "generated",
+            "folder": "model",
+            "architecture": asdict(self.architecture),
+            **measured,
+        }
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A base model that is there already: a local folder (known by its content), a hub id and revision, or an Inspect model name."""
+    """A base model that is there already: a local folder (known by its content), a hub id and
+    revision, or an Inspect model name.
+    """
 
     digest: str | None = None
     hub: str | None = None
@@ -50,21 +61,32 @@ class ModelSource:
     path: str | None = field(default=None, metadata=unkeyed)
 
     def folder(self) -> Path:
-        """The local folder, downloaded from the hub if need be (weights and tokenizer in Hugging Face's layout)."""
+        """The local folder, downloaded from the hub if need be (weights and tokenizer in Hugging
+        Face's layout).
+        """
         if self.path is not None:
             return Path(self.path)
         if self.hub is None:
-            raise ConfigError("model.path", None, f"this stage needs the model's weights; {self.inspect} is reached through its API only")
+            raise ConfigError(
+                "model.path",
+                None,
+                f"this stage needs the model's weights; {self.inspect} is reached through its "
+                "API only",
+            )
         try:
             from huggingface_hub import snapshot_download
         except ModuleNotFoundError as error:
-            raise MissingExtra("huggingface-hub", "torchtune", f"fetching the model {self.hub}") from error
+            raise MissingExtra(
+                "huggingface-hub", "torchtune", f"fetching the model {self.hub}"
+            ) from error
         return Path(snapshot_download(self.hub, revision=self.revision))
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A base model that evaluations reach through Inspect rather than by its weights: its ``source``, Inspect's arguments for it, where."""
+    """A base model that evaluations reach through Inspect rather than by its weights: its
+    ``source``, Inspect's arguments for it, where.
+    """
 
     source: ModelSource
     arguments: Mapping[str, Any]
@@ -76,7 +98,9 @@ def base_model(setting: Setting) -> tuple[Stage | None, ModelSource | None]:
     model = setting.config.model
     if model.generate is not None:
         return Stage(
-            "model", GenerateModel(model.generate, model.generate_seed), resources=setting.resources("model", computes=False)
+            "model",
+            GenerateModel(model.generate, model.generate_seed),
+            resources=setting.resources("model", computes=False),
         ), None
     return None, _source(model, setting.config.model_dir)
 
@@ -103,10 +127,17 @@ def _source(model: Model, model_dir: str | None) -> ModelSource:
     for place in places:
         if (place / "config.json").exists():
             return ModelSource(digest=_digest(place.resolve()), path=str(place.resolve()))
-    raise ConfigError("model.path", given, f"no model folder (one with a config.json) at {' or '.join(str(p.absolute()) for p in places)}")
+    raise ConfigError(
+        "model.path",
+        given,
+        "no model folder (one with a config.json) at "
+        f"{' or '.join(str(p.absolute()) for p in places)}",
+    )
 
 
 @cache
 def _digest(folder: Path) -> str:
-    names = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    names = [
+        path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    ]
     return fingerprint.digest_tree(folder, names)

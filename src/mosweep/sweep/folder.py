@@ -1,12 +1,14 @@
-"""The folder of a sweep: what was decided (``experiment.yaml``, ``launches/``), what was seen (``journal.jsonl``), one folder per trial.
+"""The folder of a sweep: what was decided (``experiment.yaml``, ``launches/``), what was seen
+(``journal.jsonl``), one folder per trial.
 
     multirun/NAME/
-      experiment.yaml       the design, frozen when the sweep was first launched
-      launches/             the trials of every launch, and their stages in full; the same command writes the same files
-      journal.jsonl         what happened, for people and for ``status``
-      <trial>/config.yaml   the trial's whole configuration, and a link per stage to what it left
+      experiment.yaml       the design, frozen when the sweep was first launched launches/
+      the trials of every launch, and their stages in full; the same command writes the same files
+      journal.jsonl         what happened, for people and for ``status`` <trial>/config.yaml   the
+      trial's whole configuration, and a link per stage to what it left
 
-Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor any other heavy library.
+Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor
+any other heavy library.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ __all__ = ["UNKNOWN", "Launch", "Sweep", "config_digest", "find_sweep", "level_o
 
 @dataclass(frozen=True)
 class Launch:
-    """One frozen launch: every trial with the keys of its stages, and for every stage label, kind and needs.
+    """One frozen launch: every trial with the keys of its stages, and for every stage label, kind
+    and needs.
 
-    ``file`` is its name in ``launches/``. ``specs`` reads the stages in full, from a file of their own.
+    ``file`` is its name in ``launches/``. ``specs`` reads the stages in full, from a file of their
+    own.
     """
 
     file: str
@@ -49,7 +53,9 @@ class Launch:
 
     @property
     def store(self) -> Store:
-        """The store that the launch works on; its path is kept relative to the sweep's folder, so that both can move."""
+        """The store that the launch works on; its path is kept relative to the sweep's folder, so
+        that both can move.
+        """
         return Store(Path(os.path.normpath(self.folder / self.store_path)))
 
     @property
@@ -82,11 +88,15 @@ class Sweep:
         """What happened in this sweep."""
         return Journal(self.folder / "journal.jsonl")
 
-    def freeze(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> list[Trial]:
-        """Write down what is about to run; returns the trials under the names they have in this folder.
+    def freeze(
+        self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]
+    ) -> list[Trial]:
+        """Write down what is about to run; returns the trials under the names they have in this
+        folder.
 
-        A name that the folder already has for another configuration is made its own by a suffix. The same configuration launched
-        again, perhaps with edited task code, takes the place of what was launched before.
+        A name that the folder already has for another configuration is made its own by a suffix.
+        The same configuration launched again, perhaps with edited task code, takes the place of
+        what was launched before.
         """
         launch = self._frozen(trials, store, design)
         if not (self.folder / "launches" / launch.file).exists():
@@ -99,7 +109,10 @@ class Sweep:
             self._write_trials(trials)
             if not (self.folder / "experiment.yaml").exists():
                 _write(self.folder / "experiment.yaml", [_yaml(dict(design))])
-            _write(launch.specs_file, (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values()))
+            _write(
+                launch.specs_file,
+                (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values()),
+            )
             _write(launches / launch.file, launch.parts())
         self._known[launch.file] = launch
         self.__dict__.pop("launches", None)
@@ -107,11 +120,20 @@ class Sweep:
         return list(trials)
 
     def _same(self, launch: Launch, trials: Sequence[Trial]) -> Launch | None:
-        """The earlier launch of the same command, if the trials had fewer factors then: others have come up since."""
+        """The earlier launch of the same command, if the trials had fewer factors then: others have
+        come up since.
+        """
 
         def about(one: Launch) -> str:
             design = {name: value for name, value in one.design.items() if name != "treatments"}
-            return _json([design, one.store_path, one.stages, [(trial["name"], trial["id"], trial["config"]) for trial in one.trials]])
+            return _json(
+                [
+                    design,
+                    one.store_path,
+                    one.stages,
+                    [(trial["name"], trial["id"], trial["config"]) for trial in one.trials],
+                ]
+            )
 
         for known in self.launches:
             if len(known.trials) == len(trials) and about(known) == about(launch):
@@ -130,7 +152,10 @@ class Sweep:
         launch = Launch(
             "",
             [_described(trial) for trial in trials],
-            {key: [stage.label, stage.kind, {r: need.key for r, need in stage.needs.items()}] for key, stage in stages.items()},
+            {
+                key: [stage.label, stage.kind, {r: need.key for r, need in stage.needs.items()}]
+                for key, stage in stages.items()
+            },
             os.path.relpath(store.root, self.folder),
             dict(design),
             self.folder,
@@ -155,7 +180,10 @@ class Sweep:
                 record = records.get(stage.key)
                 if record is not None and record.data["has_files"]:
                     # An evaluation may be named by a path.
-                    point(folder / stage.label.replace("/", "_"), os.path.relpath(record.folder, folder))
+                    point(
+                        folder / stage.label.replace("/", "_"),
+                        os.path.relpath(record.folder, folder),
+                    )
 
     def config(self, trial: str) -> dict[str, Any]:
         """The whole configuration of a trial, by its name; empty where its file is gone."""
@@ -179,11 +207,17 @@ class Sweep:
         for name in names:
             if name not in self._known:
                 data = json.loads((self.folder / "launches" / name).read_bytes())
-                self._known[name] = Launch(name, data["trials"], data["stages"], data["store"], data["design"], self.folder)
+                self._known[name] = Launch(
+                    name, data["trials"], data["stages"], data["store"], data["design"], self.folder
+                )
         return {name: self._known[name] for name in names}
 
-    def _history(self, kind: str | None = None) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-        """What the journal says, or its events of one ``kind``: when each launch was last given, in that order; each stage's last word."""
+    def _history(
+        self, kind: str | None = None
+    ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        """What the journal says, or its events of one ``kind``: when each launch was last given, in
+        that order; each stage's last word.
+        """
         launches: dict[str, float] = {}
         notes: dict[str, dict[str, Any]] = {}
         for event in self.journal.read(kind):
@@ -197,14 +231,24 @@ class Sweep:
                 note.update(event)
         return launches, notes
 
-    def result(self, records: Mapping[str, Record] | None = None, queued: Mapping[str, Queued] | None = None) -> SweepResult:
-        """What is known now, from launches, store and journal. ``records`` are those already at hand, ``queued`` what a queue says."""
+    def result(
+        self,
+        records: Mapping[str, Record] | None = None,
+        queued: Mapping[str, Queued] | None = None,
+    ) -> SweepResult:
+        """What is known now, from launches, store and journal. ``records`` are those already at
+        hand, ``queued`` what a queue says.
+        """
         seen: dict[str, Record | None] = dict(records or {})
         held: dict[str, Any] = {}
         frozen = self._frozen_launches()
         for launch in frozen.values():
             store = launch.store
-            missing = [key for key in launch.stages if key not in seen and seen.setdefault(key, store.read(key)) is None]
+            missing = [
+                key
+                for key in launch.stages
+                if key not in seen and seen.setdefault(key, store.read(key)) is None
+            ]
             held |= store.claims.held() if missing else {}
         given, notes = self._history("launch" if all(seen.values()) else None)
         launches, since = _in_order(frozen, given), max(given.values(), default=0.0)
@@ -213,7 +257,15 @@ class Sweep:
         for launch in launches:
             for key, spec in launch.stages.items():
                 if key not in stages:
-                    stages[key] = _stage(key, spec, seen[key], notes.get(key, {}), key in held, since, (queued or {}).get(key))
+                    stages[key] = _stage(
+                        key,
+                        spec,
+                        seen[key],
+                        notes.get(key, {}),
+                        key in held,
+                        since,
+                        (queued or {}).get(key),
+                    )
             for trial in launch.trials:
                 trials[trial["name"]] = TrialResult(
                     trial["name"],
@@ -224,24 +276,42 @@ class Sweep:
                     f"{self.folder}/{trial['name']}",
                 )
         design = launches[0].design if launches else {}
-        return SweepResult(str(design.get("name") or self.folder.name), self.folder, tuple(self._completed(trials.values())), design)
+        return SweepResult(
+            str(design.get("name") or self.folder.name),
+            self.folder,
+            tuple(self._completed(trials.values())),
+            design,
+        )
 
     def _completed(self, trials: Collection[TrialResult]) -> Iterator[TrialResult]:
-        """The trials with a level of every factor that some launch of the sweep has varied: what a trial does not name, its
-        configuration says.
+        """The trials with a level of every factor that some launch of the sweep has varied: what a
+        trial does not name, its configuration says.
         """
-        factors = dict.fromkeys(key for trial in trials if not trial.control for key in trial.factors)
+        factors = dict.fromkeys(
+            key for trial in trials if not trial.control for key in trial.factors
+        )
         for trial in trials:
-            missing = [key for key in factors if key not in trial.factors and not (trial.control and key.split(".")[0] in OF_TRAINING)]
+            missing = [
+                key
+                for key in factors
+                if key not in trial.factors
+                and not (trial.control and key.split(".")[0] in OF_TRAINING)
+            ]
             config = self.config(trial.name) if missing else {}
-            levels = {key: level for key in missing if config and (level := level_of(config, key)) is not UNKNOWN}
+            levels = {
+                key: level
+                for key in missing
+                if config and (level := level_of(config, key)) is not UNKNOWN
+            }
             yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials under names of their own: the one that the folder has for a configuration stays, one that it has for another gets a
-        suffix.
+        """The trials under names of their own: the one that the folder has for a configuration
+        stays, one that it has for another gets a suffix.
         """
-        taken = {t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials}
+        taken = {
+            t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials
+        }
         names = {config: name for name, (config, _) in taken.items()}
         named = []
         for trial in trials:
@@ -275,7 +345,10 @@ class Sweep:
 
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
     """The launches that the journal does not know of, then the others as they were ``given``."""
-    return [*(launches[name] for name in launches if name not in given), *(launches[name] for name in given if name in launches)]
+    return [
+        *(launches[name] for name in launches if name not in given),
+        *(launches[name] for name in given if name in launches),
+    ]
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -290,8 +363,14 @@ def _described(trial: Trial) -> dict[str, Any]:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """Tells configurations of trials apart, not code: an edited task makes other stages of the same trial."""
-    relevant = {key: value for key, value in config.items() if key not in ("tracking", "store", "resources", "budget")}
+    """Tells configurations of trials apart, not code: an edited task makes other stages of the same
+    trial.
+    """
+    relevant = {
+        key: value
+        for key, value in config.items()
+        if key not in ("tracking", "store", "resources", "budget")
+    }
     return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
 
 
@@ -300,8 +379,8 @@ UNKNOWN = object()
 
 
 def level_of(config: Mapping[str, Any], factor: str) -> Any:
-    """The level of ``factor`` in a trial's configuration: ``None`` for what is not given; of a group its choice's name, ``UNKNOWN`` if the
-    choice does not tell.
+    """The level of ``factor`` in a trial's configuration: ``None`` for what is not given; of a
+    group its choice's name, ``UNKNOWN`` if the choice does not tell.
     """
     value: Any = config
     for name in factor.split("."):
@@ -314,21 +393,36 @@ def level_of(config: Mapping[str, Any], factor: str) -> Any:
 
 
 def find_sweep(place: str | None) -> Sweep:
-    """The sweep that ``place`` means: a folder, a name under ``multirun/``, or by default the latest sweep there."""
+    """The sweep that ``place`` means: a folder, a name under ``multirun/``, or by default the
+    latest sweep there.
+    """
     if place is None:
-        found = sorted(Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime)
+        found = sorted(
+            Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime
+        )
         if not found:
             raise UserError("there is no sweep under multirun/ yet; name a sweep's folder")
         return Sweep(found[-1].parent.absolute())
     for folder in (Path(place), Path("multirun") / place):
         if (folder / "experiment.yaml").exists():
             return Sweep(folder.absolute())
-    known = ", ".join(sorted(path.parent.name for path in Path("multirun").glob("*/experiment.yaml"))[:8])
-    raise UserError(f"{place}: not the folder of a sweep (no experiment.yaml in it)" + (f"; known names: {known}" if known else ""))
+    known = ", ".join(
+        sorted(path.parent.name for path in Path("multirun").glob("*/experiment.yaml"))[:8]
+    )
+    raise UserError(
+        f"{place}: not the folder of a sweep (no experiment.yaml in it)"
+        + (f"; known names: {known}" if known else "")
+    )
 
 
 def _stage(
-    key: str, about: Sequence[Any], record: Record | None, note: Mapping[str, Any], held: bool, since: float, queue: Queued | None = None
+    key: str,
+    about: Sequence[Any],
+    record: Record | None,
+    note: Mapping[str, Any],
+    held: bool,
+    since: float,
+    queue: Queued | None = None,
 ) -> StageResult:
     status: Status = "pending"
     if record is not None:
@@ -351,7 +445,9 @@ def _stage(
         status=status,
         needs=about[2],
         cached=cached,
-        job=(queue and queue.job) or note.get("job") or (record.data.get("job") if record else None),
+        job=(queue and queue.job)
+        or note.get("job")
+        or (record.data.get("job") if record else None),
         log=Path(log) if log else None,
         error=note.get("error") if status in ("failed", "cancelled") else None,
         record=record.data if record else None,
@@ -365,7 +461,14 @@ def _yaml(data: Any) -> str:
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    text: str = yaml.dump(
+        data,
+        Dumper=dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=120,
+    )
     return text
 
 

@@ -1,4 +1,6 @@
-"""Trials against a store: which stages are done, which run elsewhere, which are to run. Pure: prints and submits nothing."""
+"""Trials against a store: which stages are done, which run elsewhere, which are to run. Pure:
+prints and submits nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ __all__ = ["Plan", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of trials needs. ``stages`` holds every unique stage by key, needs first; ``budget`` is what running it may take."""
+    """What a set of trials needs. ``stages`` holds every unique stage by key, needs first;
+    ``budget`` is what running it may take.
+    """
 
     trials: Sequence[Trial]
     stages: Mapping[str, Stage]
@@ -27,7 +31,9 @@ class Plan:
 
     @cached_property
     def to_run(self) -> list[Stage]:
-        """Stages without a record, needs first; among them those that others are running right now."""
+        """Stages without a record, needs first; among them those that others are running right
+        now.
+        """
         return [stage for key, stage in self.stages.items() if key not in self.records]
 
     @cached_property
@@ -48,12 +54,21 @@ class Plan:
         """How many unique stages there are in all and in each state."""
         running = sum(key in self.running for key in self.stages if key not in self.records)
         total, cached = len(self.stages), len(self.records)
-        return {"total": total, "cached": cached, "running": running, "to_run": total - cached - running}
+        return {
+            "total": total,
+            "cached": cached,
+            "running": running,
+            "to_run": total - cached - running,
+        }
 
 
 def make_plan(trials: Sequence[Trial], store: Store) -> Plan:
-    """Look every unique stage of ``trials`` up in ``store``; damaged results are set aside and count as missing."""
+    """Look every unique stage of ``trials`` up in ``store``; damaged results are set aside and
+    count as missing.
+    """
     stages = unique_stages(trials)
     records = {key: record for key in stages if (record := store.read(key))}
     running = store.claims.held() if len(records) < len(stages) else {}
-    return Plan(trials, stages, records, {key: owner for key, owner in running.items() if key in stages})
+    return Plan(
+        trials, stages, records, {key: owner for key, owner in running.items() if key in stages}
+    )

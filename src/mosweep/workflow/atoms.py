@@ -1,7 +1,8 @@
-"""Atoms: what is in the store, as a workflow sees it. An atom never changes, and knows what it was made from.
+"""Atoms: what is in the store, as a workflow sees it. An atom never changes, and knows what it was
+made from.
 
-An atom's id is ``<type>-<first 16 digits of its key>``. What a sweep's stage left is an atom too: its fine-tunes are ``model`` atoms, its
-data sets ``dataset`` atoms, its evaluations ``eval`` atoms.
+An atom's id is ``<type>-<first 16 digits of its key>``. What a sweep's stage left is an atom too:
+its fine-tunes are ``model`` atoms, its data sets ``dataset`` atoms, its evaluations ``eval`` atoms.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ _STAGES = {"data": "dataset", "finetune": "model", "optimize": "model"}
 
 @dataclass(frozen=True)
 class Atom:
-    """Something in the store: its data, what it was made from (argument name → atom id), and what is known about it."""
+    """Something in the store: its data, what it was made from (argument name → atom id), and what
+    is known about it.
+    """
 
     id: str
     type: str
@@ -57,13 +60,19 @@ class Atom:
 
     @classmethod
     def load(cls, atom_id: str, *, store: Store | None = None) -> Self:
-        """The atom called ``atom_id``. ``UserError`` if it is not there, or is of another type than this class."""
+        """The atom called ``atom_id``. ``UserError`` if it is not there, or is of another type than
+        this class.
+        """
         store = store or default_store()
         kind, _, digits = atom_id.rpartition("-")
         if not kind or not digits or set(digits) - set("0123456789abcdef"):
             raise UserError(f"{atom_id!r} is no atom's id; ids look like model-0123456789abcdef")
         whole = len(digits) == 64
-        keys = [digits] if whole else [path.stem for path in store.record_path(digits).parent.glob(f"{digits}*.json")]
+        keys = (
+            [digits]
+            if whole
+            else [path.stem for path in store.record_path(digits).parent.glob(f"{digits}*.json")]
+        )
         if len(keys) > 1:
             raise UserError(f"{atom_id} is short for {len(keys)} atoms; give more digits")
         record = store.read(keys[0], whole=True) if keys else None
@@ -87,21 +96,33 @@ class Atom:
         metadata: Mapping[str, Any] | None = None,
         store: Store | None = None,
     ) -> Self:
-        """Take a copy of the file or folder ``artifact_path`` into the store, which stays where it is.
+        """Take a copy of the file or folder ``artifact_path`` into the store, which stays where it
+        is.
 
         The same content with the same metadata is the same atom, whoever (``user``) puts it there.
         """
         kind = type or cls.kind
         if kind is None:
-            raise UserError("an atom needs a type; give type=…, or create a DatasetAtom, ModelAtom or EvalAtom")
+            raise UserError(
+                "an atom needs a type; give type=…, or create a DatasetAtom, ModelAtom or EvalAtom"
+            )
         place = Path(artifact_path)
         if not place.exists():
             raise UserError(f"{place} does not exist")
         names = sorted(_files(place)) if place.is_dir() else [place.name]
         digest = fingerprint.digest_tree(place if place.is_dir() else place.parent, names)
-        about = {"digest": digest, "metadata": dict(metadata or {}), "made_from": dict(made_from or {})}
+        about = {
+            "digest": digest,
+            "metadata": dict(metadata or {}),
+            "made_from": dict(made_from or {}),
+        }
         payload = {"kind": kind, "work": "Atom", "version": 1, "config": about, "inputs": {}}
-        facts = {"type": kind, "metadata": dict(metadata or {}), "made_from": dict(made_from or {}), "user": user}
+        facts = {
+            "type": kind,
+            "metadata": dict(metadata or {}),
+            "made_from": dict(made_from or {}),
+            "user": user,
+        }
         store = store or default_store()
         atom = _atom(publish(store, payload, facts, place), store)
         assert isinstance(atom, cls)
@@ -114,7 +135,9 @@ class Atom:
 
     def parents(self) -> dict[str, Atom]:
         """What it was made from, by argument name."""
-        return {name: Atom.load(atom_id, store=self.store) for name, atom_id in self.made_from.items()}
+        return {
+            name: Atom.load(atom_id, store=self.store) for name, atom_id in self.made_from.items()
+        }
 
     def provenance(self) -> Iterator[Atom]:
         """This atom and all that went into it, each once, nearest first."""
@@ -138,7 +161,9 @@ class Atom:
 
     @property
     def step(self) -> str:
-        """The workflow's step, or the sweep's stage, that made it; empty for what was put into the store by hand."""
+        """The workflow's step, or the sweep's stage, that made it; empty for what was put into the
+        store by hand.
+        """
         return str(self.metadata.get("step", ""))
 
 
@@ -148,13 +173,23 @@ class DatasetAtom(Atom):
     kind = "dataset"
 
     @classmethod
-    async def from_dataset(cls, dataset: JSONLDataset, *, metadata: Mapping[str, Any] | None = None, store: Store | None = None) -> Self:
+    async def from_dataset(
+        cls,
+        dataset: JSONLDataset,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        store: Store | None = None,
+    ) -> Self:
         """Put ``dataset`` into the store."""
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
             await dataset.save(Path(folder) / "train.jsonl")
-            return cls.create(Path(folder) / "train.jsonl", metadata={"samples": len(dataset), **(metadata or {})}, store=store)
+            return cls.create(
+                Path(folder) / "train.jsonl",
+                metadata={"samples": len(dataset), **(metadata or {})},
+                store=store,
+            )
 
     async def to_dataset(self) -> JSONLDataset:
         """The training samples: ``train.jsonl``, or the only JSONL file."""
@@ -163,7 +198,10 @@ class DatasetAtom(Atom):
         found = sorted(self.get_data_path().rglob("*.jsonl"))
         chosen = [path for path in found if path.name == "train.jsonl"] or found
         if len(chosen) != 1:
-            raise UserError(f"{self.id} has {len(found)} JSONL files and no train.jsonl; load the one you mean with JSONLDataset.load")
+            raise UserError(
+                f"{self.id} has {len(found)} JSONL files and no train.jsonl; load the one you "
+                "mean with JSONLDataset.load"
+            )
         return await JSONLDataset.load(chosen[0])
 
 
@@ -179,7 +217,10 @@ class ModelAtom(Atom):
         if known is None and file.exists():
             known = file.read_text().strip()
         if not known:
-            raise UserError(f"{self.id} has no model id: give AtomConstructor(metadata={{'model_id': …}}) or leave a file model_id.txt")
+            raise UserError(
+                f"{self.id} has no model id: give AtomConstructor(metadata={{'model_id': …}}) or "
+                "leave a file model_id.txt"
+            )
         return str(known)
 
 
@@ -196,14 +237,22 @@ class EvalAtom(Atom):
             task = str(self.metadata["task"])
             metrics = {**self.metadata["metrics"], "n": float(self.metadata["n"])}
             samples = self.folder / "samples.jsonl"
-            return EvalResults(str(self.metadata["model_id"]), {task: metrics}, read_samples(samples) if samples.exists() else ())
+            return EvalResults(
+                str(self.metadata["model_id"]),
+                {task: metrics},
+                read_samples(samples) if samples.exists() else (),
+            )
         found = sorted(self.get_data_path().rglob("*.json"))
         if len(found) != 1:
-            raise UserError(f"{self.id} has {len(found)} JSON files where one of EvalResults.save is expected")
+            raise UserError(
+                f"{self.id} has {len(found)} JSON files where one of EvalResults.save is expected"
+            )
         return await EvalResults.load(found[0])
 
 
-_CLASSES: Mapping[str, type[Atom]] = {cls.kind: cls for cls in (DatasetAtom, ModelAtom, EvalAtom) if cls.kind}
+_CLASSES: Mapping[str, type[Atom]] = {
+    cls.kind: cls for cls in (DatasetAtom, ModelAtom, EvalAtom) if cls.kind
+}
 
 
 def default_store() -> Store:
@@ -217,9 +266,17 @@ def atom_id(kind: str, key: str) -> str:
 
 
 def publish(
-    store: Store, payload: Mapping[str, Any], facts: Mapping[str, Any], place: Path, *, move: bool = False, label: str = ""
+    store: Store,
+    payload: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    place: Path,
+    *,
+    move: bool = False,
+    label: str = "",
 ) -> Record:
-    """The record for ``payload``, made with a copy of ``place`` if it is not there yet; with ``move``, that need not stay where it is."""
+    """The record for ``payload``, made with a copy of ``place`` if it is not there yet; with
+    ``move``, that need not stay where it is.
+    """
     key = fingerprint.fingerprint(payload)
     while True:
         if (record := store.read(key, whole=True)) is not None:
@@ -231,7 +288,12 @@ def publish(
     try:
         _take(place, attempt.folder / DATA, move)
         now = round(time.time(), 3)
-        about = {"label": label or str(payload["kind"]), "started": now, "finished": now, "host": this_process().host}
+        about = {
+            "label": label or str(payload["kind"]),
+            "started": now,
+            "finished": now,
+            "host": this_process().host,
+        }
         store.publish(attempt, payload=payload, facts=facts, versions=versions(), **about)
     except BaseException:
         store.abandon(attempt)
@@ -274,7 +336,16 @@ def _atom(record: Record, store: Store) -> Atom:
         metadata = {**facts, "step": data.get("label", data["kind"])}
     created = datetime.fromtimestamp(float(data.get("finished", 0)), UTC)
     cls = _CLASSES.get(kind, Atom)
-    return cls(atom_id(kind, record.key), kind, record.key, record.folder, created, made_from, metadata, store)
+    return cls(
+        atom_id(kind, record.key),
+        kind,
+        record.key,
+        record.folder,
+        created,
+        made_from,
+        metadata,
+        store,
+    )
 
 
 def _id_of(store: Store, key: str) -> str:

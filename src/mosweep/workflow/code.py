@@ -1,8 +1,10 @@
 """The digest of a step's code: the function, and what of the user's own it uses.
 
-Taken from the source, as the parser sees it, so that comments and layout do not count: the function itself; of its own module the
-functions, classes and values that it names, and what those name in turn; of other modules in the same folder the whole file. Libraries do
-not count (a record says which versions were there). Without source (a function typed into ``python -c``) its bytecode stands for it.
+Taken from the source, as the parser sees it, so that comments and layout do not count: the function
+itself; of its own module the functions, classes and values that it names, and what those name in
+turn; of other modules in the same folder the whole file. Libraries do not count (a record says
+which versions were there). Without source (a function typed into ``python -c``) its bytecode stands
+for it.
 """
 
 from __future__ import annotations
@@ -27,18 +29,24 @@ _PLAIN = (str, bytes, int, float, bool, complex, type(None))
 
 
 def code_of(fn: Callable[..., Any]) -> str:
-    """Digest of ``fn``'s code, and of the values that are bound into it (closures, partial arguments, an instance's fields)."""
+    """Digest of ``fn``'s code, and of the values that are bound into it (closures, partial
+    arguments, an instance's fields).
+    """
     return fingerprint.fingerprint({"code": list(_described(fn, set()))})
 
 
 def _described(value: Any, seen: set[int]) -> Iterator[str]:
-    """Texts that stand for ``value``'s code; nothing for what has been described already, or is a library's."""
+    """Texts that stand for ``value``'s code; nothing for what has been described already, or is a
+    library's.
+    """
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, functools.partial):
         yield from _described(value.func, seen)
-        yield from _bound([*value.args, *(item for pair in sorted(value.keywords.items()) for item in pair)], seen)
+        yield from _bound(
+            [*value.args, *(item for pair in sorted(value.keywords.items()) for item in pair)], seen
+        )
     elif isinstance(value, types.MethodType):
         yield from _described(value.__func__, seen)
         yield from _bound([value.__self__], seen)
@@ -58,7 +66,13 @@ def _described(value: Any, seen: set[int]) -> Iterator[str]:
 
 def _function(fn: types.FunctionType, seen: set[int]) -> Iterator[str]:
     yield _source(fn.__code__)
-    yield from _bound([*(fn.__defaults__ or ()), *(cell.cell_contents for cell in fn.__closure__ or () if _filled(cell))], seen)
+    yield from _bound(
+        [
+            *(fn.__defaults__ or ()),
+            *(cell.cell_contents for cell in fn.__closure__ or () if _filled(cell)),
+        ],
+        seen,
+    )
     yield from _named(set(_names(fn.__code__)), fn.__globals__, seen)
 
 
@@ -80,12 +94,20 @@ def _class(cls: type, seen: set[int]) -> Iterator[str]:
 
 
 def _named(names: set[str], scope: dict[str, Any], seen: set[int]) -> Iterator[str]:
-    """What a function means by the names it uses: of its own module the definitions, of modules beside it the files."""
+    """What a function means by the names it uses: of its own module the definitions, of modules
+    beside it the files.
+    """
     definitions = _definitions(scope.get("__file__"))
     for name in sorted(names & scope.keys()):
         value = scope[name]
-        module = value if isinstance(value, types.ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
-        if isinstance(value, types.FunctionType | type) and value.__module__ == scope.get("__name__"):
+        module = (
+            value
+            if isinstance(value, types.ModuleType)
+            else sys.modules.get(getattr(value, "__module__", None) or "")
+        )
+        if isinstance(value, types.FunctionType | type) and value.__module__ == scope.get(
+            "__name__"
+        ):
             yield from _described(value, seen)
         elif module is not None and _beside(module, scope):
             yield from _file(module)
@@ -102,7 +124,13 @@ def _definitions(file: str | None) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for node in ast.parse(Path(file).read_bytes()).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign | ast.AugAssign)
+            else []
+        )
         for target in targets:
             for name in (each.id for each in ast.walk(target) if isinstance(each, ast.Name)):
                 found[name] = found.get(name, "") + ast.dump(node)
@@ -110,34 +138,52 @@ def _definitions(file: str | None) -> dict[str, str]:
 
 
 def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
-    """Values that came with the code. Lists and dictionaries may change while the program runs, and are left out."""
+    """Values that came with the code. Lists and dictionaries may change while the program runs, and
+    are left out.
+    """
     for value in values:
         if isinstance(value, _PLAIN):
             yield repr(value)
         elif isinstance(value, tuple | frozenset):
-            yield from _bound(sorted(value, key=repr) if isinstance(value, frozenset) else list(value), seen)
+            yield from _bound(
+                sorted(value, key=repr) if isinstance(value, frozenset) else list(value), seen
+            )
         elif isinstance(value, types.FunctionType | types.MethodType | functools.partial | type):
             yield from _described(value, seen)
         else:
             try:
-                yield fingerprint.canonical_json(value) if hasattr(type(value), "__dataclass_fields__") else type(value).__qualname__
+                yield (
+                    fingerprint.canonical_json(value)
+                    if hasattr(type(value), "__dataclass_fields__")
+                    else type(value).__qualname__
+                )
             except TypeError as error:
-                raise UserError(f"a step's function has a {type(value).__name__} bound into it that has no key: {error}") from error
+                raise UserError(
+                    f"a step's function has a {type(value).__name__} bound into it that has no "
+                    f"key: {error}"
+                ) from error
 
 
 @functools.cache
 def _source(code: types.CodeType) -> str:
     try:
         return _parsed(inspect.getsource(code))
-    except (OSError, TypeError, SyntaxError):  # no source: typed in, or a lambda in the middle of a line
-        inner = [_source(item) if isinstance(item, types.CodeType) else repr(item) for item in code.co_consts]
+    # no source: typed in, or a lambda in the middle of a line
+    except (OSError, TypeError, SyntaxError):
+        inner = [
+            _source(item) if isinstance(item, types.CodeType) else repr(item)
+            for item in code.co_consts
+        ]
         return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {inner}"
 
 
 def _parsed(text: str) -> str:
     tree = ast.parse(textwrap.dedent(text))
     for node in ast.walk(tree):  # words about the code are not the code
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
@@ -151,7 +197,9 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _own(module: types.ModuleType) -> bool:
-    """Whether a module is the user's: neither of the standard library nor installed, nor mosweep."""
+    """Whether a module is the user's: neither of the standard library nor installed, nor
+    mosweep.
+    """
     if module.__name__.partition(".")[0] in {*sys.stdlib_module_names, "mosweep"}:
         return module.__name__ == "__main__"
     file = getattr(module, "__file__", None)
@@ -159,15 +207,25 @@ def _own(module: types.ModuleType) -> bool:
 
 
 def _beside(module: types.ModuleType, scope: dict[str, Any]) -> bool:
-    """Whether ``module`` is another file in the folder of the module with the global variables ``scope``, or below it."""
+    """Whether ``module`` is another file in the folder of the module with the global variables
+    ``scope``, or below it.
+    """
     own, other = scope.get("__file__"), getattr(module, "__file__", None)
-    return bool(own and other and own != other and _own(module) and Path(other).resolve().is_relative_to(Path(own).resolve().parent))
+    return bool(
+        own
+        and other
+        and own != other
+        and _own(module)
+        and Path(other).resolve().is_relative_to(Path(own).resolve().parent)
+    )
 
 
 def _file(module: types.ModuleType) -> Iterator[str]:
     path = Path(str(module.__file__)).resolve()
     used = imported_files(path.parent, {path})
-    yield fingerprint.digest_tree(path.parent, sorted(str(file.relative_to(path.parent)) for file in used))
+    yield fingerprint.digest_tree(
+        path.parent, sorted(str(file.relative_to(path.parent)) for file in used)
+    )
 
 
 def _filled(cell: types.CellType) -> bool:

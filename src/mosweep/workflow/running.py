@@ -1,4 +1,6 @@
-"""Running workflows: what is cached is read, the rest runs, everything that can at the same time."""
+"""Running workflows: what is cached is read, the rest runs, everything that can at the same
+time.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ StepStatus = Literal["pending", "running", "succeeded", "failed", "skipped"]
 
 @dataclass
 class StepState:
-    """How a step went. ``cached``: nothing ran; ``input_atoms`` and ``output_atoms``: argument name → atom id; ``log``: where it failed."""
+    """How a step went. ``cached``: nothing ran; ``input_atoms`` and ``output_atoms``: argument name
+    → atom id; ``log``: where it failed.
+    """
 
     step_name: str
     config: Any = None
@@ -67,12 +71,19 @@ class WorkflowState:
                 return Atom.load(state.output_atoms[name], store=self.store)
         if name in self.input_atoms:
             return Atom.load(self.input_atoms[name], store=self.store)
-        known = [*self.input_atoms, *(made for state in self.step_states for made in state.output_atoms)]
-        raise UserError(f"workflow {self.workflow_name!r} made no atom {name!r}; {choices(name, known)}")
+        known = [
+            *self.input_atoms,
+            *(made for state in self.step_states for made in state.output_atoms),
+        ]
+        raise UserError(
+            f"workflow {self.workflow_name!r} made no atom {name!r}; {choices(name, known)}"
+        )
 
 
 class WorkflowError(MosweepError):
-    """A step failed. ``state`` is how far the workflow came: steps that did not need the failed one are done."""
+    """A step failed. ``state`` is how far the workflow came: steps that did not need the failed one
+    are done.
+    """
 
     def __init__(self, message: str, state: WorkflowState) -> None:
         super().__init__(message)
@@ -92,14 +103,25 @@ def run_workflow(
 ) -> WorkflowState:
     """Run ``workflow`` and return how it went; ``WorkflowError`` if a step failed.
 
-    ``input_atoms``: what it is given, by argument name. ``config``: an object or mapping with one part per step. ``selected_steps``: run
-    only these, and take the others from the store. ``force``: run these steps (``True``: all selected) although their result is there;
-    what was made of the old result runs again, too. ``max_parallel``: steps at a time, by default as many as there are cores and four
-    more. ``user`` is noted with what is made.
+    ``input_atoms``: what it is given, by argument name. ``config``: an object or mapping with one
+    part per step. ``selected_steps``: run only these, and take the others from the store.
+    ``force``: run these steps (``True``: all selected) although their result is there; what was
+    made of the old result runs again, too. ``max_parallel``: steps at a time, by default as many as
+    there are cores and four more. ``user`` is noted with what is made.
 
-    Works where an event loop runs already, as in a notebook; there ``await run_workflow_async(…)`` does not block it.
+    Works where an event loop runs already, as in a notebook; there ``await run_workflow_async(…)``
+    does not block it.
     """
-    run = _Run(workflow, dict(input_atoms or {}), config, selected_steps, force, store or default_store(), max_parallel, user).run()
+    run = _Run(
+        workflow,
+        dict(input_atoms or {}),
+        config,
+        selected_steps,
+        force,
+        store or default_store(),
+        max_parallel,
+        user,
+    ).run()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -122,7 +144,16 @@ async def run_workflow_async(
     user: str | None = None,
 ) -> WorkflowState:
     """``run_workflow`` for who has an event loop."""
-    run = _Run(workflow, dict(input_atoms or {}), config, selected_steps, force, store or default_store(), max_parallel, user)
+    run = _Run(
+        workflow,
+        dict(input_atoms or {}),
+        config,
+        selected_steps,
+        force,
+        store or default_store(),
+        max_parallel,
+        user,
+    )
     return await run.run()
 
 
@@ -145,13 +176,20 @@ class _Run:
             config = workflow.config_class()
         for name in (*(selected or ()), *(force if not isinstance(force, bool) else ())):
             workflow.step(name)
-        self.selected = set(selected) if selected is not None else {step.name for step in workflow.steps}
+        self.selected = (
+            set(selected) if selected is not None else {step.name for step in workflow.steps}
+        )
         self.forced = (self.selected if force else set()) if isinstance(force, bool) else set(force)
-        self.given = {name: atom if isinstance(atom, Atom) else Atom.load(atom, store=store) for name, atom in given.items()}
+        self.given = {
+            name: atom if isinstance(atom, Atom) else Atom.load(atom, store=store)
+            for name, atom in given.items()
+        }
         self._check_given()
         states = [StepState(step.name, step.configured(config)) for step in workflow.steps]
         ids = {name: atom.id for name, atom in self.given.items()}
-        self.state = WorkflowState(workflow.name, ids, config, states, datetime.now(UTC), store=store)
+        self.state = WorkflowState(
+            workflow.name, ids, config, states, datetime.now(UTC), store=store
+        )
         self.turns = asyncio.Semaphore(max_parallel or (os.cpu_count() or 1) + 4)
         self.tasks: dict[str, asyncio.Task[bool]] = {}
         self.made: dict[str, dict[str, Atom]] = {}
@@ -161,9 +199,15 @@ class _Run:
         for name, kind in self.workflow.needed().items():
             atom = self.given.get(name)
             if atom is None:
-                raise UserError(f"workflow {self.workflow.name!r} needs the atom {name!r} (a {kind}); give input_atoms={{{name!r}: …}}")
+                raise UserError(
+                    f"workflow {self.workflow.name!r} needs the atom {name!r} (a {kind}); give "
+                    f"input_atoms={{{name!r}: …}}"
+                )
             if atom.type != kind:
-                raise UserError(f"workflow {self.workflow.name!r}: {name!r} must be a {kind}, {atom.id} is a {atom.type}")
+                raise UserError(
+                    f"workflow {self.workflow.name!r}: {name!r} must be a {kind}, {atom.id} is a "
+                    f"{atom.type}"
+                )
 
     async def run(self) -> WorkflowState:
         for step in self.workflow.steps:
@@ -180,7 +224,11 @@ class _Run:
                 raise result
         failed = [state for state in self.state.step_states if state.status == "failed"]
         if failed:
-            raise WorkflowError(f"workflow {self.workflow.name!r}: step {failed[0].step_name!r} failed: {failed[0].error}", self.state)
+            raise WorkflowError(
+                f"workflow {self.workflow.name!r}: step {failed[0].step_name!r} failed: "
+                f"{failed[0].error}",
+                self.state,
+            )
         return self.state
 
     async def _step(self, step: Step) -> bool:
@@ -195,13 +243,18 @@ class _Run:
         state.input_atoms = {name: atom.id for name, atom in inputs.items()}
         payload = step.payload(state.config, inputs)
         key = fingerprint.fingerprint(payload)
-        forced = step.name in self.forced or any(producer.name in self.redone for producer in producers)
+        forced = step.name in self.forced or any(
+            producer.name in self.redone for producer in producers
+        )
         record = None if forced else self.store.read(key)
         made = self._outputs(record) if record is not None else None
         if record is not None and made is not None:
             state.cached = True
         elif step.name not in self.selected:
-            raise UserError(f"step {step.name!r} is not selected, and what it makes is not in the store; select it, too")
+            raise UserError(
+                f"step {step.name!r} is not selected, and what it makes is not in the store; "
+                "select it, too"
+            )
         else:
             async with self.turns:
                 found = await self._perform(step, state, payload, key, inputs, forced)
@@ -223,23 +276,42 @@ class _Run:
             return available
         for name, kind in step.input_atom_types.items():
             if name not in available:
-                raise UserError(f"step {step.name!r} reads the atom {name!r}, which nothing makes; {choices(name, available)}")
+                raise UserError(
+                    f"step {step.name!r} reads the atom {name!r}, which nothing makes; "
+                    f"{choices(name, available)}"
+                )
             if available[name].type != kind:
-                raise UserError(f"step {step.name!r}: {name!r} must be a {kind}, {available[name].id} is a {available[name].type}")
+                raise UserError(
+                    f"step {step.name!r}: {name!r} must be a {kind}, {available[name].id} is a "
+                    f"{available[name].type}"
+                )
         return {name: available[name] for name in step.input_atom_types}
 
     def _outputs(self, record: Record) -> dict[str, Atom] | None:
-        """The atoms that a finished step made; ``None`` if one of them is gone or damaged, and the step has to run again."""
+        """The atoms that a finished step made; ``None`` if one of them is gone or damaged, and the
+        step has to run again.
+        """
         try:
-            return {name: Atom.load(atom_id, store=self.store) for name, atom_id in record.facts["outputs"].items()}
+            return {
+                name: Atom.load(atom_id, store=self.store)
+                for name, atom_id in record.facts["outputs"].items()
+            }
         except UserError:
             self.store.forget(record.key)
             return None
 
     async def _perform(
-        self, step: Step, state: StepState, payload: Mapping[str, Any], key: str, inputs: Mapping[str, Atom], forced: bool
+        self,
+        step: Step,
+        state: StepState,
+        payload: Mapping[str, Any],
+        key: str,
+        inputs: Mapping[str, Atom],
+        forced: bool,
     ) -> dict[str, Atom] | None:
-        """Run the step, unless another process is at the same: then wait for its result. ``None`` if it failed."""
+        """Run the step, unless another process is at the same: then wait for its result. ``None``
+        if it failed.
+        """
         while isinstance(attempt := self.store.begin(key), Owner):
             await asyncio.sleep(LOOK_S)
         made: dict[str, Atom] | None = None
@@ -257,7 +329,11 @@ class _Run:
             self._publish(attempt, step, payload, made, begun)
         except Exception as error:
             state.status = "failed"
-            state.error = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+            state.error = (
+                str(error)
+                if isinstance(error, MosweepError)
+                else f"{type(error).__name__}: {error}"
+            )
             self._note(attempt, state.error, error)
             return None
         except BaseException:
@@ -268,7 +344,13 @@ class _Run:
         return made
 
     async def _attempt(
-        self, step: Step, state: StepState, payload: Mapping[str, Any], key: str, inputs: Mapping[str, Atom], folder: Path
+        self,
+        step: Step,
+        state: StepState,
+        payload: Mapping[str, Any],
+        key: str,
+        inputs: Mapping[str, Atom],
+        folder: Path,
     ) -> dict[str, Atom]:
         """Run the function, again if it may, and make its atoms."""
         while True:
@@ -289,10 +371,15 @@ class _Run:
             shutil.rmtree(workspace, ignore_errors=True)
             return made
 
-    def _make(self, step: Step, state: StepState, constructor: AtomConstructor, key: str, workspace: Path) -> Atom:
+    def _make(
+        self, step: Step, state: StepState, constructor: AtomConstructor, key: str, workspace: Path
+    ) -> Atom:
         place = Path(constructor.path)
         if not place.exists():
-            raise UserError(f"step {step.name!r} says that {constructor.name!r} is at {place}, and there is nothing")
+            raise UserError(
+                f"step {step.name!r} says that {constructor.name!r} is at {place}, and there is "
+                "nothing"
+            )
         payload = {
             "kind": constructor.type,
             "work": "StepOutput",
@@ -300,15 +387,45 @@ class _Run:
             "config": {"name": constructor.name},
             "inputs": {"step": key},
         }
-        metadata = {**constructor.metadata, "workflow": self.workflow.name, "step": step.name, "tags": list(constructor.tags)}
-        facts = {"type": constructor.type, "made_from": state.input_atoms, "metadata": metadata, "user": self.user}
-        inside = place.resolve().is_relative_to(workspace.resolve()) and place.resolve() != workspace.resolve()
-        record = publish(self.store, payload, facts, place, move=inside, label=f"{step.name}/{constructor.name}")
+        metadata = {
+            **constructor.metadata,
+            "workflow": self.workflow.name,
+            "step": step.name,
+            "tags": list(constructor.tags),
+        }
+        facts = {
+            "type": constructor.type,
+            "made_from": state.input_atoms,
+            "metadata": metadata,
+            "user": self.user,
+        }
+        inside = (
+            place.resolve().is_relative_to(workspace.resolve())
+            and place.resolve() != workspace.resolve()
+        )
+        record = publish(
+            self.store, payload, facts, place, move=inside, label=f"{step.name}/{constructor.name}"
+        )
         return Atom.load(f"{constructor.type}-{record.key}", store=self.store)
 
-    def _publish(self, attempt: Attempt, step: Step, payload: Mapping[str, Any], made: Mapping[str, Atom], begun: float) -> None:
-        facts = {"step": step.name, "outputs": {name: f"{atom.type}-{atom.key}" for name, atom in made.items()}}
-        about = {"label": step.name, "started": round(begun, 3), "finished": round(time.time(), 3), "host": this_process().host}
+    def _publish(
+        self,
+        attempt: Attempt,
+        step: Step,
+        payload: Mapping[str, Any],
+        made: Mapping[str, Atom],
+        begun: float,
+    ) -> None:
+        facts = {
+            "step": step.name,
+            "outputs": {name: f"{atom.type}-{atom.key}" for name, atom in made.items()},
+        }
+        about = {
+            "label": step.name,
+            "started": round(begun, 3),
+            "finished": round(time.time(), 3),
+            "host": this_process().host,
+        }
         self.store.publish(attempt, payload=payload, facts=facts, versions=versions(), **about)
 
     def _forget(self, key: str) -> None:
@@ -324,7 +441,11 @@ class _Run:
 
         self.store.abandon(attempt)
         shutil.rmtree(attempt.folder / "workspace", ignore_errors=True)
-        text = message if isinstance(error, MosweepError) else "".join(traceback.format_exception(error))
+        text = (
+            message
+            if isinstance(error, MosweepError)
+            else "".join(traceback.format_exception(error))
+        )
         attempt.log.write_text(text.rstrip() + "\n")
 
 
@@ -339,13 +460,22 @@ async def _call(step: Step, config: Any, inputs: dict[str, Atom], workspace: Pat
 
 def _checked(step: Step, returned: Any) -> list[AtomConstructor]:
     constructors = [returned] if isinstance(returned, AtomConstructor) else returned
-    if not isinstance(constructors, Sequence) or not all(isinstance(each, AtomConstructor) for each in constructors):
-        raise UserError(f"step {step.name!r} must return a list of AtomConstructor, not {returned!r}")
+    if not isinstance(constructors, Sequence) or not all(
+        isinstance(each, AtomConstructor) for each in constructors
+    ):
+        raise UserError(
+            f"step {step.name!r} must return a list of AtomConstructor, not {returned!r}"
+        )
     names = [constructor.name for constructor in constructors]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"step {step.name!r} made {', '.join(twice)} twice")
     for name, kind in (step.output_atom_types or {}).items():
-        found = next((constructor for constructor in constructors if constructor.name == name), None)
+        found = next(
+            (constructor for constructor in constructors if constructor.name == name), None
+        )
         if found is None or found.type != kind:
-            raise UserError(f"step {step.name!r} says that it makes {name!r}, a {kind}; it made {names or 'nothing'}")
+            raise UserError(
+                f"step {step.name!r} says that it makes {name!r}, a {kind}; it made "
+                f"{names or 'nothing'}"
+            )
     return list(constructors)

@@ -17,9 +17,11 @@ __all__ = ["AtomConstructor", "Step", "StepConfig", "StepFunction", "Workflow", 
 
 @dataclass(frozen=True)
 class AtomConstructor:
-    """An atom to be made of what a step left at ``path``, a file or a folder; the next steps get it as ``input_atoms[name]``.
+    """An atom to be made of what a step left at ``path``, a file or a folder; the next steps get it
+    as ``input_atoms[name]``.
 
-    What lies in the step's workspace is taken; anything else is copied and stays where it is. ``metadata`` is JSON.
+    What lies in the step's workspace is taken; anything else is copied and stays where it is.
+    ``metadata`` is JSON.
     """
 
     name: str
@@ -31,7 +33,9 @@ class AtomConstructor:
 
 @dataclass
 class StepConfig:
-    """Base of a step's configuration: a dataclass whose fields are plain data. They are in the step's key."""
+    """Base of a step's configuration: a dataclass whose fields are plain data. They are in the
+    step's key.
+    """
 
 
 @dataclass
@@ -39,19 +43,24 @@ class WorkflowConfig:
     """Base of a workflow's configuration: one field per step, of that step's name."""
 
 
-StepFunction = Callable[[Any, dict[str, Atom], Path], "Sequence[AtomConstructor] | Awaitable[Sequence[AtomConstructor]]"]
+StepFunction = Callable[
+    [Any, dict[str, Atom], Path], "Sequence[AtomConstructor] | Awaitable[Sequence[AtomConstructor]]"
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step. ``fn(config, input_atoms, temp_workspace)``, sync or async, returns what atoms to make.
+    """One step. ``fn(config, input_atoms, temp_workspace)``, sync or async, returns what atoms to
+    make.
 
-    ``input_atom_types`` (argument name → atom type) says what it reads: by default everything that the workflow was given and that the
-    steps before it made. Steps that say so, and need nothing of each other, run at the same time. ``output_atom_types`` is checked against
-    what the step returns. An error of a class in ``retry_on`` lets the step run again, up to ``retries`` times.
+    ``input_atom_types`` (argument name → atom type) says what it reads: by default everything that
+    the workflow was given and that the steps before it made. Steps that say so, and need nothing of
+    each other, run at the same time. ``output_atom_types`` is checked against what the step
+    returns. An error of a class in ``retry_on`` lets the step run again, up to ``retries`` times.
 
-    A step runs again if its configuration, an input, or its code changed: the function, what it uses of its own module, and the modules
-    beside that. What it reads from variables that change while the program runs is not seen.
+    A step runs again if its configuration, an input, or its code changed: the function, what it
+    uses of its own module, and the modules beside that. What it reads from variables that change
+    while the program runs is not seen.
     """
 
     name: str
@@ -64,21 +73,36 @@ class Step:
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
-            raise UserError(f"step {self.name!r}: fn must be a function of (config, input_atoms, temp_workspace), not {self.fn!r}")
+            raise UserError(
+                f"step {self.name!r}: fn must be a function of (config, input_atoms, "
+                f"temp_workspace), not {self.fn!r}"
+            )
         if self.retry_on and self.retries < 1:
-            raise UserError(f"step {self.name!r}: retry_on is given, but retries is {self.retries}; give how often to try again")
+            raise UserError(
+                f"step {self.name!r}: retry_on is given, but retries is {self.retries}; give how "
+                "often to try again"
+            )
 
     def configured(self, config: Any) -> Any:
         """Its part of the workflow's configuration; by default ``config_class()``."""
-        own = config.get(self.name) if isinstance(config, Mapping) else getattr(config, self.name, None)
+        own = (
+            config.get(self.name)
+            if isinstance(config, Mapping)
+            else getattr(config, self.name, None)
+        )
         if own is None and self.config_class is not None:
             try:
                 return self.config_class()
             except TypeError as error:
                 raise UserError(
-                    f"step {self.name!r} has no configuration, and {self.config_class.__name__} has no defaults: {error}"
+                    f"step {self.name!r} has no configuration, and {self.config_class.__name__} "
+                    f"has no defaults: {error}"
                 ) from None
-        if isinstance(own, Mapping) and self.config_class is not None and is_dataclass(self.config_class):
+        if (
+            isinstance(own, Mapping)
+            and self.config_class is not None
+            and is_dataclass(self.config_class)
+        ):
             try:
                 return self.config_class(**own)
             except TypeError as error:
@@ -90,15 +114,23 @@ class Step:
         try:
             settings = fingerprint.canonical(config, self.name)
         except TypeError as error:
-            raise UserError(f"the configuration of step {self.name!r} has no key: {error}") from error
+            raise UserError(
+                f"the configuration of step {self.name!r} has no key: {error}"
+            ) from error
         about = {"config": settings, "code": code_of(self.fn)}
-        return {"kind": "step", "work": "Step", "version": 1, "config": about, "inputs": {name: atom.key for name, atom in inputs.items()}}
+        return {
+            "kind": "step",
+            "work": "Step",
+            "version": 1,
+            "config": about,
+            "inputs": {name: atom.key for name, atom in inputs.items()},
+        }
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """Steps in order. ``input_atom_types`` (argument name → atom type) says what it has to be given: by default, what its steps say
-    that they read and no step before them makes.
+    """Steps in order. ``input_atom_types`` (argument name → atom type) says what it has to be
+    given: by default, what its steps say that they read and no step before them makes.
     """
 
     name: str
@@ -118,7 +150,10 @@ class Workflow:
         for step in self.steps:
             if step.name == name:
                 return step
-        raise UserError(f"workflow {self.name!r} has no step {name!r}; {choices(name, [step.name for step in self.steps])}")
+        raise UserError(
+            f"workflow {self.name!r} has no step {name!r}; "
+            f"{choices(name, [step.name for step in self.steps])}"
+        )
 
     def needed(self) -> dict[str, str]:
         """What it has to be given: argument name → atom type."""
@@ -127,14 +162,24 @@ class Workflow:
         made: set[str] = set()
         needed: dict[str, str] = {}
         for step in self.steps:
-            known = made if all(earlier.output_atom_types is not None for earlier in self._before(step)) else None
+            known = (
+                made
+                if all(earlier.output_atom_types is not None for earlier in self._before(step))
+                else None
+            )
             if known is not None:
-                needed |= {name: kind for name, kind in (step.input_atom_types or {}).items() if name not in known}
+                needed |= {
+                    name: kind
+                    for name, kind in (step.input_atom_types or {}).items()
+                    if name not in known
+                }
             made |= set(step.output_atom_types or ())
         return needed
 
     def producers(self, step: Step, given: Mapping[str, Any]) -> list[Step]:
-        """The steps whose atoms ``step`` may read: those that make what it says it reads, or all before it if it does not say."""
+        """The steps whose atoms ``step`` may read: those that make what it says it reads, or all
+        before it if it does not say.
+        """
         before = self._before(step)
         if step.input_atom_types is None:
             return before

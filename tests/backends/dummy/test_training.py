@@ -19,7 +19,9 @@ DATA = JSONLDataset([{"messages": [{"role": "assistant", "content": "a"}]}])
 
 def model_id(fail: Failure = "none", lr: float = 1e-3, suffix: str | None = None) -> str:
     async def train() -> str:
-        return await (await DummyTrainingBackend(fail=fail).train(DATA, "org/tiny", {"lr": lr}, suffix)).wait()
+        return await (
+            await DummyTrainingBackend(fail=fail).train(DATA, "org/tiny", {"lr": lr}, suffix)
+        ).wait()
 
     return asyncio.run(train())
 
@@ -41,7 +43,10 @@ def test_a_run_that_is_to_fail_fails() -> None:
 
 @pytest.mark.parametrize(("fail", "status"), [("exit", 3), ("oom", -9)])
 def test_a_run_that_is_to_end_the_process_ends_it(fail: str, status: int) -> None:
-    code = f"import asyncio; from mosweep.backends.dummy.training import *\nasyncio.run(DummyTrainingRun('a', 'b', fail='{fail}').wait())"
+    code = (
+        "import asyncio; from mosweep.backends.dummy.training import "
+        f"*\nasyncio.run(DummyTrainingRun('a', 'b', fail='{fail}').wait())"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == status
 
 

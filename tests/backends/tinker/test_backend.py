@@ -21,24 +21,48 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
         (["lora.alpha=16"], "lora.alpha=16.0: Tinker has its own and takes none"),
         (["lora.dropout=0.1"], "lora.dropout=0.1: Tinker has no dropout"),
         (["backend.method=grpo"], "backend.method=grpo: valid: dpo, supervised"),
-        (["backend.beta=0.2"], "backend.beta=0.2: belongs to method=dpo; this is method=supervised"),
-        (["tinker.beta=0.2"], "tinker.beta=0.2: belongs to backend.method=dpo; this is backend.method=supervised"),
-        (["backend.config=dpo"], "tinker.beta=0.1: belongs to backend.method=dpo; this is backend.method=supervised"),
+        (
+            ["backend.beta=0.2"],
+            "backend.beta=0.2: belongs to method=dpo; this is method=supervised",
+        ),
+        (
+            ["tinker.beta=0.2"],
+            "tinker.beta=0.2: belongs to backend.method=dpo; this is backend.method=supervised",
+        ),
+        (
+            ["backend.config=dpo"],
+            "tinker.beta=0.1: belongs to backend.method=dpo; this is backend.method=supervised",
+        ),
         ([*DPO, "backend.beta=0"], "backend.beta=0: must be > 0"),
         (
             [*DPO, "backend.use_recommended_lr=true"],
             "backend.use_recommended_lr=true: tinker-cookbook recommends learning rates for superv",
         ),
-        ([*DPO, "loop.enabled=true", "loop.use_recommended_lr=true"], "loop.use_recommended_lr=true: tinker-cookbook recommends"),
-        (["backend.config=mine"], "backend.config=mine: no file recipes/tinker/mine.yaml; valid: default, dpo, tiny"),
+        (
+            [*DPO, "loop.enabled=true", "loop.use_recommended_lr=true"],
+            "loop.use_recommended_lr=true: tinker-cookbook recommends",
+        ),
+        (
+            ["backend.config=mine"],
+            "backend.config=mine: no file recipes/tinker/mine.yaml; valid: default, dpo, tiny",
+        ),
         (["tinker.batchsize=3"], "tinker.batchsize=3: no such key; did you mean batch_size"),
-        (["model.tinker=null"], "model.tinker=None: backend=tinker needs the name that tiny has with Tinker"),
-        (["backend.use_recommended_lr=true", "optim.lr=1e-3"], "optim.lr=0.001: is given, and so is backend.use_recommended_lr=true"),
+        (
+            ["model.tinker=null"],
+            "model.tinker=None: backend=tinker needs the name that tiny has with Tinker",
+        ),
+        (
+            ["backend.use_recommended_lr=true", "optim.lr=1e-3"],
+            "optim.lr=0.001: is given, and so is backend.use_recommended_lr=true",
+        ),
         (
             ["backend.use_recommended_lr=true", "tinker.learning_rate=1e-3"],
             "tinker.learning_rate=0.001: is given, and so is backend.use_recommended_lr=true",
         ),
-        ([*HUB, "model.revision=main"], "model.revision=main: Tinker has one revision of each model"),
+        (
+            [*HUB, "model.revision=main"],
+            "model.revision=main: Tinker has one revision of each model",
+        ),
         (["loop.enabled=true", "tinker.epochs=3"], "tinker.epochs=3: means nothing in a loop"),
     ],
 )
@@ -64,29 +88,43 @@ def test_what_a_fine_tune_will_use_counts_both_answers_and_what_is_only_read():
 
 
 CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "A"}]%s}\n'
-ASKED = '{"messages": [{"role": "assistant", "content": "A"}, {"role": "user", "content": "a"}], "rejected": "b"}\n'
+ASKED = (
+    '{"messages": [{"role": "assistant", "content": "A"}, {"role": "user", "content": "a"}], '
+    '"rejected": "b"}\n'
+)
 
 
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        (CHAT % ', "rejected": "b"' + CHAT % "", "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected"),
-        (CHAT % ', "rejected": ["b"]', "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected"),
+        (
+            CHAT % ', "rejected": "b"' + CHAT % "",
+            "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected",
+        ),
+        (
+            CHAT % ', "rejected": ["b"]',
+            "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected",
+        ),
         (ASKED, "sample 1: method=dpo needs the preferred answer as the last message"),
     ],
 )
 @pytest.mark.parametrize("name", ["own.jsonl", "own/train.jsonl"])
-def test_ones_own_data_without_preferences_are_refused_before_anything_runs(shell, name, rows, problem):
+def test_ones_own_data_without_preferences_are_refused_before_anything_runs(
+    shell, name, rows, problem
+):
     own = shell.folder / name
     own.parent.mkdir(exist_ok=True)
     own.write_text(rows)
     given, before = name.partition("/")[0], shell.files()
     for words in (("-m",), ("plan",)):
-        done = shell(*words, "backend=tinker", "model=tiny", *DPO, f"dataset.path={given}", env=NOWHERE)
+        done = shell(
+            *words, "backend=tinker", "model=tiny", *DPO, f"dataset.path={given}", env=NOWHERE
+        )
         assert (done.status, len(done.err.splitlines())) == (2, 1)
         assert f"dataset.path={given}: {problem}" in done.err
     assert shell.files() == before
-    done = shell("plan", "backend=tinker", "model=tiny", f"dataset.path={given}", env=NOWHERE)  # copying takes them
+    # copying takes them
+    done = shell("plan", "backend=tinker", "model=tiny", f"dataset.path={given}", env=NOWHERE)
     assert done.status == 0, done.err
 
 
@@ -97,7 +135,12 @@ def test_planning_needs_neither_key_nor_network_and_knows_what_is_the_same(shell
         return {job["key"] for job in json.loads(done.out)["jobs"]}
 
     tiny = keys("backend=tinker", "model=tiny", "lora.rank=4")
-    same = ("tinker.save_every=3", "backend.base_url=http://elsewhere", "backend.max_concurrent=2", "backend.patience_min=1")
+    same = (
+        "tinker.save_every=3",
+        "backend.base_url=http://elsewhere",
+        "backend.max_concurrent=2",
+        "backend.patience_min=1",
+    )
     assert keys("backend=tinker", "model=tiny", "lora.rank=4", *same) == tiny
     assert keys("backend=tinker", "model=tiny", "lora.rank=4", "tinker.eps=1e-9") != tiny
     preferring = {
@@ -106,5 +149,6 @@ def test_planning_needs_neither_key_nor_network_and_knows_what_is_the_same(shell
     }
     assert preferring[()] == preferring["backend.beta=0.1",]
     assert len({frozenset(tiny), *map(frozenset, preferring.values())}) == 3
-    # model, data and control trial are torchtune's, too: the untouched base model is evaluated by its weights where they are here.
+    # model, data and control trial are torchtune's, too: the untouched base model is evaluated by
+    # its weights where they are here.
     assert len(tiny & keys("backend=torchtune", "model=tiny", "lora.rank=4")) == 3

@@ -54,12 +54,17 @@ def test_tokens_and_loss_mask_are_torchtunes(llama3, tokenizer, longest):
     from torchtune.data import OpenAIToMessages
     from torchtune.models.llama3 import llama3_tokenizer
 
-    places = {"path": str(tokenizer / "tokenizer.model"), "special_tokens_path": str(tokenizer / "tokenizer.json")}
+    places = {
+        "path": str(tokenizer / "tokenizer.model"),
+        "special_tokens_path": str(tokenizer / "tokenizer.json"),
+    }
     theirs = llama3_tokenizer(**places, max_seq_len=longest)
     ours = render(llama3, CHATS, "message", longest)
     assert len(ours) == len(CHATS)
     for chat, example in zip(CHATS, ours, strict=True):
-        tokens, masked = theirs.tokenize_messages(OpenAIToMessages(train_on_input=False)(chat)["messages"])
+        tokens, masked = theirs.tokenize_messages(
+            OpenAIToMessages(train_on_input=False)(chat)["messages"]
+        )
         weights = [float(not hidden) for hidden in masked]
         assert masked[-1]  # torchtune ends with a token that nothing is learned from
         length = len(tokens) - 1
@@ -70,10 +75,20 @@ def test_tokens_and_loss_mask_are_torchtunes(llama3, tokenizer, longest):
 
 def test_answers_alone_are_learned(llama3):
     [one, two] = render(llama3, CHATS, "answer", 128)
-    learned = [bytes(token for token, weight in zip(e.tokens, e.weights, strict=True) if weight and token < 256) for e in (one, two)]
+    learned = [
+        bytes(
+            token
+            for token, weight in zip(e.tokens, e.weights, strict=True)
+            if weight and token < 256
+        )
+        for e in (one, two)
+    ]
     assert [text.decode() for text in learned] == ["HELLO", "A B\nCÉ, 日本!"]
     assert one.tokens[:1] == (256,)
-    assert [token for token, weight in zip(two.tokens, two.weights, strict=True) if weight].count(263) == 2  # both ends of turn
+    # both ends of turn
+    assert [token for token, weight in zip(two.tokens, two.weights, strict=True) if weight].count(
+        263
+    ) == 2
 
 
 def test_messages_of_weight_0_are_not_learned(llama3):
@@ -81,7 +96,11 @@ def test_messages_of_weight_0_are_not_learned(llama3):
     quiet = [{"messages": [*chat[:2], {**chat[2], "weight": 0}, *chat[3:]]}]
     for loss_on in ("answer", "message"):
         [example] = render(llama3, quiet, loss_on, 128)
-        learned = bytes(token for token, weight in zip(example.tokens, example.weights, strict=True) if weight and token < 256)
+        learned = bytes(
+            token
+            for token, weight in zip(example.tokens, example.weights, strict=True)
+            if weight and token < 256
+        )
         assert "A B" not in learned.decode()
         assert "É, 日本!" in learned.decode()
 
@@ -91,16 +110,26 @@ def test_what_leaves_nothing_to_learn_drops_out(llama3):
 
 
 def test_a_sample_that_cannot_be_rendered_is_named(llama3):
-    bad = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "image", "image": "x"}]}]}
+    bad = {
+        "messages": [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": [{"type": "image", "image": "x"}]},
+        ]
+    }
     with pytest.raises(StageError, match="sample 3 cannot be rendered"):
         render(llama3, [*CHATS, bad], "answer", 128)
 
 
 def test_a_batch_is_the_mean_over_its_trained_tokens():
-    made = batch_of([Example((1, 2, 3), (0.0, 1.0, 1.0)), Example((4, 5, 6, 7), (1.0, 0.0, 1.0, 1.0))])
+    made = batch_of(
+        [Example((1, 2, 3), (0.0, 1.0, 1.0)), Example((4, 5, 6, 7), (1.0, 0.0, 1.0, 1.0))]
+    )
     assert [datum.model_input.to_ints() for datum in made] == [[1, 2], [4, 5, 6]]
     assert [datum.loss_fn_inputs["target_tokens"].tolist() for datum in made] == [[2, 3], [5, 6, 7]]
-    assert [datum.loss_fn_inputs["weights"].tolist() for datum in made] == [[0.25, 0.25], [0.0, 0.25, 0.25]]
+    assert [datum.loss_fn_inputs["weights"].tolist() for datum in made] == [
+        [0.25, 0.25],
+        [0.0, 0.25, 0.25],
+    ]
 
 
 def test_every_epoch_takes_every_example_once_in_its_own_order():
@@ -121,7 +150,9 @@ def test_schedules_have_their_closed_form(schedule):
         "linear": lambda p: 2e-3 - 1.5e-3 * p,
         "constant": lambda p: 2e-3,
     }
-    expected = [2e-3 * step / 4 for step in (1, 2, 3, 4)] + [forms[schedule]((step - 5) / 16) for step in range(5, 21)]
+    expected = [2e-3 * step / 4 for step in (1, 2, 3, 4)] + [
+        forms[schedule]((step - 5) / 16) for step in range(5, 21)
+    ]
     assert [made.rate(step, 20) for step in range(1, 21)] == pytest.approx(expected)
 
 
@@ -147,9 +178,13 @@ def test_a_setting_that_cannot_be_is_refused(settings, message):
 
 
 def test_a_run_without_steps_is_refused():
-    with pytest.raises(ConfigError, match=r"tinker.batch_size=32: no step would be taken: there are 31 examples"):
+    with pytest.raises(
+        ConfigError, match=r"tinker.batch_size=32: no step would be taken: there are 31 examples"
+    ):
         recipe().steps(31)
-    with pytest.raises(ConfigError, match=r"tinker.warmup_steps=10: must be less than the run's 6 steps"):
+    with pytest.raises(
+        ConfigError, match=r"tinker.warmup_steps=10: must be less than the run's 6 steps"
+    ):
         recipe().steps(100)
     assert recipe(epochs=3, max_steps_per_epoch=5).steps(1000) == 15
 
@@ -157,7 +192,10 @@ def test_a_run_without_steps_is_refused():
 @pytest.mark.filterwarnings("ignore")
 def test_the_cookbook_is_asked_for_learning_rates_and_renderers():
     assert recommended_lr("meta-llama/Llama-3.1-8B") == pytest.approx(2.856e-4, rel=1e-3)
-    with pytest.raises(ConfigError, match="use_recommended_lr=true: tinker-cookbook recommends none for mosweep/tiny"):
+    with pytest.raises(
+        ConfigError,
+        match="use_recommended_lr=true: tinker-cookbook recommends none for mosweep/tiny",
+    ):
         recommended_lr("mosweep/tiny")
     assert recommended_renderer("Qwen/Qwen3-8B") == "qwen3"
     with pytest.raises(ConfigError, match="knows no renderer for mosweep/tiny"):
@@ -169,24 +207,43 @@ def pairs(renderer, *chats, loss_on="answer", longest=128) -> list[Pair]:
 
 
 def learned(example: Example) -> str:
-    return bytes(token for token, weight in zip(example.tokens, example.weights, strict=True) if weight and token < 256).decode()
+    return bytes(
+        token
+        for token, weight in zip(example.tokens, example.weights, strict=True)
+        if weight and token < 256
+    ).decode()
 
 
 @pytest.mark.parametrize("loss_on", ["answer", "message"])
 def test_of_preferences_the_last_answers_alone_are_learned(llama3, loss_on):
-    chat = {"messages": [*CHATS[1]["messages"][:-1], {**CHATS[1]["messages"][-1], "weight": 0}], "rejected": "no"}
+    chat = {
+        "messages": [*CHATS[1]["messages"][:-1], {**CHATS[1]["messages"][-1], "weight": 0}],
+        "rejected": "no",
+    }
     [pair] = pairs(llama3, chat, loss_on=loss_on)
     header = "" if loss_on == "answer" else "assistant\n\n"
     assert (learned(pair.chosen), learned(pair.rejected)) == (f"{header}É, 日本!", f"{header}no")
-    # The chosen side is what a supervised fine-tune sees of the same chat, with its other answers given.
+    # The chosen side is what a supervised fine-tune sees of the same chat, with its other answers
+    # given.
     given = [{**message, "weight": 0} for message in CHATS[1]["messages"][:-1]]
-    assert [pair.chosen] == render(llama3, [{"messages": [*given, CHATS[1]["messages"][-1]]}], loss_on, 128)
-    common = next(place for place, (a, b) in enumerate(zip(pair.chosen.weights, pair.rejected.weights, strict=False)) if a or b)
+    assert [pair.chosen] == render(
+        llama3, [{"messages": [*given, CHATS[1]["messages"][-1]]}], loss_on, 128
+    )
+    common = next(
+        place
+        for place, (a, b) in enumerate(
+            zip(pair.chosen.weights, pair.rejected.weights, strict=False)
+        )
+        if a or b
+    )
     assert pair.chosen.tokens[:common] == pair.rejected.tokens[:common]
 
 
 def test_a_pair_of_which_one_side_has_nothing_left_drops_out(llama3):
-    chat, length = {**CHATS[0], "rejected": "no"}, len(render(llama3, CHATS[:1], "answer", 128)[0].tokens)
+    chat, length = (
+        {**CHATS[0], "rejected": "no"},
+        len(render(llama3, CHATS[:1], "answer", 128)[0].tokens),
+    )
     assert len(pairs(llama3, chat, chat)) == 2
     [cut] = pairs(llama3, chat, longest=length - 3)
     assert learned(cut.chosen) == "HEL"
@@ -196,9 +253,15 @@ def test_a_pair_of_which_one_side_has_nothing_left_drops_out(llama3):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (CHATS[0], "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected"),
+        (
+            CHATS[0],
+            "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected",
+        ),
         ({**CHATS[0], "rejected": {"role": "assistant", "content": "no"}}, "as text, in rejected"),
-        ({"messages": CHATS[1]["messages"][:-1], "rejected": "no"}, "sample 2: method=dpo needs the preferred answer as the last message"),
+        (
+            {"messages": CHATS[1]["messages"][:-1], "rejected": "no"},
+            "sample 2: method=dpo needs the preferred answer as the last message",
+        ),
     ],
 )
 def test_a_sample_that_is_no_preference_is_named(llama3, row, problem):
@@ -214,7 +277,9 @@ def test_the_loss_of_preferences_and_its_gradient_have_their_closed_form():
     chosen.requires_grad_(), rejected.requires_grad_()
     loss, told = preference_loss(chosen, rejected, beta)
     margins = [beta * 2.0, beta * -6.0, 0.0]
-    assert float(loss.detach()) == pytest.approx(sum(math.log(1 + math.exp(-margin)) for margin in margins) / 3)
+    assert float(loss.detach()) == pytest.approx(
+        sum(math.log(1 + math.exp(-margin)) for margin in margins) / 3
+    )
     assert told == pytest.approx(
         {
             "loss": float(loss.detach()),
@@ -232,7 +297,9 @@ def test_the_loss_of_preferences_and_its_gradient_have_their_closed_form():
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_of_preferences_learns_every_answer_by_how_wrong_its_pair_is():
-    """What reaches Tinker: both answers of every pair in turn, and the loss of what it says of them against the reference."""
+    """What reaches Tinker: both answers of every pair in turn, and the loss of what it says of them
+    against the reference.
+    """
     import torch
 
     good, bad = Example((1, 2, 3), (0.0, 0.0, 1.0)), Example((1, 2, 4, 5), (0.0, 0.0, 1.0, 1.0))
@@ -244,30 +311,58 @@ def test_a_step_of_preferences_learns_every_answer_by_how_wrong_its_pair_is():
             made.update(data=data, loss=loss)
             return "handed in"
 
-    objective = Preferring([Pair(bad, good), Pair(good, bad)], 0.5, "model", Service("http://127.0.0.1:9"), print, reference)
+    objective = Preferring(
+        [Pair(bad, good), Pair(good, bad)],
+        0.5,
+        "model",
+        Service("http://127.0.0.1:9"),
+        print,
+        reference,
+    )
     assert objective.submit(Training(), [1]) == "handed in"  # type: ignore[arg-type]
     assert [datum.model_input.to_ints() for datum in made["data"]] == [[1, 2], [1, 2, 4]]
-    assert [datum.loss_fn_inputs["weights"].tolist() for datum in made["data"]] == [[0.0, 1.0], [0.0, 1.0, 1.0]]
-    logprobs = [torch.tensor([-9.0, -1.0], requires_grad=True), torch.tensor([-9.0, -2.0, -2.0], requires_grad=True)]
+    assert [datum.loss_fn_inputs["weights"].tolist() for datum in made["data"]] == [
+        [0.0, 1.0],
+        [0.0, 1.0, 1.0],
+    ]
+    logprobs = [
+        torch.tensor([-9.0, -1.0], requires_grad=True),
+        torch.tensor([-9.0, -2.0, -2.0], requires_grad=True),
+    ]
     loss, told = made["loss"](made["data"], logprobs)
     margin = 0.5 * ((-1.0 + 2.0) - (-4.0 + 3.0))
     assert told["margin"] == pytest.approx(margin)
     loss.backward()
     slope = -0.5 / (1 + math.exp(margin))
-    assert [each.grad.tolist() for each in logprobs] == [pytest.approx([0, slope]), pytest.approx([0, -slope, -slope])]
+    assert [each.grad.tolist() for each in logprobs] == [
+        pytest.approx([0, slope]),
+        pytest.approx([0, -slope, -slope]),
+    ]
     assert objective.used([1]) == {"tokens": 5, "forward": 5}
 
 
 def test_recipes_of_preferences_lie_over_the_models_own():
     made = load_recipe(None, ("tiny",), {}, {}, "dpo")
-    assert (made.beta, made.learning_rate, made.schedule, made.warmup_steps, made.rank) == (0.1, 1e-5, "linear", 0, 8)
-    assert load_recipe(None, ("tiny",), {"beta": 0.2, "learning_rate": 1e-3}, {}, "dpo").learning_rate == 1e-3
-    assert load_recipe("tiny", (), {}, {}, "dpo").learning_rate == 3e-3  # one that is asked for by name lies over both
+    assert (made.beta, made.learning_rate, made.schedule, made.warmup_steps, made.rank) == (
+        0.1,
+        1e-5,
+        "linear",
+        0,
+        8,
+    )
+    assert (
+        load_recipe(None, ("tiny",), {"beta": 0.2, "learning_rate": 1e-3}, {}, "dpo").learning_rate
+        == 1e-3
+    )
+    # one that is asked for by name lies over both
+    assert load_recipe("tiny", (), {}, {}, "dpo").learning_rate == 3e-3
     assert recipe().beta is None
 
 
 class Questions:
-    """Tinker's SDK as far as the reference goes: every token has the log-probability -1; ``trouble`` comes first."""
+    """Tinker's SDK as far as the reference goes: every token has the log-probability -1;
+    ``trouble`` comes first.
+    """
 
     def __init__(self, *trouble: Exception) -> None:
         self.trouble, self.asked, self.under_way, self.most = list(trouble), 0, 0, 0
@@ -291,7 +386,13 @@ def asking(client: Questions, count: int = 200) -> tuple[Preferring, list[dict[s
     """What was learned of so many pairs, and the notes of it."""
     pair, notes = Pair(Example((1, 2, 3), (0.0, 1.0, 1.0)), Example((1, 2), (0.0, 1.0))), []
     service = Service("http://127.0.0.1:9", client=client)  # type: ignore[arg-type]
-    objective = Preferring([pair] * count, 0.1, "model", service, lambda event, **about: notes.append({"event": event, **about}))
+    objective = Preferring(
+        [pair] * count,
+        0.1,
+        "model",
+        service,
+        lambda event, **about: notes.append({"event": event, **about}),
+    )
     asyncio.run(objective.prepare(client, range(count)))  # type: ignore[arg-type]
     return objective, notes
 
@@ -301,7 +402,10 @@ def test_the_reference_is_asked_once_a_pair_some_at_a_time_and_noted_as_it_comes
     assert objective.reference == dict.fromkeys(range(200), (-2.0, -1.0))
     assert (client.asked, client.most) == (400, 64)
     assert [len(note["pairs"]) for note in notes] == [128, 72]
-    assert [(note["event"], note["forward"], note["sampled"]) for note in notes] == [("reference", 640, 256), ("reference", 360, 144)]
+    assert [(note["event"], note["forward"], note["sampled"]) for note in notes] == [
+        ("reference", 640, 256),
+        ("reference", 360, 144),
+    ]
     asyncio.run(objective.prepare(client, range(150)))  # type: ignore[arg-type]
     assert client.asked == 400
 
@@ -312,12 +416,18 @@ def test_questions_for_the_reference_that_may_yet_be_answered_are_asked_again(ca
     import tinker
 
     request = httpx.Request("POST", "http://127.0.0.1:9")
-    limited = tinker.RateLimitError("slow down", response=httpx.Response(429, request=request), body=None)
-    objective, _ = asking(client := Questions(limited, tinker.APIConnectionError(request=request)), 2)
+    limited = tinker.RateLimitError(
+        "slow down", response=httpx.Response(429, request=request), body=None
+    )
+    objective, _ = asking(
+        client := Questions(limited, tinker.APIConnectionError(request=request)), 2
+    )
     assert len(objective.reference) == 2
     assert client.asked == 6
     assert capsys.readouterr().out.count("again in") == 2
-    refused = tinker.BadRequestError("too long", response=httpx.Response(400, request=request), body=None)
+    refused = tinker.BadRequestError(
+        "too long", response=httpx.Response(400, request=request), body=None
+    )
     with pytest.raises(tinker.BadRequestError):
         asking(client := Questions(refused), 100)
     assert client.asked < 200  # the first ends the others

@@ -16,6 +16,11 @@ def test_a_batch_that_the_gpus_cannot_share_is_refused_before_anything_starts(sh
 
 def test_gpus_are_no_part_of_a_key(shell):
     def keys(*words: str) -> set[str]:
-        return {job["key"] for job in json.loads(shell("plan", "model=tiny", "lora.rank=4", *words, "--json").out)["jobs"]}
+        return {
+            job["key"]
+            for job in json.loads(shell("plan", "model=tiny", "lora.rank=4", *words, "--json").out)[
+                "jobs"
+            ]
+        }
 
     assert keys() == keys("resources.stages.finetune.gpus=4", "resources.stages.finetune.nodes=2")

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from mosweep.backends.torchtune.config import architecture_of, check, complete, load_recipe, merge, set_path, steps_of
+from mosweep.backends.torchtune.config import (
+    architecture_of,
+    check,
+    complete,
+    load_recipe,
+    merge,
+    set_path,
+    steps_of,
+)
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.paths import shipped
 
@@ -62,7 +70,11 @@ def test_one_setting_changes_and_the_recipe_stays() -> None:
         ("epoch", 1, "did you mean epochs"),
         ("model.use_dora", True, "no such setting"),
         ("epochs.first", 1, "torchtune.epochs is a setting, not a section"),
-        ("optimizer", 3, "is a section; set one of torchtune.optimizer._component_, torchtune.optimizer.lr"),
+        (
+            "optimizer",
+            3,
+            "is a section; set one of torchtune.optimizer._component_, torchtune.optimizer.lr",
+        ),
         ("optimizer.lr", "fast", "expected a number"),
         ("epochs", 1.5, "expected a whole number"),
         ("epochs", True, "expected a whole number"),
@@ -78,7 +90,9 @@ def test_one_setting_changes_and_the_recipe_stays() -> None:
         ("metric_logger.log_dir", "x", "loss of every step"),
     ],
 )
-def test_what_cannot_be_set_is_refused_with_its_name(path: str, value: object, problem: str) -> None:
+def test_what_cannot_be_set_is_refused_with_its_name(
+    path: str, value: object, problem: str
+) -> None:
     with pytest.raises(ConfigError, match=problem) as caught:
         set_path(TINY, path, value)
     assert caught.value.key == f"torchtune.{path}"
@@ -91,8 +105,14 @@ def test_null_and_numbers_of_the_other_kind_are_accepted() -> None:
 
 
 def test_layers_nest_and_later_ones_win() -> None:
-    config = merge(TINY, {"optimizer": {"lr": 0.5, "weight_decay": 0.1}, "epochs": 2}, {"optimizer.lr": 0.25})
-    assert (config["optimizer"]["lr"], config["optimizer"]["weight_decay"], config["epochs"]) == (0.25, 0.1, 2)
+    config = merge(
+        TINY, {"optimizer": {"lr": 0.5, "weight_decay": 0.1}, "epochs": 2}, {"optimizer.lr": 0.25}
+    )
+    assert (config["optimizer"]["lr"], config["optimizer"]["weight_decay"], config["epochs"]) == (
+        0.25,
+        0.1,
+        2,
+    )
     assert config["optimizer"]["eps"] == 1e-8
     with pytest.raises(ConfigError, match=r"optimizer\.speed"):
         merge(TINY, {"optimizer": {"speed": 1}})
@@ -105,8 +125,16 @@ def test_another_component_replaces_its_section() -> None:
 
 
 def test_numbers_are_read_as_torchtune_reads_them(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("model: {_component_: a.b}\nlr: 3e-4\nother: 1.0e-3\nname: e5\nwhole: 12\n")
-    assert load_recipe(tmp_path / "r.yaml") == {"model": {"_component_": "a.b"}, "lr": 3e-4, "other": 1e-3, "name": "e5", "whole": 12}
+    (tmp_path / "r.yaml").write_text(
+        "model: {_component_: a.b}\nlr: 3e-4\nother: 1.0e-3\nname: e5\nwhole: 12\n"
+    )
+    assert load_recipe(tmp_path / "r.yaml") == {
+        "model": {"_component_": "a.b"},
+        "lr": 3e-4,
+        "other": 1e-3,
+        "name": "e5",
+        "whole": 12,
+    }
     (tmp_path / "r.yaml").write_text("a: b")
     with pytest.raises(UserError, match="no torchtune recipe"):
         load_recipe(tmp_path / "r.yaml")
@@ -114,12 +142,29 @@ def test_numbers_are_read_as_torchtune_reads_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scaling", ["transformers 4", "transformers 5"])
 def test_dimensions_come_from_the_base_model(tmp_path: Path, scaling: str) -> None:
-    rope = {"rope_scaling": SCALING} if scaling == "transformers 4" else {"rope_parameters": {"rope_theta": 500000.0, **SCALING}}
+    rope = (
+        {"rope_scaling": SCALING}
+        if scaling == "transformers 4"
+        else {"rope_parameters": {"rope_theta": 500000.0, **SCALING}}
+    )
     found = architecture_of(model(tmp_path, {**LLAMA, **rope}), max_seq_len=128)
     assert found == {
         "_component_": "torchtune.models.llama3_2.lora_llama3_2",
-        **{"vocab_size": 266, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 64, "intermediate_dim": 128},
-        **{"max_seq_len": 128, "norm_eps": 1e-5, "rope_base": 500000, "scale_factor": 32.0, "tie_word_embeddings": True},
+        **{
+            "vocab_size": 266,
+            "num_layers": 2,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "embed_dim": 64,
+            "intermediate_dim": 128,
+        },
+        **{
+            "max_seq_len": 128,
+            "norm_eps": 1e-5,
+            "rope_base": 500000,
+            "scale_factor": 32.0,
+            "tie_word_embeddings": True,
+        },
     }
     assert architecture_of(model(tmp_path, LLAMA))["scale_factor"] == 1
 
@@ -135,17 +180,27 @@ def test_dimensions_come_from_the_base_model(tmp_path: Path, scaling: str) -> No
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling"),
     ],
 )
-def test_a_model_that_torchtune_would_build_differently_is_refused(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+def test_a_model_that_torchtune_would_build_differently_is_refused(
+    tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(ConfigError, match=problem):
         architecture_of(model(tmp_path, {**LLAMA, **change}))
 
 
 def test_complete_fills_in_what_belongs_to_the_run(tmp_path: Path) -> None:
-    index = {"weight_map": {"a": "model-00002-of-00002.safetensors", "b": "model-00001-of-00002.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-00002-of-00002.safetensors",
+            "b": "model-00001-of-00002.safetensors",
+        }
+    }
     base = model(tmp_path / "base", LLAMA, "tokenizer.model", "tokenizer.json")
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     config = complete(TINY, base=base, data=tmp_path / "d.jsonl", output=tmp_path / "out")
-    assert config["checkpointer"]["checkpoint_files"] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert config["checkpointer"]["checkpoint_files"] == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
     assert config["checkpointer"]["model_type"] == "LLAMA3_2"
     assert config["model"]["embed_dim"] == 64
     assert config["model"]["lora_rank"] == 8
@@ -153,7 +208,9 @@ def test_complete_fills_in_what_belongs_to_the_run(tmp_path: Path) -> None:
     assert config["tokenizer"]["special_tokens_path"] == str(base / "tokenizer.json")
     assert config["save_adapter_weights_only"] is True
     assert (config["device"], config["dtype"]) == ("auto", "auto")
-    assert complete(TINY, base=base, data=tmp_path, output=tmp_path, device="cpu")["device"] == "cpu"
+    assert (
+        complete(TINY, base=base, data=tmp_path, output=tmp_path, device="cpu")["device"] == "cpu"
+    )
     (base / "tokenizer.model").unlink()
     with pytest.raises(ConfigError, match=r"no tokenizer\.model or original/tokenizer\.model"):
         complete(TINY, base=base, data=tmp_path, output=tmp_path)
@@ -204,7 +261,11 @@ def test_the_shipped_recipes_have_every_key_of_torchtunes_own() -> None:
     from importlib.metadata import distribution
 
     folder = Path(str(distribution("torchtune").locate_file("recipes/configs")))
-    stock = {"llama3_2_1b": "llama3_2/1B", "llama3_1_8b": "llama3_1/8B", "qwen2_5_0_5b": "qwen2_5/0.5B"}
+    stock = {
+        "llama3_2_1b": "llama3_2/1B",
+        "llama3_1_8b": "llama3_1/8B",
+        "qwen2_5_0_5b": "qwen2_5/0.5B",
+    }
     for path in RECIPES:
         if path.stem in stock:
             theirs = load_recipe(folder / f"{stock[path.stem]}_lora_single_device.yaml")

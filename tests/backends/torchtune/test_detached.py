@@ -35,13 +35,16 @@ def test_the_exit_status_is_known_to_any_process(tmp_path: Path, command: str, s
         "print(Detached.attach(Path(sys.argv[1])).exit_status())"
     )
     asking = [sys.executable, "-c", code, str(tmp_path / "run")]
-    assert subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip() == str(status)
+    assert subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip() == str(
+        status
+    )
     assert "said" in (tmp_path / "log.txt").read_text()
 
 
 def test_it_goes_on_when_its_starter_is_gone(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from mosweep.backends.torchtune.detached import *\n"
+        "import os, sys; from pathlib import Path; from mosweep.backends.torchtune.detached "
+        "import *\n"
         "folder = Path(sys.argv[1])\n"
         "command = ['sh', '-c', f'read line < {folder}/gate; echo $line']\n"
         "Detached.start(command, folder / 'run', folder / 'log.txt', os.environ)"
@@ -65,7 +68,8 @@ def test_cancel_ends_the_whole_tree_even_where_it_is_deaf(tmp_path: Path) -> Non
     assert process.cancelled
     child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
     deadline = time.monotonic() + 5
-    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":  # nobody may be there to bury it
+    # nobody may be there to bury it
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -14,13 +14,22 @@ import pytest
 
 from mosweep.backends.torchtune.child import check_losses
 from mosweep.backends.torchtune.resume import read_losses
-from mosweep.backends.torchtune.training import TorchtuneTrainingBackend, TorchtuneTrainingRun, last_error
+from mosweep.backends.torchtune.training import (
+    TorchtuneTrainingBackend,
+    TorchtuneTrainingRun,
+    last_error,
+)
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.paths import shipped
 from mosweep.training import TrainingBackend, TrainingRun
 
 RECIPE = shipped("recipes") / "torchtune" / "tiny.yaml"
-SHORT = {"batch_size": 16, "max_steps_per_epoch": 3, "lr_scheduler.num_warmup_steps": 1, "optimizer.lr": 3e-3}
+SHORT = {
+    "batch_size": 16,
+    "max_steps_per_epoch": 3,
+    "lr_scheduler.num_warmup_steps": 1,
+    "optimizer.lr": 3e-3,
+}
 
 pytestmark = pytest.mark.real
 
@@ -29,7 +38,9 @@ def backend(folder: Path, **options: Any) -> TorchtuneTrainingBackend:
     return TorchtuneTrainingBackend(RECIPE, folder, device="cpu", **options)
 
 
-def train(folder: Path, words: Path, base: Path, settings: dict[str, Any], **options: Any) -> TorchtuneTrainingRun:
+def train(
+    folder: Path, words: Path, base: Path, settings: dict[str, Any], **options: Any
+) -> TorchtuneTrainingRun:
     async def go() -> TorchtuneTrainingRun:
         run = await backend(folder, **options).train(words, base, settings)
         await run.wait()
@@ -39,9 +50,13 @@ def train(folder: Path, words: Path, base: Path, settings: dict[str, Any], **opt
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, words: Path, base: Path) -> TorchtuneTrainingRun:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, words: Path, base: Path
+) -> TorchtuneTrainingRun:
     # Two epochs: where torchtune saves merged weights, the second starts from corrupted ones.
-    return train(tmp_path_factory.mktemp("trained") / "run", words, base, {**SHORT, "epochs": 2}, merged=True)
+    return train(
+        tmp_path_factory.mktemp("trained") / "run", words, base, {**SHORT, "epochs": 2}, merged=True
+    )
 
 
 def test_what_a_run_leaves(trained: TorchtuneTrainingRun) -> None:
@@ -49,8 +64,13 @@ def test_what_a_run_leaves(trained: TorchtuneTrainingRun) -> None:
     assert sorted(path.name for path in trained.folder.iterdir()) == [
         *("adapter", "losses.json", "merged", "run", "torchtune.log", "torchtune.yaml")
     ]
-    assert sorted(path.name for path in trained.adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert not list((trained.folder / "merged").glob("adapter*")), "a loader would apply the adapter twice"
+    assert sorted(path.name for path in trained.adapter.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert not list((trained.folder / "merged").glob("adapter*")), (
+        "a loader would apply the adapter twice"
+    )
     assert not list(trained.folder.rglob("epoch_*"))
     assert trained.model_id == str(trained.folder / "merged")
 
@@ -86,11 +106,18 @@ def test_merged_and_adapter_are_one_model(trained: TorchtuneTrainingRun, base: P
 def test_another_process_can_attach(trained: TorchtuneTrainingRun, tmp_path: Path) -> None:
     asyncio.run(trained.save(tmp_path / "run.json"))
     code = (
-        "import asyncio; from pathlib import Path; from mosweep.backends.torchtune.training import TorchtuneTrainingRun\n"
-        f"async def main(): print(await (await TorchtuneTrainingRun.load(Path({str(tmp_path / 'run.json')!r}))).wait())\n"
+        "import asyncio; from pathlib import Path; from mosweep.backends.torchtune.training "
+        "import TorchtuneTrainingRun\n"
+        "async def main(): print(await (await "
+        f"TorchtuneTrainingRun.load(Path({str(tmp_path / 'run.json')!r}))).wait())\n"
         "asyncio.run(main())"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == trained.model_id
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == trained.model_id
+    )
 
 
 def test_attach_while_it_runs_then_cancel(tmp_path: Path, words: Path, base: Path) -> None:
@@ -113,14 +140,24 @@ def test_attach_while_it_runs_then_cancel(tmp_path: Path, words: Path, base: Pat
 
 def test_a_diverging_run_is_a_failure(tmp_path: Path, words: Path, base: Path) -> None:
     with pytest.raises(StageError, match=r"diverged") as caught:
-        train(tmp_path / "run", words, base, {**SHORT, "max_steps_per_epoch": 4, "optimizer.lr": 1e30, "clip_grad_norm": None})
+        train(
+            tmp_path / "run",
+            words,
+            base,
+            {**SHORT, "max_steps_per_epoch": 4, "optimizer.lr": 1e30, "clip_grad_norm": None},
+        )
     assert caught.value.log == str(tmp_path / "run" / "torchtune.log")
     assert not (tmp_path / "run" / "adapter").exists()
 
 
 def test_a_crash_is_a_failure_with_its_reason(tmp_path: Path, words: Path, base: Path) -> None:
     with pytest.raises(StageError, match=r"torchtune: .*nonesuch"):
-        train(tmp_path / "run", words, base, {"loss": {"_component_": "torchtune.modules.loss.nonesuch"}})
+        train(
+            tmp_path / "run",
+            words,
+            base,
+            {"loss": {"_component_": "torchtune.modules.loss.nonesuch"}},
+        )
 
 
 def test_a_killed_process_is_a_failure(tmp_path: Path, words: Path, base: Path) -> None:
@@ -138,7 +175,9 @@ def test_a_python_that_does_not_exist_is_a_failure(tmp_path: Path, words: Path, 
         train(tmp_path / "run", words, base, SHORT, python="/no-such-python")
 
 
-def test_mistakes_are_refused_before_anything_starts(tmp_path: Path, words: Path, base: Path) -> None:
+def test_mistakes_are_refused_before_anything_starts(
+    tmp_path: Path, words: Path, base: Path
+) -> None:
     assert isinstance(backend(tmp_path), TrainingBackend)
     with pytest.raises(ConfigError, match=r"torchtune\.optimizer\.lrr"):
         train(tmp_path / "run", words, base, {"optimizer.lrr": 1})
@@ -160,10 +199,14 @@ def test_losses_are_read_and_judged(tmp_path: Path) -> None:
 def test_the_reason_is_the_exceptions_own_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_error(log) is None
-    log.write_text("starting\nTraceback (most recent call last):\n  File x\nValueError: bad rank\nan error was reported above\n")
+    log.write_text(
+        "starting\nTraceback (most recent call last):\n  File x\nValueError: bad rank\nan error "
+        "was reported above\n"
+    )
     assert last_error(log) == "ValueError: bad rank"
     log.write_text(
-        "[rank1]: ValueError: later\nRankError: rank 0: first\n[node] XError: gone\nsrun: error: node: task 1: Exited with exit code 1\n"
+        "[rank1]: ValueError: later\nRankError: rank 0: first\n[node] XError: gone\nsrun: error: "
+        "node: task 1: Exited with exit code 1\n"
     )
     assert last_error(log) == "rank 0: first"
     log.write_text("srun: error: Unable to create step\n")

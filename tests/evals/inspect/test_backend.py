@@ -1,4 +1,6 @@
-"""Real evaluations with Inspect on a tiny model: numbers, items, logs; and that nothing but a success is one."""
+"""Real evaluations with Inspect on a tiny model: numbers, items, logs; and that nothing but a
+success is one.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,25 @@ from mosweep.evals.inspect.backend import SAMPLES, InspectEvalBackend, InspectEv
 
 CAPITALIZATION = str(shipped("tasks") / "capitalization")
 
-#: Inspect and what it uses warn of their own deprecations, and Inspect leaves streams to the garbage collector.
-_NOISE = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning")
+#: Inspect and what it uses warn of their own deprecations, and Inspect leaves streams to the
+#: garbage collector.
+_NOISE = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning"
+)
 pytestmark = [pytest.mark.real, _NOISE]
 
 
 def evaluate(
-    folder: Path, model: Path | str, suite: str | Sequence[str], options: dict[str, Any] | None = None, **more: Any
+    folder: Path,
+    model: Path | str,
+    suite: str | Sequence[str],
+    options: dict[str, Any] | None = None,
+    **more: Any,
 ) -> EvalResults:
     async def go() -> EvalResults:
-        job = await InspectEvalBackend(folder, {"model_args.device": "cpu", **(options or {})}).evaluate(str(model), suite, **more)
+        job = await InspectEvalBackend(
+            folder, {"model_args.device": "cpu", **(options or {})}
+        ).evaluate(str(model), suite, **more)
         assert isinstance(job, EvalJob)
         return await job.wait()
 
@@ -116,16 +127,26 @@ def tasks(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_shipped_task_on_base_and_adapters(tmp_path: Path, base: Path, adapters: list[Path], words: Path) -> None:
+def test_the_shipped_task_on_base_and_adapters(
+    tmp_path: Path, base: Path, adapters: list[Path], words: Path
+) -> None:
     assert isinstance(InspectEvalBackend(tmp_path), EvalBackend)
-    results = evaluate(tmp_path / "base", base, CAPITALIZATION, task_args={"limit": 30, "max_tokens": 12}, data_path=words)
+    results = evaluate(
+        tmp_path / "base",
+        base,
+        CAPITALIZATION,
+        task_args={"limit": 30, "max_tokens": 12},
+        data_path=words,
+    )
     assert results.metrics == {"capitalization": {"accuracy": 0.0, "stderr": 0.0, "n": 30.0}}
     row = results.samples[0]
     assert row["output"] == row["input"] == row["target"].lower(), "the base model copies"
     assert row["scores"] == {"match": 0.0}
     assert row["metadata"]["topic"] in ("repeated letters", "distinct letters")
     assert read_samples(tmp_path / "base" / SAMPLES) == list(results.samples)
-    changed = evaluate(tmp_path / "adapter", adapters[0], CAPITALIZATION, {"limit": 5}, data_path=words)
+    changed = evaluate(
+        tmp_path / "adapter", adapters[0], CAPITALIZATION, {"limit": 5}, data_path=words
+    )
     assert changed.metrics["capitalization"]["n"] == 5
     assert [row["output"] for row in changed.samples] != [row["input"] for row in changed.samples]
 
@@ -139,7 +160,9 @@ def test_the_log_is_inspects_own_and_whole(tmp_path: Path, base: Path, words: Pa
     assert log.status == "success"
     assert log.eval.task_args["data_path"] == str(words)
     assert log.samples is not None
-    assert [sample.output.completion for sample in log.samples] == [row["output"] for row in results.samples]
+    assert [sample.output.completion for sample in log.samples] == [
+        row["output"] for row in results.samples
+    ]
     assert list((tmp_path / "logs").glob("*.eval"))
 
 
@@ -149,7 +172,9 @@ def test_two_scorers_metadata_and_epochs(tmp_path: Path, base: Path, tasks: str)
     assert set(metrics) == {"mean", "accuracy", "length/stderr", "match/stderr", "n"}
     assert metrics["mean"] == (3 + 3 + 4 + 5) / 4
     assert metrics["accuracy"] == 1.0
-    assert sorted((row["id"], row["epoch"]) for row in results.samples) == [(i, epoch) for i in range(4) for epoch in (1, 2)]
+    assert sorted((row["id"], row["epoch"]) for row in results.samples) == [
+        (i, epoch) for i in range(4) for epoch in (1, 2)
+    ]
     assert results.samples[0]["score_metadata"] == {"length": {"topic": "short"}}
 
 
@@ -159,10 +184,17 @@ def test_letters_become_numbers(tmp_path: Path, base: Path, tasks: str) -> None:
     assert results.metrics["letters"]["accuracy"] == 0.375
 
 
-def test_several_tasks_of_several_kinds(tmp_path: Path, base: Path, tasks: str, words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_tasks_of_several_kinds(
+    tmp_path: Path, base: Path, tasks: str, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(Path(tasks).parent))
-    results = evaluate(tmp_path / "logs", base, [CAPITALIZATION, "mine:letters"], {"limit": 2}, data_path=words)
-    assert {task: metrics["n"] for task, metrics in results.metrics.items()} == {"capitalization": 2, "letters": 2}
+    results = evaluate(
+        tmp_path / "logs", base, [CAPITALIZATION, "mine:letters"], {"limit": 2}, data_path=words
+    )
+    assert {task: metrics["n"] for task, metrics in results.metrics.items()} == {
+        "capitalization": 2,
+        "letters": 2,
+    }
     assert {row["task"] for row in results.samples} == {"capitalization", "letters"}
 
 
@@ -194,13 +226,24 @@ def letters():
 
 
 @pytest.mark.parametrize("order", [(1, 2, 1), (2, 1, 2)])
-def test_tasks_with_the_same_names_in_one_process(tmp_path: Path, base: Path, order: Sequence[int]) -> None:
-    """Modules beside ``eval.py``, imported at the top, when the task is made and when a sample is scored."""
+def test_tasks_with_the_same_names_in_one_process(
+    tmp_path: Path, base: Path, order: Sequence[int]
+) -> None:
+    """Modules beside ``eval.py``, imported at the top, when the task is made and when a sample is
+    scored.
+    """
 
     def write(folder: Path, number: int) -> str:
         (folder / "common").mkdir(parents=True, exist_ok=True)
-        files = {"eval.py": SIBLINGS.format(imports="import helpers, numbers\nassert numbers.MINE"), "words.json": f'["word{number}"]'}
-        files |= {"helpers.py": f"WORD = 'word{number}'", "data.py": f"WORD = 'data{number}'", "numbers.py": "MINE = True"}
+        files = {
+            "eval.py": SIBLINGS.format(imports="import helpers, numbers\nassert numbers.MINE"),
+            "words.json": f'["word{number}"]',
+        }
+        files |= {
+            "helpers.py": f"WORD = 'word{number}'",
+            "data.py": f"WORD = 'data{number}'",
+            "numbers.py": "MINE = True",
+        }
         files |= {"common/__init__.py": "", "common/late.py": f"LATE = {number}"}
         for name, text in files.items():
             (folder / name).write_text(text)
@@ -214,9 +257,13 @@ def test_tasks_with_the_same_names_in_one_process(tmp_path: Path, base: Path, or
 
     before = sys.path[:], set(sys.modules)
     folders = {number: write(tmp_path / str(number), number) for number in (1, 2)}
-    assert [found(folders[number], number) for number in order] == [(f"word{n}data{n}", n) for n in order]
+    assert [found(folders[number], number) for number in order] == [
+        (f"word{n}data{n}", n) for n in order
+    ]
     write(tmp_path / "1", 3)
-    assert found(f"{folders[1]}/eval.py@letters", 3) == ("word3data3", 3), "an edit counts, whatever its size and time"
+    assert found(f"{folders[1]}/eval.py@letters", 3) == ("word3data3", 3), (
+        "an edit counts, whatever its size and time"
+    )
     assert sys.path == before[0]
     assert not {"helpers", "data", "common", "common.late"} & (set(sys.modules) - before[1])
     assert not list(tmp_path.rglob("__pycache__"))
@@ -232,29 +279,41 @@ def test_tasks_with_the_same_names_in_one_process(tmp_path: Path, base: Path, or
         ("nan_scores", "no sample was scored|is nan"),
     ],
 )
-def test_what_is_no_success_is_a_failure(tmp_path: Path, base: Path, tasks: str, task: str, problem: str) -> None:
+def test_what_is_no_success_is_a_failure(
+    tmp_path: Path, base: Path, tasks: str, task: str, problem: str
+) -> None:
     with pytest.raises(StageError, match=problem) as caught:
         evaluate(tmp_path / "logs", base, f"{tasks}@{task}")
     if task != "broken_task":
         assert str(caught.value.log).endswith(".eval")
 
 
-def test_sample_errors_are_tolerated_only_on_request(tmp_path: Path, base: Path, tasks: str) -> None:
+def test_sample_errors_are_tolerated_only_on_request(
+    tmp_path: Path, base: Path, tasks: str
+) -> None:
     results = evaluate(tmp_path / "logs", base, f"{tasks}@broken_sample", {"fail_on_error": 0.5})
     assert results.metrics["broken_sample"]["n"] == 3
-    assert [row.get("error", "") for row in results.samples if row["id"] == 2] == ["ValueError('the third sample breaks')"]
+    assert [row.get("error", "") for row in results.samples if row["id"] == 2] == [
+        "ValueError('the third sample breaks')"
+    ]
 
 
 @pytest.mark.parametrize(
     ("suite", "options", "problem"),
     [
-        ("@two_scorers", {"task_args.size": 3}, r"inspect\.task_args\.size=3: .*takes no such argument"),
+        (
+            "@two_scorers",
+            {"task_args.size": 3},
+            r"inspect\.task_args\.size=3: .*takes no such argument",
+        ),
         ("@two_scorers", {"temprature": 0.5}, r"inspect\.temprature"),
         ("", {}, "exactly one @task function, found 7: two_scorers"),
         ("@none", {}, "has no @task none"),
     ],
 )
-def test_mistakes_are_refused_at_once(tmp_path: Path, base: Path, tasks: str, suite: str, options: dict[str, Any], problem: str) -> None:
+def test_mistakes_are_refused_at_once(
+    tmp_path: Path, base: Path, tasks: str, suite: str, options: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(UserError, match=problem):
         evaluate(tmp_path / "logs", base, tasks + suite, options)
     assert not (tmp_path / "logs").exists()
@@ -269,23 +328,36 @@ def test_mistakes_are_refused_at_once(tmp_path: Path, base: Path, tasks: str, su
         (None, "json:nothing", "json:nothing cannot be imported"),
     ],
 )
-def test_unknown_models_and_tasks(tmp_path: Path, base: Path, words: Path, model: str | None, suite: str | None, problem: str) -> None:
+def test_unknown_models_and_tasks(
+    tmp_path: Path, base: Path, words: Path, model: str | None, suite: str | None, problem: str
+) -> None:
     more = {"task_args": {"data_path": str(words)}} if suite is None else {}
     with pytest.raises(UserError, match=problem):
         evaluate(tmp_path / "logs", model or base, suite or CAPITALIZATION, **more)
 
 
-def test_a_task_that_takes_no_data_gets_none(tmp_path: Path, base: Path, tasks: str, words: Path) -> None:
-    assert evaluate(tmp_path / "logs", base, f"{tasks}@letters", data_path=words).metrics["letters"]["n"] == 4
+def test_a_task_that_takes_no_data_gets_none(
+    tmp_path: Path, base: Path, tasks: str, words: Path
+) -> None:
+    assert (
+        evaluate(tmp_path / "logs", base, f"{tasks}@letters", data_path=words).metrics["letters"][
+            "n"
+        ]
+        == 4
+    )
     with pytest.raises(ConfigError, match=r"inspect\.task_args\.data_path=.*needs a value"):
         evaluate(tmp_path / "logs", base, CAPITALIZATION)
 
 
-def test_evaluations_started_together_take_turns(tmp_path: Path, base: Path, adapters: list[Path], words: Path) -> None:
+def test_evaluations_started_together_take_turns(
+    tmp_path: Path, base: Path, adapters: list[Path], words: Path
+) -> None:
     async def go(models: list[Path], prefix: str) -> list[EvalResults]:
         jobs = []
         for i, model in enumerate(models):
-            backend = InspectEvalBackend(tmp_path / f"{prefix}{i}", {"limit": 5, "model_args.device": "cpu"})
+            backend = InspectEvalBackend(
+                tmp_path / f"{prefix}{i}", {"limit": 5, "model_args.device": "cpu"}
+            )
             jobs.append(await backend.evaluate(str(model), CAPITALIZATION, data_path=words))
         return await asyncio.gather(*(job.wait() for job in jobs))
 

@@ -1,4 +1,6 @@
-"""Inspect's native options: the table is the installed Inspect's, and what is wrong is refused by name."""
+"""Inspect's native options: the table is the installed Inspect's, and what is wrong is refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ def test_the_table_is_what_the_installed_inspect_takes() -> None:
     from inspect_ai import eval_async
     from inspect_ai.model import GenerateConfig
 
-    evaluation = {name for name, p in inspect.signature(eval_async).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    evaluation = {
+        name
+        for name, p in inspect.signature(eval_async).parameters.items()
+        if p.kind is not p.VAR_KEYWORD
+    }
     generation = set(GenerateConfig.model_fields)
     assert set(EVAL) <= evaluation
     assert set(GENERATE) <= generation
@@ -26,7 +32,14 @@ def test_the_table_is_what_the_installed_inspect_takes() -> None:
 
 def test_options_are_sorted() -> None:
     options = inspect_options(
-        {"limit": [0, 5], "temperature": 1, "task_args": {"a": 1}, "task_args.b": 2, "model_args.c": 3, "epochs": None}
+        {
+            "limit": [0, 5],
+            "temperature": 1,
+            "task_args": {"a": 1},
+            "task_args.b": 2,
+            "model_args.c": 3,
+            "epochs": None,
+        }
     )
     assert options.eval == {"limit": (0, 5)}
     assert options.generate == {"temperature": 1}

@@ -29,7 +29,11 @@ def write(folder: Path, source: str) -> Path:
 
 def test_names_defaults_and_needs(tmp_path: Path) -> None:
     found = task_signature(write(tmp_path, SOURCE))
-    assert (found.name, found.registered, found.arguments) == ("first", "shown", ("a", "b", "c", "d", "e"))
+    assert (found.name, found.registered, found.arguments) == (
+        "first",
+        "shown",
+        ("a", "b", "c", "d", "e"),
+    )
     assert (found.required, found.defaults) == (("a", "c"), {"b": 2, "d": "x"})
     assert found.takes("e")
     assert not found.takes("data_path")
@@ -44,7 +48,9 @@ def test_every_way_to_write_the_decorator(tmp_path: Path, decorator: str) -> Non
 
 @pytest.mark.parametrize("decorator", ["@inspect_ai.task", "@inspect_ai.task(x=1)"])
 def test_a_decorator_that_inspect_does_not_find_is_refused(tmp_path: Path, decorator: str) -> None:
-    """Inspect would not run the file, and take another file's task of that name, if it has seen one."""
+    """Inspect would not run the file, and take another file's task of that name, if it has seen
+    one.
+    """
     with pytest.raises(UserError, match="write: from inspect_ai import task, and @task"):
         task_signature(write(tmp_path, f"{decorator}\ndef t(): ..."))
 

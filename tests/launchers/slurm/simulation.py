@@ -1,7 +1,9 @@
-"""A Slurm that is made up: commands on the PATH, a clock of its own, and a cluster behind them whose jobs really publish records.
+"""A Slurm that is made up: commands on the PATH, a clock of its own, and a cluster behind them
+whose jobs really publish records.
 
-The commands are shell scripts of two lines that hand their words to a thread of the test and print what it answers, so a call costs a
-millisecond. The clock belongs to the simulation as well: when the launcher sleeps, the cluster goes on by as much, and nobody waits.
+The commands are shell scripts of two lines that hand their words to a thread of the test and print
+what it answers, so a call costs a millisecond. The clock belongs to the simulation as well: when
+the launcher sleeps, the cluster goes on by as much, and nobody waits.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")
 #: What our clock shows at 0, in Unix seconds.
 EPOCH = 1_700_000_000.0
 WAITING, BUSY = ("PENDING",), ("RUNNING", "COMPLETING")
-FULL = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+FULL = (
+    "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
+    "size and/or time limits)"
+)
 
 
 class Killed(BaseException):
@@ -52,7 +57,9 @@ class Reply:
 
 
 class Stubs:
-    """Slurm's commands in a folder for the PATH; each call is answered by ``slurm``, in a thread of its own."""
+    """Slurm's commands in a folder for the PATH; each call is answered by ``slurm``, in a thread of
+    its own.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,9 +72,13 @@ class Stubs:
         os.mkfifo(self.requests)
         for command in COMMANDS:
             os.mkfifo(folder / f"{command}.reply")
-            self.pipes[command] = os.open(folder / f"{command}.reply", os.O_RDWR | os.O_NONBLOCK)  # neither end has to wait for the other
+            # neither end has to wait for the other
+            self.pipes[command] = os.open(folder / f"{command}.reply", os.O_RDWR | os.O_NONBLOCK)
             script = self.bin / command
-            script.write_text(f"#!/bin/sh\nprintf '%s\\n' \"{command} $*\" >'{self.requests}'\n. '{folder}/{command}.reply'\n")
+            script.write_text(
+                f"#!/bin/sh\nprintf '%s\\n' \"{command} $*\" >'{self.requests}'\n. "
+                f"'{folder}/{command}.reply'\n"
+            )
             script.chmod(0o755)
         self.descriptor = os.open(self.requests, os.O_RDWR)
         self.serving = threading.Lock()
@@ -76,9 +87,13 @@ class Stubs:
 
     def reply(self, command: str, reply: Reply) -> None:
         """Let the command that waits print ``reply`` and end."""
-        script = f"printf %s {shlex.quote(reply.out)}\nprintf %s {shlex.quote(reply.err)} >&2\nexit {reply.status}\n"
+        script = (
+            f"printf %s {shlex.quote(reply.out)}\nprintf %s {shlex.quote(reply.err)} >&2\nexit "
+            f"{reply.status}\n"
+        )
         pipe = self.pipes[command]
-        with contextlib.suppress(BlockingIOError):  # a command that was killed did not read its reply
+        # a command that was killed did not read its reply
+        with contextlib.suppress(BlockingIOError):
             while os.read(pipe, 1 << 16):
                 pass
         data = script.encode()
@@ -143,11 +158,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of a job once it runs: ``how`` it ends, after so many seconds, and how late its files are seen.
+    """What becomes of a job once it runs: ``how`` it ends, after so many seconds, and how late its
+    files are seen.
 
-    ``success``; ``failure`` (the stage says so itself); ``requeue`` (goes back into the queue, and has another fate there); ``zombie`` (its
-    process is gone, Slurm calls it running until it is cancelled); ``unsaid`` (succeeds, and its node dies before it has said so);
-    or a state of Slurm: killed without a trace.
+    ``success``; ``failure`` (the stage says so itself); ``requeue`` (goes back into the queue, and
+    has another fate there); ``zombie`` (its process is gone, Slurm calls it running until it is
+    cancelled); ``unsaid`` (succeeds, and its node dies before it has said so); or a state of Slurm:
+    killed without a trace.
     """
 
     how: str = "success"
@@ -159,7 +176,8 @@ class Fate:
 
 @dataclass
 class Element:
-    """One element of an array: what is really the case, and ``past``: from when on it was how (seconds, state, by, node).
+    """One element of an array: what is really the case, and ``past``: from when on it was how
+    (seconds, state, by, node).
 
     ``idle``: its submission was void when it started, so it did nothing.
     """
@@ -202,9 +220,13 @@ class Element:
 
 
 class Cluster:
-    """The truth. ``fate`` decides what becomes of a job; ``executed`` counts how often each stage was really done."""
+    """The truth. ``fate`` decides what becomes of a job; ``executed`` counts how often each stage
+    was really done.
+    """
 
-    def __init__(self, clock: Clock, store: Store, fate: Callable[[Element], Fate] | None = None) -> None:
+    def __init__(
+        self, clock: Clock, store: Store, fate: Callable[[Element], Fate] | None = None
+    ) -> None:
         self.clock, self.store = clock, store
         self.fate = fate or (lambda element: Fate())
         self.elements: dict[tuple[int, int], Element] = {}
@@ -214,14 +236,15 @@ class Cluster:
         self.next_array = 1001
         self.min_job_age, self.max_array_size = 300.0, 1001
         self.submit_limit: int | None = None
-        self.unknown_parent = "satisfied"  # or "refused" or "never": what versions of Slurm make of a dependency on a job they forgot
+        # or "refused" or "never": what versions of Slurm make of a dependency on a job they forgot
+        self.unknown_parent = "satisfied"
         self.kills_on_invalid = True
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._lock = threading.RLock()
         self.most_alive = 0
 
-    # -- time ----------------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     @property
     def now(self) -> float:
@@ -241,7 +264,7 @@ class Cluster:
     def tell(self, text: str) -> None:
         self.log.append(f"{self.now - 1000:8.2f}  {text}")
 
-    # -- jobs ----------------------------------------------------------------------------------------------------------
+    # -- jobs --------------------------------------------------------------------------------------
 
     def living(self) -> list[Element]:
         return [element for element in self.elements.values() if element.alive]
@@ -255,14 +278,25 @@ class Cluster:
         given = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
         indices = [i for part in given["array"].partition("%")[0].split(",") for i in _span(part)]
         if max(indices) >= self.max_array_size:
-            self.violations.append(f"an array with indices {given['array']} where {self.max_array_size} is too many")
-            return Reply(err="sbatch: error: Batch job submission failed: Invalid job array specification\n", status=1)
+            self.violations.append(
+                f"an array with indices {given['array']} where {self.max_array_size} is too many"
+            )
+            return Reply(
+                err="sbatch: error: Batch job submission failed: Invalid job array specification\n",
+                status=1,
+            )
         living = len(self.living())
         if self.submit_limit is not None and living + len(indices) > self.submit_limit:
-            return Reply(err=f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {FULL}\n", status=1)
+            return Reply(
+                err=f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {FULL}\n", status=1
+            )
         after, along = _dependencies(given.get("dependency", ""))
-        if self.unknown_parent == "refused" and not all(self.known(*parent) for parent in [*after, *([(along, None)] if along else [])]):
-            return Reply(err="sbatch: error: Batch job submission failed: Job dependency problem\n", status=1)
+        if self.unknown_parent == "refused" and not all(
+            self.known(*parent) for parent in [*after, *([(along, None)] if along else [])]
+        ):
+            return Reply(
+                err="sbatch: error: Batch job submission failed: Job dependency problem\n", status=1
+            )
         array = self.next_array
         self.next_array += 1
         keys = json.loads((script.parent / "intent.json").read_bytes())["keys"]
@@ -270,25 +304,48 @@ class Cluster:
         parameters = {name: value.strip('"') for name, value in given.items()}
         for index in indices:
             element = Element(
-                array, index, parameters["job-name"], script.parent, keys[str(index)], label, parameters, self.now, after, along
+                array,
+                index,
+                parameters["job-name"],
+                script.parent,
+                keys[str(index)],
+                label,
+                parameters,
+                self.now,
+                after,
+                along,
             )
             self.elements[array, index] = element
             self.change(element, "PENDING", reason="Dependency" if after or along else "Priority")
-            twins = [other.id for other in self.of(element.key) if other.alive and other is not element and not other.void]
+            twins = [
+                other.id
+                for other in self.of(element.key)
+                if other.alive and other is not element and not other.void
+            ]
             if twins and not element.void:
-                self.violations.append(f"{element.label} {element.key[:6]} is alive in {', '.join(twins)}, and now in {element.id} as well")
+                self.violations.append(
+                    f"{element.label} {element.key[:6]} is alive in {', '.join(twins)}, and now "
+                    f"in {element.id} as well"
+                )
         self.most_alive = max(self.most_alive, len(self.living()))
         self.look()
         return Reply(out=f"{array}\n")
 
     def known(self, array: int, index: int | None) -> bool:
         """Whether the controller remembers an element, or anything, of an array."""
-        return any(each.array == array and index in (None, each.index) and self.remembered(each) for each in self.elements.values())
+        return any(
+            each.array == array and index in (None, each.index) and self.remembered(each)
+            for each in self.elements.values()
+        )
 
     def remembered(self, element: Element) -> bool:
-        return not element.vanished and (element.ended is None or self.now - element.ended < self.min_job_age)
+        return not element.vanished and (
+            element.ended is None or self.now - element.ended < self.min_job_age
+        )
 
-    def change(self, element: Element, state: str, reason: str = "", by: str = "", node: str | None = None) -> None:
+    def change(
+        self, element: Element, state: str, reason: str = "", by: str = "", node: str | None = None
+    ) -> None:
         element.state, element.reason, element.by = state, reason, by
         element.node = element.node if node is None else node
         element.past.append((self.now, state, by, element.node))
@@ -310,13 +367,20 @@ class Cluster:
                 elif ready:
                     element.reason = "Resources"
                     fate = self.fate(element)
-                    self.within(element, fate.queue_s, lambda element=element, fate=fate: self.start(element, fate))  # type: ignore[misc]
+                    self.within(
+                        element,
+                        fate.queue_s,
+                        lambda element=element, fate=fate: self.start(element, fate),
+                    )  # type: ignore[misc]
                 else:
                     element.reason = "Dependency"
 
     def ready(self, element: Element) -> bool | None:
         """Whether all that the element waits for has succeeded; ``None`` if that can never be."""
-        parents = [*element.after, *([(element.along, element.index)] if element.along is not None else [])]
+        parents = [
+            *element.after,
+            *([(element.along, element.index)] if element.along is not None else []),
+        ]
         ready = True
         for array, index in parents:
             parent = self.elements.get((array, index)) if index is not None else None
@@ -345,14 +409,23 @@ class Cluster:
             element.idle = True
             self.within(element, 0.5, lambda: self.end(element, "FAILED", exit_code="1:0"))
             return
-        twins = [other.id for other in self.of(element.key) if other.state in BUSY and other is not element]
+        twins = [
+            other.id
+            for other in self.of(element.key)
+            if other.state in BUSY and other is not element
+        ]
         if twins:
-            self.violations.append(f"{element.label} {element.key[:6]} runs in {', '.join(twins)}, and now in {element.id} as well")
+            self.violations.append(
+                f"{element.label} {element.key[:6]} runs in {', '.join(twins)}, and now in "
+                f"{element.id} as well"
+            )
         self.await_inputs(element, fate, self.now + 30)
 
     def await_inputs(self, element: Element, fate: Fate, until: float) -> None:
         """As ``mosweep.launchers.slurm.job`` does: the inputs may be seen late."""
-        if self.now < until and not all(self.store.record_path(key).exists() for key in self.spec(element)["needs"].values()):
+        if self.now < until and not all(
+            self.store.record_path(key).exists() for key in self.spec(element)["needs"].values()
+        ):
             self.within(element, 1.0, lambda: self.await_inputs(element, fate, until))
             return
         self.work(element, fate)
@@ -360,7 +433,9 @@ class Cluster:
     def spec(self, element: Element) -> dict[str, Any]:
         with open(element.folder / "stages.jsonl") as lines:
             found = (json.loads(line) for line in lines)
-            spec: dict[str, Any] = next(each["spec"] for each in found if each["index"] == element.index)
+            spec: dict[str, Any] = next(
+                each["spec"] for each in found if each["index"] == element.index
+            )
         return spec
 
     def work(self, element: Element, fate: Fate) -> None:
@@ -372,7 +447,15 @@ class Cluster:
             self.within(element, 2.0, lambda: self.work(element, fate))
             return
         element.claim = claim
-        self.write(element, "started", {"event": "started", "key": element.key, "log": str(element.folder / f"{element.index}.log")})
+        self.write(
+            element,
+            "started",
+            {
+                "event": "started",
+                "key": element.key,
+                "log": str(element.folder / f"{element.index}.log"),
+            },
+        )
         ends = {
             "success": lambda: self.succeed(element, fate),
             "failure": lambda: self.fail(element),
@@ -382,7 +465,11 @@ class Cluster:
             "empty": lambda: self.end(element, "COMPLETED"),
             "CANCELLED": lambda: self.end(element, "CANCELLED", by="4711"),
         }
-        self.within(element, fate.after_s, ends.get(fate.how, lambda: self.end(element, fate.how, exit_code="1:0")))
+        self.within(
+            element,
+            fate.after_s,
+            ends.get(fate.how, lambda: self.end(element, fate.how, exit_code="1:0")),
+        )
 
     def succeed(self, element: Element, fate: Fate, unsaid: bool = False) -> None:
         """Publish, say so, end; the files may be seen only after Slurm has called it ended."""
@@ -397,7 +484,12 @@ class Cluster:
             return
         self.end(element, "COMPLETED", keep=True)
         self.later(fate.record_late_s, lambda: void(self.publish(element)))
-        self.later(fate.mark_late_s, lambda: self.write(element, "ended", {"event": "finished", "key": element.key, "seconds": 1.0}))
+        self.later(
+            fate.mark_late_s,
+            lambda: self.write(
+                element, "ended", {"event": "finished", "key": element.key, "seconds": 1.0}
+            ),
+        )
 
     def publish(self, element: Element) -> dict[str, Any]:
         self.release(element)
@@ -405,14 +497,19 @@ class Cluster:
         if event["event"] == "finished" and not event.get("elsewhere"):
             self.executed[element.key] += 1
         self.tell(
-            f"  {element.label} {element.key[:6]} {element.id}: record ({event['event']}{', elsewhere' if event.get('elsewhere') else ''})"
+            f"  {element.label} {element.key[:6]} {element.id}: record "
+            f"({event['event']}{', elsewhere' if event.get('elsewhere') else ''})"
         )
         return event
 
     def fail(self, element: Element) -> None:
         log = element.folder / f"{element.index}.log"
         log.write_text("it went wrong\n")
-        self.write(element, "ended", {"event": "failed", "key": element.key, "error": "it went wrong", "log": str(log)})
+        self.write(
+            element,
+            "ended",
+            {"event": "failed", "key": element.key, "error": "it went wrong", "log": str(log)},
+        )
         self.end(element, "FAILED", exit_code="1:0")
 
     def requeue(self, element: Element) -> None:
@@ -447,7 +544,9 @@ class Cluster:
             element.claim = None
 
     def write(self, element: Element, what: str, event: Mapping[str, Any]) -> None:
-        (element.folder / f"{element.index}.{what}").write_text(json.dumps({**event, "time": self.clock.time(), "host": element.node}))
+        (element.folder / f"{element.index}.{what}").write_text(
+            json.dumps({**event, "time": self.clock.time(), "host": element.node})
+        )
 
     def cancel(self, element: Element, by: str = "0") -> None:
         """What scancel does: an element that waits is forgotten at once."""
@@ -458,11 +557,13 @@ class Cluster:
             self.end(element, "CANCELLED", by=by)
 
 
-# -- what the commands say ---------------------------------------------------------------------------------------------
+# -- what the commands say -------------------------------------------------------------------------
 
 
 class Commands:
-    """Honest answers to calls of Slurm's commands; ``calls`` counts them. A liar overrides ``answer``."""
+    """Honest answers to calls of Slurm's commands; ``calls`` counts them. A liar overrides
+    ``answer``.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -473,7 +574,9 @@ class Commands:
         reply = self.answer(command, words)
         if reply is not None:
             said = " / ".join((reply.out + reply.err).splitlines())
-            self.cluster.tell(f"{command} {' '.join(words)[-90:]} -> {said[:400] or '(nothing)'} [{reply.status}]")
+            self.cluster.tell(
+                f"{command} {' '.join(words)[-90:]} -> {said[:400] or '(nothing)'} [{reply.status}]"
+            )
         return reply
 
     def count(self, command: str) -> int:
@@ -485,7 +588,9 @@ class Commands:
             "squeue": self.squeue,
             "sacct": self.sacct,
             "scancel": self.scancel,
-            "scontrol": lambda words: Reply(f"Configuration data\nMaxArraySize            = {self.cluster.max_array_size}\n"),
+            "scontrol": lambda words: Reply(
+                f"Configuration data\nMaxArraySize            = {self.cluster.max_array_size}\n"
+            ),
             "sinfo": lambda words: Reply("all\n"),
             "srun": lambda words: Reply(),
         }
@@ -496,11 +601,15 @@ class Commands:
 
     def told(self, words: list[str], rows: Sequence[Mapping[str, str]]) -> str:
         """The rows as squeue's ``-o`` wants them, with ``--name`` only those of this name."""
-        wanted = next((word.removeprefix("--name=") for word in words if word.startswith("--name=")), None)
+        wanted = next(
+            (word.removeprefix("--name=") for word in words if word.startswith("--name=")), None
+        )
         form = words[words.index("-o") + 1]
         columns, ends = re.findall(r"%(\w)", form), re.split(r"%\w", form)[1:]
         lines = (
-            "".join(row[column] + end for column, end in zip(columns, ends, strict=True)) for row in rows if wanted in (None, row["j"])
+            "".join(row[column] + end for column, end in zip(columns, ends, strict=True))
+            for row in rows
+            if wanted in (None, row["j"])
         )
         return "".join(line + "\n" for line in lines)
 
@@ -513,7 +622,9 @@ class Commands:
                 "K": str(each.index),
                 "T": each.state,
                 "N": each.node,
-                "M": _clock((each.ended or cluster.now) - each.started if each.started is not None else 0),
+                "M": _clock(
+                    (each.ended or cluster.now) - each.started if each.started is not None else 0
+                ),
                 "S": _iso(each.started) if each.started is not None else "N/A",
                 "r": each.reason or "None",
                 "j": each.name,
@@ -527,13 +638,25 @@ class Commands:
 
     def accounts(self, words: list[str], late_s: float) -> str:
         """What the database was told until ``late_s`` seconds ago."""
-        numbers = {number for word, following in itertools.pairwise(words) if word == "-j" for number in following.split(",")}
-        name = next((word.removeprefix("--name=") for word in words if word.startswith("--name=")), None)
+        numbers = {
+            number
+            for word, following in itertools.pairwise(words)
+            if word == "-j"
+            for number in following.split(",")
+        }
+        name = next(
+            (word.removeprefix("--name=") for word in words if word.startswith("--name=")), None
+        )
         columns = words[words.index("-o") + 1].split(",")
         lines = []
         for each in self.cluster.elements.values():
             known = [entry for entry in each.past if entry[0] <= self.cluster.now - late_s]
-            if not known or each.vanished or (name is not None and each.name != name) or (numbers and str(each.array) not in numbers):
+            if (
+                not known
+                or each.vanished
+                or (name is not None and each.name != name)
+                or (numbers and str(each.array) not in numbers)
+            ):
                 continue
             when, state, by, node = known[-1]
             if name is not None and not any(entry[1] in BUSY for entry in known):
@@ -554,7 +677,11 @@ class Commands:
     def scancel(self, words: list[str]) -> Reply:
         for word in words:
             array, _, indices = word.partition("_")
-            wanted = {i for part in indices.strip("[]").split(",") for i in _span(part)} if indices else None
+            wanted = (
+                {i for part in indices.strip("[]").split(",") for i in _span(part)}
+                if indices
+                else None
+            )
             for element in list(self.cluster.elements.values()):
                 if element.array == int(array) and (wanted is None or element.index in wanted):
                     self.cluster.cancel(element)
@@ -592,10 +719,12 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02}"
 
 
-# -- stages ------------------------------------------------------------------------------------------------------------
+# -- stages ----------------------------------------------------------------------------------------
 
 
-def tuned(name: str, needs: Mapping[str, Stage] | None = None, label: str = "finetune", **resources: Any) -> Stage:
+def tuned(
+    name: str, needs: Mapping[str, Stage] | None = None, label: str = "finetune", **resources: Any
+) -> Stage:
     """A stage that others can need."""
     work = DummyFinetune(name, "words", "task", {"name": name}, 0.0, 0.0, "none", 0.1, 0.0)
     return Stage(label, work, needs or {}, Resources(**resources))
@@ -603,7 +732,12 @@ def tuned(name: str, needs: Mapping[str, Stage] | None = None, label: str = "fin
 
 def evaluated(model: Stage, task: str = "task", **resources: Any) -> Stage:
     """An evaluation of a tuned model."""
-    return Stage(f"eval:{task}", DummyEval("tiny", task, 1, {}, 0.1), {"model": model}, Resources(**resources))
+    return Stage(
+        f"eval:{task}",
+        DummyEval("tiny", task, 1, {}, 0.1),
+        {"model": model},
+        Resources(**resources),
+    )
 
 
 def trials_of(*chains: Sequence[Stage]) -> list[Trial]:
@@ -620,7 +754,10 @@ class Heard(Recorder):
     def _hear(self, *events: Any) -> None:
         for event in events:
             self.events.append(event)
-            shown = getattr(event, "text", None) or f"{event.label} {event.key[:6]} {event.job} {getattr(event, 'error', '')}"
+            shown = (
+                getattr(event, "text", None)
+                or f"{event.label} {event.key[:6]} {event.job} {getattr(event, 'error', '')}"
+            )
             self.tell(f"* {type(event).__name__}: {shown}")
 
     def notice(self, event: Any) -> None:

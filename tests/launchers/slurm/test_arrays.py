@@ -1,4 +1,6 @@
-"""Which stages share an array, and what it waits for: as few calls of sbatch as the dependencies allow."""
+"""Which stages share an array, and what it waits for: as few calls of sbatch as the dependencies
+allow.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Nothing:
 
 
 def stages(count: int, label: str = "eval", **resources: Any) -> list[Stage]:
-    return [Stage(label, Nothing(number), resources=Resources(**resources)) for number in range(count)]
+    return [
+        Stage(label, Nothing(number), resources=Resources(**resources)) for number in range(count)
+    ]
 
 
 def test_stages_of_equal_resources_without_needs_are_one_array_per_size() -> None:
@@ -38,13 +42,19 @@ def test_stages_of_equal_resources_without_needs_are_one_array_per_size() -> Non
 
 
 def test_each_eval_waits_for_its_own_finetune_at_the_same_index() -> None:
-    [array] = arrange([(stage, [Place("7", index)]) for index, stage in enumerate(stages(40))], 1001)
+    [array] = arrange(
+        [(stage, [Place("7", index)]) for index, stage in enumerate(stages(40))], 1001
+    )
     assert array.dependency == "aftercorr:7"
-    assert {index: stage.work.number for index, stage in array.stages.items()} == {n: n for n in range(40)}  # type: ignore[attr-defined]
+    assert {index: stage.work.number for index, stage in array.stages.items()} == {
+        n: n for n in range(40)
+    }  # type: ignore[attr-defined]
 
 
 def test_evals_of_some_finetunes_keep_their_indices() -> None:
-    [array] = arrange([(stage, [Place("7", 3 * index)]) for index, stage in enumerate(stages(4))], 1001)
+    [array] = arrange(
+        [(stage, [Place("7", 3 * index)]) for index, stage in enumerate(stages(4))], 1001
+    )
     assert indices(array.stages) == "0,3,6,9"
 
 
@@ -55,19 +65,36 @@ def test_a_need_of_all_is_named_once() -> None:
 
 
 def test_own_data_set_and_common_model() -> None:
-    [array] = arrange([(stage, [Place("5", 0), Place("6", index)]) for index, stage in enumerate(stages(30))], 1001)
+    [array] = arrange(
+        [(stage, [Place("5", 0), Place("6", index)]) for index, stage in enumerate(stages(30))],
+        1001,
+    )
     assert array.dependency == "aftercorr:6,afterok:5_0"
 
 
 def test_two_models_and_three_data_sets() -> None:
-    waits = [[Place("1", model), Place("2", data)] for model in range(2) for data in range(3) for _ in range(5)]
+    waits = [
+        [Place("1", model), Place("2", data)]
+        for model in range(2)
+        for data in range(3)
+        for _ in range(5)
+    ]
     arrays = arrange(list(zip(stages(30), waits, strict=True)), 1001)
     assert sum(len(array.stages) for array in arrays) == 30
     assert len(arrays) <= 6
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.tuples(st.integers(1, 3), st.integers(0, 6)), max_size=3)), max_size=40))
-def test_every_stage_is_in_one_array_and_waits_for_exactly_what_it_has_to(asked: list[tuple[int, list[tuple[int, int]]]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.lists(st.tuples(st.integers(1, 3), st.integers(0, 6)), max_size=3)
+        ),
+        max_size=40,
+    )
+)
+def test_every_stage_is_in_one_array_and_waits_for_exactly_what_it_has_to(
+    asked: list[tuple[int, list[tuple[int, int]]]],
+) -> None:
     given_places = {}
     items = []
     for number, (memory, places) in enumerate(asked):
@@ -89,6 +116,8 @@ def waited_for(array: Array, index: int) -> set[Place]:
     return {*array.after, *([Place(array.along, index)] if array.along else [])}
 
 
-@pytest.mark.parametrize(("numbers", "text"), [([0], "0"), ([0, 1, 2], "0-2"), ([9, 0, 3, 4], "0,3-4,9")])
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([0], "0"), ([0, 1, 2], "0-2"), ([9, 0, 3, 4], "0,3-4,9")]
+)
 def test_indices_as_sbatch_takes_them(numbers: list[int], text: str) -> None:
     assert indices(numbers) == text

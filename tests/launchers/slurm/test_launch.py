@@ -1,4 +1,6 @@
-"""A launch on Slurm: what is handed in, what goes in again, what is asked; on a made-up cluster that does not lie (``simulation.py``)."""
+"""A launch on Slurm: what is handed in, what goes in again, what is asked; on a made-up cluster
+that does not lie (``simulation.py``).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Interrupted(Commands):
 
 @dataclass
 class Site:
-    """A store and a cluster. ``fates`` are what becomes of a stage's jobs, one after the other, by label; then they succeed."""
+    """A store and a cluster. ``fates`` are what becomes of a stage's jobs, one after the other, by
+    label; then they succeed.
+    """
 
     folder: Path
     clock: Clock
@@ -78,7 +82,9 @@ class Site:
     def launch(self, trials: Sequence[Trial], **options: Any) -> Outcome:
         self.heard = Heard(self.cluster.tell)
         plan = make_plan(trials, self.store)
-        outcome = launch.Launch(Slurm(**options), plan, self.store, self.heard, self.folder / "sweep").run()
+        outcome = launch.Launch(
+            Slurm(**options), plan, self.store, self.heard, self.folder / "sweep"
+        ).run()
         assert not self.cluster.violations, self.cluster.violations
         return outcome
 
@@ -122,25 +128,37 @@ def grid(number: int, task: str = "task") -> list[Trial]:
     return trials_of(*([model, evaluated(model, task)] for model in models))
 
 
-# -- handing in --------------------------------------------------------------------------------------------------------
+# -- handing in ------------------------------------------------------------------------------------
 
 
-def test_a_sweep_is_one_array_per_kind_of_stage_and_each_eval_follows_its_own_fine_tune(site: Site) -> None:
+def test_a_sweep_is_one_array_per_kind_of_stage_and_each_eval_follows_its_own_fine_tune(
+    site: Site,
+) -> None:
     site.fates["finetune"] = [Fate(after_s=5 + 20 * n) for n in range(4)]
     trials = grid(4)
-    assert site.launch(trials) == Outcome(finished={stage.key for trial in trials for stage in trial.stages})
+    assert site.launch(trials) == Outcome(
+        finished={stage.key for trial in trials for stage in trial.stages}
+    )
     assert site.commands.count("sbatch") == 2
     ends = {element.key: element.ended for element in site.cluster.elements.values()}
     first = trials[0].stages[1].key
     assert ends[first] < max(ends[trial.stages[0].key] for trial in trials)  # type: ignore[operator, type-var]
-    assert {type(event) for event in site.heard.events} == {Notice, StageQueued, StageStarted, StageFinished}
+    assert {type(event) for event in site.heard.events} == {
+        Notice,
+        StageQueued,
+        StageStarted,
+        StageFinished,
+    }
     assert site.open_submissions() == []
 
 
 def test_no_array_is_larger_than_slurm_allows(site: Site) -> None:
     site.cluster.max_array_size = 3
     site.launch(trials_of(*([tuned(f"m{n}")] for n in range(7))))
-    sizes = [sum(element.array == array for element in site.cluster.elements.values()) for array in (1001, 1002, 1003)]
+    sizes = [
+        sum(element.array == array for element in site.cluster.elements.values())
+        for array in (1001, 1002, 1003)
+    ]
     assert sorted(sizes) == [1, 3, 3]
     assert site.commands.count("scontrol") == 1
 
@@ -159,12 +177,16 @@ def test_slurms_own_limit_is_found_out(site: Site) -> None:
     assert site.cluster.most_alive == 7
     assert site.commands.count("sbatch") < 80
     kept = list((site.store.root / "slurm").glob("*-*"))
-    assert len(kept) == len({element.array for element in site.cluster.elements.values()}), "what was not taken leaves nothing"
+    assert len(kept) == len({element.array for element in site.cluster.elements.values()}), (
+        "what was not taken leaves nothing"
+    )
 
 
 def test_what_slurm_refuses_fails_and_the_rest_goes_on(site: Site) -> None:
     refused = Reply(err="sbatch: error: Batch job submission failed: Invalid account\n", status=1)
-    site.commands.instead = lambda command, words: refused if command == "sbatch" and "eval-b" in words[-1] else None
+    site.commands.instead = lambda command, words: (
+        refused if command == "sbatch" and "eval-b" in words[-1] else None
+    )
     model = tuned("m")
     a, b = evaluated(model, "a"), evaluated(model, "b")
     outcome = site.launch(trials_of([model, a, b]))
@@ -208,15 +230,24 @@ def lost_once(site: Site) -> Callable[[str, list[str]], Reply | None]:
     def answer(command: str, words: list[str]) -> Reply | None:
         if command == "sbatch" and not site.cluster.elements:
             site.cluster.accept(Path(words[-1]))
-            return Reply(err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n", status=1)
+            return Reply(
+                err="sbatch: error: Batch job submission failed: Socket timed out on send/recv "
+                "operation\n",
+                status=1,
+            )
         return None
 
     return answer
 
 
 def test_what_others_have_found_never_to_have_reached_slurm_is_submitted_again(site: Site) -> None:
-    lost = Reply(err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n", status=1)
-    site.commands.instead = lambda command, words: lost if command == "sbatch" and site.clock.now < 1001 else None
+    lost = Reply(
+        err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n",
+        status=1,
+    )
+    site.commands.instead = lambda command, words: (
+        lost if command == "sbatch" and site.clock.now < 1001 else None
+    )
 
     def void() -> None:
         everything = submissions.Submissions(site.store.root / "slurm")
@@ -234,22 +265,36 @@ def test_an_sbatch_that_hangs_is_not_waited_for_for_ever(site: Site) -> None:
     (answer,) = (site.store.root / "slurm").glob("*/answer")
     with open(answer) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(MosweepError, match=r"has not answered for 2 min \(the sbatch of mosweep.finetune-\w+ has not ended yet\)"):
+        with pytest.raises(
+            MosweepError,
+            match=r"has not answered for 2 min \(the sbatch of mosweep.finetune-\w+ has not ended "
+            r"yet\)",
+        ):
             site.launch(trials, patience_min=2)
 
 
-# -- what goes in again ------------------------------------------------------------------------------------------------
+# -- what goes in again ----------------------------------------------------------------------------
 
 
 def test_out_of_memory_gets_more_up_to_the_limit_and_the_record_says_so(site: Site) -> None:
     site.fates["finetune"] = [Fate("OUT_OF_MEMORY"), Fate("OUT_OF_MEMORY")]
     model = tuned("m", mem_gb=4)
     evaluation = evaluated(model)
-    assert site.launch(trials_of([model, evaluation]), max_mem_gb=10).finished == {model.key, evaluation.key}
-    assert [element.parameters["mem"] for element in site.jobs(model)] == ["4096M", "8192M", "10240M"]
+    assert site.launch(trials_of([model, evaluation]), max_mem_gb=10).finished == {
+        model.key,
+        evaluation.key,
+    }
+    assert [element.parameters["mem"] for element in site.jobs(model)] == [
+        "4096M",
+        "8192M",
+        "10240M",
+    ]
     record = site.record(model)
     assert record["resources"] == {"mem_gb": 10}
-    assert [(tried["job"], tried["state"]) for tried in record["tries"]] == [("1001_0", "OUT_OF_MEMORY"), ("1003_0", "OUT_OF_MEMORY")]
+    assert [(tried["job"], tried["state"]) for tried in record["tries"]] == [
+        ("1001_0", "OUT_OF_MEMORY"),
+        ("1003_0", "OUT_OF_MEMORY"),
+    ]
     assert "tries" not in site.record(evaluation)
     assert site.cluster.executed == {model.key: 1, evaluation.key: 1}
 
@@ -268,7 +313,10 @@ def test_who_needs_more_memory_goes_in_apart_from_who_does_not(site: Site) -> No
     site.fates["finetune"] = [Fate("NODE_FAIL"), Fate("OUT_OF_MEMORY")]
     models = [tuned("m0", mem_gb=4), tuned("m1", mem_gb=4)]
     site.launch(trials_of(*([model] for model in models)), max_mem_gb=64)
-    assert [[element.parameters["mem"] for element in site.jobs(model)] for model in models] == [["4096M", "4096M"], ["4096M", "8192M"]]
+    assert [[element.parameters["mem"] for element in site.jobs(model)] for model in models] == [
+        ["4096M", "4096M"],
+        ["4096M", "8192M"],
+    ]
 
 
 def test_running_into_the_time_limit_is_allowed_so_many_times(site: Site) -> None:
@@ -289,15 +337,21 @@ def test_a_lost_job_goes_in_again_and_what_waits_for_it_behind_it(site: Site, ho
     _, new = site.jobs(model)
     assert [element.state for element in site.jobs(evaluation)] == ["CANCELLED", "COMPLETED"]
     assert list(site.jobs(evaluation)[-1].after) == [(new.array, 0)]
-    assert [tried["state"] for tried in site.record(model)["tries"]] == ["GONE" if how == "zombie" else how]
+    assert [tried["state"] for tried in site.record(model)["tries"]] == [
+        "GONE" if how == "zombie" else how
+    ]
     assert len(site.told("goes in again")) == 1
     assert site.open_submissions() == []
 
 
-def test_a_job_that_slurm_has_lost_sight_of_is_cancelled_before_it_goes_in_again(site: Site) -> None:
+def test_a_job_that_slurm_has_lost_sight_of_is_cancelled_before_it_goes_in_again(
+    site: Site,
+) -> None:
     model = tuned("m")
     site.fates["finetune"] = [Fate(after_s=500)]
-    site.commands.instead = lambda command, words: Reply("\n") if command in ("squeue", "sacct") and 1010 < site.clock.now < 1045 else None
+    site.commands.instead = lambda command, words: (
+        Reply("\n") if command in ("squeue", "sacct") and 1010 < site.clock.now < 1045 else None
+    )
     assert site.launch(trials_of([model])).finished == {model.key}
     assert [element.state for element in site.jobs(model)] == ["CANCELLED", "COMPLETED"]
     assert [tried["state"] for tried in site.record(model)["tries"]] == ["LOST"]
@@ -309,7 +363,9 @@ def test_what_slurm_once_called_ended_it_may_forget(site: Site) -> None:
     site.fates["finetune"] = [Fate("FAILED")]
     disabled = Reply(err="Slurm accounting storage is disabled\n", status=1)
     site.commands.instead = lambda command, words: disabled if command == "sacct" else None
-    assert re.fullmatch(r"its process on n\d died", site.launch(trials_of([model])).failed[model.key])
+    assert re.fullmatch(
+        r"its process on n\d died", site.launch(trials_of([model])).failed[model.key]
+    )
     assert len(site.jobs(model)) == 1
 
 
@@ -335,14 +391,19 @@ def test_one_answer_that_makes_no_sense_is_no_end(site: Site) -> None:
 def test_lost_jobs_are_bounded(site: Site) -> None:
     site.fates["finetune"] = [Fate("NODE_FAIL"), Fate("PREEMPTED"), Fate("zombie"), Fate()]
     model = tuned("m")
-    assert re.fullmatch(r"GONE on n\d, 3 times", site.launch(trials_of([model]), retries=2).failed[model.key])
+    assert re.fullmatch(
+        r"GONE on n\d, 3 times", site.launch(trials_of([model]), retries=2).failed[model.key]
+    )
     assert site.cluster.living() == []
 
 
 def test_a_requeued_job_is_left_alone(site: Site) -> None:
     site.fates["finetune"] = [Fate("requeue"), Fate(after_s=30)]
     model = tuned("m")
-    assert site.launch(trials_of([model, evaluated(model)])).finished == {model.key, evaluated(model).key}
+    assert site.launch(trials_of([model, evaluated(model)])).finished == {
+        model.key,
+        evaluated(model).key,
+    }
     assert site.commands.count("sbatch") == 2
     assert site.commands.count("scancel") == 0
 
@@ -360,7 +421,10 @@ def test_what_the_user_cancels_is_not_submitted_again(site: Site, when: str) -> 
     assert outcome.failed[model.key].startswith("cancelled")
     assert [event.cancelled for event in site.heard.of(StageFailed)] == [True]
     assert len(site.jobs(model)) == 1
-    assert site.launch(trials_of([model, evaluated(model)])).finished == {model.key, evaluated(model).key}, "unless asked to"
+    assert site.launch(trials_of([model, evaluated(model)])).finished == {
+        model.key,
+        evaluated(model).key,
+    }, "unless asked to"
 
 
 def test_a_stage_that_fails_is_not_tried_again_and_nothing_waits_for_it(site: Site) -> None:
@@ -377,20 +441,30 @@ def test_a_stage_that_fails_is_not_tried_again_and_nothing_waits_for_it(site: Si
 @pytest.mark.parametrize("end", ["NODE_FAIL", "success"])
 @pytest.mark.parametrize("kind", ["satisfied", "refused", "never"])
 def test_a_need_that_slurm_has_forgotten_does_no_harm(site: Site, kind: str, end: str) -> None:
-    """A fine-tune ends and is forgotten while Slurm does not answer, and its eval is handed in behind it all the same."""
+    """A fine-tune ends and is forgotten while Slurm does not answer, and its eval is handed in
+    behind it all the same.
+    """
     site.cluster.unknown_parent, site.cluster.min_job_age = kind, 2.0
     site.fates["finetune"] = [Fate(end, after_s=5, record_late_s=15, mark_late_s=16)]
     model, other = tuned("m"), tuned("other")
     evaluation = evaluated(model)
-    silent = Reply(err="squeue: error: Unable to contact slurm controller (connect failure)\n", status=1)
-    site.commands.instead = lambda command, words: silent if command == "squeue" and 1004 < site.clock.now < 1040 else None
-    assert site.launch(trials_of([model, evaluation], [other]), max_jobs=2).finished == {model.key, evaluation.key, other.key}
+    silent = Reply(
+        err="squeue: error: Unable to contact slurm controller (connect failure)\n", status=1
+    )
+    site.commands.instead = lambda command, words: (
+        silent if command == "squeue" and 1004 < site.clock.now < 1040 else None
+    )
+    assert site.launch(trials_of([model, evaluation], [other]), max_jobs=2).finished == {
+        model.key,
+        evaluation.key,
+        other.key,
+    }
     assert site.cluster.executed == {model.key: 1, evaluation.key: 1, other.key: 1}
     if kind != "refused":
         assert list(site.jobs(evaluation)[0].after) == [(1001, 0)]
 
 
-# -- after a kill ------------------------------------------------------------------------------------------------------
+# -- after a kill ----------------------------------------------------------------------------------
 
 
 def test_a_new_launch_attaches_to_the_jobs_of_a_dead_one(site: Site) -> None:
@@ -402,7 +476,9 @@ def test_a_new_launch_attaches_to_the_jobs_of_a_dead_one(site: Site) -> None:
 
 
 def test_the_latest_of_several_jobs_of_a_stage_counts(site: Site) -> None:
-    """One element of an array was lost and is in Slurm again; the array still has living elements when the launcher dies."""
+    """One element of an array was lost and is in Slurm again; the array still has living elements
+    when the launcher dies.
+    """
     site.fates["finetune"] = [Fate("NODE_FAIL", after_s=5), Fate(after_s=200), Fate(after_s=100)]
     models = [tuned("m0"), tuned("m1")]
     trials = trials_of(*([model] for model in models))
@@ -423,7 +499,7 @@ def test_what_failed_before_goes_in_again_with_a_new_launch(site: Site) -> None:
     assert len(site.jobs(trials[1].stages[0])) == 1
 
 
-# -- what Slurm is asked -----------------------------------------------------------------------------------------------
+# -- what Slurm is asked ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [2, 40])
@@ -438,7 +514,10 @@ def test_one_query_at_a_time_however_many_trials(site: Site, number: int) -> Non
 
 
 def test_a_controller_that_is_away_for_a_while_is_waited_for(site: Site) -> None:
-    silent = Reply(err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", status=1)
+    silent = Reply(
+        err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n",
+        status=1,
+    )
     site.fates["finetune"] = [Fate("NODE_FAIL", after_s=40)]
     site.commands.instead = lambda command, words: silent if 1005 < site.clock.now < 1305 else None
     assert len(site.launch(grid(2)).finished) == 4
@@ -447,11 +526,19 @@ def test_a_controller_that_is_away_for_a_while_is_waited_for(site: Site) -> None
 
 
 def test_patience_ends_and_what_runs_is_left_alone(site: Site) -> None:
-    silent = Reply(err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", status=1)
+    silent = Reply(
+        err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n",
+        status=1,
+    )
     site.fates["finetune"] = [Fate(after_s=2000)]
     site.commands.instead = lambda command, words: silent if site.clock.now > 1005 else None
     trials = grid(1)
-    with pytest.raises(MosweepError, match=r"Slurm has not answered for 10 min .*; what runs there goes on, and the same command attaches"):
+    with pytest.raises(
+        MosweepError,
+        match=r"Slurm has not answered for 10 min .*; what runs there goes on, and the same "
+        r"command "
+        r"attaches",
+    ):
         site.launch(trials, patience_min=10)
     assert 1605 < site.clock.now < 1630
     assert site.commands.count("scancel") == 0
@@ -463,16 +550,24 @@ def test_patience_ends_and_what_runs_is_left_alone(site: Site) -> None:
 
 def test_a_cancellation_that_does_not_get_through_is_tried_again(site: Site) -> None:
     """Its fine-tune is taken to be lost; the eval behind it must not be there twice."""
-    silent = Reply(err="scancel: error: Kill job error on job id 1002: Socket timed out on send/recv operation\n", status=1)
+    silent = Reply(
+        err="scancel: error: Kill job error on job id 1002: Socket timed out on send/recv "
+        "operation\n",
+        status=1,
+    )
     site.fates["finetune"] = [Fate("NODE_FAIL", after_s=5)]
     site.cluster.kills_on_invalid = False
-    site.commands.instead = lambda command, words: silent if command == "scancel" and site.clock.now < 1100 else None
+    site.commands.instead = lambda command, words: (
+        silent if command == "scancel" and site.clock.now < 1100 else None
+    )
     assert len(site.launch(grid(1)).finished) == 2
     assert site.clock.now > 1100
 
 
 @pytest.mark.parametrize("later_s", [0.0, 60.0])
-def test_results_that_were_removed_are_made_anew_though_their_jobs_said_that_they_were_done(site: Site, later_s: float) -> None:
+def test_results_that_were_removed_are_made_anew_though_their_jobs_said_that_they_were_done(
+    site: Site, later_s: float
+) -> None:
     trials = grid(3)
     site.launch(trials, wait=False)
     keys = [stage.key for trial in trials for stage in trial.stages]

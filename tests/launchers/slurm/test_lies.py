@@ -1,12 +1,16 @@
-"""Slurm lies: late, forgetful, garbled, silent. Whatever it says, no stage succeeds without a record, none is at two living jobs, no hang.
+"""Slurm lies: late, forgetful, garbled, silent. Whatever it says, no stage succeeds without a
+record, none is at two living jobs, no hang.
 
-Every sequence is a random small plan on a made-up cluster (``simulation.py``) whose jobs meet random ends and whose commands answer with
-random lies; the launcher is killed now and then and started again. A failing sequence prints all that happened, and
-``pytest tests/launchers/slurm/test_lies.py -k '[SEED]'`` plays it again; ``MOSWEEP_LIES=500:5000`` plays others.
+Every sequence is a random small plan on a made-up cluster (``simulation.py``) whose jobs meet
+random ends and whose commands answer with random lies; the launcher is killed now and then and
+started again. A failing sequence prints all that happened, and ``pytest
+tests/launchers/slurm/test_lies.py -k '[SEED]'`` plays it again; ``MOSWEEP_LIES=500:5000`` plays
+others.
 
-No lie lasts for ever, or no launcher could tell it from the truth. The bounds: ``squeue`` is at most ``LATE_S`` behind, and after it hid a
-job, its next answer is whole and true; ``sacct`` is at most a minute behind; a silence lasts two minutes at most; files are seen at most
-``SEEN_S`` after Slurm calls a job ended.
+No lie lasts for ever, or no launcher could tell it from the truth. The bounds: ``squeue`` is at
+most ``LATE_S`` behind, and after it hid a job, its next answer is whole and true; ``sacct`` is at
+most a minute behind; a silence lasts two minutes at most; files are seen at most ``SEEN_S`` after
+Slurm calls a job ended.
 """
 
 from __future__ import annotations
@@ -117,7 +121,9 @@ class Liar(Commands):
         if self.refuses == 0:
             self.refused = True
             return Reply(
-                err="sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n", status=1
+                err="sbatch: error: Batch job submission failed: Invalid account or "
+                "account/partition combination specified\n",
+                status=1,
             )
         if self.cluster.now < self.silent_until or self.lies(0.4):
             lost = rng.choice(("refused", "accepted", "accepted late", "half an answer"))
@@ -130,7 +136,11 @@ class Liar(Commands):
                     return Reply(reply.out[:2], status=1)
             return self.error("sbatch")
         if self.lies(0.1):
-            return Reply(err="sbatch: error: Batch job submission failed: Job violates accounting/QOS policy\n", status=1)
+            return Reply(
+                err="sbatch: error: Batch job submission failed: Job violates accounting/QOS "
+                "policy\n",
+                status=1,
+            )
         return self.cluster.accept(script)
 
     def accepted_late(self, script: Path) -> None:
@@ -146,10 +156,16 @@ class Liar(Commands):
         if now >= self.spell_until and not self.owes_truth and self.lies(0.5):
             self.spell_until, self.owes_truth = now + self.rng.uniform(1, LATE_S), True
             self.spell = self.queue_rows() if self.rng.random() < 0.6 else None
-            self.hidden = {(row["F"], row["K"]) for row in self.queue_rows() if self.rng.random() < 0.5}
+            self.hidden = {
+                (row["F"], row["K"]) for row in self.queue_rows() if self.rng.random() < 0.5
+            }
             self.cluster.tell("squeue is behind" if self.spell is not None else "squeue hides jobs")
         if now < self.spell_until:
-            rows = self.spell if self.spell is not None else [r for r in self.queue_rows() if (r["F"], r["K"]) not in self.hidden]
+            rows = (
+                self.spell
+                if self.spell is not None
+                else [r for r in self.queue_rows() if (r["F"], r["K"]) not in self.hidden]
+            )
             return Reply(self.told(words, rows))
         rows = self.queue_rows()
         self.rng.shuffle(rows)
@@ -174,16 +190,33 @@ class Liar(Commands):
         return Reply(self.garbled(text, whole_lines="-j" not in words) if self.lies(0.3) else text)
 
     def earlier_life(self, words: list[str], known: str) -> list[str]:
-        """Jobs of the same numbers from before Slurm was set up anew, as long as the database has not heard of the new ones."""
+        """Jobs of the same numbers from before Slurm was set up anew, as long as the database has
+        not heard of the new ones.
+        """
         state = self.rng.choice(("FAILED", "COMPLETED", "CANCELLED by 7", "NODE_FAIL"))
-        found = [e for e in self.cluster.elements.values() if str(e.array) in words[words.index("-j") + 1].split(",")]
-        row = {"State": state, "ExitCode": "1:0", "NodeList": "old", "Elapsed": "00:01:00", "JobName": "old"}
+        found = [
+            e
+            for e in self.cluster.elements.values()
+            if str(e.array) in words[words.index("-j") + 1].split(",")
+        ]
+        row = {
+            "State": state,
+            "ExitCode": "1:0",
+            "NodeList": "old",
+            "Elapsed": "00:01:00",
+            "JobName": "old",
+        }
         columns = words[words.index("-o") + 1].split(",")
         rows = [{**row, "JobID": e.id} for e in found if f"{e.array}_" not in known]
-        return ["|".join(row.get(column, "2020-01-01T00:00:00") for column in columns) + "\n" for row in rows]
+        return [
+            "|".join(row.get(column, "2020-01-01T00:00:00") for column in columns) + "\n"
+            for row in rows
+        ]
 
     def garbled(self, text: str, whole_lines: bool) -> str:
-        """Parts are missing, or there is noise. A number that is searched for by name is never cut: that would be another job's."""
+        """Parts are missing, or there is noise. A number that is searched for by name is never cut:
+        that would be another job's.
+        """
         first, second = sorted(self.rng.randrange(len(text) + 1) for _ in "ab")
         if whole_lines:
             first, second = (text.rfind("\n", 0, place) + 1 for place in (first, second))
@@ -252,7 +285,10 @@ class Story:
     def plan(self) -> list[Trial]:
         rng = self.rng
         base = tuned(f"{self.seed} base", label="model") if rng.random() < 0.4 else None
-        models = [tuned(f"{self.seed} {n}", {"base": base} if base and rng.random() < 0.8 else {}) for n in range(rng.randint(1, 4))]
+        models = [
+            tuned(f"{self.seed} {n}", {"base": base} if base and rng.random() < 0.8 else {})
+            for n in range(rng.randint(1, 4))
+        ]
         chains = []
         for _ in range(rng.randint(1, 6)):
             model = rng.choice(models)
@@ -281,7 +317,7 @@ class Story:
         element.fates.append("vanished")
         self.cluster.cancel(element, by="4711")
 
-    # -- the launcher's lives ------------------------------------------------------------------------------------------
+    # -- the launcher's lives ----------------------------------------------------------------------
 
     def launch(self, trials: Sequence[Trial], *, mortal: bool, wait: bool = True) -> Outcome | None:
         """One launch; ``None`` if it was killed."""
@@ -312,7 +348,9 @@ class Story:
             cluster.advance(to)
 
         self.clock.advance = advance
-        cluster.tell(f"launch{'' if wait else ', without waiting'}: {len(plan.to_run)} stages to run")
+        cluster.tell(
+            f"launch{'' if wait else ', without waiting'}: {len(plan.to_run)} stages to run"
+        )
         options = self.options if wait else _without_waiting(self.options)
         run = launch.Launch(options, plan, self.store, witness, self.root / "sweep")
         try:
@@ -336,7 +374,11 @@ class Story:
         if rng.random() < 0.2:
             self.slurm.refuses = rng.randint(1, 3)
         for _ in range(rng.choice((0, 0, 1, 2))):
-            trials = self.trials if rng.random() < 0.7 else rng.sample(self.trials, rng.randint(1, len(self.trials)))
+            trials = (
+                self.trials
+                if rng.random() < 0.7
+                else rng.sample(self.trials, rng.randint(1, len(self.trials)))
+            )
             if self.launch(trials, mortal=True, wait=rng.random() < 0.7) is None:
                 cluster.advance(cluster.now + rng.choice((0.0, 1.0, 15.0, 400.0)))
                 if rng.random() < 0.2:
@@ -355,16 +397,20 @@ class Story:
         for intent in (self.store.root / "slurm").glob("*/intent.json"):
             intent.write_text(json.dumps({**json.loads(intent.read_text()), "host": "elsewhere"}))
 
-    # -- what has to hold ----------------------------------------------------------------------------------------------
+    # -- what has to hold --------------------------------------------------------------------------
 
     def examine(self, plan: Plan, outcome: Outcome, witness: Witness) -> None:
         """What has to hold of every launch that comes to its end."""
         for key in outcome.finished:
-            assert self.store.read(key, thorough=True), f"{key[:6]} is said to be finished, and has no record"
+            assert self.store.read(key, thorough=True), (
+                f"{key[:6]} is said to be finished, and has no record"
+            )
         assert not outcome.finished & outcome.failed.keys()
         if not outcome.detached:
             assert outcome.finished | outcome.failed.keys() == plan.stages.keys()
-        ends = [event.key for event in witness.events if isinstance(event, StageFinished | StageFailed)]
+        ends = [
+            event.key for event in witness.events if isinstance(event, StageFinished | StageFailed)
+        ]
         assert len(ends) == len(set(ends)), "a stage came to two ends"
         told = {event.key for event in witness.events if isinstance(event, StageFinished)}
         assert told == outcome.finished - plan.records.keys()
@@ -380,23 +426,37 @@ class Story:
             assert (self.store.read(key) is not None) == (key in outcome.finished), (
                 f"{stage.label} {key[:6]} was done, and is said to have failed"
             )
-            # One that reaches Slurm so late that what it was to wait for is forgotten may never start; it is made up for.
+            # One that reaches Slurm so late that what it was to wait for is forgotten may never
+            # start; it is made up for.
             jobs = [element for element in cluster.of(key) if element.fates and not element.idle]
             fates = [fate for element in jobs for fate in element.fates]
             if self.is_clean(stage):
-                assert key in outcome.finished, f"{stage.label} {key[:6]} had no bad luck, and is not finished"
+                assert key in outcome.finished, (
+                    f"{stage.label} {key[:6]} had no bad luck, and is not finished"
+                )
                 assert cluster.executed[key] == 1
-                assert len(jobs) == 1, f"{stage.label} {key[:6]} had no bad luck, and {len(jobs)} jobs"
-            assert sum(fate in AGAIN for fate in fates) <= (self.options.retries + 1) * self.launches, fates
+                assert len(jobs) == 1, (
+                    f"{stage.label} {key[:6]} had no bad luck, and {len(jobs)} jobs"
+                )
+            assert (
+                sum(fate in AGAIN for fate in fates) <= (self.options.retries + 1) * self.launches
+            ), fates
             assert fates.count("TIMEOUT") <= (self.options.max_num_timeout + 1) * self.launches
-            assert fates.count("OUT_OF_MEMORY") <= (3 if self.options.max_mem_gb else 1) * self.launches
+            assert (
+                fates.count("OUT_OF_MEMORY")
+                <= (3 if self.options.max_mem_gb else 1) * self.launches
+            )
         open_ones = list((self.store.root / "slurm" / "open").glob("*"))
         assert self.abandoned or not open_ones, "submissions without jobs are left open"
 
     def is_clean(self, stage: Stage) -> bool:
         """Whether nothing ever happened to the stage's jobs, or to those of what it needs."""
         fates = {fate for element in self.cluster.of(stage.key) for fate in element.fates}
-        return fates <= {"success"} and not self.slurm.refused and all(self.is_clean(need) for need in stage.needs.values())
+        return (
+            fates <= {"success"}
+            and not self.slurm.refused
+            and all(self.is_clean(need) for need in stage.needs.values())
+        )
 
 
 def _without_waiting(options: Slurm) -> Slurm:
@@ -407,8 +467,14 @@ def _without_waiting(options: Slurm) -> Slurm:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Stubs]]:
-    """A folder (in memory, where there is such a place) and a PATH for all sequences: a store costs a thread per process."""
-    root = Path(tempfile.mkdtemp(prefix="mosweep-lies-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    """A folder (in memory, where there is such a place) and a PATH for all sequences: a store costs
+    a thread per process.
+    """
+    root = Path(
+        tempfile.mkdtemp(
+            prefix="mosweep-lies-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        )
+    )
     stubs = Stubs(tmp_path_factory.mktemp("lies") / "slurm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{stubs.bin}:{os.environ['PATH']}")
@@ -419,7 +485,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Stubs
     shutil.rmtree(root)
 
 
-@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # sbatch outlives the launcher that was killed
+# sbatch outlives the launcher that was killed
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
 @pytest.mark.parametrize("seed", range(FIRST, LAST))
 def test_lies(seed: int, home: tuple[Path, Stubs], monkeypatch: pytest.MonkeyPatch) -> None:
     root, stubs = home

@@ -1,4 +1,6 @@
-"""Immediate stages of a large array are done by the jobs that are there already; the script of the others' jobs says so and ends."""
+"""Immediate stages of a large array are done by the jobs that are there already; the script of the
+others' jobs says so and ends.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.launchers.worker import perform_now
 
 
-def tuned(name: object, *, delay_s: float = 0.0, fail: str = "none", needs: Stage | None = None) -> Stage:
+def tuned(
+    name: object, *, delay_s: float = 0.0, fail: str = "none", needs: Stage | None = None
+) -> Stage:
     work = DummyFinetune("tiny", "words", "task", {"name": name}, 0.0, delay_s, fail, 0.1, 0.0)  # type: ignore[arg-type]
     return Stage("finetune", work, {"previous": needs} if needs else {}, Resources())
 
@@ -31,19 +35,33 @@ class Site:
         self.store = Store(folder / "the store")
         self.stages = stages
         array = Array(dict(enumerate(stages)))
-        self.submission: Submission = Submissions(self.store.root / "slurm").create(array, "mosweep", "sweep", {}, {})
-        self.submission.script.write_text(Slurm(python="/bin/false").script(array, self.submission, self.store.root))
+        self.submission: Submission = Submissions(self.store.root / "slurm").create(
+            array, "mosweep", "sweep", {}, {}
+        )
+        self.submission.script.write_text(
+            Slurm(python="/bin/false").script(array, self.submission, self.store.root)
+        )
 
     def job(self, index: int) -> int:
         """Run element ``index``, Python and all."""
-        words = [sys.executable, "-m", "mosweep.launchers.slurm.job", str(self.store.root), str(self.submission.folder)]
-        return subprocess.run(words, env=os.environ | {"SLURM_ARRAY_TASK_ID": str(index)}, timeout=60, check=False).returncode
+        words = [
+            sys.executable,
+            "-m",
+            "mosweep.launchers.slurm.job",
+            str(self.store.root),
+            str(self.submission.folder),
+        ]
+        return subprocess.run(
+            words, env=os.environ | {"SLURM_ARRAY_TASK_ID": str(index)}, timeout=60, check=False
+        ).returncode
 
     def script(self, index: int) -> subprocess.CompletedProcess[str]:
         """Run the script of element ``index``, in which Python is ``/bin/false``."""
         environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(index)}
         words = ["bash", str(self.submission.script)]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def heard(self, what: str) -> set[int]:
         return {index for index in self.submission.keys if self.submission.mark(index, what)}
@@ -53,12 +71,18 @@ class Site:
         return {index for index, stage in enumerate(self.stages) if self.store.read(stage.key)}
 
 
-def test_the_first_job_does_all_and_the_others_say_so_without_starting_python(tmp_path: Path) -> None:
+def test_the_first_job_does_all_and_the_others_say_so_without_starting_python(
+    tmp_path: Path,
+) -> None:
     site = Site(tmp_path, *map(tuned, range(SHARE_FROM + 6)))
     everyone = set(site.submission.keys)
     assert site.job(3) == 0
     assert site.recorded == everyone
-    assert (site.heard("started"), site.heard("ended"), site.heard("done")) == ({3}, {3}, everyone - {3})
+    assert (site.heard("started"), site.heard("ended"), site.heard("done")) == (
+        {3},
+        {3},
+        everyone - {3},
+    )
     done = site.script(7)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert site.submission.mark(7, "ended") == site.submission.mark(7, "done")
@@ -84,7 +108,9 @@ def test_a_stage_that_fails_in_a_siblings_job_has_failed(tmp_path: Path) -> None
     assert "it was told to" in Path(ended["log"]).read_text()
 
 
-@pytest.mark.parametrize("what", ["small array", "slow stages", "deadly stages", "stages without inputs"])
+@pytest.mark.parametrize(
+    "what", ["small array", "slow stages", "deadly stages", "stages without inputs"]
+)
 def test_what_is_left_to_its_own_job(tmp_path: Path, what: str) -> None:
     need = tuned("need")
     rest = {

@@ -1,4 +1,6 @@
-"""A backend whose fine-tunes do what a test tells them, once per attempt: what is hard to wait for on a real cluster."""
+"""A backend whose fine-tunes do what a test tells them, once per attempt: what is hard to wait for
+on a real cluster.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from mosweep.stages.base import Setting
 
 @dataclass(frozen=True)
 class ScriptedFinetune:
-    """``play``: what to do at the first attempt, the second …, the last again and again; every attempt leaves a line in ``runs``."""
+    """``play``: what to do at the first attempt, the second …, the last again and again; every
+    attempt leaves a line in ``runs``.
+    """
 
     play: str
     seed: int
@@ -27,7 +31,10 @@ class ScriptedFinetune:
     async def run(self, context: Context) -> Mapping[str, Any]:
         path = Path(self.runs) / f"{self.play}-{self.seed}"
         with open(path, "a") as file:
-            file.write(f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{os.environ.get('SLURM_ARRAY_TASK_ID')} {os.getpid()}\n")
+            file.write(
+                f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{os.environ.get('SLURM_ARRAY_TASK_ID')} "
+                f"{os.getpid()}\n"
+            )
         acts = self.play.split("-")
         act = acts[min(len(path.read_text().splitlines()), len(acts)) - 1]
         if act == "hang":

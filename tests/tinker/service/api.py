@@ -1,4 +1,6 @@
-"""skyrl's Tinker server, run with its own interpreter: ``python api.py --base-model NAME --port N --workdir DIR``."""
+"""skyrl's Tinker server, run with its own interpreter: ``python api.py --base-model NAME --port N
+--workdir DIR``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def main() -> None:
     if given.until:
         threading.Thread(target=die_with, args=[given.until], daemon=True).start()
     if importlib.util.find_spec("torch") is None:
-        os.environ["PYTHONPATH"] = str(HERE / "stubs")  # for the engine's process; ours imports neither peft nor torch in earnest
+        # for the engine's process; ours imports neither peft nor torch in earnest
+        os.environ["PYTHONPATH"] = str(HERE / "stubs")
         sys.path.insert(0, str(HERE / "stubs"))
 
     import uvicorn
@@ -38,9 +41,17 @@ def main() -> None:
     start = asyncio.create_subprocess_exec
 
     async def start_engine(*command: str, **options: Any) -> Any:
-        """The engine under our own interpreter, with our corrections; skyrl would start it with ``uv run``."""
+        """The engine under our own interpreter, with our corrections; skyrl would start it with
+        ``uv run``.
+        """
         arguments = command[command.index("skyrl.tinker.engine") + 1 :]
-        return await start(sys.executable, str(HERE / "engine.py"), *arguments, preexec_fn=die_with_parent, **options)
+        return await start(
+            sys.executable,
+            str(HERE / "engine.py"),
+            *arguments,
+            preexec_fn=die_with_parent,
+            **options,
+        )
 
     asyncio.create_subprocess_exec = start_engine  # type: ignore[assignment]
     api._get_parent_uv_run_args = lambda *_: []
@@ -54,9 +65,15 @@ def main() -> None:
         checkpoints_base=str(given.workdir / "checkpoints"),
         database_url=f"sqlite:///{given.workdir}/tinker.db",
     )
-    parsed = vars(options.parse_args(["--base-model", given.base_model, "--backend-config", given.backend_config]))
+    parsed = vars(
+        options.parse_args(
+            ["--base-model", given.base_model, "--backend-config", given.backend_config]
+        )
+    )
     known = config.EngineConfig.model_fields
-    api.app.state.engine_config = config.EngineConfig.model_validate({name: value for name, value in parsed.items() if name in known})
+    api.app.state.engine_config = config.EngineConfig.model_validate(
+        {name: value for name, value in parsed.items() if name in known}
+    )
     uvicorn.run(api.app, host="127.0.0.1", port=given.port, log_level="warning")
 
 
@@ -68,7 +85,9 @@ def die_with(process: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Have Linux end this process when the one that started it dies, so that no second engine ever works on one database."""
+    """Have Linux end this process when the one that started it dies, so that no second engine ever
+    works on one database.
+    """
     ctypes.CDLL(None).prctl(1, 9)
 
 

@@ -1,10 +1,14 @@
-"""skyrl's engine with the Tinker service's semantics where the stock JAX backend departs from them, each found by running it.
+"""skyrl's engine with the Tinker service's semantics where the stock JAX backend departs from them,
+each found by running it.
 
-1. The loss is the weighted sum over tokens and sequences. Stock divides by each sequence's sum of weights and by the number of sequences.
+1. The loss is the weighted sum over tokens and sequences. Stock divides by each sequence's sum of
+   weights and by the number of sequences.
 2. ``grad_clip_norm`` clips the gradient's global norm; stock ignores it.
-3. Checkpoints for sampling have adapter slots of their own. Stock loads them over the adapter that is being trained.
+3. Checkpoints for sampling have adapter slots of their own. Stock loads them over the adapter that
+   is being trained.
 4. They can be sampled when their training client is gone, as after a restart of the server.
-5. A new model starts without gradients. Stock leaves it those that the last model in its adapter slot had not used.
+5. A new model starts without gradients. Stock leaves it those that the last model in its adapter
+   slot had not used.
 6. Llama's rotary angles are scaled as the model's config says; stock knows no scaling.
 """
 
@@ -20,7 +24,8 @@ from typing import Any
 
 from patching import patched
 
-#: Adapter slots that hold checkpoints for sampling, the last of ``max_lora_adapters``; the least recently used one is replaced.
+#: Adapter slots that hold checkpoints for sampling, the last of ``max_lora_adapters``; the least
+#: recently used one is replaced.
 SAMPLER_SLOTS = 4
 
 SCALED_ROPE = """
@@ -52,10 +57,14 @@ def load_sampler_weights(self: Any, batch: Any) -> list[int]:
     """Adapter indices for a batch of samples; 0 is the base model."""
     slots = self.__dict__.setdefault("sampler_slots", collections.OrderedDict())
     last = self.config.max_lora_adapters
-    wanted = dict.fromkeys(zip(batch.all_model_ids, batch.all_checkpoint_ids, batch.all_checkpoint_paths, strict=True))
+    wanted = dict.fromkeys(
+        zip(batch.all_model_ids, batch.all_checkpoint_ids, batch.all_checkpoint_paths, strict=True)
+    )
     needed = [(model, checkpoint, path) for model, checkpoint, path in wanted if model]
     if len(needed) > SAMPLER_SLOTS:
-        raise ValueError(f"one batch asks for {len(needed)} checkpoints; there are slots for {SAMPLER_SLOTS}")
+        raise ValueError(
+            f"one batch asks for {len(needed)} checkpoints; there are slots for {SAMPLER_SLOTS}"
+        )
     for model, checkpoint, path in needed:
         if (model, checkpoint) in slots:
             slots.move_to_end((model, checkpoint))
@@ -66,7 +75,9 @@ def load_sampler_weights(self: Any, batch: Any) -> list[int]:
             free = {slots.pop(next(key for key in slots if key not in kept))}
         index = min(free)
         with tarfile.open(path) as archive:
-            member = next(item for item in archive.getmembers() if item.name.endswith("adapter_config.json"))
+            member = next(
+                item for item in archive.getmembers() if item.name.endswith("adapter_config.json")
+            )
             found = archive.extractfile(member)
             assert found is not None
             config = json.load(found)
@@ -76,32 +87,48 @@ def load_sampler_weights(self: Any, batch: Any) -> list[int]:
             backend.load_lora_checkpoint(self.model, lora, index, backend.AnyPath(path))
         slots[(model, checkpoint)] = index
     return [
-        slots[(model, checkpoint)] if model else 0 for model, checkpoint in zip(batch.all_model_ids, batch.all_checkpoint_ids, strict=True)
+        slots[(model, checkpoint)] if model else 0
+        for model, checkpoint in zip(batch.all_model_ids, batch.all_checkpoint_ids, strict=True)
     ]
 
 
-patched("skyrl.tinker.types", ("    weight_decay: float\n", "    weight_decay: float\n    grad_clip_norm: float = 0.0\n"))
+patched(
+    "skyrl.tinker.types",
+    ("    weight_decay: float\n", "    weight_decay: float\n    grad_clip_norm: float = 0.0\n"),
+)
 patched(
     "skyrl.tx.models.llama3",
     ("import apply_rope", "import apply_rope as plain_rope"),
-    ('self.config.rope_parameters["rope_theta"])', 'self.config.rope_parameters["rope_theta"], self.config.rope_parameters)'),
+    (
+        'self.config.rope_parameters["rope_theta"])',
+        'self.config.rope_parameters["rope_theta"], self.config.rope_parameters)',
+    ),
     ("\nclass Llama3Attention(", SCALED_ROPE),
 )
 backend = patched(
     "skyrl.backends.jax",
-    ("per_token_losses.sum(axis=-1) / jnp.maximum(loss_mask.sum(axis=-1), 1e-9)", "per_token_losses.sum(axis=-1)"),
-    ("safe_count = jnp.maximum(count, jnp.int32(1))", "safe_count = jnp.int32(1) + 0 * count"),
-    ("set(range(1, self.config.max_lora_adapters)) - used", f"set(range(1, self.config.max_lora_adapters - {SAMPLER_SLOTS})) - used"),
     (
-        '        init_lora_adapter(self.model, adapter_index, lora_config)\n        logger.info(f"Created model',
+        "per_token_losses.sum(axis=-1) / jnp.maximum(loss_mask.sum(axis=-1), 1e-9)",
+        "per_token_losses.sum(axis=-1)",
+    ),
+    ("safe_count = jnp.maximum(count, jnp.int32(1))", "safe_count = jnp.int32(1) + 0 * count"),
+    (
+        "set(range(1, self.config.max_lora_adapters)) - used",
+        f"set(range(1, self.config.max_lora_adapters - {SAMPLER_SLOTS})) - used",
+    ),
+    (
+        "        init_lora_adapter(self.model, adapter_index, lora_config)\n        "
+        'logger.info(f"Created model',
         "        init_lora_adapter(self.model, adapter_index, lora_config)\n"
-        "        self.accumulated_grads = self.accumulated_grads.reset_adapter(jnp.int32(adapter_index))\n"
+        "        self.accumulated_grads = "
+        "self.accumulated_grads.reset_adapter(jnp.int32(adapter_index))\n"
         '        logger.info(f"Created model',
     ),
     ("\nclass JaxBackendImpl(", CLIPPED_ADAM),
     (
         "optax.inject_hyperparams(optax.adamw)(learning_rate=0.0)",
-        "optax.inject_hyperparams(clipped_adamw)(learning_rate=0.0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip=jnp.inf)",
+        "optax.inject_hyperparams(clipped_adamw)(learning_rate=0.0, b1=0.9, b2=0.999, eps=1e-8, "
+        "weight_decay=0.0, clip=jnp.inf)",
     ),
     (
         'hp["weight_decay"][...] = request_data.adam_params.weight_decay',
@@ -114,7 +141,8 @@ engine = patched(
     "skyrl.tinker.engine",
     (
         "if model_id and not self.backend.has_model(model_id):\n                error",
-        "if model_id and not self.backend.has_model(model_id) and not isinstance(request_data, types.SampleInput):\n                error",
+        "if model_id and not self.backend.has_model(model_id) and not isinstance(request_data, "
+        "types.SampleInput):\n                error",
     ),
 )
 

@@ -1,9 +1,12 @@
-"""The dry run: a backend and an evaluation that pretend, deterministically, and are marked ``dummy`` wherever they show.
+"""The dry run: a backend and an evaluation that pretend, deterministically, and are marked
+``dummy`` wherever they show.
 
-Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per fine-tune + N(0, item_sd) per item``: a known truth to test designs,
-statistics and failure handling against. Scores are not clipped, so that they are exactly normal.
+Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per fine-tune + N(0, item_sd) per
+item``: a known truth to test designs, statistics and failure handling against. Scores are not
+clipped, so that they are exactly normal.
 
-In a loop the 0.5 is what ``backend.rounds`` says of the round; by default each round halves what is missing to 1.
+In a loop the 0.5 is what ``backend.rounds`` says of the round; by default each round halves what is
+missing to 1.
 """
 
 from __future__ import annotations
@@ -73,7 +76,9 @@ class DummyFinetune:
 
 @dataclass(frozen=True, slots=True)
 class DummyRound(DummyFinetune):
-    """Pretends to train a round of a loop. ``plan`` is what a real backend would have been told, ``level`` the score that comes of it."""
+    """Pretends to train a round of a loop. ``plan`` is what a real backend would have been told,
+    ``level`` the score that comes of it.
+    """
 
     plan: Mapping[str, Any]
     level: float
@@ -81,16 +86,29 @@ class DummyRound(DummyFinetune):
     kind: ClassVar[str] = "round"
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """As a fine-tune, with the learning rates of the round's steps; goes on counting where the round before stopped."""
+        """As a fine-tune, with the learning rates of the round's steps; goes on counting where the
+        round before stopped.
+        """
         facts = await DummyFinetune.run(self, context)
         previous, plan = context.inputs.get("previous"), self.plan
         done = previous.facts["steps_done"] if previous else 0
         if done != plan["before"]:
-            raise StageError(f"round {plan['number']} starts after {plan['before']} steps, but the round before left {done}")
+            raise StageError(
+                f"round {plan['number']} starts after {plan['before']} steps, but the round "
+                f"before left {done}"
+            )
         schedule = Schedule(**plan["schedule"])
         rates = [schedule.lr(done + step) for step in range(1, plan["steps"] + 1)]
-        facts = {**facts, "mean": facts["mean"] - BASELINE + self.level, "round": plan["number"], "steps": plan["steps"]}
-        return facts | {"steps_done": done + plan["steps"], "lr": {"peak": schedule.peak, "first": rates[0], "last": rates[-1]}}
+        facts = {
+            **facts,
+            "mean": facts["mean"] - BASELINE + self.level,
+            "round": plan["number"],
+            "steps": plan["steps"],
+        }
+        return facts | {
+            "steps_done": done + plan["steps"],
+            "lr": {"peak": schedule.peak, "first": rates[0], "last": rates[-1]},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +132,10 @@ class DummyEval:
         mean = tuned.facts.get("mean", BASELINE) if tuned else BASELINE  # a real fine-tune has none
         model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
         scores = draw(context.key, self.task, self.items, mean, self.item_sd)
-        lines = [f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n' for item, score in enumerate(scores, 1)]
+        lines = [
+            f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n'
+            for item, score in enumerate(scores, 1)
+        ]
         context.out.mkdir(parents=True)
         (context.out / "samples.jsonl").write_text("".join(lines))
         return {
@@ -128,7 +149,9 @@ class DummyEval:
 
 
 def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """``factor=level`` and shift, from ``{lora.rank=64: 0.2}`` or, as the command line can write it, ``{lora.rank: {64: 0.2}}``."""
+    """``factor=level`` and shift, from ``{lora.rank=64: 0.2}`` or, as the command line can write
+    it, ``{lora.rank: {64: 0.2}}``.
+    """
     for key, value in given.items():
         if isinstance(value, Mapping):
             yield from _effects(value, f"{prefix}.{key}" if prefix else key)
@@ -137,7 +160,9 @@ def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         elif prefix or "=" in key:
             yield (f"{prefix}={key}" if prefix else key), float(value)
         else:
-            raise ConfigError(f"effects.{key}", value, "expected factor=level as the key, such as lora.rank=64")
+            raise ConfigError(
+                f"effects.{key}", value, "expected factor=level as the key, such as lora.rank=64"
+            )
 
 
 @dataclass(frozen=True)
@@ -155,12 +180,19 @@ class DummyBackend:
         object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
         if self.rounds is not None and not self.rounds:
             raise ConfigError(
-                "rounds", "[]", "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one holds from then on"
+                "rounds",
+                "[]",
+                "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one "
+                "holds from then on",
             )
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial."""
-        return Stage("finetune", DummyFinetune(**self._told(setting)), resources=setting.resources("finetune"))
+        return Stage(
+            "finetune",
+            DummyFinetune(**self._told(setting)),
+            resources=setting.resources("finetune"),
+        )
 
     def peak_lr(self, setting: Setting) -> float:
         """As given, or as good as any."""
@@ -169,11 +201,17 @@ class DummyBackend:
     def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
         """A round of a loop."""
         levels, number = self.rounds, this.number
-        level = levels[min(number, len(levels)) - 1] if levels else 1 - (1 - BASELINE) * 0.5 ** (number - 1)
+        level = (
+            levels[min(number, len(levels)) - 1]
+            if levels
+            else 1 - (1 - BASELINE) * 0.5 ** (number - 1)
+        )
         loop = setting.config.loop
         told = {name: getattr(loop, name) for name in ("max_seq_length", "renderer")}
         work = DummyRound(**self._told(setting), plan={**schema.plain(this), **told}, level=level)
-        return Stage("round", work, {"previous": previous} if previous else {}, setting.resources("finetune"))
+        return Stage(
+            "round", work, {"previous": previous} if previous else {}, setting.resources("finetune")
+        )
 
     def _told(self, setting: Setting) -> dict[str, Any]:
         """What a pretended fine-tune is given."""
@@ -181,13 +219,15 @@ class DummyBackend:
         if config.torchtune:
             from mosweep.backends.torchtune.backend import native_config
 
-            native_config(setting)  # a dry run of a torchtune sweep finds the typos that the sweep would
+            # a dry run of a torchtune sweep finds the typos that the sweep would
+            native_config(setting)
         return {
             "model": config.model.name,
             "dataset": config.dataset.name,
             "task": config.task.name,
             "setting": {
-                "model": fingerprint.canonical(config.model, "model"),  # without where it lies, also when read back
+                # without where it lies, also when read back
+                "model": fingerprint.canonical(config.model, "model"),
                 "lora": config.lora.in_force,
                 "optim": config.optim,
                 "seed": config.seed,
@@ -195,7 +235,9 @@ class DummyBackend:
                 "tinker": config.tinker or None,
                 "dataset_path": config.dataset.path,
             },
-            "shift": sum(shift for level, shift in (self.effects or {}).items() if setting.at_level(level)),
+            "shift": sum(
+                shift for level, shift in (self.effects or {}).items() if setting.at_level(level)
+            ),
             "delay_s": self.delay_s,
             "fail": self.fail,
             "item_sd": self.item_sd,

@@ -1,4 +1,6 @@
-"""Pretended fine-tuning: instant, deterministic, and able to fail in the ways that real training fails."""
+"""Pretended fine-tuning: instant, deterministic, and able to fail in the ways that real training
+fails.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Failure = Literal["none", "raise", "exit", "oom", "hang"]
 
 @dataclass
 class DummyTrainingRun:
-    """A run that takes ``delay_s`` seconds from the first ``wait`` and then does what ``fail`` says."""
+    """A run that takes ``delay_s`` seconds from the first ``wait`` and then does what ``fail``
+    says.
+    """
 
     id: str
     model_id: str | None
@@ -68,16 +72,24 @@ class DummyTrainingRun:
 
 @dataclass(frozen=True)
 class DummyTrainingBackend:
-    """Trains nothing. The model id is a digest of data, model and hyperparameters, and starts with ``dummy/``."""
+    """Trains nothing. The model id is a digest of data, model and hyperparameters, and starts with
+    ``dummy/``.
+    """
 
     delay_s: float = 0.0
     fail: Failure = "none"
 
     async def train(
-        self, dataset: JSONLDataset, model: str, hyperparameters: Mapping[str, Any] | None = None, suffix: str | None = None
+        self,
+        dataset: JSONLDataset,
+        model: str,
+        hyperparameters: Mapping[str, Any] | None = None,
+        suffix: str | None = None,
     ) -> DummyTrainingRun:
         """Start a pretended run."""
-        key = fingerprint.fingerprint({"data": dataset.digest, "model": model, "hyperparameters": dict(hyperparameters or {})})
+        key = fingerprint.fingerprint(
+            {"data": dataset.digest, "model": model, "hyperparameters": dict(hyperparameters or {})}
+        )
         name = "-".join(part for part in (model.rsplit("/", 1)[-1], suffix, key[:12]) if part)
         return DummyTrainingRun(f"dummy-{key[:12]}", f"dummy/{name}", self.delay_s, self.fail)
 

@@ -1,6 +1,8 @@
-"""What we ask of OpenAI's API, under the policy that all our calls share: files, fine-tuning jobs, their events, checkpoints and results.
+"""What we ask of OpenAI's API, under the policy that all our calls share: files, fine-tuning jobs,
+their events, checkpoints and results.
 
-The key is ``OPENAI_API_KEY``, the service ``OPENAI_BASE_URL`` or OpenAI's own, read from the environment when the client is made.
+The key is ``OPENAI_API_KEY``, the service ``OPENAI_BASE_URL`` or OpenAI's own, read from the
+environment when the client is made.
 """
 
 from __future__ import annotations
@@ -45,8 +47,11 @@ class Account:
     _files: dict[str, asyncio.Task[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    async def of(cls, client: AsyncOpenAI | None = None, patience_s: float | None = None) -> Account:
-        """The running loop's account, the same for all who ask with the same ``client`` (``None``: one by the environment).
+    async def of(
+        cls, client: AsyncOpenAI | None = None, patience_s: float | None = None
+    ) -> Account:
+        """The running loop's account, the same for all who ask with the same ``client`` (``None``:
+        one by the environment).
 
         ``patience_s``, if given, is from now on its policy's.
         """
@@ -59,12 +64,16 @@ class Account:
         account.policy.patience_s = patience_s or account.policy.patience_s
         return account
 
-    async def ask(self, what: str, request: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
+    async def ask(
+        self, what: str, request: Callable[[], Awaitable[T]], patience_s: float | None = None
+    ) -> T:
         """The answer to ``request``; see ``Policy.call``."""
         return await self.policy.call(what, request, patience_s=patience_s)
 
     async def file(self, content: bytes) -> str:
-        """The id of the training file with ``content``: uploaded once, whoever asks and however often."""
+        """The id of the training file with ``content``: uploaded once, whoever asks and however
+        often.
+        """
         name = f"mosweep-{fingerprint.digest_bytes(content)[:40]}.jsonl"
         task = self._files.get(name)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
@@ -84,46 +93,70 @@ class Account:
                 page = await page.get_next_page()
 
         def upload() -> Awaitable[FileObject]:
-            return self.client.files.create(file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S)
+            return self.client.files.create(
+                file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S
+            )
 
         file, asked = await self.policy.find_or_make("the data's file", uploaded, upload)
-        print(f"{file.id}: data, {f'{len(content):,} bytes uploaded' if asked else 'uploaded before'}")
+        print(
+            f"{file.id}: data, {f'{len(content):,} bytes uploaded' if asked else 'uploaded before'}"
+        )
         return file.id
 
     async def jobs(self, key: str | None = None) -> list[FineTuningJob]:
-        """Every job for ``key`` that there is, or for any of ours; a part of a request, not to be made without a policy."""
+        """Every job for ``key`` that there is, or for any of ours; a part of a request, not to be
+        made without a policy.
+        """
         found: list[FineTuningJob] = []
         listed = self.client.fine_tuning.jobs.list
         page = await (listed(limit=100) if key is None else listed(metadata={KEY: key}, limit=100))
         while True:
-            found += [job for job in page.data if KEY in (job.metadata or {}) and key in (None, (job.metadata or {})[KEY])]
+            found += [
+                job
+                for job in page.data
+                if KEY in (job.metadata or {}) and key in (None, (job.metadata or {})[KEY])
+            ]
             if not page.has_next_page():
                 return found
             await self.policy.opened()
             page = await page.get_next_page()
 
     async def job(
-        self, key: str, spent: Iterable[str], create: Callable[[int], Awaitable[FineTuningJob]], asked_before: bool = False
+        self,
+        key: str,
+        spent: Iterable[str],
+        create: Callable[[int], Awaitable[FineTuningJob]],
+        asked_before: bool = False,
     ) -> tuple[FineTuningJob, bool]:
-        """The job for ``key`` that lives or has succeeded, and True; or else a new one, by ``create(attempt)``, and False.
+        """The job for ``key`` that lives or has succeeded, and True; or else a new one, by
+        ``create(attempt)``, and False.
 
-        Jobs in ``spent`` do not count. ``asked_before``: an earlier process has asked for the job and did not learn what became of it.
+        Jobs in ``spent`` do not count. ``asked_before``: an earlier process has asked for the job
+        and did not learn what became of it.
         """
         passed, attempt = frozenset(spent), 1
 
         async def living() -> list[FineTuningJob]:
             nonlocal attempt
             jobs = await self.jobs(key)
-            attempt = 1 + max((int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0)
+            attempt = 1 + max(
+                (int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0
+            )
             return usable(jobs, passed)
 
         async def first() -> FineTuningJob | None:
             return next(iter(await living()), None)
 
         before = int(asked_before)
-        job, asked = await self.policy.find_or_make("its job", first, lambda: create(attempt), before)
+        job, asked = await self.policy.find_or_make(
+            "its job", first, lambda: create(attempt), before
+        )
         if asked > 1 and asked > before:  # an earlier request may have been carried out after all
-            others = [other for other in await self.ask("looking for its jobs", living) if other.id != job.id]
+            others = [
+                other
+                for other in await self.ask("looking for its jobs", living)
+                if other.id != job.id
+            ]
             job, *more = sorted([job, *others], key=_by_merit)
             for another in more:
                 if another.status not in ENDED:
@@ -133,12 +166,16 @@ class Account:
 
     async def look(self, job_id: str) -> FineTuningJob:
         """The job as it is now."""
-        return await self.ask(f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id))
+        return await self.ask(
+            f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id)
+        )
 
     async def cancel(self, job_id: str) -> FineTuningJob:
         """End the job, if it goes on; what has become of it."""
         try:
-            return await self.ask(f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id))
+            return await self.ask(
+                f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id)
+            )
         except RemoteError:
             job = await self.look(job_id)
             if job.status not in ENDED:
@@ -146,7 +183,9 @@ class Account:
             return job
 
     async def events(self, job_id: str, seen: str | None) -> list[FineTuningJobEvent]:
-        """What has happened to the job since the event ``seen``, oldest first; of much, the latest."""
+        """What has happened to the job since the event ``seen``, oldest first; of much, the
+        latest.
+        """
 
         async def latest() -> list[FineTuningJobEvent]:
             return (await self.client.fine_tuning.jobs.list_events(job_id, limit=100)).data
@@ -164,7 +203,10 @@ class Account:
         async def latest() -> list[FineTuningJobCheckpoint]:
             return (await self.client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)).data
 
-        return sorted(await self.ask(f"checkpoints of {job_id}", latest), key=lambda checkpoint: checkpoint.step_number)
+        return sorted(
+            await self.ask(f"checkpoints of {job_id}", latest),
+            key=lambda checkpoint: checkpoint.step_number,
+        )
 
     async def content(self, file_id: str) -> bytes:
         """What is in a file."""
@@ -195,13 +237,19 @@ def _client() -> AsyncOpenAI:
     except ModuleNotFoundError as error:
         raise MissingExtra("openai", "openai", "backend=openai") from error
     if not os.environ.get("OPENAI_API_KEY"):
-        raise UserError("backend=openai needs the key of your OpenAI account in the environment: OPENAI_API_KEY is not set")
+        raise UserError(
+            "backend=openai needs the key of your OpenAI account in the environment: "
+            "OPENAI_API_KEY is not set"
+        )
     return AsyncOpenAI(max_retries=0, timeout=TIMEOUT_S)
 
 
 def usable(jobs: list[FineTuningJob], spent: frozenset[str] = frozenset()) -> list[FineTuningJob]:
     """Jobs that lead, or have led, to a model, the best first."""
-    return sorted((job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent), key=_by_merit)
+    return sorted(
+        (job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent),
+        key=_by_merit,
+    )
 
 
 def _by_merit(job: FineTuningJob) -> tuple[bool, int, str]:
@@ -235,7 +283,9 @@ def _answered(status: int, headers: Mapping[str, str], body: Any, message: str) 
     full = status == 429 and re.search(r"maximum of \d+ active", text) is not None
     hopeless = status == 429 and (full or code == "insufficient_quota")
     wish = headers.get("x-should-retry")
-    again = not hopeless and (wish == "true" or (wish != "false" and (status in (408, 409, 429) or status >= 500)))
+    again = not hopeless and (
+        wish == "true" or (wish != "false" and (status in (408, 409, 429) or status >= 500))
+    )
     wait_s = retry_after(headers)
     return Trouble(
         _line(f"{status} {code or ''}: {text}".replace(" :", ":")),

@@ -1,4 +1,6 @@
-"""``backend=openai``: fine-tunes at OpenAI. All of a sweep's jobs are watched from one process; a killed sweep finds them again."""
+"""``backend=openai``: fine-tunes at OpenAI. All of a sweep's jobs are watched from one process; a
+killed sweep finds them again.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mosweep.backends.openai.training import CLOSING, DPO, GREATEST_SEED, Method, OpenAIResult, Supervised
+from mosweep.backends.openai.training import (
+    CLOSING,
+    DPO,
+    GREATEST_SEED,
+    Method,
+    OpenAIResult,
+    Supervised,
+)
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between, build
@@ -53,12 +62,20 @@ class OpenAIFinetune:
 
     @property
     def expected_usage(self) -> Callable[[int], Usage] | None:
-        """What data of so many tokens would use; ``None``, unknown, where OpenAI chooses the epochs."""
+        """What data of so many tokens would use; ``None``, unknown, where OpenAI chooses the
+        epochs.
+        """
         epochs = self.settings.get("n_epochs")
-        return None if epochs is None else lambda tokens: Usage("openai", self.model, train_tokens=tokens * epochs)
+        return (
+            None
+            if epochs is None
+            else lambda tokens: Usage("openai", self.model, train_tokens=tokens * epochs)
+        )
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``job.json``, which says what job it was. A job that was started for this stage before is attached to."""
+        """Leaves ``job.json``, which says what job it was. A job that was started for this stage
+        before is attached to.
+        """
         from mosweep.backends.openai.training import OpenAITrainingBackend
 
         data = context.inputs["data"]
@@ -90,18 +107,24 @@ class OpenAIFinetune:
             "inspect": f"{PROVIDER}{model_id}",
             "remote_job": run.id,
             **_measured(result),
-            "usage": usage_facts(Usage("openai", result.base, train_tokens=result.trained_tokens or 0)),
+            "usage": usage_facts(
+                Usage("openai", result.base, train_tokens=result.trained_tokens or 0)
+            ),
             "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
         }
 
     @classmethod
     def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
-        """Ask once for every distinct model and method whether OpenAI would take a job; ``UserError`` if not."""
+        """Ask once for every distinct model and method whether OpenAI would take a job;
+        ``UserError`` if not.
+        """
         asyncio.run(_check({(work.model, work.method) for work in works}))
 
     @classmethod
     def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
-        """Those of ``keys`` with a job that lives or has succeeded, other than the jobs given with them."""
+        """Those of ``keys`` with a job that lives or has succeeded, other than the jobs given with
+        them.
+        """
         return asyncio.run(_begun(keys))
 
     @classmethod
@@ -112,7 +135,9 @@ class OpenAIFinetune:
 
 @dataclass(frozen=True)
 class OpenAIBackend:
-    """The group ``backend=openai``. What is ``None`` is as OpenAI chooses. The key comes from ``OPENAI_API_KEY``."""
+    """The group ``backend=openai``. What is ``None`` is as OpenAI chooses. The key comes from
+    ``OPENAI_API_KEY``.
+    """
 
     method: Method = "supervised"
     learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
@@ -125,12 +150,16 @@ class OpenAIBackend:
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":
-            raise ConfigError("beta", self.beta, f"belongs to method=dpo; this is method={self.method}")
+            raise ConfigError(
+                "beta", self.beta, f"belongs to method=dpo; this is method={self.method}"
+            )
         if self.suffix is not None and not 1 <= len(self.suffix) <= 64:
             raise ConfigError("suffix", self.suffix, "must have 1 to 64 characters")
 
     def finetune(self, setting: Setting) -> Stage:
-        """The fine-tuning stage of a trial. ``ConfigError`` for what OpenAI's fine-tuning does not have."""
+        """The fine-tuning stage of a trial. ``ConfigError`` for what OpenAI's fine-tuning does not
+        have.
+        """
         config = setting.config
         _refuse_what_openai_has_not(setting)
         given = {
@@ -142,7 +171,11 @@ class OpenAIBackend:
         try:
             build(_settings(self.method), given, "optim")
         except ConfigError as error:
-            raise ConfigError(error.key.replace("n_epochs", "epochs"), error.value, f"{error.problem} (OpenAI's limit)") from None
+            raise ConfigError(
+                error.key.replace("n_epochs", "epochs"),
+                error.value,
+                f"{error.problem} (OpenAI's limit)",
+            ) from None
         work = OpenAIFinetune(
             model=_model(setting),
             method=self.method,
@@ -154,7 +187,12 @@ class OpenAIBackend:
             poll_s=self.poll_s,
             patience_min=self.patience_min,
         )
-        return Stage("finetune", work, {"data": data_stage(setting)}, setting.resources("finetune", computes=False))
+        return Stage(
+            "finetune",
+            work,
+            {"data": data_stage(setting)},
+            setting.resources("finetune", computes=False),
+        )
 
 
 def _settings(method: Method) -> type[Supervised]:
@@ -165,7 +203,10 @@ def _model(setting: Setting) -> str:
     """OpenAI's name of the trial's base model."""
     model = setting.config.model
     if not (model.inspect or "").startswith(PROVIDER):
-        problem = f"backend=openai fine-tunes models at OpenAI: give one with inspect: {PROVIDER}…, such as model=gpt-4.1-mini"
+        problem = (
+            f"backend=openai fine-tunes models at OpenAI: give one with inspect: {PROVIDER}…, "
+            "such as model=gpt-4.1-mini"
+        )
         raise ConfigError("model", model.name, problem)
     assert model.inspect is not None
     return model.inspect.removeprefix(PROVIDER)
@@ -176,17 +217,34 @@ def _refuse_what_openai_has_not(setting: Setting) -> None:
     for name, value in asdict(config.lora).items():
         if value is not None:
             raise ConfigError(
-                f"lora.{name}", value, "backend=openai has no such setting: OpenAI does not say how its fine-tunes adapt weights"
+                f"lora.{name}",
+                value,
+                "backend=openai has no such setting: OpenAI does not say how its fine-tunes "
+                "adapt weights",
             )
     if config.optim.lr is not None:
-        raise ConfigError("optim.lr", config.optim.lr, "OpenAI takes no learning rate; give backend.learning_rate_multiplier")
+        raise ConfigError(
+            "optim.lr",
+            config.optim.lr,
+            "OpenAI takes no learning rate; give backend.learning_rate_multiplier",
+        )
     for name in ("max_steps_per_epoch", "warmup_steps", "weight_decay"):
         if (value := getattr(config.optim, name)) is not None:
-            raise ConfigError(f"optim.{name}", value, "backend=openai has no such setting; it takes optim.epochs and optim.batch_size")
+            raise ConfigError(
+                f"optim.{name}",
+                value,
+                "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
+            )
     if not 0 <= config.seed <= GREATEST_SEED:
-        raise ConfigError("seed", config.seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)")
+        raise ConfigError(
+            "seed", config.seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)"
+        )
     if config.torchtune:
-        raise ConfigError(f"torchtune.{next(iter(config.torchtune))}", "…", "settings of torchtune mean nothing to backend=openai")
+        raise ConfigError(
+            f"torchtune.{next(iter(config.torchtune))}",
+            "…",
+            "settings of torchtune mean nothing to backend=openai",
+        )
 
 
 def _measured(result: OpenAIResult) -> dict[str, Any]:
@@ -208,7 +266,9 @@ def _measured(result: OpenAIResult) -> dict[str, Any]:
 
 
 async def _prepared(path: Path, method: Method) -> bytes:
-    """The content to upload; trials on one data set share it. ``UserError`` names what OpenAI would refuse."""
+    """The content to upload; trials on one data set share it. ``UserError`` names what OpenAI would
+    refuse.
+    """
     if not path.exists():
         raise UserError(f"backend.validation=true: the data set has no {path.name} ({path.parent})")
     return await asyncio.to_thread(_content, str(path), path.stat().st_mtime_ns, method)
@@ -235,7 +295,11 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
             if trouble.again or trouble.status in (401, 429):
                 where = f" (at {account.client.base_url.host})" if trouble.again else ""
                 raise UserError(f"backend=openai: {trouble.text}{where}")
-            key, value = ("backend.method", method) if "method" in (trouble.param or "") else ("model.inspect", f"{PROVIDER}{model}")
+            key, value = (
+                ("backend.method", method)
+                if "method" in (trouble.param or "")
+                else ("model.inspect", f"{PROVIDER}{model}")
+            )
             raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
 
 
@@ -264,17 +328,27 @@ async def _cancel(keys: Sequence[str]) -> dict[str, str]:
 
 
 async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
-    """Why OpenAI would not take a job: asked by one that cannot start, as its training file does not exist."""
+    """Why OpenAI would not take a job: asked by one that cannot start, as its training file does
+    not exist.
+    """
     from mosweep.backends.openai.account import FULL
     from mosweep.core.providers import RemoteError
 
     jobs = account.client.fine_tuning.jobs
-    request: dict[str, Any] = {"model": model, "training_file": NO_FILE, "method": {"type": method, method: {"hyperparameters": {}}}}
+    request: dict[str, Any] = {
+        "model": model,
+        "training_file": NO_FILE,
+        "method": {"type": method, method: {"hyperparameters": {}}},
+    }
     try:
         made = await account.ask(f"asking for {model}", lambda: jobs.create(**request), QUICK_S)
     except RemoteError as error:
         trouble = error.trouble
-        accepted = trouble.code == FULL or "training_file" in (trouble.param or "") or NO_FILE in trouble.text
+        accepted = (
+            trouble.code == FULL
+            or "training_file" in (trouble.param or "")
+            or NO_FILE in trouble.text
+        )
         return None if accepted else trouble
     await jobs.cancel(made.id)  # a service that looks for files later
     return None

@@ -1,8 +1,9 @@
 """Fine-tuning at OpenAI: supervised and DPO, paid for once whatever breaks on the way.
 
-A job carries the ``key`` that it was started for in its metadata. Before one is created, a living or succeeded job with that key is looked
-for and taken; so a killed process, a lost answer or another machine finds the job instead of paying for a second. A job that failed or
-was cancelled is not taken: the next attempt is a new job with the next attempt number.
+A job carries the ``key`` that it was started for in its metadata. Before one is created, a living
+or succeeded job with that key is looked for and taken; so a killed process, a lost answer or
+another machine finds the job instead of paying for a second. A job that failed or was cancelled is
+not taken: the next attempt is a new job with the next attempt number.
 """
 
 from __future__ import annotations
@@ -33,19 +34,39 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.fine_tuning import FineTuningJob
 
-__all__ = ["CLOSING", "DPO", "Method", "OpenAIResult", "OpenAITrainingBackend", "OpenAITrainingRun", "Supervised", "training_file"]
+__all__ = [
+    "CLOSING",
+    "DPO",
+    "Method",
+    "OpenAIResult",
+    "OpenAITrainingBackend",
+    "OpenAITrainingRun",
+    "Supervised",
+    "training_file",
+]
 
 #: What everybody who plans with OpenAI's fine-tuning should know (announced; as of November 2026).
 CLOSING = (
-    "OpenAI is closing fine-tuning: no new jobs since 2026-07-02 for organisations that have not used fine-tunes lately, for nobody from "
+    "OpenAI is closing fine-tuning: no new jobs since 2026-07-02 for organisations that have not "
+    "used fine-tunes lately, for nobody from "
     "2027-01-06; fine-tunes of gpt-4o-mini, gpt-4.1 and gpt-4.1-mini retire on 2027-01-14"
 )
 
 Method = Literal["supervised", "dpo"]
 
-#: What OpenAI trains on: rows at least, roles, and characters of a name's suffix and a seed at most.
-FEWEST, ROLES, LONGEST_SUFFIX, GREATEST_SEED = 10, ("system", "user", "assistant", "tool"), 64, 2**31 - 1
-_STATUS: dict[str, RunStatus] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+#: What OpenAI trains on: rows at least, roles, and characters of a name's suffix and a seed at
+#: most.
+FEWEST, ROLES, LONGEST_SUFFIX, GREATEST_SEED = (
+    10,
+    ("system", "user", "assistant", "tool"),
+    64,
+    2**31 - 1,
+)
+_STATUS: dict[str, RunStatus] = {
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 
 
 @dataclass(frozen=True)
@@ -59,16 +80,20 @@ class Supervised:
 
 @dataclass(frozen=True)
 class DPO(Supervised):
-    """Hyperparameters of direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290)."""
+    """Hyperparameters of direct preference optimisation (Rafailov et al. 2023,
+    arXiv:2305.18290).
+    """
 
     beta: float | None = field(default=None, metadata=between(gt=0, le=2))
 
 
 @dataclass(frozen=True)
 class OpenAIResult:
-    """What a finished job measured and used. ``losses``: step and training loss. ``settings``: the hyperparameters that were in force.
+    """What a finished job measured and used. ``losses``: step and training loss. ``settings``: the
+    hyperparameters that were in force.
 
-    ``checkpoints``: step, model id and loss of those that OpenAI keeps. ``trained_tokens``: those that are billed.
+    ``checkpoints``: step, model id and loss of those that OpenAI keeps. ``trained_tokens``: those
+    that are billed.
     """
 
     base: str
@@ -83,7 +108,9 @@ class OpenAIResult:
 
 @dataclass
 class OpenAITrainingRun:
-    """A fine-tuning job. ``state`` is OpenAI's own word for its status. It is looked at every ``poll_s`` seconds while one waits."""
+    """A fine-tuning job. ``state`` is OpenAI's own word for its status. It is looked at every
+    ``poll_s`` seconds while one waits.
+    """
 
     id: str
     status: RunStatus = "queued"
@@ -105,7 +132,8 @@ class OpenAITrainingRun:
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the job's end, printing its states and steps; the model id. ``StageError`` with OpenAI's reason if there is none.
+        """Wait for the job's end, printing its states and steps; the model id. ``StageError`` with
+        OpenAI's reason if there is none.
 
         Who is interrupted while waiting leaves the job as it is.
         """
@@ -114,7 +142,9 @@ class OpenAITrainingRun:
             await self.refresh()
             if self.state != shown:
                 shown = self.state
-                print(f"{self.id}: {shown.replace('_', ' ')}{_HINTS.get(shown, '')}{self._expected()}")
+                print(
+                    f"{self.id}: {shown.replace('_', ' ')}{_HINTS.get(shown, '')}{self._expected()}"
+                )
             if self.state in ENDED:
                 break
             if self.state == "running":
@@ -126,7 +156,9 @@ class OpenAITrainingRun:
         return self.model_id
 
     async def result(self) -> OpenAIResult:
-        """What the finished job measured. What OpenAI does not keep any more is missing, and said so."""
+        """What the finished job measured. What OpenAI does not keep any more is missing, and said
+        so.
+        """
         await self.refresh()
         job, account = self.job, await self._account()
         assert job is not None
@@ -137,7 +169,9 @@ class OpenAITrainingRun:
                 losses += _losses(await account.content(file))
             for checkpoint in await account.checkpoints(job.id):
                 model, loss = checkpoint.fine_tuned_model_checkpoint, checkpoint.metrics.train_loss
-                checkpoints.append({"step": checkpoint.step_number, "model_id": model, "loss": loss})
+                checkpoints.append(
+                    {"step": checkpoint.step_number, "model_id": model, "loss": loss}
+                )
         except RemoteError as error:
             if error.trouble.status != 404:
                 raise
@@ -147,7 +181,9 @@ class OpenAITrainingRun:
         return OpenAIResult(
             base=job.model,
             seed=job.seed,
-            settings={name: value for name, value in settings.to_dict().items() if value is not None},
+            settings={
+                name: value for name, value in settings.to_dict().items() if value is not None
+            },
             losses=losses,
             checkpoints=tuple(checkpoints),
             trained_tokens=job.trained_tokens,
@@ -184,7 +220,10 @@ class OpenAITrainingRun:
             if event.type == "metrics" and "step" in data:
                 total, loss = data.get("total_steps"), data.get("train_loss")
                 of = f" of {total}" if total else ""
-                print(f"step {data['step']}{of}" + (f": loss {loss:.4g}" if isinstance(loss, int | float) else ""))
+                print(
+                    f"step {data['step']}{of}"
+                    + (f": loss {loss:.4g}" if isinstance(loss, int | float) else "")
+                )
 
     def _expected(self) -> str:
         """When OpenAI expects the job to end, while it runs."""
@@ -198,19 +237,28 @@ class OpenAITrainingRun:
             return f"OpenAI: {self.id} has succeeded and names no model"
         if self.state == "cancelled":
             return f"OpenAI: {self.id} was cancelled"
-        return f"OpenAI: {self.id} failed: " + (f"{error.message} ({error.code})" if error and error.message else "no reason is given")
+        return f"OpenAI: {self.id} failed: " + (
+            f"{error.message} ({error.code})" if error and error.message else "no reason is given"
+        )
 
 
-_HINTS = {"paused": ": it goes on when it is resumed at OpenAI", "validating_files": " at OpenAI", "queued": " at OpenAI"}
+_HINTS = {
+    "paused": ": it goes on when it is resumed at OpenAI",
+    "validating_files": " at OpenAI",
+    "queued": " at OpenAI",
+}
 
 
 @dataclass(frozen=True)
 class OpenAITrainingBackend:
-    """Starts jobs at OpenAI, by ``client`` or, without one, by ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``.
+    """Starts jobs at OpenAI, by ``client`` or, without one, by ``OPENAI_API_KEY`` and
+    ``OPENAI_BASE_URL``.
 
-    ``key``: what the job is for, by which it is found again; without one, every ``train`` is a job of its own. ``spent``: ids of jobs that
-    have served and are to be passed over. ``intent``: a file that says which job was meant and started; one that names a job saves the
-    search. ``poll_s``: how often a job is looked at, ``patience_s``: how long OpenAI may be out of reach, in seconds.
+    ``key``: what the job is for, by which it is found again; without one, every ``train`` is a job
+    of its own. ``spent``: ids of jobs that have served and are to be passed over. ``intent``: a
+    file that says which job was meant and started; one that names a job saves the search.
+    ``poll_s``: how often a job is looked at, ``patience_s``: how long OpenAI may be out of reach,
+    in seconds.
     """
 
     client: AsyncOpenAI | None = None
@@ -232,21 +280,35 @@ class OpenAITrainingBackend:
     ) -> OpenAITrainingRun:
         """Start fine-tuning ``model`` on ``dataset``, or attach to the job that does it already.
 
-        ``UserError`` for what OpenAI would refuse in the data, ``ConfigError`` for hyperparameters that the method does not have.
+        ``UserError`` for what OpenAI would refuse in the data, ``ConfigError`` for hyperparameters
+        that the method does not have.
         """
-        settings = build(DPO if self.method == "dpo" else Supervised, hyperparameters or {}, "hyperparameters")
+        settings = build(
+            DPO if self.method == "dpo" else Supervised, hyperparameters or {}, "hyperparameters"
+        )
         if suffix is not None and len(suffix) > LONGEST_SUFFIX:
             raise UserError(f"suffix {suffix!r}: OpenAI takes {LONGEST_SUFFIX} characters at most")
         if self.seed is not None and not 0 <= self.seed <= GREATEST_SEED:
             raise UserError(f"seed {self.seed}: OpenAI takes seeds from 0 to {GREATEST_SEED}")
-        contents = [training_file(data, self.method) for data in (dataset, validation) if data is not None]
+        contents = [
+            training_file(data, self.method) for data in (dataset, validation) if data is not None
+        ]
         return await self.train_on(contents, model, settings, suffix)
 
-    async def train_on(self, contents: list[bytes], model: str, settings: Supervised, suffix: str | None = None) -> OpenAITrainingRun:
-        """``train`` with settings that are checked, and the contents of the training file and perhaps of a validation file."""
+    async def train_on(
+        self, contents: list[bytes], model: str, settings: Supervised, suffix: str | None = None
+    ) -> OpenAITrainingRun:
+        """``train`` with settings that are checked, and the contents of the training file and
+        perhaps of a validation file.
+        """
         key = self.key or secrets.token_hex(32)
         known = self._intended(key)
-        if known and (job_id := known.get("job")) and job_id not in self.spent and (run := await self._attached(str(job_id))):
+        if (
+            known
+            and (job_id := known.get("job"))
+            and job_id not in self.spent
+            and (run := await self._attached(str(job_id)))
+        ):
             return run
         account = await Account.of(self.client, self.patience_s)
         files: list[str] = []
@@ -259,7 +321,11 @@ class OpenAITrainingBackend:
                 "method": {"type": self.method, self.method: {"hyperparameters": given}},
                 "metadata": {KEY: key, ATTEMPT: str(attempt)},
             }
-            optional = {"validation_file": files[1] if len(files) > 1 else None, "seed": self.seed, "suffix": suffix}
+            optional = {
+                "validation_file": files[1] if len(files) > 1 else None,
+                "seed": self.seed,
+                "suffix": suffix,
+            }
             request |= {name: value for name, value in optional.items() if value is not None}
             self._intend(key, attempt, None)
             return await account.client.fine_tuning.jobs.create(**request)
@@ -279,7 +345,9 @@ class OpenAITrainingBackend:
         return self._run(job)
 
     def _run(self, job: FineTuningJob) -> OpenAITrainingRun:
-        run = OpenAITrainingRun(job.id, client=self.client, poll_s=self.poll_s, patience_s=self.patience_s)
+        run = OpenAITrainingRun(
+            job.id, client=self.client, poll_s=self.poll_s, patience_s=self.patience_s
+        )
         run._note(job)
         return run
 
@@ -316,20 +384,33 @@ class OpenAITrainingBackend:
 def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes:
     """``dataset`` as OpenAI wants it; ``UserError`` names the sample that it would refuse."""
     if len(dataset) < FEWEST:
-        raise UserError(f"the data have {len(dataset)} samples; OpenAI fine-tunes on {FEWEST} at least")
-    rows = dataset.to_openai_format() if method == "supervised" else [_preference(n, row) for n, row in enumerate(dataset, 1)]
+        raise UserError(
+            f"the data have {len(dataset)} samples; OpenAI fine-tunes on {FEWEST} at least"
+        )
+    rows = (
+        dataset.to_openai_format()
+        if method == "supervised"
+        else [_preference(n, row) for n, row in enumerate(dataset, 1)]
+    )
     for number, row in enumerate(rows, 1):
         messages = row["messages"] if method == "supervised" else row["input"]["messages"]
         for message in messages:
             if message["role"] not in ROLES:
-                raise UserError(f"sample {number}: OpenAI fine-tunes on no {message['role']} messages; valid roles: {', '.join(ROLES)}")
+                raise UserError(
+                    f"sample {number}: OpenAI fine-tunes on no {message['role']} messages; valid "
+                    f"roles: {', '.join(ROLES)}"
+                )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _preference(number: int, row: Sample) -> dict[str, Any]:
     """A sample of preferences as OpenAI has them."""
     asked, chosen, rejected = preference(number, row)
-    return {"input": {"messages": asked}, "preferred_output": chosen, "non_preferred_output": rejected}
+    return {
+        "input": {"messages": asked},
+        "preferred_output": chosen,
+        "non_preferred_output": rejected,
+    }
 
 
 def _losses(content: bytes) -> tuple[tuple[int, float], ...]:
@@ -339,4 +420,8 @@ def _losses(content: bytes) -> tuple[tuple[int, float], ...]:
     except (binascii.Error, ValueError):
         text = content.decode()
     rows = csv.DictReader(io.StringIO(text))
-    return tuple((int(float(row["step"])), float(row["train_loss"])) for row in rows if row.get("step") and row.get("train_loss"))
+    return tuple(
+        (int(float(row["step"])), float(row["train_loss"]))
+        for row in rows
+        if row.get("step") and row.get("train_loss")
+    )

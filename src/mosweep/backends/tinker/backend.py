@@ -1,4 +1,6 @@
-"""``backend=tinker``: LoRA fine-tunes with Tinker's service, or a server that speaks as it does, driven from one process."""
+"""``backend=tinker``: LoRA fine-tunes with Tinker's service, or a server that speaks as it does,
+driven from one process.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ __all__ = ["TinkerBackend", "TinkerFinetune", "TinkerRound"]
 
 @dataclass(frozen=True)
 class _OnTinker:
-    """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer it has, where that is not the hub's."""
+    """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer
+    it has, where that is not the hub's.
+    """
 
     model: str
     renderer: str
@@ -41,26 +45,42 @@ class _OnTinker:
 
     version: ClassVar[int] = 1
     remote: ClassVar[str] = "tinker"
-    requires: ClassVar[Mapping[str, str]] = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
+    requires: ClassVar[Mapping[str, str]] = {
+        "tinker": "tinker",
+        "tinker_cookbook": "tinker",
+        "transformers": "torchtune",
+    }
 
     @classmethod
     def check_access(cls, works: Sequence[_OnTinker]) -> None:
-        """Ask each server once for its models. ``UserError`` for a missing or wrong key, ``ConfigError`` for a model that it lacks."""
+        """Ask each server once for its models. ``UserError`` for a missing or wrong key,
+        ``ConfigError`` for a model that it lacks.
+        """
         from mosweep.backends.tinker.service import address, check_renderer, supported_models
 
         offered = {url: supported_models(url) for url in {address(work.base_url) for work in works}}
         for model, url in {(work.model, address(work.base_url)) for work in works}:
             if model not in offered[url]:
-                raise ConfigError("model.tinker", model, f"Tinker at {url} has no such model; {choices(model, offered[url])}")
+                raise ConfigError(
+                    "model.tinker",
+                    model,
+                    f"Tinker at {url} has no such model; {choices(model, offered[url])}",
+                )
         for renderer in {work.renderer for work in works}:
             check_renderer(renderer)
 
-    async def _train(self, context: Context, dataset: JSONLDataset | Path, part: Part | None) -> dict[str, Any]:
-        """Train, going on where a killed attempt stopped; leaves ``tinker.jsonl``, with all that happened. The facts of a fine-tune."""
+    async def _train(
+        self, context: Context, dataset: JSONLDataset | Path, part: Part | None
+    ) -> dict[str, Any]:
+        """Train, going on where a killed attempt stopped; leaves ``tinker.jsonl``, with all that
+        happened. The facts of a fine-tune.
+        """
         from mosweep.backends.tinker.training import TinkerTrainingBackend
 
         data = context.inputs["data"]
-        local = "model" in context.inputs or (self.source is not None and self.source.path is not None)
+        local = "model" in context.inputs or (
+            self.source is not None and self.source.path is not None
+        )
         backend = TinkerTrainingBackend(
             context.out,
             self.recipe,
@@ -76,11 +96,16 @@ class _OnTinker:
         model_id = await run.wait()
         (context.out / "train.jsonl").unlink()
         losses = run.losses
-        used = prices.Usage("tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens)
+        used = prices.Usage(
+            "tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens
+        )
         return {
             "model_id": model_id,
             "inspect": model_id,
-            "inspect_args": {"renderer": self.renderer, **({"base_url": self.base_url} if self.base_url else {})},
+            "inspect_args": {
+                "renderer": self.renderer,
+                **({"base_url": self.base_url} if self.base_url else {}),
+            },
             "tokenizer": "base" if local else "hub",
             "remote_job": " ".join(run.jobs),
             "steps": len(losses),
@@ -90,7 +115,16 @@ class _OnTinker:
             "usage": prices.facts(used),
             "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
             **({"state": run.state} if run.state else {}),
-            **({"curves": {name: [list(point) for point in found] for name, found in run.measures.items()}} if run.measures else {}),
+            **(
+                {
+                    "curves": {
+                        name: [list(point) for point in found]
+                        for name, found in run.measures.items()
+                    }
+                }
+                if run.measures
+                else {}
+            ),
         }
 
 
@@ -102,16 +136,20 @@ class TinkerFinetune(_OnTinker):
 
     @property
     def expected_usage(self) -> Callable[[int], prices.Usage]:
-        """What training on data of so many tokens would use: ``tokens · epochs`` trained, as all of it is taken in every epoch.
+        """What training on data of so many tokens would use: ``tokens · epochs`` trained, as all of
+        it is taken in every epoch.
 
-        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. 2: every question comes with each of two
-        answers, of which the one that is not preferred is taken to be as long as the other. Read: once an epoch for the loss, and once for
-        the reference.
+        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. 2:
+        every question comes with each of two answers, of which the one that is not preferred is
+        taken to be as long as the other. Read: once an epoch for the loss, and once for the
+        reference.
         """
         epochs = self.recipe.epochs
         if self.recipe.beta is None:
             return lambda tokens: prices.Usage("tinker", self.model, train_tokens=tokens * epochs)
-        return lambda tokens: prices.Usage("tinker", self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
+        return lambda tokens: prices.Usage(
+            "tinker", self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1)
+        )
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``tinker.jsonl``, with all that happened."""
@@ -121,7 +159,9 @@ class TinkerFinetune(_OnTinker):
 
 @dataclass(frozen=True)
 class TinkerRound(_OnTinker):
-    """A round of a loop: ``plan.steps`` optimizer steps, on from the state that the round before left with Tinker."""
+    """A round of a loop: ``plan.steps`` optimizer steps, on from the state that the round before
+    left with Tinker.
+    """
 
     plan: Round
 
@@ -132,15 +172,31 @@ class TinkerRound(_OnTinker):
         from mosweep.backends.tinker.training import Part
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
-        file, count = data.folder / str(data.facts["folder"]) / TRAIN, plan.steps * self.recipe.batch_size
+        file, count = (
+            data.folder / str(data.facts["folder"]) / TRAIN,
+            plan.steps * self.recipe.batch_size,
+        )
         examples, about = await chosen_examples(context, plan, file, count, self.recipe.seed)
-        facts = await self._train(context, examples, Part(tuple(plan.rates), str(previous.facts["state"]) if previous else None))
+        facts = await self._train(
+            context,
+            examples,
+            Part(tuple(plan.rates), str(previous.facts["state"]) if previous else None),
+        )
         return {
             **facts,
             "round": plan.number,
             "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
             "loss": _shifted(facts["loss"], plan.before),
-            **({"curves": {name: _shifted(found, plan.before) for name, found in facts["curves"].items()}} if "curves" in facts else {}),
+            **(
+                {
+                    "curves": {
+                        name: _shifted(found, plan.before)
+                        for name, found in facts["curves"].items()
+                    }
+                }
+                if "curves" in facts
+                else {}
+            ),
             "data": about,
         }
 
@@ -149,11 +205,14 @@ def _shifted(points: Sequence[Sequence[float]], by: int) -> list[list[float]]:
     return [[by + step, value] for step, value in points]
 
 
-#: Settings of a recipe that say how long it trains and with which learning rate: in a loop its rounds do.
+#: Settings of a recipe that say how long it trains and with which learning rate: in a loop its
+#: rounds do.
 _OF_ROUNDS = {
     "epochs": "set loop.max_rounds and loop.steps_per_round",
     "max_steps_per_epoch": "set loop.steps_per_round",
-    **dict.fromkeys(("schedule", "warmup_steps", "min_learning_rate"), "the loop's own schedule sets every step"),
+    **dict.fromkeys(
+        ("schedule", "warmup_steps", "min_learning_rate"), "the loop's own schedule sets every step"
+    ),
 }
 
 
@@ -171,14 +230,22 @@ class TinkerBackend:
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":
-            raise ConfigError("beta", self.beta, f"belongs to method=dpo; this is method={self.method}")
+            raise ConfigError(
+                "beta", self.beta, f"belongs to method=dpo; this is method={self.method}"
+            )
         if self.use_recommended_lr and self.method == "dpo":
             raise ConfigError("use_recommended_lr", "true", _SUPERVISED_LR)
 
     def finetune(self, setting: Setting) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model."""
         made, source = base_model(setting)
-        work = TinkerFinetune(self.model(setting), self.renderer(setting), self.recipe(setting), source, **self._unkeyed)
+        work = TinkerFinetune(
+            self.model(setting),
+            self.renderer(setting),
+            self.recipe(setting),
+            source,
+            **self._unkeyed,
+        )
         needs = {"data": self.data(setting)} | ({"model": made} if made else {})
         return Stage("finetune", work, needs, setting.resources("finetune", computes=False))
 
@@ -190,7 +257,9 @@ class TinkerBackend:
         """A round of a loop."""
         for key, value in setting.config.tinker.items():
             if key in _OF_ROUNDS:
-                raise ConfigError(f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}")
+                raise ConfigError(
+                    f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}"
+                )
         if setting.config.loop.use_recommended_lr and self.method == "dpo":
             raise ConfigError("loop.use_recommended_lr", "true", _SUPERVISED_LR)
         made, source = base_model(setting)
@@ -206,24 +275,44 @@ class TinkerBackend:
             learning_rate=this.schedule.peak,
         )
         renderer = loop.renderer or self.renderer(setting)
-        work = TinkerRound(self.model(setting), renderer, recipe, source, **self._unkeyed, plan=this)
-        needs = {"data": self.data(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        work = TinkerRound(
+            self.model(setting), renderer, recipe, source, **self._unkeyed, plan=this
+        )
+        needs = (
+            {"data": self.data(setting)}
+            | ({"model": made} if made else {})
+            | ({"previous": previous} if previous else {})
+        )
         return Stage("round", work, needs, setting.resources("finetune", computes=False))
 
     def data(self, setting: Setting) -> Stage:
-        """The stage of the data set. ``ConfigError`` for a file of one's own that dpo cannot train on."""
+        """The stage of the data set. ``ConfigError`` for a file of one's own that dpo cannot train
+        on.
+        """
         stage = data_stage(setting)
         dataset, work = setting.config.dataset, stage.work
-        if self.method == "dpo" and isinstance(work, ImportData) and (problem := _no_preferences(work.path, work.digest)):
-            raise ConfigError("dataset.path" if dataset.path else "dataset", dataset.path or dataset.name, problem)
+        if (
+            self.method == "dpo"
+            and isinstance(work, ImportData)
+            and (problem := _no_preferences(work.path, work.digest))
+        ):
+            raise ConfigError(
+                "dataset.path" if dataset.path else "dataset", dataset.path or dataset.name, problem
+            )
         return stage
 
     @property
     def _unkeyed(self) -> dict[str, Any]:
-        return {"base_url": self.base_url, "max_concurrent": self.max_concurrent, "patience_min": self.patience_min}
+        return {
+            "base_url": self.base_url,
+            "max_concurrent": self.max_concurrent,
+            "patience_min": self.patience_min,
+        }
 
     def evaluated(self, setting: Setting) -> Elsewhere | None:
-        """How the untouched base model is reached where its weights are not on this machine: by Tinker, too, under the same renderer."""
+        """How the untouched base model is reached where its weights are not on this machine: by
+        Tinker, too, under the same renderer.
+        """
         if setting.config.model.hub is None:
             return None
         source = ModelSource(inspect=f"tinker/{self.model(setting)}")
@@ -233,10 +322,19 @@ class TinkerBackend:
         """The model's name with Tinker: ``model.tinker``, or else its hub id."""
         model = setting.config.model
         if model.revision is not None:
-            raise ConfigError("model.revision", model.revision, "Tinker has one revision of each model: leave it null")
+            raise ConfigError(
+                "model.revision",
+                model.revision,
+                "Tinker has one revision of each model: leave it null",
+            )
         if name := model.tinker or model.hub:
             return name
-        raise ConfigError("model.tinker", None, f"backend=tinker needs the name that {model.name} has with Tinker, such as Qwen/Qwen3-8B")
+        raise ConfigError(
+            "model.tinker",
+            None,
+            f"backend=tinker needs the name that {model.name} has with Tinker, such as "
+            "Qwen/Qwen3-8B",
+        )
 
     def renderer(self, setting: Setting) -> str:
         """``model.renderer``, or else the one that tinker-cookbook recommends."""
@@ -247,21 +345,39 @@ class TinkerBackend:
         return recommended_renderer(self.model(setting))
 
     def recipe(self, setting: Setting) -> TinkerRecipe:
-        """The recipe with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ← ``tinker.<key>``. ``null`` is the recipe's."""
+        """The recipe with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ←
+        ``tinker.<key>``. ``null`` is the recipe's.
+        """
         config = setting.config
         lora, optim = config.lora, config.optim
         if lora.alpha is not None:
-            raise ConfigError("lora.alpha", lora.alpha, "Tinker has its own and takes none: leave it null (and tune optim.lr)")
+            raise ConfigError(
+                "lora.alpha",
+                lora.alpha,
+                "Tinker has its own and takes none: leave it null (and tune optim.lr)",
+            )
         if lora.dropout:
-            raise ConfigError("lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0")
+            raise ConfigError(
+                "lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0"
+            )
         if self.use_recommended_lr and optim.lr is not None:
-            raise ConfigError("optim.lr", optim.lr, "is given, and so is backend.use_recommended_lr=true: which one is it?")
+            raise ConfigError(
+                "optim.lr",
+                optim.lr,
+                "is given, and so is backend.use_recommended_lr=true: which one is it?",
+            )
         if self.use_recommended_lr and (own := config.tinker.get("learning_rate")) is not None:
-            raise ConfigError("tinker.learning_rate", own, "is given, and so is backend.use_recommended_lr=true: which one is it?")
+            raise ConfigError(
+                "tinker.learning_rate",
+                own,
+                "is given, and so is backend.use_recommended_lr=true: which one is it?",
+            )
         settings = {
             "rank": lora.rank,
             "beta": self.beta,
-            "learning_rate": recommended_lr(self.model(setting)) if self.use_recommended_lr else optim.lr,
+            "learning_rate": recommended_lr(self.model(setting))
+            if self.use_recommended_lr
+            else optim.lr,
             "weight_decay": optim.weight_decay,
             "warmup_steps": optim.warmup_steps,
             "batch_size": optim.batch_size,
@@ -275,12 +391,17 @@ class TinkerBackend:
 
 
 #: Why a recommended learning rate is refused.
-_SUPERVISED_LR = "tinker-cookbook recommends learning rates for supervised fine-tunes, not for method=dpo: give optim.lr"
+_SUPERVISED_LR = (
+    "tinker-cookbook recommends learning rates for supervised fine-tunes, not for method=dpo: "
+    "give optim.lr"
+)
 
 
 @cache
 def _no_preferences(source: str, digest: str) -> str | None:
-    """Why the training data in ``source``, with this ``digest``, are no preferences. Splits in one JSON file are left to the stage."""
+    """Why the training data in ``source``, with this ``digest``, are no preferences. Splits in one
+    JSON file are left to the stage.
+    """
     path = Path(source) / TRAIN if Path(source).is_dir() else Path(source)
     if path.suffix == ".jsonl" and path.exists():
         try:

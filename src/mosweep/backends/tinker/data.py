@@ -21,7 +21,9 @@ LossOn = Literal["answer", "message"]
 
 @dataclass(frozen=True)
 class Example:
-    """``tokens``, and for each the weight of its prediction in the loss: 0 where it is given to the model."""
+    """``tokens``, and for each the weight of its prediction in the loss: 0 where it is given to the
+    model.
+    """
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
@@ -35,43 +37,72 @@ class Pair:
     rejected: Example
 
 
-def render(renderer: Any, chats: Iterable[Mapping[str, Any]], loss_on: LossOn, max_length: int) -> list[Example]:
-    """The examples of ``chats``, each cut to ``max_length`` tokens; what is left without anything to learn from drops out.
+def render(
+    renderer: Any, chats: Iterable[Mapping[str, Any]], loss_on: LossOn, max_length: int
+) -> list[Example]:
+    """The examples of ``chats``, each cut to ``max_length`` tokens; what is left without anything
+    to learn from drops out.
 
-    A renderer that writes earlier answers in another way than the last (without their reasoning, say) gives an example per answer.
-    ``loss_on``: the answers as the model is to generate them, or the whole assistant messages with their headers.
+    A renderer that writes earlier answers in another way than the last (without their reasoning,
+    say) gives an example per answer. ``loss_on``: the answers as the model is to generate them, or
+    the whole assistant messages with their headers.
     """
     return [
-        example for number, chat in enumerate(chats, 1) for example in _examples(renderer, number, chat["messages"], loss_on, max_length)
+        example
+        for number, chat in enumerate(chats, 1)
+        for example in _examples(renderer, number, chat["messages"], loss_on, max_length)
     ]
 
 
-def render_pairs(renderer: Any, rows: Iterable[Sample], loss_on: LossOn, max_length: int) -> list[Pair]:
-    """The pairs of ``rows`` of preferences (see ``datasets.preferences``), written and cut as by ``render``; learned are the last messages
-    alone. A pair of which either answer has nothing left to learn from drops out.
+def render_pairs(
+    renderer: Any, rows: Iterable[Sample], loss_on: LossOn, max_length: int
+) -> list[Pair]:
+    """The pairs of ``rows`` of preferences (see ``datasets.preferences``), written and cut as by
+    ``render``; learned are the last messages alone. A pair of which either answer has nothing left
+    to learn from drops out.
     """
     found = []
     for number, row in enumerate(rows, 1):
         asked, *answers = preference(number, row)
         given = [{**message, "weight": 0} for message in asked]
-        sides = [_examples(renderer, number, [*given, *answer], loss_on, max_length) for answer in answers]
+        sides = [
+            _examples(renderer, number, [*given, *answer], loss_on, max_length)
+            for answer in answers
+        ]
         if all(sides):
             (chosen,), (rejected,) = sides
             found.append(Pair(chosen, rejected))
     return found
 
 
-def _examples(renderer: Any, number: int, messages: Sequence[Mapping[str, Any]], loss_on: LossOn, max_length: int) -> list[Example]:
+def _examples(
+    renderer: Any,
+    number: int,
+    messages: Sequence[Mapping[str, Any]],
+    loss_on: LossOn,
+    max_length: int,
+) -> list[Example]:
     try:
-        made = _whole_messages(renderer, messages) if loss_on == "message" else _answers(renderer, messages)
+        made = (
+            _whole_messages(renderer, messages)
+            if loss_on == "message"
+            else _answers(renderer, messages)
+        )
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        raise StageError(f"sample {number} cannot be rendered: {type(error).__name__}: {error}") from error
-    cut = [Example(tuple(tokens[:max_length]), tuple(weights[:max_length])) for tokens, weights in made]
-    return [example for example in cut if any(example.weights[1:])]  # the first token is never predicted
+        raise StageError(
+            f"sample {number} cannot be rendered: {type(error).__name__}: {error}"
+        ) from error
+    cut = [
+        Example(tuple(tokens[:max_length]), tuple(weights[:max_length])) for tokens, weights in made
+    ]
+    # the first token is never predicted
+    return [example for example in cut if any(example.weights[1:])]
 
 
 def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) -> list[list[int]]:
-    """Which examples each step takes: every epoch in an order of its own, without an incomplete last batch, ``limit`` batches at most."""
+    """Which examples each step takes: every epoch in an order of its own, without an incomplete
+    last batch, ``limit`` batches at most.
+    """
     plan = []
     for epoch in range(epochs):
         order = list(range(count))
@@ -82,7 +113,9 @@ def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) ->
 
 
 def batch_of(examples: Sequence[Example]) -> list[Datum]:
-    """One step's data, whose loss is the mean over all trained tokens: Tinker's own is their sum."""
+    """One step's data, whose loss is the mean over all trained tokens: Tinker's own is their
+    sum.
+    """
     return data_of(examples, sum(sum(example.weights[1:]) for example in examples))
 
 
@@ -94,10 +127,20 @@ def data_of(examples: Sequence[Example], total: float = 1.0) -> list[Datum]:
     for example in examples:
         length = len(example.tokens) - 1
         inputs = {
-            "target_tokens": TensorData(data=list(example.tokens[1:]), dtype="int64", shape=[length]),
-            "weights": TensorData(data=[weight / total for weight in example.weights[1:]], dtype="float32", shape=[length]),
+            "target_tokens": TensorData(
+                data=list(example.tokens[1:]), dtype="int64", shape=[length]
+            ),
+            "weights": TensorData(
+                data=[weight / total for weight in example.weights[1:]],
+                dtype="float32",
+                shape=[length],
+            ),
         }
-        made.append(Datum(model_input=ModelInput.from_ints(list(example.tokens[:-1])), loss_fn_inputs=inputs))
+        made.append(
+            Datum(
+                model_input=ModelInput.from_ints(list(example.tokens[:-1])), loss_fn_inputs=inputs
+            )
+        )
     return made
 
 
@@ -109,11 +152,16 @@ def _answers(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> list[_Weig
 
     if renderer.has_extension_property:
         marked = [{**_plain(message), "trainable": _counts(message)} for message in messages]
-        return [_listed(renderer.build_supervised_example(marked, train_on_what=TrainOnWhat.CUSTOMIZED))]
+        return [
+            _listed(renderer.build_supervised_example(marked, train_on_what=TrainOnWhat.CUSTOMIZED))
+        ]
     plain = [_plain(message) for message in messages]
     answers = [index for index, message in enumerate(messages) if _counts(message)]
     last = TrainOnWhat.LAST_ASSISTANT_MESSAGE
-    return [_listed(renderer.build_supervised_example(plain[: index + 1], train_on_what=last)) for index in answers]
+    return [
+        _listed(renderer.build_supervised_example(plain[: index + 1], train_on_what=last))
+        for index in answers
+    ]
 
 
 def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> list[_Weighted]:
@@ -122,7 +170,15 @@ def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> lis
     plain = [_plain(message) for message in messages]
 
     def upto(count: int) -> list[int]:
-        return _listed(renderer.build_supervised_example(plain[:count], train_on_what=TrainOnWhat.ALL_TOKENS))[0] if count else []
+        return (
+            _listed(
+                renderer.build_supervised_example(
+                    plain[:count], train_on_what=TrainOnWhat.ALL_TOKENS
+                )
+            )[0]
+            if count
+            else []
+        )
 
     tokens = upto(len(plain))
     weights = [0.0] * len(tokens)
@@ -130,7 +186,10 @@ def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> lis
         if _counts(message):
             before, after = upto(index), upto(index + 1)
             if tokens[: len(after)] != after or after[: len(before)] != before:
-                raise ValueError("loss_on=message needs a renderer that writes a message in the same way whatever follows it")
+                raise ValueError(
+                    "loss_on=message needs a renderer that writes a message in the same way "
+                    "whatever follows it"
+                )
             weights[len(before) : len(after)] = [1.0] * (len(after) - len(before))
     return [(tokens, weights)]
 

@@ -1,4 +1,6 @@
-"""What the steps of a run on Tinker make smaller: the loss of answers to be copied, or of answers to be preferred."""
+"""What the steps of a run on Tinker make smaller: the loss of answers to be copied, or of answers
+to be preferred.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ __all__ = ["MEASURES", "Copying", "Objective", "Preferring", "preference_loss"]
 
 #: What a step of preferences tells beside its loss.
 MEASURES = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-#: Questions for reference log-probabilities under way at a time in this process, and pairs after whose answers these are noted.
+#: Questions for reference log-probabilities under way at a time in this process, and pairs after
+#: whose answers these are noted.
 IN_FLIGHT, PORTION = 64, 128
 
 
@@ -64,14 +67,18 @@ class Copying:
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
         """One forward and backward pass."""
-        return training.forward_backward(batch_of([self.examples[row] for row in rows]), "cross_entropy")
+        return training.forward_backward(
+            batch_of([self.examples[row] for row in rows]), "cross_entropy"
+        )
 
     def measured(self, rows: Sequence[int], result: Any) -> dict[str, float]:
         """The loss."""
         total = weight = 0.0
         for row, output in zip(rows, result.loss_fn_outputs, strict=True):
             weights = self.examples[row].weights[1:]
-            total -= sum(w * p for w, p in zip(weights, output["logprobs"].tolist(), strict=True) if w)
+            total -= sum(
+                w * p for w, p in zip(weights, output["logprobs"].tolist(), strict=True) if w
+            )
             weight += sum(weights)
         return {"loss": _finite(total / weight)}
 
@@ -82,9 +89,11 @@ class Copying:
 
 @dataclass(frozen=True)
 class Preferring:
-    """Direct preference optimisation by ``preference_loss``, against what the untouched ``model`` says of the same answers.
+    """Direct preference optimisation by ``preference_loss``, against what the untouched ``model``
+    says of the same answers.
 
-    ``reference``: that model's log-probabilities of both answers, by row, as far as they are known; what is asked for goes to ``note``.
+    ``reference``: that model's log-probabilities of both answers, by row, as far as they are known;
+    what is asked for goes to ``note``.
     """
 
     pairs: Sequence[Pair]
@@ -107,29 +116,46 @@ class Preferring:
         for start in range(0, len(missing), PORTION):
             portion = missing[start : start + PORTION]
             answers = self._answers(portion)
-            found = await self.service.wait(_all([self._ask(sampler, answer) for answer in answers]))
+            found = await self.service.wait(
+                _all([self._ask(sampler, answer) for answer in answers])
+            )
             known = dict(zip(portion, zip(found[0::2], found[1::2], strict=True), strict=True))
             self.reference.update(known)
             forward = sum(len(answer.tokens) for answer in answers)
-            self.note("reference", pairs=[[row, *both] for row, both in known.items()], forward=forward, sampled=len(answers))
+            self.note(
+                "reference",
+                pairs=[[row, *both] for row, both in known.items()],
+                forward=forward,
+                sampled=len(answers),
+            )
 
     async def _ask(self, sampler: SamplingClient, answer: Example) -> float:
         from tinker import ModelInput
 
         tokens = ModelInput.from_ints(list(answer.tokens))
         logprobs = await _policy().call(
-            "asking for log-probabilities", lambda: sampler.compute_logprobs(tokens), patience_s=self.service.patience_s
+            "asking for log-probabilities",
+            lambda: sampler.compute_logprobs(tokens),
+            patience_s=self.service.patience_s,
         )
         total = 0.0
         for logprob, weight in zip(logprobs[1:], answer.weights[1:], strict=True):
             if weight and logprob is None:
-                raise StageError(f"Tinker does not tell the log-probabilities that the untouched {self.model} gives")
+                raise StageError(
+                    f"Tinker does not tell the log-probabilities that the untouched {self.model} "
+                    "gives"
+                )
             total += weight * (logprob or 0.0)
         return total
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
-        """A forward pass, our loss of what it gives, and a forward and backward pass with the loss's gradient. The SDK keeps the order."""
-        answers, reference = self._answers(rows), [logprob for row in rows for logprob in self.reference[row]]
+        """A forward pass, our loss of what it gives, and a forward and backward pass with the
+        loss's gradient. The SDK keeps the order.
+        """
+        answers, reference = (
+            self._answers(rows),
+            [logprob for row in rows for logprob in self.reference[row]],
+        )
 
         def loss(_: list[Datum], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
             import torch
@@ -154,15 +180,21 @@ class Preferring:
 
     def _answers(self, rows: Iterable[int]) -> list[Example]:
         """Chosen and rejected answers in turn."""
-        return [answer for row in rows for answer in (self.pairs[row].chosen, self.pairs[row].rejected)]
+        return [
+            answer for row in rows for answer in (self.pairs[row].chosen, self.pairs[row].rejected)
+        ]
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tensor, dict[str, float]]:
-    """The loss of direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation 7), and ``MEASURES``.
+def preference_loss(
+    chosen: Tensor, rejected: Tensor, beta: float
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation
+    7), and ``MEASURES``.
 
-    ``chosen`` and ``rejected``: by how much more log-probability each answer has than under the reference model, one number a pair. The
-    loss is the mean of ``-log sigmoid(beta · (chosen - rejected))``; ``beta`` times each is its reward, the difference of rewards the
-    margin, and the accuracy is the part of the pairs whose chosen answer has the higher reward.
+    ``chosen`` and ``rejected``: by how much more log-probability each answer has than under the
+    reference model, one number a pair. The loss is the mean of ``-log sigmoid(beta · (chosen -
+    rejected))``; ``beta`` times each is its reward, the difference of rewards the margin, and the
+    accuracy is the part of the pairs whose chosen answer has the higher reward.
     """
     from torch.nn.functional import logsigmoid
 
@@ -210,7 +242,14 @@ def _trouble_of(error: BaseException) -> Trouble | None:
     from tinker.types import RequestErrorCategory
 
     limited = isinstance(error, tinker.RateLimitError)
-    failed = isinstance(error, tinker.RequestFailedError) and error.category is RequestErrorCategory.Server
-    if limited or failed or isinstance(error, tinker.APIConnectionError | tinker.InternalServerError):
+    failed = (
+        isinstance(error, tinker.RequestFailedError)
+        and error.category is RequestErrorCategory.Server
+    )
+    if (
+        limited
+        or failed
+        or isinstance(error, tinker.APIConnectionError | tinker.InternalServerError)
+    ):
         return Trouble(one_line(error), again=True, limited=limited)
     return None

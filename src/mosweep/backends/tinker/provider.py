@@ -1,8 +1,10 @@
-"""Inspect's model provider ``tinker/MODEL@WEIGHTS``, or ``tinker/MODEL`` for the base model: samples are drawn by Tinker.
+"""Inspect's model provider ``tinker/MODEL@WEIGHTS``, or ``tinker/MODEL`` for the base model:
+samples are drawn by Tinker.
 
-``get_model("tinker/Qwen/Qwen3-8B@tinker://…", renderer="qwen3", tokenizer=FOLDER)``. Chats are written as they were in training, by the
-renderer of tinker-cookbook; without one named, by the one it recommends. Greedy unless a temperature is asked for, as local models are.
-The weights are part of the name, so Inspect's cache of generations tells checkpoints apart.
+``get_model("tinker/Qwen/Qwen3-8B@tinker://…", renderer="qwen3", tokenizer=FOLDER)``. Chats are
+written as they were in training, by the renderer of tinker-cookbook; without one named, by the one
+it recommends. Greedy unless a temperature is asked for, as local models are. The weights are part
+of the name, so Inspect's cache of generations tells checkpoints apart.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TinkerAPI"]
 
-#: Requests at a time, and how long none of them may get anywhere before the evaluation fails, in seconds.
+#: Requests at a time, and how long none of them may get anywhere before the evaluation fails, in
+#: seconds.
 CONNECTIONS, PATIENCE_S = 128, 900.0
 
 
@@ -54,7 +57,9 @@ class TinkerAPI(ModelAPI):
             check_key()
         self.base, _, self.weights = model_name.partition("@")
         if self.weights and not self.weights.startswith("tinker://"):
-            raise ValueError(f"tinker/{model_name}: after the @ belongs Tinker's path of the weights, tinker://…")
+            raise ValueError(
+                f"tinker/{model_name}: after the @ belongs Tinker's path of the weights, tinker://…"
+            )
         self.renderer_name, self.tokenizer = renderer or recommended_renderer(self.base), tokenizer
         self._loading: asyncio.Task[tuple[Any, SamplingClient]] | None = None
 
@@ -67,17 +72,25 @@ class TinkerAPI(ModelAPI):
         return 2048
 
     async def generate(
-        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
     ) -> ModelOutput:
         """One request to Tinker, for as many completions as ``num_choices`` says."""
         from tinker import SamplingParams
 
         if tools:
-            raise ValueError("models on Tinker are evaluated without tools; this task gives its model some")
+            raise ValueError(
+                "models on Tinker are evaluated without tools; this task gives its model some"
+            )
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))
         renderer, client = await asyncio.shield(self._loading)
-        prompt = renderer.build_generation_prompt([{"role": message.role, "content": message.text} for message in input])
+        prompt = renderer.build_generation_prompt(
+            [{"role": message.role, "content": message.text} for message in input]
+        )
         asked = SamplingParams(
             max_tokens=config.max_tokens or 2048,
             temperature=config.temperature or 0.0,
@@ -87,9 +100,14 @@ class TinkerAPI(ModelAPI):
             stop=renderer.get_stop_sequences(),
         )
         answer = await client.sample(prompt, config.num_choices or 1, asked)
-        choices = [self._choice(renderer, sequence, config.stop_seqs or ()) for sequence in answer.sequences]
+        choices = [
+            self._choice(renderer, sequence, config.stop_seqs or ())
+            for sequence in answer.sequences
+        ]
         made = sum(len(sequence.tokens) for sequence in answer.sequences)
-        usage = ModelUsage(input_tokens=prompt.length, output_tokens=made, total_tokens=prompt.length + made)
+        usage = ModelUsage(
+            input_tokens=prompt.length, output_tokens=made, total_tokens=prompt.length + made
+        )
         return ModelOutput(model=self.model_name, choices=choices, usage=usage)
 
     def _load(self) -> tuple[Any, SamplingClient]:
@@ -97,19 +115,34 @@ class TinkerAPI(ModelAPI):
         from tinker.lib.retry_handler import RetryConfig
 
         renderer = load_renderer(self.renderer_name, self.base, self.tokenizer)
-        service = tinker.ServiceClient(base_url=address(self.base_url), api_key=self.api_key, user_metadata={"mosweep": "evaluation"})
+        service = tinker.ServiceClient(
+            base_url=address(self.base_url),
+            api_key=self.api_key,
+            user_metadata={"mosweep": "evaluation"},
+        )
         retries = RetryConfig(max_connections=None, progress_timeout=PATIENCE_S)
         base, weights = (None, self.weights) if self.weights else (self.base, None)
-        return renderer, service.create_sampling_client(model_path=weights, base_model=base, retry_config=retries).result()
+        return renderer, service.create_sampling_client(
+            model_path=weights, base_model=base, retry_config=retries
+        ).result()
 
     def _choice(self, renderer: Any, sequence: Any, stops: Sequence[str]) -> ChatCompletionChoice:
         content = renderer.parse_response(sequence.tokens)[0]["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        thoughts = [ContentReasoning(reasoning=part["thinking"]) for part in parts if part["type"] == "thinking"]
+        thoughts = [
+            ContentReasoning(reasoning=part["thinking"])
+            for part in parts
+            if part["type"] == "thinking"
+        ]
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         cut = min((where for word in stops if (where := text.find(word)) >= 0), default=None)
         said: list[Content] = [*thoughts, ContentText(text=text[:cut])]
-        message = ChatMessageAssistant(content=said if thoughts else text[:cut], model=self.model_name, source="generate")
+        message = ChatMessageAssistant(
+            content=said if thoughts else text[:cut], model=self.model_name, source="generate"
+        )
         return ChatCompletionChoice(
-            message=message, stop_reason="max_tokens" if sequence.stop_reason == "length" and cut is None else "stop"
+            message=message,
+            stop_reason="max_tokens"
+            if sequence.stop_reason == "length" and cut is None
+            else "stop",
         )

@@ -1,4 +1,6 @@
-"""The settings of a fine-tune on Tinker: ``recipes/tinker/default.yaml``, over it the model's own recipe, over that the trial's."""
+"""The settings of a fine-tune on Tinker: ``recipes/tinker/default.yaml``, over it the model's own
+recipe, over that the trial's.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ Method = Literal["supervised", "dpo"]
 
 @dataclass(frozen=True)
 class TinkerRecipe:
-    """What defines a run on Tinker, given model, renderer and data; and, unkeyed, how often it saves what it goes on from.
+    """What defines a run on Tinker, given model, renderer and data; and, unkeyed, how often it
+    saves what it goes on from.
 
-    ``beta``: train on preferences by direct preference optimisation, with this weight of the reference model; ``None``: supervised.
+    ``beta``: train on preferences by direct preference optimisation, with this weight of the
+    reference model; ``None``: supervised.
     """
 
     rank: int = field(metadata=between(ge=1))
@@ -55,24 +59,44 @@ class TinkerRecipe:
 
     def __post_init__(self) -> None:
         if not (self.train_attn or self.train_mlp or self.train_unembed):
-            raise ConfigError("train_attn", False, "train_attn, train_mlp and train_unembed are all false: nothing would be trained")
+            raise ConfigError(
+                "train_attn",
+                False,
+                "train_attn, train_mlp and train_unembed are all false: nothing would be trained",
+            )
         if self.min_learning_rate > self.learning_rate:
-            raise ConfigError("min_learning_rate", self.min_learning_rate, f"must be ≤ learning_rate={self.learning_rate:g}")
+            raise ConfigError(
+                "min_learning_rate",
+                self.min_learning_rate,
+                f"must be ≤ learning_rate={self.learning_rate:g}",
+            )
 
     def steps(self, examples: int) -> int:
-        """How many optimizer steps a data set of so many examples gives; ``ConfigError`` if none, or no more than the warm-up has."""
+        """How many optimizer steps a data set of so many examples gives; ``ConfigError`` if none,
+        or no more than the warm-up has.
+        """
         per_epoch = examples // self.batch_size
         steps = self.epochs * min(per_epoch, self.max_steps_per_epoch or per_epoch)
         if not steps:
-            raise ConfigError(f"{PREFIX}.batch_size", self.batch_size, f"no step would be taken: there are {examples} examples")
+            raise ConfigError(
+                f"{PREFIX}.batch_size",
+                self.batch_size,
+                f"no step would be taken: there are {examples} examples",
+            )
         if self.warmup_steps >= steps:
-            raise ConfigError(f"{PREFIX}.warmup_steps", self.warmup_steps, f"must be less than the run's {steps} steps")
+            raise ConfigError(
+                f"{PREFIX}.warmup_steps",
+                self.warmup_steps,
+                f"must be less than the run's {steps} steps",
+            )
         return steps
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step number ``step``, counting from 1, of ``steps``."""
         if self.schedule == "cosine":
-            return Schedule(self.learning_rate, self.min_learning_rate, self.warmup_steps, steps).lr(step)
+            return Schedule(
+                self.learning_rate, self.min_learning_rate, self.warmup_steps, steps
+            ).lr(step)
         if step <= self.warmup_steps:
             return self.learning_rate * step / self.warmup_steps
         if self.schedule == "constant":
@@ -82,18 +106,37 @@ class TinkerRecipe:
 
 
 def load_recipe(
-    name: str | None, models: tuple[str, ...], settings: Mapping[str, Any], native: Mapping[str, Any], method: Method = "supervised"
+    name: str | None,
+    models: tuple[str, ...],
+    settings: Mapping[str, Any],
+    native: Mapping[str, Any],
+    method: Method = "supervised",
 ) -> TinkerRecipe:
-    """The recipe ``name`` (a path, or ``recipes/tinker/<name>.yaml`` of the user's or shipped), or else that of the first of ``models``
-    that has one, or else the default's, with ``settings`` and ``native`` (by their names in a recipe) laid over it.
+    """The recipe ``name`` (a path, or ``recipes/tinker/<name>.yaml`` of the user's or shipped), or
+    else that of the first of ``models`` that has one, or else the default's, with ``settings`` and
+    ``native`` (by their names in a recipe) laid over it.
 
-    Models' recipes are for supervised fine-tunes: what the ``method`` dpo has of its own, in ``dpo.yaml``, lies over them.
+    Models' recipes are for supervised fine-tunes: what the ``method`` dpo has of its own, in
+    ``dpo.yaml``, lies over them.
     """
     own = {} if name else next(filter(None, map(_find, models)), {})
-    layers = [_file("default"), own, _file("dpo") if method == "dpo" else {}, _named(name) if name else {}, settings, native]
-    recipe = schema.build(TinkerRecipe, {key: value for layer in layers for key, value in layer.items()}, PREFIX)
+    layers = [
+        _file("default"),
+        own,
+        _file("dpo") if method == "dpo" else {},
+        _named(name) if name else {},
+        settings,
+        native,
+    ]
+    recipe = schema.build(
+        TinkerRecipe, {key: value for layer in layers for key, value in layer.items()}, PREFIX
+    )
     if method == "supervised" and recipe.beta is not None:
-        raise ConfigError(f"{PREFIX}.beta", recipe.beta, "belongs to backend.method=dpo; this is backend.method=supervised")
+        raise ConfigError(
+            f"{PREFIX}.beta",
+            recipe.beta,
+            "belongs to backend.method=dpo; this is backend.method=supervised",
+        )
     if method == "dpo" and recipe.beta is None:
         raise ConfigError(f"{PREFIX}.beta", None, "backend.method=dpo needs it")
     return recipe
@@ -104,8 +147,14 @@ def _named(name: str) -> Mapping[str, Any]:
         return _load(Path(name))
     found = _find(name)
     if found is None:
-        valid = {path.stem for folder in own_and_shipped("recipes") for path in (folder / PREFIX).glob("*.yaml")}
-        raise ConfigError("backend.config", name, f"no file recipes/tinker/{name}.yaml; {choices(name, valid)}")
+        valid = {
+            path.stem
+            for folder in own_and_shipped("recipes")
+            for path in (folder / PREFIX).glob("*.yaml")
+        }
+        raise ConfigError(
+            "backend.config", name, f"no file recipes/tinker/{name}.yaml; {choices(name, valid)}"
+        )
     return found
 
 
@@ -132,7 +181,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UserError(f"the Tinker recipe {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"the Tinker recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"the Tinker recipe {path} is not YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(data, dict):
         raise UserError(f"the Tinker recipe {path} is no mapping of settings")
     return data
@@ -140,13 +191,24 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 @cache
 def recommended_lr(model: str) -> float:
-    """The learning rate that tinker-cookbook recommends for LoRA on ``model``; ``ConfigError`` where it has none."""
+    """The learning rate that tinker-cookbook recommends for LoRA on ``model``; ``ConfigError``
+    where it has none.
+    """
     from tinker_cookbook.hyperparam_utils import get_lr
 
     try:
         rate = get_lr(model, is_lora=True)
-    except Exception as error:  # what it raises for models that it does not know depends on the model
-        raise ConfigError("backend.use_recommended_lr", "true", f"tinker-cookbook recommends none for {model}: give optim.lr") from error
+    # what it raises for models that it does not know depends on the model
+    except Exception as error:
+        raise ConfigError(
+            "backend.use_recommended_lr",
+            "true",
+            f"tinker-cookbook recommends none for {model}: give optim.lr",
+        ) from error
     if not math.isfinite(rate) or rate <= 0:
-        raise ConfigError("backend.use_recommended_lr", "true", f"tinker-cookbook recommends {rate} for {model}: give optim.lr")
+        raise ConfigError(
+            "backend.use_recommended_lr",
+            "true",
+            f"tinker-cookbook recommends {rate} for {model}: give optim.lr",
+        )
     return float(rate)

@@ -41,7 +41,9 @@ class Journal:
     def events(self) -> list[dict[str, Any]]:
         """Everything that has happened, oldest first."""
         found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+        for line in (
+            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
+        ):
             try:
                 found.append(json.loads(line))
             except ValueError:
@@ -58,8 +60,11 @@ class Journal:
     def begin(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Make the file, with these events, all at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.parent.with_name(f".{self.path.parent.name}.{os.getpid()}")  # in the folder it would look like a leftover
-        temporary.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+        # in the folder it would look like a leftover
+        temporary = self.path.parent.with_name(f".{self.path.parent.name}.{os.getpid()}")
+        temporary.write_text(
+            "".join(json.dumps(event) + "\n" for event in events), encoding="utf-8"
+        )
         temporary.replace(self.path)
 
 
@@ -91,7 +96,11 @@ class Training:
         except ModuleNotFoundError as error:
             raise MissingExtra("tinker", "tinker", "backend=tinker") from error
         objective, plan, rates = await asyncio.to_thread(self.prepare)
-        self.checkpoints = [(event["step"], event["path"]) for event in self.journal.events() if event["event"] == "checkpoint"]
+        self.checkpoints = [
+            (event["step"], event["path"])
+            for event in self.journal.events()
+            if event["event"] == "checkpoint"
+        ]
         tries, reached = 0, self.reached
         while True:
             try:
@@ -101,7 +110,9 @@ class Training:
                 tries = tries + 1 if self.reached == reached else 1
                 reached = self.reached
                 if isinstance(error, StageError) or hopeless(error) or tries >= TRIES:
-                    raise StageError(f"Tinker, at step {reached} of {len(plan)}: {one_line(error)}") from error
+                    raise StageError(
+                        f"Tinker, at step {reached} of {len(plan)}: {one_line(error)}"
+                    ) from error
                 pause = 2.0 ** (tries - 1)
                 print(f"{one_line(error)}; going on from step {reached} in {pause:g} s")
                 await asyncio.sleep(pause)
@@ -116,30 +127,60 @@ class Training:
         return schema.build(TinkerRecipe, self.spec["recipe"], "tinker")
 
     def prepare(self) -> tuple[Objective, list[list[int]], list[float]]:
-        """The data and what is to become of them, which of them each step takes, and each step's learning rate."""
+        """The data and what is to become of them, which of them each step takes, and each step's
+        learning rate.
+        """
         recipe, part, objective = self.recipe, self.spec["part"], self.objective()
         if part is None:
             steps = recipe.steps(len(objective))
-            plan = batches(len(objective), recipe.batch_size, recipe.epochs, recipe.max_steps_per_epoch, recipe.seed)
+            plan = batches(
+                len(objective),
+                recipe.batch_size,
+                recipe.epochs,
+                recipe.max_steps_per_epoch,
+                recipe.seed,
+            )
             return objective, plan, [recipe.rate(step, steps) for step in range(1, steps + 1)]
         size, given = recipe.batch_size, part["rates"]
         if len(objective) < size * len(given):
-            raise StageError(f"{len(given)} steps of {size} examples were asked for, and there are {len(objective)}")
-        return objective, [list(range(step * size, (step + 1) * size)) for step in range(len(given))], list(given)
+            raise StageError(
+                f"{len(given)} steps of {size} examples were asked for, and there are "
+                f"{len(objective)}"
+            )
+        return (
+            objective,
+            [list(range(step * size, (step + 1) * size)) for step in range(len(given))],
+            list(given),
+        )
 
     def objective(self) -> Objective:
-        """The data, rendered. Preferences know of the reference what earlier attempts have asked."""
+        """The data, rendered. Preferences know of the reference what earlier attempts have
+        asked.
+        """
         recipe, model = self.recipe, str(self.spec["model"])
         renderer = load_renderer(self.spec["renderer"], model, self.spec["tokenizer"])
-        data = JSONLDataset(json.loads(line) for line in (self.folder / "train.jsonl").read_text(encoding="utf-8").split("\n") if line)
+        data = JSONLDataset(
+            json.loads(line)
+            for line in (self.folder / "train.jsonl").read_text(encoding="utf-8").split("\n")
+            if line
+        )
         if recipe.beta is None:
-            return Copying(render(renderer, data.to_openai_format(), recipe.loss_on, recipe.max_length))
-        asked = [pair for event in self.journal.events() if event["event"] == "reference" for pair in event["pairs"]]
+            return Copying(
+                render(renderer, data.to_openai_format(), recipe.loss_on, recipe.max_length)
+            )
+        asked = [
+            pair
+            for event in self.journal.events()
+            if event["event"] == "reference"
+            for pair in event["pairs"]
+        ]
         known = {row: (chosen, rejected) for row, chosen, rejected in asked}
         pairs = render_pairs(renderer, data, recipe.loss_on, recipe.max_length)
         return Preferring(pairs, recipe.beta, model, self.service, self.journal.note, known)
 
-    async def session(self, objective: Objective, plan: Sequence[Sequence[int]], rates: Sequence[float]) -> None:
+    async def session(
+        self, objective: Objective, plan: Sequence[Sequence[int]], rates: Sequence[float]
+    ) -> None:
         """Take the steps that are missing and save the weights."""
         client = await self.service.open({"mosweep": str(self.spec["identity"])[:12]})
         how: Any = "errored"
@@ -148,13 +189,21 @@ class Training:
             training, done = await self.take_up(client)
             under_way: deque[_Step] = deque()
             for number in range(done + 1, len(plan) + 1):
-                under_way.append(self.step(training, objective, number, len(plan), plan[number - 1], rates[number - 1]))
+                under_way.append(
+                    self.step(
+                        training, objective, number, len(plan), plan[number - 1], rates[number - 1]
+                    )
+                )
                 if len(under_way) > AHEAD:
                     await self.settle(under_way.popleft(), objective, len(plan))
             while under_way:
                 await self.settle(under_way.popleft(), objective, len(plan))
-            if self.spec["part"] and not any(event["event"] == "state" for event in self.journal.events()):
-                saved = await self.service.wait(training.save_state("final", ttl_seconds=self.ttl_s))
+            if self.spec["part"] and not any(
+                event["event"] == "state" for event in self.journal.events()
+            ):
+                saved = await self.service.wait(
+                    training.save_state("final", ttl_seconds=self.ttl_s)
+                )
                 self.journal.note("state", path=saved.path, expires=time.time() + self.ttl_s)
             weights = await self.service.wait(training.save_weights_for_sampler("final"))
             self.journal.note("weights", path=weights.path)
@@ -177,7 +226,11 @@ class Training:
         while self.checkpoints or start:
             done, path = self.checkpoints[-1] if self.checkpoints else (0, start)
             try:
-                training = await self.service.wait(client.create_training_client_from_state_with_optimizer(path, user_metadata=about))
+                training = await self.service.wait(
+                    client.create_training_client_from_state_with_optimizer(
+                        path, user_metadata=about
+                    )
+                )
             except Exception as error:
                 if not self.checkpoints or not _gone(error):
                     raise
@@ -203,15 +256,30 @@ class Training:
     def took_up(self, training: TrainingClient, done: int, path: str | None) -> None:
         job = str(training.model_id)
         self.journal.note("job", id=job, step=done, start=path)
-        print(f"training run {job}, from " + (f"step {done} ({path})" if path else "the base model"))
+        print(
+            f"training run {job}, from " + (f"step {done} ({path})" if path else "the base model")
+        )
 
-    def step(self, training: TrainingClient, objective: Objective, number: int, steps: int, rows: Sequence[int], rate: float) -> _Step:
-        """Hand in a step and, where one is due, a checkpoint behind it; Tinker takes them in this order."""
+    def step(
+        self,
+        training: TrainingClient,
+        objective: Objective,
+        number: int,
+        steps: int,
+        rows: Sequence[int],
+        rate: float,
+    ) -> _Step:
+        """Hand in a step and, where one is due, a checkpoint behind it; Tinker takes them in this
+        order.
+        """
         loss = objective.submit(training, rows)
         update = training.optim_step(self.adam(rate))
         saved = None
         if number % self.recipe.save_every == 0 and number < steps:
-            saved = f"step-{number:06d}", training.save_state(f"step-{number:06d}", ttl_seconds=self.ttl_s)
+            saved = (
+                f"step-{number:06d}",
+                training.save_state(f"step-{number:06d}", ttl_seconds=self.ttl_s),
+            )
         return _Step(number, rows, rate, loss, update, saved)
 
     def adam(self, rate: float) -> AdamParams:
@@ -232,11 +300,21 @@ class Training:
         result = await self.service.wait(step.loss)
         await self.service.wait(step.update)
         measured = objective.measured(step.rows, result)
-        self.journal.note("step", step=step.number, **measured, lr=step.rate, **objective.used(step.rows))
-        print(f"step {step.number} of {steps}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in measured.items()))
+        self.journal.note(
+            "step", step=step.number, **measured, lr=step.rate, **objective.used(step.rows)
+        )
+        print(
+            f"step {step.number} of {steps}: "
+            + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in measured.items())
+        )
         if step.saved is not None:
             saved = await self.service.wait(step.saved[1])
-            self.journal.note("checkpoint", step=step.number, path=saved.path, expires=round(time.time() + self.ttl_s))
+            self.journal.note(
+                "checkpoint",
+                step=step.number,
+                path=saved.path,
+                expires=round(time.time() + self.ttl_s),
+            )
             self.checkpoints.append((step.number, saved.path))
 
 

@@ -1,4 +1,6 @@
-"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes, in one process per GPU that ``resources`` ask for."""
+"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes, in one process per GPU
+that ``resources`` ask for.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ __all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_co
 
 @dataclass(frozen=True)
 class _OnTorchtune:
-    """What works on torchtune have in common. ``config`` is the native configuration without anything that is not the science."""
+    """What works on torchtune have in common. ``config`` is the native configuration without
+    anything that is not the science.
+    """
 
     config: Mapping[str, Any]
     recipe: str
@@ -43,11 +47,21 @@ class _OnTorchtune:
 
     @property
     def requires(self) -> Mapping[str, str]:
-        """Libraries that this process's own interpreter has to have, and the extras that bring them."""
-        return {"torchtune": "torchtune", "torch": "torchtune"} if self.python == sys.executable else {}
+        """Libraries that this process's own interpreter has to have, and the extras that bring
+        them.
+        """
+        return (
+            {"torchtune": "torchtune", "torch": "torchtune"}
+            if self.python == sys.executable
+            else {}
+        )
 
-    async def _train(self, context: Context, dataset: JSONLDataset | Path, **options: Any) -> tuple[TorchtuneResult, dict[str, Any]]:
-        """Train in ``context.out``; ``options`` are the training backend's. What was measured, and the facts of a fine-tune."""
+    async def _train(
+        self, context: Context, dataset: JSONLDataset | Path, **options: Any
+    ) -> tuple[TorchtuneResult, dict[str, Any]]:
+        """Train in ``context.out``; ``options`` are the training backend's. What was measured, and
+        the facts of a fine-tune.
+        """
         from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 
         data = context.inputs["data"]
@@ -92,16 +106,22 @@ class TorchtuneFinetune(_OnTorchtune):
     kind: ClassVar[str] = "finetune"
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on where a killed attempt stopped."""
+        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on
+        where a killed attempt stopped.
+        """
         data = context.inputs["data"]
         file = data.folder / str(data.facts["folder"]) / TRAIN
-        result, facts = await self._train(context, file, merged=self.merged, previous=context.previous)
+        result, facts = await self._train(
+            context, file, merged=self.merged, previous=context.previous
+        )
         return {**facts, "resumed_at_step": result.resumed_at_step}
 
 
 @dataclass(frozen=True)
 class TorchtuneRound(_OnTorchtune):
-    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of the order of the examples."""
+    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of
+    the order of the examples.
+    """
 
     plan: Round
     seed: int
@@ -114,7 +134,9 @@ class TorchtuneRound(_OnTorchtune):
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
         count = plan.steps * self.config["batch_size"] * self.config["gradient_accumulation_steps"]
-        examples, about = await chosen_examples(context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed)
+        examples, about = await chosen_examples(
+            context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed
+        )
         part = Part(tuple(plan.rates), previous.folder / STATE if previous else None)
         result, facts = await self._train(context, examples, part=part)
         return {
@@ -126,7 +148,8 @@ class TorchtuneRound(_OnTorchtune):
         }
 
 
-#: Settings of a recipe that say how long it trains, in which order and with which learning rate: in a loop its rounds do.
+#: Settings of a recipe that say how long it trains, in which order and with which learning rate: in
+#: a loop its rounds do.
 _OF_ROUNDS = {
     "epochs": "set loop.max_rounds and loop.steps_per_round",
     "max_steps_per_epoch": "set loop.steps_per_round",
@@ -147,7 +170,9 @@ class TorchtuneBackend:
     environment: Mapping[str, str] | None = None
 
     def finetune(self, setting: Setting) -> Stage:
-        """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its GPUs could not share a batch."""
+        """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its
+        GPUs could not share a batch.
+        """
         made, source = base_model(setting)
         needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
         config = native_config(setting, self.config)
@@ -168,31 +193,53 @@ class TorchtuneBackend:
         """A round of a loop."""
         loop = setting.config.loop
         if self.recipe not in torchtune_config.DISTRIBUTED:
-            raise ConfigError("backend.recipe", self.recipe, f"cannot train in rounds; valid: {', '.join(torchtune_config.DISTRIBUTED)}")
+            raise ConfigError(
+                "backend.recipe",
+                self.recipe,
+                f"cannot train in rounds; valid: {', '.join(torchtune_config.DISTRIBUTED)}",
+            )
         if loop.renderer is not None:
-            raise ConfigError("loop.renderer", loop.renderer, "is Tinker's; torchtune renders as the recipe's tokenizer does")
+            raise ConfigError(
+                "loop.renderer",
+                loop.renderer,
+                "is Tinker's; torchtune renders as the recipe's tokenizer does",
+            )
         for path, value in setting.config.torchtune.items():
             if (name := path.partition(".")[0]) in _OF_ROUNDS:
-                raise ConfigError(f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}")
+                raise ConfigError(
+                    f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}"
+                )
         made, source = base_model(setting)
-        needs = {"data": data_stage(setting)} | ({"model": made} if made else {}) | ({"previous": previous} if previous else {})
+        needs = (
+            {"data": data_stage(setting)}
+            | ({"model": made} if made else {})
+            | ({"previous": previous} if previous else {})
+        )
         config = native_config(setting, self.config)
         if config["dataset"].get("packed"):
-            raise ConfigError("torchtune.dataset.packed", "true", "a round is made of examples, which packing would hide; give false")
+            raise ConfigError(
+                "torchtune.dataset.packed",
+                "true",
+                "a round is made of examples, which packing would hide; give false",
+            )
         config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
         if loop.max_seq_length:
             config = torchtune_config.set_path(config, "tokenizer.max_seq_len", loop.max_seq_length)
         resources = setting.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneRound(
-            config={key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)},
+            config={
+                key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)
+            },
             plan=this,
             seed=setting.config.seed,
             **self._given(setting, config, source),
         )
         return Stage("round", work, needs, resources)
 
-    def _given(self, setting: Setting, config: Mapping[str, Any], source: ModelSource | None) -> dict[str, Any]:
+    def _given(
+        self, setting: Setting, config: Mapping[str, Any], source: ModelSource | None
+    ) -> dict[str, Any]:
         """What every work on torchtune is given, but for its configuration."""
         device = None if self.device == "auto" else self.device
         return {
@@ -206,9 +253,11 @@ class TorchtuneBackend:
 
 
 def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
-    """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ← ``torchtune.<path>``.
+    """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``,
+    ``seed`` ← ``torchtune.<path>``.
 
-    A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it is given itself.
+    A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it
+    is given itself.
     """
     config = setting.config
     lora, optim = config.lora, config.optim
@@ -231,7 +280,9 @@ def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
 
 @cache
 def _recipe(name: str) -> dict[str, Any]:
-    """The native defaults called ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the user's or shipped."""
+    """The native defaults called ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the
+    user's or shipped.
+    """
     if name.endswith((".yaml", ".yml")):
         return torchtune_config.load_recipe(name)
     folders = [folder / "torchtune" for folder in own_and_shipped("recipes")]
@@ -239,4 +290,6 @@ def _recipe(name: str) -> dict[str, Any]:
         if (folder / f"{name}.yaml").exists():
             return torchtune_config.load_recipe(folder / f"{name}.yaml")
     valid = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-    raise ConfigError("model.recipe", name, f"no file recipes/torchtune/{name}.yaml; {choices(name, valid)}")
+    raise ConfigError(
+        "model.recipe", name, f"no file recipes/torchtune/{name}.yaml; {choices(name, valid)}"
+    )

@@ -1,12 +1,15 @@
-"""Run one torchtune recipe and package what it leaves. A script for the interpreter that trains, which need not have mosweep.
+"""Run one torchtune recipe and package what it leaves. A script for the interpreter that trains,
+which need not have mosweep.
 
-``python torchtune_child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base, processes …), runs torchtune's own
-recipe, from the last checkpoint of an earlier attempt if there is one, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json``
-and ``run/result.json``. Its exit status tells the truth: a run whose loss is not finite, or that took no step, or left no adapter, has
-failed.
+``python torchtune_child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base,
+processes …), runs torchtune's own recipe, from the last checkpoint of an earlier attempt if there
+is one, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json`` and ``run/result.json``. Its
+exit status tells the truth: a run whose loss is not finite, or that took no step, or left no
+adapter, has failed.
 
-One process runs the recipe itself. Several are started by torchrun, as ``torchtune_child.py FOLDER rank``; on several nodes of a Slurm
-job, srun first starts ``torchtune_child.py FOLDER agent ENDPOINT ID`` on each. ``mend`` says what is changed in torchtune, and why.
+One process runs the recipe itself. Several are started by torchrun, as ``torchtune_child.py FOLDER
+rank``; on several nodes of a Slurm job, srun first starts ``torchtune_child.py FOLDER agent
+ENDPOINT ID`` on each. ``mend`` says what is changed in torchtune, and why.
 """
 
 from __future__ import annotations
@@ -59,11 +62,16 @@ def check_losses(losses: list[list[float]]) -> None:
         raise RuntimeError("training took no step")
     for step, loss in losses:
         if not math.isfinite(loss):
-            raise RuntimeError(f"the loss became {loss} at step {step:g}: training diverged (is the learning rate too high?)")
+            raise RuntimeError(
+                f"the loss became {loss} at step {step:g}: training diverged (is the learning "
+                "rate too high?)"
+            )
 
 
 def package_adapter(epoch: Path, out: Path, base: Path) -> None:
-    """The adapter that torchtune left in ``epoch``, in PEFT's layout and nothing else, in ``out``."""
+    """The adapter that torchtune left in ``epoch``, in PEFT's layout and nothing else, in
+    ``out``.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -75,7 +83,8 @@ def package_adapter(epoch: Path, out: Path, base: Path) -> None:
             raise RuntimeError(f"training diverged: {name} is not finite")
     model = json.loads((base / "config.json").read_text())
     if model.get("model_type") == "qwen2":
-        # torchtune reorders the rows of B for q and k as Llama's rotary embedding needs it, for every family; Qwen2's does not.
+        # torchtune reorders the rows of B for q and k as Llama's rotary embedding needs it, for
+        # every family; Qwen2's does not.
         heads = {"q_proj": model["num_attention_heads"], "k_proj": model["num_key_value_heads"]}
         for name in tensors:
             site = name.split(".")[-3]
@@ -89,9 +98,16 @@ def package_adapter(epoch: Path, out: Path, base: Path) -> None:
 
 
 def _undo_rotary_order(matrix: Any, heads: int) -> Any:
-    """``matrix``: (heads · head_dim) × r, with the pairs of each head's dimensions split into halves; back to pairs in place."""
+    """``matrix``: (heads · head_dim) × r, with the pairs of each head's dimensions split into
+    halves; back to pairs in place.
+    """
     rows, rank = matrix.shape
-    return matrix.view(heads, 2, rows // heads // 2, rank).transpose(1, 2).reshape(rows, rank).contiguous()
+    return (
+        matrix.view(heads, 2, rows // heads // 2, rank)
+        .transpose(1, 2)
+        .reshape(rows, rank)
+        .contiguous()
+    )
 
 
 def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +119,9 @@ def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = config["dtype"]
     if dtype == "auto":
-        dtype = "bf16" if str(device).startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+        dtype = (
+            "bf16" if str(device).startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+        )
     return {**config, "device": device, "dtype": dtype}
 
 
@@ -113,13 +131,17 @@ def alone(spec: Mapping[str, Any]) -> bool:
 
 
 def in_a_fork(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function`` returns in a process that ends at once: one that has looked at a GPU holds on to it."""
+    """What ``function`` returns in a process that ends at once: one that has looked at a GPU holds
+    on to it.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def watch(lifeline: int) -> None:
-    """End this process and all it started when the other end of the pipe ``lifeline`` is closed: who wanted the result is dead."""
+    """End this process and all it started when the other end of the pipe ``lifeline`` is closed:
+    who wanted the result is dead.
+    """
 
     def listen() -> None:
         os.read(lifeline, 1)
@@ -129,13 +151,17 @@ def watch(lifeline: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when torchrun, which started it in a session of its own, is gone."""
+    """Have the kernel end this process when torchrun, which started it in a session of its own, is
+    gone.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_after_first_epoch() -> None:
-    """Have the recipe end once it has saved the first of its epochs: after its last it would not save the optimizer."""
+    """Have the recipe end once it has saved the first of its epochs: after its last it would not
+    save the optimizer.
+    """
     from torch.utils.data.distributed import DistributedSampler
 
     begin = DistributedSampler.set_epoch
@@ -149,7 +175,9 @@ def end_after_first_epoch() -> None:
 
 
 def scheduler_of(rates: list[float], optimizer: Any) -> Any:
-    """A scheduler that gives the optimizer these learning rates, step by step, whatever it had before."""
+    """A scheduler that gives the optimizer these learning rates, step by step, whatever it had
+    before.
+    """
     from torch.optim.lr_scheduler import LambdaLR
 
     for group in optimizer.param_groups:
@@ -158,7 +186,9 @@ def scheduler_of(rates: list[float], optimizer: Any) -> Any:
 
 
 def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None:
-    """Change torchtune 0.6.1 in this process where it does not do what is asked of it. Its recipes' files stay as they are."""
+    """Change torchtune 0.6.1 in this process where it does not do what is asked of it. Its recipes'
+    files stay as they are.
+    """
     import torch
     import torchtune.config
     import torchtune.training
@@ -178,8 +208,9 @@ def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None
         torchtune.config.instantiate = instantiate_part
         end_after_first_epoch()
     elif steps := len(resume.losses_before(work)):
-        # A resumed single-device recipe begins the schedule of the learning rate anew (its global_step stays 0) unless
-        # max_steps_per_epoch cuts its epochs short; and no recipe keeps the state of the random numbers.
+        # A resumed single-device recipe begins the schedule of the learning rate anew (its
+        # global_step stays 0) unless max_steps_per_epoch cuts its epochs short; and no recipe keeps
+        # the state of the random numbers.
         instantiate = torchtune.config.instantiate
 
         def instantiate_at_step(node: Any, *args: Any, **options: Any) -> Any:
@@ -191,9 +222,12 @@ def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None
 
         torchtune.config.instantiate = instantiate_at_step
     if config["device"] == "cpu" and several:
-        # lora_finetune_distributed asks for NCCL, for memory statistics and for an emptied cache, whatever the device; a CPU has none.
+        # lora_finetune_distributed asks for NCCL, for memory statistics and for an emptied cache,
+        # whatever the device; a CPU has none.
         init = torch.distributed.init_process_group
-        torch.distributed.init_process_group = lambda backend=None, **options: init("gloo", **options)
+        torch.distributed.init_process_group = lambda backend=None, **options: init(
+            "gloo", **options
+        )
         torchtune.training.get_memory_stats = lambda device, reset_stats=True: {}
         torchtune.training.log_memory_stats = lambda stats, message="": None
         torchtune.training.cleanup_before_training = gc.collect
@@ -227,20 +261,30 @@ class RankError(RuntimeError):
 def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> None:
     """Run the recipe in ``spec["processes"]`` processes on this machine.
 
-    ``RankError`` says which of them failed first, and why. If one was killed, or we are to end, ``SystemExit`` has the signal as a
-    shell reports it.
+    ``RankError`` says which of them failed first, and why. If one was killed, or we are to end,
+    ``SystemExit`` has the signal as a shell reports it.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     try:
-        words = [*rendezvous, "--nproc-per-node", str(spec["processes"]), __file__, str(folder), "rank"]
+        words = [
+            *rendezvous,
+            "--nproc-per-node",
+            str(spec["processes"]),
+            __file__,
+            str(folder),
+            "rank",
+        ]
         run(parse_args(words))  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
-            print(f"RankError: rank {rank} was killed (signal {-failure.exitcode}; out of memory?)", file=sys.stderr)
+            print(
+                f"RankError: rank {rank} was killed (signal {-failure.exitcode}; out of memory?)",
+                file=sys.stderr,
+            )
             sys.exit(128 - failure.exitcode)
         reason: Any = failure.message  # what ``record`` left, which may be more than text
         reason = reason["message"] if isinstance(reason, dict) else reason
@@ -255,11 +299,24 @@ def srun(folder: Path, spec: Mapping[str, Any]) -> None:
     ``SystemExit`` if it fails; the agents say why.
     """
     job, nodes = os.environ["SLURM_JOB_ID"], str(spec["nodes"])
-    endpoint = f"{socket.gethostname()}:{20000 + int(job) % 12000}"  # below the ports that Linux hands out by itself
+    # below the ports that Linux hands out by itself
+    endpoint = f"{socket.gethostname()}:{20000 + int(job) % 12000}"
     meeting = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
     how = ["--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1"]
-    command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", *how, sys.executable, __file__, str(folder), "agent", endpoint, meeting]
-    # srun hands its input to all agents, who end with it. A killed srun would leave them alone, so no signal to our group may reach it.
+    command = [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        *how,
+        sys.executable,
+        __file__,
+        str(folder),
+        "agent",
+        endpoint,
+        meeting,
+    ]
+    # srun hands its input to all agents, who end with it. A killed srun would leave them alone, so
+    # no signal to our group may reach it.
     held, lifeline = os.pipe()
     code = subprocess.run(command, stdin=held, start_new_session=True, check=False).returncode
     os.close(lifeline)
@@ -273,7 +330,9 @@ def main(folder: Path) -> None:
     if spec["lifeline"] is not None:
         watch(spec["lifeline"])
     base, work, native = Path(spec["base"]), folder / "run" / "work", folder / "torchtune.yaml"
-    config = resolve_auto(spec["config"]) if alone(spec) else in_a_fork(resolve_auto, spec["config"])
+    config = (
+        resolve_auto(spec["config"]) if alone(spec) else in_a_fork(resolve_auto, spec["config"])
+    )
     import yaml  # torchtune needs it too
 
     earlier, part = list(resume.earlier(spec)), spec["part"]
@@ -284,11 +343,15 @@ def main(folder: Path) -> None:
             config |= {"epochs": 2}  # of which it takes one
             resumes = bool(part["start"])
             if resumes:
-                resume.begin_part(Path(part["start"]), work, spec["recipe"], config["max_steps_per_epoch"])
+                resume.begin_part(
+                    Path(part["start"]), work, spec["recipe"], config["max_steps_per_epoch"]
+                )
         else:
             begun = resume.adopt(earlier, work, spec["recipe"])
             resumes = begun > 0
-        native.write_text(yaml.safe_dump(config | {"resume_from_checkpoint": resumes}, sort_keys=False))
+        native.write_text(
+            yaml.safe_dump(config | {"resume_from_checkpoint": resumes}, sort_keys=False)
+        )
         started = time.perf_counter()
         try:
             train(folder, spec, config)
@@ -296,12 +359,18 @@ def main(folder: Path) -> None:
             failed = not isinstance(problem, SystemExit) or problem.code == 1  # and not killed
             if failed and begun and len(resume.losses_of(work)) == begun:
                 resume.forget(folder, spec)
-                print("not a step was taken from the checkpoint: the next attempt will start from the first step", flush=True)
+                print(
+                    "not a step was taken from the checkpoint: the next attempt will start from "
+                    "the first step",
+                    flush=True,
+                )
             raise
         seconds = time.perf_counter() - started
         losses = resume.losses_of(work)
         check_losses(losses)
-        epochs = sorted(work.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
+        epochs = sorted(
+            work.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_"))
+        )
         if not epochs:
             raise RuntimeError("training left no checkpoint")
         package_adapter(epochs[-1], folder / "adapter", base)
@@ -313,9 +382,19 @@ def main(folder: Path) -> None:
     (folder / "losses.json").write_text(json.dumps(losses) + "\n")
     if spec["merged"]:
         _load(spec["lora"]).merge(base, folder / "adapter", folder / "merged")
-    shutil.rmtree(work, ignore_errors=True)  # torchtune's own folders mix files that no loader may meet together
-    result = {"steps": len(losses), "final_loss": losses[-1][1], "train_seconds": round(seconds, 3), "resumed_at_step": begun}
-    result |= {"device": config["device"], "dtype": config["dtype"], "world_size": spec["processes"] * spec["nodes"]}
+    # torchtune's own folders mix files that no loader may meet together
+    shutil.rmtree(work, ignore_errors=True)
+    result = {
+        "steps": len(losses),
+        "final_loss": losses[-1][1],
+        "train_seconds": round(seconds, 3),
+        "resumed_at_step": begun,
+    }
+    result |= {
+        "device": config["device"],
+        "dtype": config["dtype"],
+        "world_size": spec["processes"] * spec["nodes"],
+    }
     (folder / "run" / "result.json").write_text(json.dumps(result) + "\n")
     for other in earlier:
         if not (other / "run" / "result.json").exists():
@@ -327,13 +406,25 @@ def agent(folder: Path, endpoint: str, meeting: str) -> None:
     """This node's share of a run on several."""
     watch(0)
     spec = json.loads((folder / "run" / "spec.json").read_text())
-    rendezvous = ["--nnodes", str(spec["nodes"]), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", meeting]
+    rendezvous = [
+        "--nnodes",
+        str(spec["nodes"]),
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        endpoint,
+        "--rdzv-id",
+        meeting,
+    ]
     try:
         torchrun(folder, spec, rendezvous)
     except RankError:
         raise
-    except Exception:  # the other nodes are gone: marked, so that what happened there is not taken for the consequence
-        print(textwrap.indent(traceback.format_exc(), f"[{socket.gethostname()}] "), file=sys.stderr)
+    # the other nodes are gone: marked, so that what happened there is not taken for the consequence
+    except Exception:
+        print(
+            textwrap.indent(traceback.format_exc(), f"[{socket.gethostname()}] "), file=sys.stderr
+        )
         sys.exit(1)
 
 
@@ -350,7 +441,8 @@ def rank(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    gc.set_threshold(100_000, 50, 100)  # importing torchtune makes so many objects that looking through them takes a second
+    # importing torchtune makes so many objects that looking through them takes a second
+    gc.set_threshold(100_000, 50, 100)
     sys.path.pop(0)  # this file's folder: its torchtune.py would hide the library
     place, *role = sys.argv[1:]
     if role == ["rank"]:

@@ -1,8 +1,10 @@
-"""torchtune's native configuration: read it, change it strictly, complete it for one run. Imports neither torch nor torchtune.
+"""torchtune's native configuration: read it, change it strictly, complete it for one run. Imports
+neither torch nor torchtune.
 
-A setting may be changed if the recipe's file has it; anything else is an error, never a setting that is silently dropped. To
-open one more of torchtune's options, list it (with its default) in a recipe file of your own. Paths that describe the run
-rather than the science belong to mosweep, are absent from a recipe's key, and are filled in by ``complete``.
+A setting may be changed if the recipe's file has it; anything else is an error, never a setting
+that is silently dropped. To open one more of torchtune's options, list it (with its default) in a
+recipe file of your own. Paths that describe the run rather than the science belong to mosweep, are
+absent from a recipe's key, and are filled in by ``complete``.
 """
 
 from __future__ import annotations
@@ -37,10 +39,14 @@ PREFIX = "torchtune"
 
 _PLACE = "mosweep decides where files lie"
 _BASE = "it follows from the base model"
-_ADAPTER = "mosweep saves the adapter alone and merges it itself (saving merged weights each epoch corrupts the live ones)"
+_ADAPTER = (
+    "mosweep saves the adapter alone and merges it itself (saving merged weights each epoch "
+    "corrupts the live ones)"
+)
 _CURVE = "mosweep reads the loss of every step from it"
 
-#: Settings that mosweep fills in, and why they cannot be set. A section's name covers what is below it.
+#: Settings that mosweep fills in, and why they cannot be set. A section's name covers what is below
+#: it.
 OWNED: dict[str, str] = {
     "output_dir": _PLACE,
     "checkpointer": _BASE,
@@ -60,7 +66,14 @@ OWNED: dict[str, str] = {
     **{
         f"model.{name}": _BASE
         for name in (
-            *("vocab_size", "num_layers", "num_heads", "num_kv_heads", "embed_dim", "intermediate_dim"),
+            *(
+                "vocab_size",
+                "num_layers",
+                "num_heads",
+                "num_kv_heads",
+                "embed_dim",
+                "intermediate_dim",
+            ),
             *("max_seq_len", "norm_eps", "rope_base", "scale_factor", "tie_word_embeddings"),
         )
     },
@@ -69,7 +82,8 @@ OWNED: dict[str, str] = {
 #: The recipe that does in several processes what one does in one, with the same settings.
 DISTRIBUTED = {"lora_finetune_single_device": "lora_finetune_distributed"}
 
-#: Builders that take any dimensions, by model type of the base: these recipes get theirs from the base's ``config.json``.
+#: Builders that take any dimensions, by model type of the base: these recipes get theirs from the
+#: base's ``config.json``.
 SIZED_BY_BASE = {
     "torchtune.models.llama3_2.lora_llama3_2": "llama",
     "torchtune.models.qwen2.lora_qwen2": "qwen2",
@@ -82,7 +96,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$"),
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$"
+    ),
     list("-+0123456789."),
 )
 
@@ -94,8 +110,14 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"the torchtune recipe {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"the torchtune recipe {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("model"), dict) or COMPONENT not in data["model"]:
+        raise UserError(
+            f"the torchtune recipe {path} is not YAML: {' '.join(str(error).split())}"
+        ) from error
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("model"), dict)
+        or COMPONENT not in data["model"]
+    ):
         raise UserError(f"{path} is no torchtune recipe: it has no model.{COMPONENT}")
     return data
 
@@ -111,7 +133,9 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def merge(recipe: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """``recipe`` with the layers laid over it, later ones on top. A layer maps names, or dotted paths, to values or sections."""
+    """``recipe`` with the layers laid over it, later ones on top. A layer maps names, or dotted
+    paths, to values or sections.
+    """
     config = dict(recipe)
     for layer in layers:
         for path, value in layer.items():
@@ -120,10 +144,12 @@ def merge(recipe: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, An
 
 
 def set_path(config: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """A copy of ``config`` with one setting (or, given a mapping, the settings below one section) changed.
+    """A copy of ``config`` with one setting (or, given a mapping, the settings below one section)
+    changed.
 
-    A mapping that names a ``_component_`` replaces the section. ``ConfigError`` for a setting that the native config does not
-    have, that mosweep decides, or that gets a value of another type than the recipe's.
+    A mapping that names a ``_component_`` replaces the section. ``ConfigError`` for a setting that
+    the native config does not have, that mosweep decides, or that gets a value of another type than
+    the recipe's.
     """
     where = f"{PREFIX}.{dotted}"
     for owned, reason in OWNED.items():
@@ -135,7 +161,9 @@ def set_path(config: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     if isinstance(value, Mapping) and isinstance(old, Mapping) and not replaces:
         return merge(config, {f"{dotted}.{key}": item for key, item in value.items()})
     if isinstance(old, Mapping) and not replaces:
-        raise ConfigError(where, value, f"is a section; set one of {', '.join(leaves(old, f'{where}.'))}")
+        raise ConfigError(
+            where, value, f"is a section; set one of {', '.join(leaves(old, f'{where}.'))}"
+        )
     if isinstance(old, Mapping):
         value = {**value, **{k: old[k] for k in old if f"{dotted}.{k}" in OWNED and k not in value}}
     else:
@@ -147,10 +175,21 @@ def _lookup(config: Mapping[str, Any], parts: list[str], where: str, value: Any)
     node: Any = config
     for depth, part in enumerate(parts):
         if not isinstance(node, Mapping):
-            raise ConfigError(where, value, f"{PREFIX}.{'.'.join(parts[:depth])} is a setting, not a section")
+            raise ConfigError(
+                where, value, f"{PREFIX}.{'.'.join(parts[:depth])} is a setting, not a section"
+            )
         if part not in node:
-            valid = [path for path in leaves(config) if not any(path == o or path.startswith(f"{o}.") for o in OWNED)]
-            raise ConfigError(where, value, f"the native config has no such setting; {choices('.'.join(parts), valid, limit=60)}")
+            valid = [
+                path
+                for path in leaves(config)
+                if not any(path == o or path.startswith(f"{o}.") for o in OWNED)
+            ]
+            raise ConfigError(
+                where,
+                value,
+                "the native config has no such setting; "
+                f"{choices('.'.join(parts), valid, limit=60)}",
+            )
         node = node[part]
     return node
 
@@ -180,33 +219,52 @@ def _check_type(where: str, old: Any, value: Any) -> None:
 
 
 def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any]:
-    """What torchtune's builder for any size needs to know of the model in ``base``, read from its ``config.json``.
+    """What torchtune's builder for any size needs to know of the model in ``base``, read from its
+    ``config.json``.
 
-    ``max_seq_len`` (tokens) bounds the table of rotary embeddings; by default it is the model's context. ``ConfigError`` where
-    torchtune's Llama or Qwen2 builder would silently build another model.
+    ``max_seq_len`` (tokens) bounds the table of rotary embeddings; by default it is the model's
+    context. ``ConfigError`` where torchtune's Llama or Qwen2 builder would silently build another
+    model.
     """
     config = _model_config(base)
     kind = config.get("model_type")
 
     def refuse(name: str, problem: str) -> ConfigError:
-        return ConfigError("model.path", base, f"config.json has {name}={config.get(name)}: {problem}")
+        return ConfigError(
+            "model.path", base, f"config.json has {name}={config.get(name)}: {problem}"
+        )
 
     if kind not in SIZED_BY_BASE.values():
-        raise refuse("model_type", f"torchtune builders of any size are known for {', '.join(SIZED_BY_BASE.values())}")
+        raise refuse(
+            "model_type",
+            f"torchtune builders of any size are known for {', '.join(SIZED_BY_BASE.values())}",
+        )
     heads, width = config["num_attention_heads"], config["hidden_size"]
     if (config.get("head_dim") or width // heads) * heads != width:
-        raise refuse("head_dim", f"torchtune's builder has {width // heads} (hidden_size / num_attention_heads)")
+        raise refuse(
+            "head_dim",
+            f"torchtune's builder has {width // heads} (hidden_size / num_attention_heads)",
+        )
     if config.get("hidden_act", "silu") != "silu":
         raise refuse("hidden_act", "torchtune's builder has silu")
-    for name in ("mlp_bias", "use_sliding_window", *(("attention_bias",) if kind == "llama" else ())):
+    for name in (
+        "mlp_bias",
+        "use_sliding_window",
+        *(("attention_bias",) if kind == "llama" else ()),
+    ):
         if config.get(name):
             raise refuse(name, "torchtune's builder has none")
     context = config["max_position_embeddings"]
     # transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_scaling") or {})}
+    rope = config.get("rope_parameters") or {
+        "rope_theta": config.get("rope_theta", 10000.0),
+        **(config.get("rope_scaling") or {}),
+    }
     scaling = rope.get("rope_type", rope.get("type", "default"))
     found = {
-        COMPONENT: next(component for component, model_type in SIZED_BY_BASE.items() if model_type == kind),
+        COMPONENT: next(
+            component for component, model_type in SIZED_BY_BASE.items() if model_type == kind
+        ),
         "vocab_size": config["vocab_size"],
         "num_layers": config["num_hidden_layers"],
         "num_heads": heads,
@@ -219,9 +277,19 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
     }
     if kind == "llama":
-        fixed = {"low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8192}
-        if scaling not in ("default", "llama3") or (scaling == "llama3" and any(rope.get(k) != v for k, v in fixed.items())):
-            raise refuse("rope_scaling", "torchtune's builder has rope_type llama3 with the factors 1 and 4 and 8192 positions, or none")
+        fixed = {
+            "low_freq_factor": 1,
+            "high_freq_factor": 4,
+            "original_max_position_embeddings": 8192,
+        }
+        if scaling not in ("default", "llama3") or (
+            scaling == "llama3" and any(rope.get(k) != v for k, v in fixed.items())
+        ):
+            raise refuse(
+                "rope_scaling",
+                "torchtune's builder has rope_type llama3 with the factors 1 and 4 and 8192 "
+                "positions, or none",
+            )
         found["rope_base"] = int(rope["rope_theta"])
         found["scale_factor"] = rope["factor"] if scaling == "llama3" else 1
     elif scaling != "default":
@@ -229,8 +297,11 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
     return found
 
 
-def complete(config: Mapping[str, Any], *, base: Path, data: Path, output: Path, device: str | None = None) -> dict[str, Any]:
-    """The native config for one run: base model, data and output filled in. ``device`` overrides the recipe's.
+def complete(
+    config: Mapping[str, Any], *, base: Path, data: Path, output: Path, device: str | None = None
+) -> dict[str, Any]:
+    """The native config for one run: base model, data and output filled in. ``device`` overrides
+    the recipe's.
 
     ``auto`` for device and dtype is left for the machine that trains to resolve.
     """
@@ -241,7 +312,10 @@ def complete(config: Mapping[str, Any], *, base: Path, data: Path, output: Path,
         length = tokenizer.get("max_seq_len")
         built = architecture_of(base, length if isinstance(length, int) else None)
         if built[COMPONENT] != model[COMPONENT]:
-            problem = f"the recipe's builder is {model[COMPONENT]}, this base model needs {built[COMPONENT]}: name another recipe"
+            problem = (
+                f"the recipe's builder is {model[COMPONENT]}, this base model needs "
+                f"{built[COMPONENT]}: name another recipe"
+            )
             raise ConfigError("model.path", base, problem)
         model |= built
     kind = _model_config(base).get("model_type")
@@ -249,14 +323,20 @@ def complete(config: Mapping[str, Any], *, base: Path, data: Path, output: Path,
         tokenizer |= {"path": _file(base, "vocab.json"), "merges_file": _file(base, "merges.txt")}
     else:
         tokenizer["path"] = _file(base, "tokenizer.model", "original/tokenizer.model")
-        if _model_config(base)["vocab_size"] < 128_000:  # a vocabulary of its own: its special tokens are numbered otherwise
+        # a vocabulary of its own: its special tokens are numbered otherwise
+        if _model_config(base)["vocab_size"] < 128_000:
             tokenizer["special_tokens_path"] = _file(base, "tokenizer.json")
     return {
         **config,
         "output_dir": str(output),
         "model": model,
         "tokenizer": tokenizer,
-        "dataset": {**config["dataset"], "source": "json", "data_files": str(data.resolve()), "split": "train"},
+        "dataset": {
+            **config["dataset"],
+            "source": "json",
+            "data_files": str(data.resolve()),
+            "split": "train",
+        },
         "checkpointer": {
             **config["checkpointer"],
             "checkpoint_dir": str(base),
@@ -266,7 +346,10 @@ def complete(config: Mapping[str, Any], *, base: Path, data: Path, output: Path,
         },
         "resume_from_checkpoint": False,
         "save_adapter_weights_only": True,
-        "metric_logger": {COMPONENT: "torchtune.training.metric_logging.DiskLogger", "log_dir": str(output / "logs")},
+        "metric_logger": {
+            COMPONENT: "torchtune.training.metric_logging.DiskLogger",
+            "log_dir": str(output / "logs"),
+        },
         "log_every_n_steps": 1,
         "device": device or config.get("device", "auto"),
         "dtype": config.get("dtype", "auto"),
@@ -274,7 +357,9 @@ def complete(config: Mapping[str, Any], *, base: Path, data: Path, output: Path,
 
 
 def steps_of(config: Mapping[str, Any], rows: int) -> int:
-    """How many optimizer steps the stock recipe takes on ``rows`` samples; it drops an incomplete last batch."""
+    """How many optimizer steps the stock recipe takes on ``rows`` samples; it drops an incomplete
+    last batch.
+    """
     per_epoch: int = rows // config["batch_size"] // config["gradient_accumulation_steps"]
     limit = config.get("max_steps_per_epoch")
     return int(config["epochs"]) * (min(per_epoch, limit) if limit else per_epoch)
@@ -284,27 +369,38 @@ def check(config: Mapping[str, Any], rows: int) -> None:
     """Refuse what could not take a single step on a data set of ``rows`` samples."""
     if steps_of(config, rows) < 1:
         batch = config["batch_size"] * config["gradient_accumulation_steps"]
-        problem = f"no step would be taken: {rows} samples, a step needs {batch} (batch_size · gradient_accumulation_steps)"
+        problem = (
+            f"no step would be taken: {rows} samples, a step needs {batch} (batch_size · "
+            "gradient_accumulation_steps)"
+        )
         raise ConfigError(f"{PREFIX}.batch_size", config["batch_size"], problem)
 
 
-def share(config: Mapping[str, Any], processes: int, nodes: int = 1, rows: int | None = None) -> dict[str, Any]:
-    """The config of each of ``processes`` on each of ``nodes``, such that together they take the very steps that one process would.
+def share(
+    config: Mapping[str, Any], processes: int, nodes: int = 1, rows: int | None = None
+) -> dict[str, Any]:
+    """The config of each of ``processes`` on each of ``nodes``, such that together they take the
+    very steps that one process would.
 
-    ``batch_size`` counts the samples that all of them take at a time; torchtune's own counts those of each. ``rows``: samples in the data
-    set, if known. ``ConfigError`` where the batch cannot be shared evenly.
+    ``batch_size`` counts the samples that all of them take at a time; torchtune's own counts those
+    of each. ``rows``: samples in the data set, if known. ``ConfigError`` where the batch cannot be
+    shared evenly.
     """
     world, batch = processes * nodes, config["batch_size"]
     if world == 1:
         return dict(config)
     if batch % world:
         valid = ", ".join(str(count) for count in range(1, batch + 1) if batch % count == 0)
-        problem = f"{world} processes (gpus · nodes) cannot share batch_size={batch} evenly; valid: {valid} of them"
+        problem = (
+            f"{world} processes (gpus · nodes) cannot share batch_size={batch} evenly; valid: "
+            f"{valid} of them"
+        )
         problem += f", or a batch_size that is a multiple of {world}"
         raise ConfigError("resources.gpus", processes, problem)
     shared = {**config, "batch_size": batch // world}
     if rows is not None and not config["dataset"].get("packed"):
-        # The sampler fills up the last round with samples from the first, of which a whole batch may come that one process would not take.
+        # The sampler fills up the last round with samples from the first, of which a whole batch
+        # may come that one process would not take.
         shared["max_steps_per_epoch"] = steps_of(config, rows) // int(config["epochs"])
     return shared
 
@@ -313,7 +409,11 @@ def _model_config(base: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((base / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError("model.path", base, f"is no Hugging Face model folder: no readable config.json ({error})") from error
+        raise ConfigError(
+            "model.path",
+            base,
+            f"is no Hugging Face model folder: no readable config.json ({error})",
+        ) from error
     return config
 
 
@@ -329,4 +429,6 @@ def _file(base: Path, *names: str) -> str:
     for name in names:
         if (base / name).exists():
             return str(base / name)
-    raise ConfigError("model.path", base, f"the base model has no {' or '.join(names)}, which torchtune needs")
+    raise ConfigError(
+        "model.path", base, f"the base model has no {' or '.join(names)}, which torchtune needs"
+    )

@@ -1,7 +1,8 @@
 """A process that outlives us and tells any later process how it ended, through files in a folder.
 
-A shell in a session of its own runs the command and writes its exit status to ``exit`` when it is done, so that the outcome is
-known even if the command was killed; ``process.json`` says which process that shell is.
+A shell in a session of its own runs the command and writes its exit status to ``exit`` when it is
+done, so that the outcome is known even if the command was killed; ``process.json`` says which
+process that shell is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _SHELL = '"$@"; code=$?; echo $code > "$0.part" && mv "$0.part" "$0"'
 
 @dataclass(frozen=True)
 class Detached:
-    """A detached command. ``folder`` holds its files; ``pid`` (the shell's) leads its process group on ``host``."""
+    """A detached command. ``folder`` holds its files; ``pid`` (the shell's) leads its process group
+    on ``host``.
+    """
 
     folder: Path
     pid: int
@@ -36,11 +39,18 @@ class Detached:
     host: str
 
     @classmethod
-    def start(cls, command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str], lifeline: int | None = None) -> Self:
+    def start(
+        cls,
+        command: Sequence[str],
+        folder: Path,
+        log: Path,
+        environment: Mapping[str, str],
+        lifeline: int | None = None,
+    ) -> Self:
         """Run ``command`` with its output appended to ``log``.
 
-        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. A command that watches it learns that
-        we are dead by its end of file.
+        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. A
+        command that watches it learns that we are dead by its end of file.
         """
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -72,9 +82,11 @@ class Detached:
         return (self.folder / _CANCELLED).exists()
 
     def exit_status(self) -> int | None:
-        """``None`` while it runs; then the command's exit status, as a shell reports it (128 + signal).
+        """``None`` while it runs; then the command's exit status, as a shell reports it (128 +
+        signal).
 
-        -1 if the process vanished without a word, as when its machine's whole process group was killed.
+        -1 if the process vanished without a word, as when its machine's whole process group was
+        killed.
         """
         with contextlib.suppress(FileNotFoundError):
             return int((self.folder / _EXIT).read_text())

@@ -1,10 +1,12 @@
-"""Fine-tuning with torchtune's stock recipes, in processes of their own, under any Python that has torchtune.
+"""Fine-tuning with torchtune's stock recipes, in processes of their own, under any Python that has
+torchtune.
 
-A run lives in a folder: ``torchtune.yaml`` (the native config as run), ``torchtune.log``, ``losses.json`` (``[[step, loss], …]``),
-``adapter/`` in PEFT's layout, ``merged/`` if asked for, and ``run/``, which lets another process attach to it.
+A run lives in a folder: ``torchtune.yaml`` (the native config as run), ``torchtune.log``,
+``losses.json`` (``[[step, loss], …]``), ``adapter/`` in PEFT's layout, ``merged/`` if asked for,
+and ``run/``, which lets another process attach to it.
 
-A run that was killed can be gone on with, in another folder, from the end of its last epoch: torchtune saves nothing in between, so an
-only epoch starts from its first step again.
+A run that was killed can be gone on with, in another folder, from the end of its last epoch:
+torchtune saves nothing in between, so an only epoch starts from its first step again.
 """
 
 from __future__ import annotations
@@ -32,9 +34,16 @@ from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.fingerprint import digest_file
 from mosweep.datasets.jsonl import JSONLDataset
 
-__all__ = ["Part", "TorchtuneResult", "TorchtuneTrainingBackend", "TorchtuneTrainingRun", "last_error"]
+__all__ = [
+    "Part",
+    "TorchtuneResult",
+    "TorchtuneTrainingBackend",
+    "TorchtuneTrainingRun",
+    "last_error",
+]
 
-#: What every child gets unless the environment says otherwise. More threads than free cores make small models many times slower.
+#: What every child gets unless the environment says otherwise. More threads than free cores make
+#: small models many times slower.
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -46,10 +55,12 @@ CHILD_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TorchtuneResult:
-    """What a finished run measured. ``seconds``: wall time of everything; ``train_seconds``: of the recipe alone.
+    """What a finished run measured. ``seconds``: wall time of everything; ``train_seconds``: of the
+    recipe alone.
 
-    A run that went on with an earlier one has the losses of all steps from the first, but the times are its own; ``resumed_at_step``
-    says how many steps it did not have to take (0: none). ``world_size``: processes that trained.
+    A run that went on with an earlier one has the losses of all steps from the first, but the times
+    are its own; ``resumed_at_step`` says how many steps it did not have to take (0: none).
+    ``world_size``: processes that trained.
     """
 
     steps: int
@@ -65,7 +76,9 @@ class TorchtuneResult:
 
 @dataclass
 class TorchtuneTrainingRun:
-    """A run of a torchtune recipe in ``folder``. ``model_id`` is the folder of the merged model if there is one, or the adapter's."""
+    """A run of a torchtune recipe in ``folder``. ``model_id`` is the folder of the merged model if
+    there is one, or the adapter's.
+    """
 
     id: str
     folder: Path
@@ -99,11 +112,19 @@ class TorchtuneTrainingRun:
         if self.status in ("queued", "running"):
             code = self._process.exit_status()
             if code is not None:
-                self.status = "succeeded" if code == 0 else "cancelled" if self._process.cancelled else "failed"
+                self.status = (
+                    "succeeded"
+                    if code == 0
+                    else "cancelled"
+                    if self._process.cancelled
+                    else "failed"
+                )
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the end of training; ``model_id``. ``StageError`` names the log and the last error in it."""
+        """Wait for the end of training; ``model_id``. ``StageError`` names the log and the last
+        error in it.
+        """
         try:
             await self._ended()
         finally:
@@ -123,7 +144,10 @@ class TorchtuneTrainingRun:
     def result(self) -> TorchtuneResult:
         """What the finished run measured."""
         known = json.loads((self.folder / "run" / "result.json").read_text())
-        losses = tuple((int(step), float(loss)) for step, loss in json.loads((self.folder / "losses.json").read_text()))
+        losses = tuple(
+            (int(step), float(loss))
+            for step, loss in json.loads((self.folder / "losses.json").read_text())
+        )
         spec = json.loads((self.folder / "run" / "spec.json").read_text())
         seconds = (self.folder / "run" / "result.json").stat().st_mtime - spec["started"]
         return TorchtuneResult(losses=losses, seconds=round(seconds, 3), **known)
@@ -160,9 +184,11 @@ class TorchtuneTrainingRun:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a longer run: one pass over the data in its order, a step for each of ``rates``, its learning rate.
+    """A part of a longer run: one pass over the data in its order, a step for each of ``rates``,
+    its learning rate.
 
-    It goes on from the adapter and the optimizer in the folder ``start``, the ``state`` that the part before left, and leaves its own.
+    It goes on from the adapter and the optimizer in the folder ``start``, the ``state`` that the
+    part before left, and leaves its own.
     """
 
     rates: tuple[float, ...]
@@ -170,25 +196,38 @@ class Part:
 
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The native config with what such a part needs."""
-        scheduler = {torchtune_config.COMPONENT: "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup", "num_warmup_steps": 0}
-        return {**config, "epochs": 1, "max_steps_per_epoch": None, "shuffle": False, "lr_scheduler": scheduler}
+        scheduler = {
+            torchtune_config.COMPONENT: "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
+            "num_warmup_steps": 0,
+        }
+        return {
+            **config,
+            "epochs": 1,
+            "max_steps_per_epoch": None,
+            "shuffle": False,
+            "lr_scheduler": scheduler,
+        }
 
 
 @dataclass(frozen=True)
 class TorchtuneTrainingBackend:
-    """Runs ``recipe`` from ``config`` (a native config, or the path of one) under the interpreter ``python``.
+    """Runs ``recipe`` from ``config`` (a native config, or the path of one) under the interpreter
+    ``python``.
 
-    Each run gets ``folder`` if that has none yet, else a new folder below it. ``environment`` is laid over ours and over the
-    defaults ``CHILD_ENVIRONMENT``. ``device`` overrides the recipe's. ``merged`` also writes the full model. A ``detached`` run goes on
-    when the process that started it ends; another ends with it, and when ``wait`` is given up.
+    Each run gets ``folder`` if that has none yet, else a new folder below it. ``environment`` is
+    laid over ours and over the defaults ``CHILD_ENVIRONMENT``. ``device`` overrides the recipe's.
+    ``merged`` also writes the full model. A ``detached`` run goes on when the process that started
+    it ends; another ends with it, and when ``wait`` is given up.
 
-    ``processes`` per node, on ``nodes`` of the Slurm job that we are in, share each batch of ``batch_size`` samples evenly, under torchrun
-    and with torchtune's distributed recipe in the place of ``lora_finetune_single_device``; another recipe stays as named. They take
-    the steps that one process would, but draw the adapter's first weights otherwise.
+    ``processes`` per node, on ``nodes`` of the Slurm job that we are in, share each batch of
+    ``batch_size`` samples evenly, under torchrun and with torchtune's distributed recipe in the
+    place of ``lora_finetune_single_device``; another recipe stays as named. They take the steps
+    that one process would, but draw the adapter's first weights otherwise.
 
-    ``previous``: the folder of an earlier attempt at the very same run, whose processes are dead. What it saved is copied, and used if it
-    is sound; so is what the attempts saved that it knew of. Their checkpoints are removed once this run has succeeded. A ``part`` takes
-    nothing of theirs: it starts where it was to start.
+    ``previous``: the folder of an earlier attempt at the very same run, whose processes are dead.
+    What it saved is copied, and used if it is sound; so is what the attempts saved that it knew of.
+    Their checkpoints are removed once this run has succeeded. A ``part`` takes nothing of theirs:
+    it starts where it was to start.
     """
 
     config: Mapping[str, Any] | str | Path
@@ -211,18 +250,26 @@ class TorchtuneTrainingBackend:
         hyperparameters: Mapping[str, Any] | None = None,
         suffix: str | None = None,
     ) -> TorchtuneTrainingRun:
-        """Start fine-tuning the Hugging Face model in the folder ``model`` on ``dataset`` (or the file it is in).
+        """Start fine-tuning the Hugging Face model in the folder ``model`` on ``dataset`` (or the
+        file it is in).
 
-        ``hyperparameters`` are native settings by dotted path (``{"optimizer.lr": 1e-4}``); one that the config does not have
-        is a ``ConfigError``, and so are a data set too small for one step, a batch that the processes cannot share evenly, and several
-        nodes outside of a Slurm job.
+        ``hyperparameters`` are native settings by dotted path (``{"optimizer.lr": 1e-4}``); one
+        that the config does not have is a ``ConfigError``, and so are a data set too small for one
+        step, a batch that the processes cannot share evenly, and several nodes outside of a Slurm
+        job.
         """
         if self.nodes > 1 and "SLURM_JOB_ID" not in os.environ:
-            problem = "to train on several nodes, run in a Slurm job that has them (hydra/launcher=slurm)"
+            problem = (
+                "to train on several nodes, run in a Slurm job that has them (hydra/launcher=slurm)"
+            )
             raise ConfigError("resources.nodes", self.nodes, problem)
         if not isinstance(dataset, JSONLDataset):
             dataset = await JSONLDataset.load(dataset)
-        config = self.config if isinstance(self.config, Mapping) else torchtune_config.load_recipe(self.config)
+        config = (
+            self.config
+            if isinstance(self.config, Mapping)
+            else torchtune_config.load_recipe(self.config)
+        )
         config = torchtune_config.merge(config, hyperparameters or {})
         if self.part:
             config = self.part.of(config)
@@ -235,11 +282,19 @@ class TorchtuneTrainingBackend:
         run, base = folder / "run", Path(model).resolve()
         # Only the messages: rows with differing extra keys trip the loader that torchtune uses.
         await JSONLDataset(dataset.to_openai_format()).save(run / "train.jsonl")
-        native = torchtune_config.complete(shared, base=base, data=run / "train.jsonl", output=run / "work", device=self.device)
+        native = torchtune_config.complete(
+            shared, base=base, data=run / "train.jsonl", output=run / "work", device=self.device
+        )
         several = self.processes * self.nodes > 1
-        identity = json.dumps([config, self.recipe, str(base), digest_file(run / "train.jsonl")], sort_keys=True, default=str)
+        identity = json.dumps(
+            [config, self.recipe, str(base), digest_file(run / "train.jsonl")],
+            sort_keys=True,
+            default=str,
+        )
         spec = {
-            "recipe": torchtune_config.DISTRIBUTED.get(self.recipe, self.recipe) if several else self.recipe,
+            "recipe": torchtune_config.DISTRIBUTED.get(self.recipe, self.recipe)
+            if several
+            else self.recipe,
             "config": native,
             "processes": self.processes,
             "nodes": self.nodes,
@@ -247,13 +302,23 @@ class TorchtuneTrainingBackend:
             "previous": str(Path(self.previous).resolve()) if self.previous else None,
             "base": str(base),
             "merged": self.merged,
-            "part": {"rates": self.part.rates, "start": str(self.part.start) if self.part.start else None} if self.part else None,
+            "part": {
+                "rates": self.part.rates,
+                "start": str(self.part.start) if self.part.start else None,
+            }
+            if self.part
+            else None,
             "lora": lora.__file__,
             "started": time.time(),
             "lifeline": None if self.detached else LIFELINE,
         }
         (run / "spec.json").write_text(json.dumps(spec, indent=2) + "\n")
-        environment = {**CHILD_ENVIRONMENT, "HF_DATASETS_CACHE": str(run / "work" / "datasets"), **os.environ, **self.environment}
+        environment = {
+            **CHILD_ENVIRONMENT,
+            "HF_DATASETS_CACHE": str(run / "work" / "datasets"),
+            **os.environ,
+            **self.environment,
+        }
         command = [self.python, str(Path(torchtune_child.__file__)), str(folder)]
         watched, held = (None, None) if self.detached else os.pipe()
         Detached.start(command, run, folder / "torchtune.log", environment, watched)
@@ -262,21 +327,39 @@ class TorchtuneTrainingBackend:
         return TorchtuneTrainingRun(run_id, folder, _lifeline=held)
 
 
-_ERROR = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*|.*\b(?:error|Error|ERROR|Killed|Segmentation fault)\b.*)$")
+_ERROR = re.compile(
+    r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*|.*\b(?:error|Error|ERROR|Killed|Segmentation "
+    r"fault)\b.*)$"
+)
 
 
 def last_error(log: Path) -> str | None:
-    """The last line of a log that says what went wrong: an exception's own line rather than one that merely mentions an error."""
+    """The last line of a log that says what went wrong: an exception's own line rather than one
+    that merely mentions an error.
+    """
     try:
         with open(log, "rb") as file:
             file.seek(max(0, log.stat().st_size - 65536))
-            lines = [line.strip() for line in file.read().decode(errors="replace").replace("\r", "\n").split("\n")]
+            lines = [
+                line.strip()
+                for line in file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+            ]
     except FileNotFoundError:
         return None
-    named = [line for line in lines if re.match(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b(?::|$)", line)]
+    named = [
+        line
+        for line in lines
+        if re.match(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b(?::|$)", line)
+    ]
     errors = [line for line in lines if _ERROR.match(line)]
-    found = named or [line for line in errors if not line.startswith("srun: ")] or errors  # srun only says that something ended
+    # srun only says that something ended
+    found = named or [line for line in errors if not line.startswith("srun: ")] or errors
     if not found:
         return None
-    text = found[-1].removeprefix("RuntimeError: ").removeprefix("__main__.RankError: ").removeprefix("RankError: ")
+    text = (
+        found[-1]
+        .removeprefix("RuntimeError: ")
+        .removeprefix("__main__.RankError: ")
+        .removeprefix("RankError: ")
+    )
     return text if len(text) <= 300 else text[:297] + "…"

@@ -1,4 +1,6 @@
-"""Evaluation with Inspect, in this process: tasks by file, folder, import path or registered name, on any Inspect model."""
+"""Evaluation with Inspect, in this process: tasks by file, folder, import path or registered name,
+on any Inspect model.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class InspectEvalJob:
         return "failed" if self._task.exception() else "succeeded"
 
     async def wait(self) -> EvalResults:
-        """The results; ``StageError`` with the log if a task did not end in success, ``UserError`` if it could not start."""
+        """The results; ``StageError`` with the log if a task did not end in success, ``UserError``
+        if it could not start.
+        """
         try:
             return await asyncio.shield(self._task)
         except asyncio.CancelledError:
@@ -62,7 +66,9 @@ class InspectEvalJob:
         await asyncio.wait([self._task])
 
     async def save(self, path: Path) -> None:
-        """Wait for the results and write them: an evaluation lives in this process, only its outcome can be handed on."""
+        """Wait for the results and write them: an evaluation lives in this process, only its
+        outcome can be handed on.
+        """
         await (await self.wait()).save(path)
 
     @classmethod
@@ -82,8 +88,8 @@ class InspectEvalJob:
 class InspectEvalBackend:
     """Evaluates with Inspect; ``folder`` gets the ``.eval`` logs and ``samples.jsonl``.
 
-    ``options`` are native (``{"limit": 10, "temperature": 0.5, "task_args": {…}}``, see ``inspect_options``). Unless they set
-    ``fail_on_error``, one failed sample fails the evaluation.
+    ``options`` are native (``{"limit": 10, "temperature": 0.5, "task_args": {…}}``, see
+    ``inspect_options``). Unless they set ``fail_on_error``, one failed sample fails the evaluation.
     """
 
     folder: str | Path
@@ -101,15 +107,20 @@ class InspectEvalBackend:
     ) -> InspectEvalJob:
         """Start evaluating.
 
-        ``model_id``: an Inspect model name, a folder with a local checkpoint or adapter, or one of Inspect's own models.
-        ``eval_suite``: task folders, ``file.py``, ``file.py@task``, ``package.module:function``, or names registered with Inspect.
-        ``task_args`` are the tasks' defaults, options' ``task_args`` win. ``data_path`` and ``data_ext`` reach the tasks that take
-        them. Arguments that a task does not take are a ``ConfigError``, raised here.
+        ``model_id``: an Inspect model name, a folder with a local checkpoint or adapter, or one of
+        Inspect's own models. ``eval_suite``: task folders, ``file.py``, ``file.py@task``,
+        ``package.module:function``, or names registered with Inspect. ``task_args`` are the tasks'
+        defaults, options' ``task_args`` win. ``data_path`` and ``data_ext`` reach the tasks that
+        take them. Arguments that a task does not take are a ``ConfigError``, raised here.
         """
         options = inspect_options(self.options)
         arguments = {**(task_args or {}), **options.task_args}
         suite = [eval_suite] if isinstance(eval_suite, str) else list(eval_suite)
-        data = {} if data_path is None else {"data_path": str(Path(data_path).resolve()), "data_ext": data_ext}
+        data = (
+            {}
+            if data_path is None
+            else {"data_path": str(Path(data_path).resolve()), "data_ext": data_ext}
+        )
         plan = []
         for spec in suite:
             if located(spec) is None:
@@ -120,7 +131,9 @@ class InspectEvalBackend:
             plan.append((spec, given))
         name = model_id if isinstance(model_id, str) else str(model_id)
         models = {**(model_args or {}), **options.model_args}
-        job = asyncio.create_task(self._run(model_id, name, models, plan, options), name=f"evaluate {name}")
+        job = asyncio.create_task(
+            self._run(model_id, name, models, plan, options), name=f"evaluate {name}"
+        )
         return InspectEvalJob(name, job)
 
     async def _run(
@@ -161,7 +174,8 @@ async def _turn() -> AsyncIterator[None]:
         await asyncio.sleep(0.02)
     thresholds = gc.get_threshold()
     try:
-        # Hundreds of thousands of living objects are looked through again and again otherwise: half of the time of a short evaluation.
+        # Hundreds of thousands of living objects are looked through again and again otherwise: half
+        # of the time of a short evaluation.
         gc.set_threshold(100_000, 50, 100)
         await asyncio.to_thread(_import)
         yield
@@ -182,28 +196,35 @@ def _import() -> None:
     del inspect_ai
 
 
-async def _evaluate(spec: str, given: Mapping[str, Any], model: Model, folder: Path, options: InspectOptions) -> EvalLog:
+async def _evaluate(
+    spec: str, given: Mapping[str, Any], model: Model, folder: Path, options: InspectOptions
+) -> EvalLog:
     from inspect_ai import eval_async
     from inspect_ai.log import read_eval_log_async
     from inspect_ai.util import display_type
 
     native = {**_quiet(), **options.eval, **options.generate}
     if _is_local(model):
-        # All samples at once, so that they can be generated in large batches; adaptive concurrency would start with 20.
+        # All samples at once, so that they can be generated in large batches; adaptive concurrency
+        # would start with 20.
         native = {"max_connections": 1000, "max_samples": 1000, **native}
     task, arguments = reference(spec, given)
     try:
         _silence(display_type())
         with with_own_modules(spec):
-            logs = await eval_async(task, model=model, task_args=arguments, log_dir=str(folder), **native)
+            logs = await eval_async(
+                task, model=model, task_args=arguments, log_dir=str(folder), **native
+            )
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        raise StageError(f"evaluation {spec} could not run: {type(error).__name__}: {error}", _newest_log(folder)) from error
+        raise StageError(
+            f"evaluation {spec} could not run: {type(error).__name__}: {error}", _newest_log(folder)
+        ) from error
     if len(logs) != 1:
         raise StageError(f"evaluation {spec} left {len(logs)} logs where one was expected")
-    # The samples are still on disk. Reading them on first use, as Inspect offers, would re-enter this event loop and, for that,
-    # patch asyncio for the whole process.
+    # The samples are still on disk. Reading them on first use, as Inspect offers, would re-enter
+    # this event loop and, for that, patch asyncio for the whole process.
     log: EvalLog = await read_eval_log_async(logs[0].location)
     return log
 
@@ -235,13 +256,22 @@ def _model(model_id: str, model_args: Mapping[str, Any], options: InspectOptions
     path = Path(model_id)
     if (path / "adapter_config.json").exists():
         base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
-        name, arguments = f"{PROVIDER}{path.name}", {"base": base, "adapter": str(path.resolve()), **arguments}
+        name, arguments = (
+            f"{PROVIDER}{path.name}",
+            {"base": base, "adapter": str(path.resolve()), **arguments},
+        )
     elif (path / "config.json").exists():
         name, arguments = f"{PROVIDER}{path.name}", {"base": str(path.resolve()), **arguments}
     if name.startswith(PROVIDER) and not arguments.get("base"):
-        raise ConfigError("inspect.model_args.base", arguments.get("base"), f"{name} needs the folder of its base model")
+        raise ConfigError(
+            "inspect.model_args.base",
+            arguments.get("base"),
+            f"{name} needs the folder of its base model",
+        )
     try:
-        return get_model(name, memoize=False, base_url=options.eval.get("model_base_url"), **arguments)
+        return get_model(
+            name, memoize=False, base_url=options.eval.get("model_base_url"), **arguments
+        )
     except Exception as error:
         raise UserError(f"Inspect cannot use the model {name}: {error}") from error
 

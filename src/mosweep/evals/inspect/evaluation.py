@@ -1,4 +1,6 @@
-"""``eval=inspect``: evaluations with Inspect AI, one stage per task, so that a task added to a suite runs alone."""
+"""``eval=inspect``: evaluations with Inspect AI, one stage per task, so that a task added to a
+suite runs alone.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ __all__ = ["InspectEval", "InspectEvaluation"]
 
 #: Options that change how quickly an evaluation runs, not what it measures.
 _PACE = frozenset(
-    "max_connections max_samples max_subprocesses max_sandboxes max_retries timeout attempt_timeout stream_idle_timeout "
-    "adaptive_connections max_dataset_memory sandbox_cleanup sandbox_prebuilt tags log_images log_model_api log_refusals cache_prompt "
+    "max_connections max_samples max_subprocesses max_sandboxes max_retries timeout "
+    "attempt_timeout stream_idle_timeout "
+    "adaptive_connections max_dataset_memory sandbox_cleanup sandbox_prebuilt tags log_images "
+    "log_model_api log_refusals cache_prompt "
     "batch model_base_url".split()
 )
 
@@ -68,7 +72,12 @@ class InspectEval:
         results = await job.wait()
         [(task, metrics)] = results.metrics.items()
         scores = {metric: value for metric, value in metrics.items() if metric != "n"}
-        facts: dict[str, Any] = {"task": self.task, "inspect_task": task, "model_id": self._model_id(context), "metrics": scores}
+        facts: dict[str, Any] = {
+            "task": self.task,
+            "inspect_task": task,
+            "model_id": self._model_id(context),
+            "metrics": scores,
+        }
         facts |= {"n": int(metrics["n"]), "eval_log": Path((results.logs or {})[task]).name}
         if used := _used(results.usage or {}):
             facts["usage"] = used if len(used) > 1 else used[0]
@@ -100,8 +109,9 @@ class InspectEval:
 class InspectEvaluation:
     """The group ``eval=inspect``.
 
-    ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect knows; by default the trial's
-    own task. All are given the trial's data set, if they take ``data_path``.
+    ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that
+    Inspect knows; by default the trial's own task. All are given the trial's data set, if they take
+    ``data_path``.
     """
 
     tasks: Sequence[str] | None = None
@@ -117,9 +127,16 @@ class InspectEvaluation:
         needs = {"tuned": tuned} if tuned else {}
         needs |= {"model": made} if made else {}
         chosen, model_args = {**options.eval, **options.generate}, dict(options.model_args)
-        if tuned is None and (elsewhere := getattr(config.backend, "evaluated", None)) and (reached := elsewhere(setting)):
+        if (
+            tuned is None
+            and (elsewhere := getattr(config.backend, "evaluated", None))
+            and (reached := elsewhere(setting))
+        ):
             source, model_args = reached.source, {**reached.arguments, **model_args}
-            chosen = {**({"model_base_url": reached.base_url} if reached.base_url else {}), **chosen}
+            chosen = {
+                **({"model_base_url": reached.base_url} if reached.base_url else {}),
+                **chosen,
+            }
         arguments, code, target = dict(options.task_args), None, name
         data_ext = "jsonl"
         place = _place(name, config.tasks_dir)
@@ -141,21 +158,35 @@ class InspectEvaluation:
             task=name,
             code=code,
             arguments=arguments,
-            options={**{k: v for k, v in chosen.items() if k not in _PACE}, **_given(model_args=model_args)},
+            options={
+                **{k: v for k, v in chosen.items() if k not in _PACE},
+                **_given(model_args=model_args),
+            },
             data_ext=data_ext,
             source=source,
             target=target,
             pace={k: v for k, v in chosen.items() if k in _PACE},
         )
         remote = tuned is not None and getattr(tuned.work, "remote", None)
-        resources = setting.resources("eval", computes=not remote and (source is None or source.inspect is None))
+        resources = setting.resources(
+            "eval", computes=not remote and (source is None or source.inspect is None)
+        )
         return Stage(setting.eval_label(name), work, needs, resources)
 
 
 def _used(usage: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """The tokens that were asked of providers, the evaluated model's and any judge's, as ``prices.facts`` has them."""
-    paid = ((provider, model, tokens) for model, tokens in usage.items() if (provider := prices.paid_provider(model)))
-    return [prices.facts(prices.Usage(provider, prices.model_at(provider, model), **tokens)) for provider, model, tokens in paid]
+    """The tokens that were asked of providers, the evaluated model's and any judge's, as
+    ``prices.facts`` has them.
+    """
+    paid = (
+        (provider, model, tokens)
+        for model, tokens in usage.items()
+        if (provider := prices.paid_provider(model))
+    )
+    return [
+        prices.facts(prices.Usage(provider, prices.model_at(provider, model), **tokens))
+        for provider, model, tokens in paid
+    ]
 
 
 def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,8 +194,14 @@ def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(name: str, tasks_dir: str | None) -> tuple[Path, str | None] | None:
-    """The file that ``name`` means, by path or by the name of a task folder, and the task in it; ``None`` for what Inspect finds."""
-    return located(name) if set("/:@") & set(name) else (task_folder(name, tasks_dir) / "eval.py", None)
+    """The file that ``name`` means, by path or by the name of a task folder, and the task in it;
+    ``None`` for what Inspect finds.
+    """
+    return (
+        located(name)
+        if set("/:@") & set(name)
+        else (task_folder(name, tasks_dir) / "eval.py", None)
+    )
 
 
 @cache

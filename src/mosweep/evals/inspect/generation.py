@@ -1,7 +1,9 @@
-"""Text generation with local checkpoints: one base model per process, adapters put in and taken out again, batched decoding.
+"""Text generation with local checkpoints: one base model per process, adapters put in and taken out
+again, batched decoding.
 
-Loading a base takes far longer than adding an adapter to it (W + alpha/r · B·A), so the evaluations that share a process share one
-loaded base. The weights that an adapter touches are kept and put back bit by bit before the next model is asked for.
+Loading a base takes far longer than adding an adapter to it (W + alpha/r · B·A), so the evaluations
+that share a process share one loaded base. The weights that an adapter touches are kept and put
+back bit by bit before the next model is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from mosweep.models import lora
 
 __all__ = ["Completion", "Prompt", "Sampling", "checkpoint"]
 
-#: Padded prompt tokens that one batch may hold; sequences count with their length plus what they may generate.
+#: Padded prompt tokens that one batch may hold; sequences count with their length plus what they
+#: may generate.
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 
 #: Models with fewer parameters than this generate on one thread.
@@ -39,7 +42,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt. ``special_tokens``: whether the tokenizer is to add its own (BOS), i.e. the text has none yet."""
+    """A rendered prompt. ``special_tokens``: whether the tokenizer is to add its own (BOS), i.e.
+    the text has none yet.
+    """
 
     text: str
     special_tokens: bool = False
@@ -47,7 +52,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was generated. ``finished``: the model stopped by itself or at a stop sequence, rather than at ``max_tokens``."""
+    """What was generated. ``finished``: the model stopped by itself or at a stop sequence, rather
+    than at ``max_tokens``.
+    """
 
     text: str
     input_tokens: int
@@ -62,7 +69,13 @@ class _Base:
         import torch
 
         self.device = device
-        kind = getattr(torch, dtype) if dtype else torch.bfloat16 if device.startswith("cuda") else torch.float32
+        kind = (
+            getattr(torch, dtype)
+            if dtype
+            else torch.bfloat16
+            if device.startswith("cuda")
+            else torch.float32
+        )
         with _lean_transformers(folder):
             from transformers import AutoModelForCausalLM, AutoTokenizer
             from transformers.utils import logging
@@ -70,14 +83,18 @@ class _Base:
             hush: Any = logging.disable_progress_bar
             hush()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=kind, local_files_only=True
+            )
         self.model = model.to(device).eval()
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.context: int = getattr(self.model.config, "max_position_embeddings", 2048)
         ends = self.model.generation_config.eos_token_id
-        self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends]) | {self.tokenizer.eos_token_id}
+        self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends]) | {
+            self.tokenizer.eos_token_id
+        }
         self._adapter: object = None
         self._original: dict[str, Any] = {}
 
@@ -103,11 +120,18 @@ class _Base:
         self._adapter = identity
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        """Complete the prompts; batches are of similar lengths, results in the order of the prompts."""
-        encoded = [self.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens)["input_ids"] for prompt in prompts]
+        """Complete the prompts; batches are of similar lengths, results in the order of the
+        prompts.
+        """
+        encoded = [
+            self.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens)["input_ids"]
+            for prompt in prompts
+        ]
         results: list[Completion | None] = [None] * len(prompts)
         for batch in self._batches(encoded, sampling.max_tokens):
-            for index, completion in zip(batch, self._complete([encoded[i] for i in batch], sampling), strict=True):
+            for index, completion in zip(
+                batch, self._complete([encoded[i] for i in batch], sampling), strict=True
+            ):
                 results[index] = completion
         return [completion for completion in results if completion is not None]
 
@@ -130,20 +154,39 @@ class _Base:
         longest = max(map(len, batch))
         room = self.context - longest
         if room < 1:
-            raise ValueError(f"a prompt of {longest} tokens does not fit into the model's context of {self.context}")
+            raise ValueError(
+                f"a prompt of {longest} tokens does not fit into the model's context of "
+                f"{self.context}"
+            )
         new_tokens = min(sampling.max_tokens, room)
         pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in batch], device=self.device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=self.device)
-        options: dict[str, Any] = {"max_new_tokens": new_tokens, "pad_token_id": pad, "do_sample": bool(sampling.temperature)}
-        # A model folder's own generation_config may ask for sampling: greedy has to switch all of it off.
+        ids = torch.tensor(
+            [[pad] * (longest - len(row)) + list(row) for row in batch], device=self.device
+        )
+        mask = torch.tensor(
+            [[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=self.device
+        )
+        options: dict[str, Any] = {
+            "max_new_tokens": new_tokens,
+            "pad_token_id": pad,
+            "do_sample": bool(sampling.temperature),
+        }
+        # A model folder's own generation_config may ask for sampling: greedy has to switch all of
+        # it off.
         options |= {"temperature": sampling.temperature or None, "top_p": None, "top_k": None}
         if sampling.temperature:
-            options |= {"top_p": sampling.top_p if sampling.top_p is not None else 1.0, "top_k": sampling.top_k or 0}
+            options |= {
+                "top_p": sampling.top_p if sampling.top_p is not None else 1.0,
+                "top_k": sampling.top_k or 0,
+            }
         if sampling.stop:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
         options["eos_token_id"] = sorted(self.ends - {None})
-        with torch.inference_mode(), torch.random.fork_rng(enabled=sampling.seed is not None), self._few_threads():
+        with (
+            torch.inference_mode(),
+            torch.random.fork_rng(enabled=sampling.seed is not None),
+            self._few_threads(),
+        ):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             output = self.model.generate(input_ids=ids, attention_mask=mask, **options)
@@ -154,7 +197,9 @@ class _Base:
 
     @contextlib.contextmanager
     def _few_threads(self) -> Iterator[None]:
-        """Small models on one thread: sharing out so little work costs more than it saves, many times more on busy cores."""
+        """Small models on one thread: sharing out so little work costs more than it saves, many
+        times more on busy cores.
+        """
         import torch
 
         threads = torch.get_num_threads()
@@ -165,13 +210,17 @@ class _Base:
         finally:
             torch.set_num_threads(threads)
 
-    def _completion(self, tokens: list[int], prompt_tokens: int, limit: int, stop: tuple[str, ...]) -> Completion:
+    def _completion(
+        self, tokens: list[int], prompt_tokens: int, limit: int, stop: tuple[str, ...]
+    ) -> Completion:
         end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
         used = tokens if end is None else tokens[:end]
         text = self.tokenizer.decode(used, skip_special_tokens=True)
         cut = min((where for word in stop if (where := text.find(word)) >= 0), default=None)
         count = len(tokens) if end is None else end + 1
-        return Completion(text[:cut], prompt_tokens, count, end is not None or cut is not None or count < limit)
+        return Completion(
+            text[:cut], prompt_tokens, count, end is not None or cut is not None or count < limit
+        )
 
 
 _lock = threading.RLock()
@@ -179,11 +228,14 @@ _loaded: tuple[object, _Base] | None = None
 
 
 @contextlib.contextmanager
-def checkpoint(base: Path, adapter: Path | None = None, device: str = "auto", dtype: str | None = None) -> Iterator[_Base]:
-    """The model of ``base`` with ``adapter`` in it, for the caller alone until the end of the ``with``.
+def checkpoint(
+    base: Path, adapter: Path | None = None, device: str = "auto", dtype: str | None = None
+) -> Iterator[_Base]:
+    """The model of ``base`` with ``adapter`` in it, for the caller alone until the end of the
+    ``with``.
 
-    The process keeps one base; asking for another drops it. ``device``: ``auto`` is ``cuda`` where there is one; ``dtype``: by
-    default bfloat16 there and float32 on a CPU.
+    The process keeps one base; asking for another drops it. ``device``: ``auto`` is ``cuda`` where
+    there is one; ``dtype``: by default bfloat16 there and float32 on a CPU.
     """
     global _loaded
     with _lock:
@@ -191,7 +243,12 @@ def checkpoint(base: Path, adapter: Path | None = None, device: str = "auto", dt
             import torch
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        identity = (*_identity(base, "config.json"), *_identity(base, "model.safetensors"), device, dtype)
+        identity = (
+            *_identity(base, "config.json"),
+            *_identity(base, "model.safetensors"),
+            device,
+            dtype,
+        )
         if _loaded is None or _loaded[0] != identity:
             _loaded = None  # free the old one before the new one needs the room
             _loaded = (identity, _Base(base, device, dtype))
@@ -201,9 +258,11 @@ def checkpoint(base: Path, adapter: Path | None = None, device: str = "auto", dt
 
 @contextlib.contextmanager
 def _lean_transformers(base: Path) -> Iterator[None]:
-    """While transformers imports itself: without the libraries (2 s) that loading and generating have no use for.
+    """While transformers imports itself: without the libraries (2 s) that loading and generating
+    have no use for.
 
-    Where they are installed, transformers loads scikit-learn for speculative decoding, and torchao for quantized models.
+    Where they are installed, transformers loads scikit-learn for speculative decoding, and torchao
+    for quantized models.
     """
     import transformers.utils as utils
 

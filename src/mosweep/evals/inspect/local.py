@@ -1,6 +1,8 @@
-"""Inspect's model provider ``mosweep/NAME``: local checkpoints and LoRA adapters, generation in micro-batches.
+"""Inspect's model provider ``mosweep/NAME``: local checkpoints and LoRA adapters, generation in
+micro-batches.
 
-``get_model("mosweep/NAME", base=FOLDER, adapter=FOLDER, device="auto", dtype=None)``; the name is only what logs show.
+``get_model("mosweep/NAME", base=FOLDER, adapter=FOLDER, device="auto", dtype=None)``; the name is
+only what logs show.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ from mosweep.evals.inspect.generation import Completion, Prompt, Sampling, check
 
 __all__ = ["LocalAPI"]
 
-#: How long the first request of a batch waits for others, at least, in seconds; each newcomer extends it.
+#: How long the first request of a batch waits for others, at least, in seconds; each newcomer
+#: extends it.
 GATHER_S = 0.005
 
 _Request = tuple[list[dict[str, str]], Sampling, "asyncio.Future[Completion]"]
 
 
 class LocalAPI(ModelAPI):
-    """Generates with a base model in ``base`` (a Hugging Face folder), with ``adapter`` (PEFT's layout) added if given."""
+    """Generates with a base model in ``base`` (a Hugging Face folder), with ``adapter`` (PEFT's
+    layout) added if given.
+    """
 
     def __init__(
         self,
@@ -63,11 +68,17 @@ class LocalAPI(ModelAPI):
         return 2048
 
     async def generate(
-        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
     ) -> ModelOutput:
         """One completion; requests that arrive together are computed together."""
         if tools:
-            raise ValueError("local models are evaluated without tools; this task gives its model some")
+            raise ValueError(
+                "local models are evaluated without tools; this task gives its model some"
+            )
         sampling = Sampling(
             max_tokens=config.max_tokens or 2048,
             temperature=config.temperature,
@@ -82,8 +93,12 @@ class LocalAPI(ModelAPI):
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         completion = await future
-        message = ChatMessageAssistant(content=completion.text, model=self.model_name, source="generate")
-        choice = ChatCompletionChoice(message=message, stop_reason="stop" if completion.finished else "max_tokens")
+        message = ChatMessageAssistant(
+            content=completion.text, model=self.model_name, source="generate"
+        )
+        choice = ChatCompletionChoice(
+            message=message, stop_reason="stop" if completion.finished else "max_tokens"
+        )
         spent, made = completion.input_tokens, completion.output_tokens
         usage = ModelUsage(input_tokens=spent, output_tokens=made, total_tokens=spent + made)
         return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
@@ -100,7 +115,9 @@ class LocalAPI(ModelAPI):
                 by_sampling.setdefault(request[1], []).append(request)
             for sampling, group in by_sampling.items():
                 try:
-                    completions = await asyncio.to_thread(self._complete, [chat for chat, _, _ in group], sampling)
+                    completions = await asyncio.to_thread(
+                        self._complete, [chat for chat, _, _ in group], sampling
+                    )
                 except Exception as error:  # every waiting sample fails with the reason
                     for _, _, future in group:
                         if not future.done():
@@ -118,5 +135,9 @@ class LocalAPI(ModelAPI):
 def _render(tokenizer: Any, chat: list[dict[str, str]]) -> Prompt:
     """The chat as the model's template writes it; that text has its BOS, if the model wants one."""
     if tokenizer.chat_template is None:
-        return Prompt("".join(f"{message['role']}: {message['content']}\n" for message in chat) + "assistant:", special_tokens=True)
+        return Prompt(
+            "".join(f"{message['role']}: {message['content']}\n" for message in chat)
+            + "assistant:",
+            special_tokens=True,
+        )
     return Prompt(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))

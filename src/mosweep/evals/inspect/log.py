@@ -1,4 +1,6 @@
-"""From one of Inspect's logs to metrics and per-item results. Whatever is not a complete success is a ``StageError``."""
+"""From one of Inspect's logs to metrics and per-item results. Whatever is not a complete success is
+a ``StageError``.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,19 @@ def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
     broken = [sample for sample in samples if sample.error is not None]
     if broken and not tolerate_errors:
         message = _line(broken[0].error.message) if broken[0].error else ""
-        raise StageError(f"evaluation {task}: {len(broken)} of {len(samples)} samples failed; sample {broken[0].id}: {message}", where)
+        raise StageError(
+            f"evaluation {task}: {len(broken)} of {len(samples)} samples failed; sample "
+            f"{broken[0].id}: {message}",
+            where,
+        )
     scores = log.results.scores if log.results else []
     if not scores:
-        raise StageError(f"evaluation {task}: nothing was scored (does the task have a scorer?)", where)
-    scored = [len(samples) if score.scored_samples is None else score.scored_samples for score in scores]
+        raise StageError(
+            f"evaluation {task}: nothing was scored (does the task have a scorer?)", where
+        )
+    scored = [
+        len(samples) if score.scored_samples is None else score.scored_samples for score in scores
+    ]
     if not samples or not all(scored):
         raise StageError(f"evaluation {task}: no sample was scored ({len(samples)} samples)", where)
 
@@ -37,17 +47,23 @@ def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
 def metrics_of(log: EvalLog) -> dict[str, float]:
     """``{name: value}`` of all scorers, with ``n``, the number of scored samples.
 
-    A metric goes by its own name; where two scorers have metrics of one name, by ``scorer/metric`` (or ``scorer/reducer/metric``).
+    A metric goes by its own name; where two scorers have metrics of one name, by ``scorer/metric``
+    (or ``scorer/reducer/metric``).
     """
     assert log.results is not None
     rows: list[tuple[str, str | None, str, float]] = []
     for score in log.results.scores:
         count = len(log.samples or []) if score.scored_samples is None else score.scored_samples
-        rows += [(score.name, score.reducer, metric.name, float(metric.value)) for metric in score.metrics.values()]
+        rows += [
+            (score.name, score.reducer, metric.name, float(metric.value))
+            for metric in score.metrics.values()
+        ]
         rows.append((score.name, score.reducer, "n", float(count)))
     for scorer, _, name, value in rows:
         if not math.isfinite(value):
-            raise StageError(f"evaluation {log.eval.task}: {scorer}/{name} is {value}", log.location or None)
+            raise StageError(
+                f"evaluation {log.eval.task}: {scorer}/{name} is {value}", log.location or None
+            )
     plain = Counter(name for _, _, name, _ in rows)
     qualified = Counter((scorer, name) for scorer, _, name, _ in rows)
     found = {}
@@ -60,15 +76,23 @@ def metrics_of(log: EvalLog) -> dict[str, float]:
             found[f"{scorer}/{reducer}/{name}"] = value
     counts = {value for _, _, name, value in rows if name == "n"}
     if len(counts) == 1:  # one number of samples needs no scorer's name
-        found = {name: value for name, value in found.items() if name.rpartition("/")[2] != "n"} | {"n": counts.pop()}
+        found = {name: value for name, value in found.items() if name.rpartition("/")[2] != "n"} | {
+            "n": counts.pop()
+        }
     return found
 
 
 def add_usage(usage: dict[str, dict[str, int]], log: EvalLog) -> None:
-    """Add the tokens that the log's models used; input that a provider had in its cache counts as any other."""
+    """Add the tokens that the log's models used; input that a provider had in its cache counts as
+    any other.
+    """
     for model, used in log.stats.model_usage.items():
         known = usage.setdefault(model, {"input_tokens": 0, "output_tokens": 0})
-        known["input_tokens"] += used.input_tokens + (used.input_tokens_cache_read or 0) + (used.input_tokens_cache_write or 0)
+        known["input_tokens"] += (
+            used.input_tokens
+            + (used.input_tokens_cache_read or 0)
+            + (used.input_tokens_cache_write or 0)
+        )
         known["output_tokens"] += used.output_tokens
 
 
@@ -97,7 +121,9 @@ def samples_of(log: EvalLog) -> list[dict[str, Any]]:
             "task": log.eval.task,
             "id": sample.id,
             "epoch": sample.epoch,
-            "input": sample.input if isinstance(sample.input, str) else "\n".join(message.text for message in sample.input),
+            "input": sample.input
+            if isinstance(sample.input, str)
+            else "\n".join(message.text for message in sample.input),
             "target": sample.target,
             "output": sample.output.completion,
             "scores": scores,

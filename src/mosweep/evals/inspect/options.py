@@ -1,7 +1,8 @@
 """Inspect's native options (``inspect.<path>``), checked without importing Inspect.
 
-The table is what ``inspect_ai.eval_async`` and ``GenerateConfig`` of the supported version take; a test compares it with the
-installed Inspect. Options that say where and how mosweep runs an evaluation are refused with the reason.
+The table is what ``inspect_ai.eval_async`` and ``GenerateConfig`` of the supported version take; a
+test compares it with the installed Inspect. Options that say where and how mosweep runs an
+evaluation are refused with the reason.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ OWNED: dict[str, str] = {
     "solver": "not supported; choose the solver in the task",
     "scanner": "not supported; scan the logs afterwards",
     "checkpoint": "not supported; an evaluation is a cached stage",
-    "cache": "Inspect's cache knows a model by its name only and would mix up checkpoints; mosweep caches evaluations itself",
+    "cache": "Inspect's cache knows a model by its name only and would mix up checkpoints; mosweep "
+    "caches evaluations itself",
     "approval": "nobody is there to approve",
     "review": "nobody is there to review",
     "notification": "nobody is there to answer",
@@ -123,7 +125,17 @@ OWNED: dict[str, str] = {
     "score": "an evaluation without scores has no result",
     "score_display": _RUN,
     **dict.fromkeys(
-        ("log_level", "log_level_transcript", "log_dir", "log_format", "log_samples", "log_realtime", "log_buffer", "log_shared"), _LOGS
+        (
+            "log_level",
+            "log_level_transcript",
+            "log_dir",
+            "log_format",
+            "log_samples",
+            "log_realtime",
+            "log_buffer",
+            "log_shared",
+        ),
+        _LOGS,
     ),
     "log_header_only": _LOGS,
 }
@@ -131,7 +143,9 @@ OWNED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Checked options: keyword arguments of ``eval_async``, of ``GenerateConfig``, of the task and of the model."""
+    """Checked options: keyword arguments of ``eval_async``, of ``GenerateConfig``, of the task and
+    of the model.
+    """
 
     eval: Mapping[str, Any] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
@@ -140,12 +154,18 @@ class InspectOptions:
 
 
 def inspect_options(options: Mapping[str, Any]) -> InspectOptions:
-    """Sort and check native options; keys may be nested (``{"task_args": {…}}``) or dotted (``{"task_args.n": 1}``).
+    """Sort and check native options; keys may be nested (``{"task_args": {…}}``) or dotted
+    (``{"task_args.n": 1}``).
 
-    ``ConfigError`` with the key ``inspect.<path>`` for an option that Inspect does not have or that mosweep decides, and for a
-    value of a wrong kind. Options set to ``None`` are left to Inspect.
+    ``ConfigError`` with the key ``inspect.<path>`` for an option that Inspect does not have or that
+    mosweep decides, and for a value of a wrong kind. Options set to ``None`` are left to Inspect.
     """
-    found: dict[str, dict[str, Any]] = {"eval": {}, "generate": {}, "task_args": {}, "model_args": {}}
+    found: dict[str, dict[str, Any]] = {
+        "eval": {},
+        "generate": {},
+        "task_args": {},
+        "model_args": {},
+    }
     for path, value in options.items():
         head, _, rest = str(path).partition(".")
         where = f"{PREFIX}.{path}"
@@ -158,13 +178,22 @@ def inspect_options(options: Mapping[str, Any]) -> InspectOptions:
             continue
         kinds = EVAL.get(head) or GENERATE.get(head)
         if kinds is None or (rest and "mapping" not in kinds):
-            raise ConfigError(where, value, f"Inspect has no such option; {choices(str(path), [*EVAL, *GENERATE, *OPEN], limit=80)}")
+            raise ConfigError(
+                where,
+                value,
+                "Inspect has no such option; "
+                f"{choices(str(path), [*EVAL, *GENERATE, *OPEN], limit=80)}",
+            )
         section = found["eval" if head in EVAL else "generate"]
         if rest:
             section[head] = {**section.get(head, {}), rest: value}
         elif value is not None:
             if not any(_is(value, kind) for kind in kinds.split("|")):
-                raise ConfigError(where, value, f"expected {' or '.join(_WORDS[kind] for kind in kinds.split('|'))}")
+                raise ConfigError(
+                    where,
+                    value,
+                    f"expected {' or '.join(_WORDS[kind] for kind in kinds.split('|'))}",
+                )
             section[head] = tuple(value) if head == "limit" and isinstance(value, list) else value
     return InspectOptions(**found)
 

@@ -1,4 +1,6 @@
-"""What Inspect finds under the entry point group ``inspect_ai``: our model providers. Imports torch only when a model is made."""
+"""What Inspect finds under the entry point group ``inspect_ai``: our model providers. Imports torch
+only when a model is made.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ["mosweep", "tinker"]
 
 @modelapi(name="mosweep")
 def mosweep() -> type[ModelAPI]:
-    """Local checkpoints and LoRA adapters: ``get_model("mosweep/NAME", base=FOLDER, adapter=FOLDER)``."""
+    """Local checkpoints and LoRA adapters: ``get_model("mosweep/NAME", base=FOLDER,
+    adapter=FOLDER)``.
+    """
     from mosweep.evals.inspect.local import LocalAPI
 
     return LocalAPI

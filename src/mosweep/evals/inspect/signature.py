@@ -15,9 +15,11 @@ __all__ = ["TaskSignature", "check_arguments", "task_signature"]
 
 @dataclass(frozen=True)
 class TaskSignature:
-    """A task function: its ``name``, its ``arguments`` in order, the ``defaults`` that are literals, those ``required``.
+    """A task function: its ``name``, its ``arguments`` in order, the ``defaults`` that are
+    literals, those ``required``.
 
-    ``registered`` is the name Inspect knows the task by (``@task(name=…)``, otherwise the function's).
+    ``registered`` is the name Inspect knows the task by (``@task(name=…)``, otherwise the
+    function's).
     """
 
     name: str
@@ -33,14 +35,20 @@ class TaskSignature:
 
 
 def task_signature(path: Path, name: str | None = None) -> TaskSignature:
-    """The signature of the one ``@task`` in ``path``, or of the one called ``name``. ``UserError`` lists those that are there."""
+    """The signature of the one ``@task`` in ``path``, or of the one called ``name``. ``UserError``
+    lists those that are there.
+    """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UserError(f"the task file {path} cannot be read: {error.strerror}") from error
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
-    tasks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and any(map(_is_task, node.decorator_list))]
+    tasks = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any(map(_is_task, node.decorator_list))
+    ]
     names = [task.name for task in tasks]
     if name is not None:
         tasks = [task for task in tasks if name in (task.name, _registered(task))]
@@ -49,20 +57,34 @@ def task_signature(path: Path, name: str | None = None) -> TaskSignature:
     if len(tasks) != 1:
         found = f"{len(names)}: {', '.join(names)}" if names else "none"
         raise UserError(f"{path} must hold exactly one @task function, found {found}")
-    if not any(isinstance(_called(decorator), ast.Name) for decorator in tasks[0].decorator_list if _is_task(decorator)):
-        raise UserError(f"{path}: Inspect finds no task decorated as {tasks[0].name} is; write: from inspect_ai import task, and @task")
+    if not any(
+        isinstance(_called(decorator), ast.Name)
+        for decorator in tasks[0].decorator_list
+        if _is_task(decorator)
+    ):
+        raise UserError(
+            f"{path}: Inspect finds no task decorated as {tasks[0].name} is; write: from "
+            "inspect_ai import task, and @task"
+        )
     return _signature(tasks[0])
 
 
-def check_arguments(signature: TaskSignature, given: Mapping[str, Any], where: str = "inspect.task_args") -> None:
+def check_arguments(
+    signature: TaskSignature, given: Mapping[str, Any], where: str = "inspect.task_args"
+) -> None:
     """``ConfigError`` for an argument that the task does not take, or needs and does not get."""
     for argument, value in given.items():
         if not signature.takes(argument):
-            problem = f"the task {signature.name} takes no such argument; {choices(argument, signature.arguments)}"
+            problem = (
+                f"the task {signature.name} takes no such argument; "
+                f"{choices(argument, signature.arguments)}"
+            )
             raise ConfigError(f"{where}.{argument}", value, problem)
     for argument in signature.required:
         if argument not in given:
-            raise ConfigError(f"{where}.{argument}", "???", f"the task {signature.name} needs a value")
+            raise ConfigError(
+                f"{where}.{argument}", "???", f"the task {signature.name} needs a value"
+            )
 
 
 def _called(decorator: ast.expr) -> ast.expr:
@@ -72,14 +94,20 @@ def _called(decorator: ast.expr) -> ast.expr:
 def _is_task(decorator: ast.expr) -> bool:
     """``@task``, ``@task(…)``, ``@inspect_ai.task`` …"""
     called = _called(decorator)
-    return (isinstance(called, ast.Name) and called.id == "task") or (isinstance(called, ast.Attribute) and called.attr == "task")
+    return (isinstance(called, ast.Name) and called.id == "task") or (
+        isinstance(called, ast.Attribute) and called.attr == "task"
+    )
 
 
 def _registered(function: ast.FunctionDef) -> str:
     for decorator in function.decorator_list:
         if _is_task(decorator) and isinstance(decorator, ast.Call):
             for keyword in decorator.keywords:
-                if keyword.arg == "name" and isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, str):
+                if (
+                    keyword.arg == "name"
+                    and isinstance(keyword.value, ast.Constant)
+                    and isinstance(keyword.value.value, str)
+                ):
                     return keyword.value.value
     return function.name
 
@@ -88,7 +116,11 @@ def _signature(function: ast.FunctionDef) -> TaskSignature:
     spec = function.args
     positional = [*spec.posonlyargs, *spec.args]
     pairs: list[tuple[ast.arg, ast.expr | None]] = list(
-        zip(positional, [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults), strict=True)
+        zip(
+            positional,
+            [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults),
+            strict=True,
+        )
     )
     pairs += zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
     defaults = {}

@@ -1,4 +1,6 @@
-"""How a task is named to Inspect: by folder, by file, by import path, or by the name it is registered under."""
+"""How a task is named to Inspect: by folder, by file, by import path, or by the name it is
+registered under.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ __all__ = ["located", "reference", "signature_of", "with_own_modules"]
 
 def located(spec: str) -> tuple[Path, str | None] | None:
     """``(file, task or None)`` if ``spec`` names a file or a task folder."""
-    text, _, name = (spec, "", "") if spec.endswith(".py") or "@" not in spec or Path(spec).is_dir() else spec.rpartition("@")
+    text, _, name = (
+        (spec, "", "")
+        if spec.endswith(".py") or "@" not in spec or Path(spec).is_dir()
+        else spec.rpartition("@")
+    )
     path = Path(text)
     if path.is_dir():
         path /= "eval.py"
@@ -31,7 +37,9 @@ def located(spec: str) -> tuple[Path, str | None] | None:
 
 @contextlib.contextmanager
 def with_own_modules(spec: str) -> Iterator[None]:
-    """Where Inspect runs the file that ``spec`` names, the file finds the modules beside it, and no other task's."""
+    """Where Inspect runs the file that ``spec`` names, the file finds the modules beside it, and no
+    other task's.
+    """
     place = located(spec)
     if place is None:
         yield
@@ -47,7 +55,9 @@ def with_own_modules(spec: str) -> Iterator[None]:
 
 
 def signature_of(spec: str) -> TaskSignature:
-    """What arguments the task takes: read from the source where there is a file, otherwise from the imported function."""
+    """What arguments the task takes: read from the source where there is a file, otherwise from the
+    imported function.
+    """
     place = located(spec)
     if place is not None:
         return task_signature(*place)
@@ -80,12 +90,17 @@ def _registered(spec: str) -> Any:
 
     found = registry_lookup("task", spec)
     if found is None:
-        raise UserError(f"no evaluation task {spec}: neither a file, nor a task folder, nor package.module:function, nor known to Inspect")
+        raise UserError(
+            f"no evaluation task {spec}: neither a file, nor a task folder, nor "
+            "package.module:function, nor known to Inspect"
+        )
     return found
 
 
 def reference(spec: str, given: Mapping[str, Any]) -> tuple[str | Task, dict[str, Any]]:
-    """What ``eval_async`` is to be given for ``spec``: a reference and its arguments, so that the log can be run again."""
+    """What ``eval_async`` is to be given for ``spec``: a reference and its arguments, so that the
+    log can be run again.
+    """
     place = located(spec)
     if place is not None:
         return f"{place[0]}@{task_signature(*place).registered}", dict(given)

@@ -1,7 +1,8 @@
 """Which stages share a job array, and what each array waits for. Pure: asks Slurm nothing.
 
-An array holds stages of one kind that ask for the same resources. Slurm lets all elements of an array wait for the same jobs
-(``afterok``), or element *i* wait for element *i* of one other array (``aftercorr``): an eval starts when its own fine-tune is done.
+An array holds stages of one kind that ask for the same resources. Slurm lets all elements of an
+array wait for the same jobs (``afterok``), or element *i* wait for element *i* of one other array
+(``aftercorr``): an eval starts when its own fine-tune is done.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Array:
-    """Stages by index, the places that all of them wait for, and the array whose element of the same index each waits for."""
+    """Stages by index, the places that all of them wait for, and the array whose element of the
+    same index each waits for.
+    """
 
     stages: Mapping[int, Stage]
     after: Sequence[Place] = ()
@@ -49,7 +52,8 @@ class Array:
 
 
 def arrange(stages: Iterable[tuple[Stage, Sequence[Place]]], size: int) -> list[Array]:
-    """As few arrays as can hold the stages, each of which waits for its places; at most ``size`` elements in each.
+    """As few arrays as can hold the stages, each of which waits for its places; at most ``size``
+    elements in each.
 
     Indices are below ``size``, or those of the array that the stages go along with.
     """
@@ -91,7 +95,9 @@ def _together(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> l
 
 
 def _along(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> list[Array]:
-    """Each stage at the index of the one place of its own; what it waits for besides is common to its array."""
+    """Each stage at the index of the one place of its own; what it waits for besides is common to
+    its array.
+    """
     uses: dict[Place, int] = {}
     for _, places in members:
         for place in places:
@@ -100,10 +106,15 @@ def _along(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> list
     for stage, places in members:
         own = min(places, key=lambda place: (uses[place], place))
         layer = 0  # two stages at one place cannot be in one array
-        while own.index in (group := groups.get((own.array, places - {own}, layer), {})) or len(group) >= size:
+        while (
+            own.index in (group := groups.get((own.array, places - {own}, layer), {}))
+            or len(group) >= size
+        ):
             layer += 1
         groups.setdefault((own.array, places - {own}, layer), {})[own.index] = stage
-    return [Array(stages, tuple(sorted(after)), along) for (along, after, _), stages in groups.items()]
+    return [
+        Array(stages, tuple(sorted(after)), along) for (along, after, _), stages in groups.items()
+    ]
 
 
 def _spelled(resources: Resources) -> str:

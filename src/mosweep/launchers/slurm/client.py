@@ -1,15 +1,21 @@
 """Slurm's commands, and what their answers mean. Nothing else in mosweep runs them.
 
-Slurm is told what is wanted by ``sbatch`` and ``scancel`` and asked how things stand by ``squeue`` (what the controller remembers: jobs
-that have not ended, and those that ended within its ``MinJobAge``, often 300 s) and ``sacct`` (what the accounting database has been
-told, some seconds late). Neither is the truth by itself:
+Slurm is told what is wanted by ``sbatch`` and ``scancel`` and asked how things stand by ``squeue``
+(what the controller remembers: jobs that have not ended, and those that ended within its
+``MinJobAge``, often 300 s) and ``sacct`` (what the accounting database has been told, some seconds
+late). Neither is the truth by itself:
 
-- A new job is in ``squeue`` at once; ``sacct`` may not know it, or call a running array PENDING under its bare number.
-- Tasks of a pending array that are cancelled one by one are at once unknown to both. (Cancelled with their whole array, both know them.)
+- A new job is in ``squeue`` at once; ``sacct`` may not know it, or call a running array PENDING
+  under its bare number.
+- Tasks of a pending array that are cancelled one by one are at once unknown to both. (Cancelled
+  with their whole array, both know them.)
 - A refused job can be in both, FAILED.
-- A requeued job can be final in ``sacct`` (NODE_FAIL, PREEMPTED) while ``squeue`` has it PENDING again: ``squeue`` is right.
-- ``sacct`` finds a job that was never eligible (held, or cancelled by its dependency) by its number only, never by its name.
-- A number may be used again after Slurm was set up anew; ``sacct`` then answers with the old job until it hears of the new one.
+- A requeued job can be final in ``sacct`` (NODE_FAIL, PREEMPTED) while ``squeue`` has it PENDING
+  again: ``squeue`` is right.
+- ``sacct`` finds a job that was never eligible (held, or cancelled by its dependency) by its number
+  only, never by its name.
+- A number may be used again after Slurm was set up anew; ``sacct`` then answers with the old job
+  until it hears of the new one.
 
 Tried on Slurm 22.05; what other versions say when they fail is taken from reports of it.
 """
@@ -29,7 +35,16 @@ from pathlib import Path
 
 from mosweep.core.errors import MosweepError, UserError
 
-__all__ = ["LIVE", "Job", "NoAccounting", "SlurmClient", "SlurmFull", "SlurmRefused", "SlurmSilent", "read_answer"]
+__all__ = [
+    "LIVE",
+    "Job",
+    "NoAccounting",
+    "SlurmClient",
+    "SlurmFull",
+    "SlurmRefused",
+    "SlurmSilent",
+    "read_answer",
+]
 
 #: States that are not final.
 LIVE = frozenset(
@@ -73,18 +88,38 @@ _TRANSIENT = (
     "munge",
     "cannot allocate memory",
 )
-_VERDICT = re.compile(r"(?:job submission failed|allocation failure|Unable to allocate resources): ")
+_VERDICT = re.compile(
+    r"(?:job submission failed|allocation failure|Unable to allocate resources): "
+)
 _POLICY = "job violates accounting/qos policy"
-_SUBMIT_LIMIT = re.compile(r"\b(?:QOS|Assoc)\w*Submit\w*Limit\b|(?:maximum number of|too many) [\w ]*jobs", re.IGNORECASE)
+_SUBMIT_LIMIT = re.compile(
+    r"\b(?:QOS|Assoc)\w*Submit\w*Limit\b|(?:maximum number of|too many) [\w ]*jobs", re.IGNORECASE
+)
 _LIMIT = re.compile(r"^sbatch: error: (?:QOS|Assoc|Max)[A-Z]\w*\s*$", re.MULTILINE)
-_PREFIX = re.compile(r"^(?:\w+: )?(?:(?:error|fatal): )?(?:(?:Batch job submission failed|allocation failure): )?")
+_PREFIX = re.compile(
+    r"^(?:\w+: )?(?:(?:error|fatal): )?(?:(?:Batch job submission failed|allocation failure): )?"
+)
 _GONE = ("invalid job id specified", "already completing or completed")
 
-#: Variables that belong to the process which submits. sbatch hands the rest of the environment to the job, and Slurm sets these anew.
-_OURS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SUBMITIT_", "PMI_", "PMIX_")
+#: Variables that belong to the process which submits. sbatch hands the rest of the environment to
+#: the job, and Slurm sets these anew.
+_OURS = (
+    "SLURM_",
+    "SLURMD_",
+    "SRUN_",
+    "SBATCH_",
+    "SQUEUE_",
+    "SACCT_",
+    "SCANCEL_",
+    "SINFO_",
+    "SUBMITIT_",
+    "PMI_",
+    "PMIX_",
+)
 _OUR_NAMES = frozenset(
     "MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE "
-    "CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL".split()
+    "CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ZE_AFFINITY_MASK "
+    "GPU_DEVICE_ORDINAL".split()
 )
 _NEEDED = frozenset({"SLURM_CONF", "SLURM_JWT"})
 
@@ -92,14 +127,17 @@ _NEEDED = frozenset({"SLURM_CONF", "SLURM_JWT"})
 class SlurmSilent(MosweepError):
     """Slurm did not answer (controller or database down, time-out, overloaded): try again later.
 
-    After ``submit`` it says nothing about whether the job was accepted: with a busy controller the reply is lost, the job is not.
+    After ``submit`` it says nothing about whether the job was accepted: with a busy controller the
+    reply is lost, the job is not.
     """
 
 
 class SlurmFull(MosweepError):
-    """Slurm takes no more jobs of ours at present (submit limit of QOS, association or user): try again when some have ended.
+    """Slurm takes no more jobs of ours at present (submit limit of QOS, association or user): try
+    again when some have ended.
 
-    An array counts all its tasks at once, so one that is larger than the limit never fits; ask for fewer.
+    An array counts all its tasks at once, so one that is larger than the limit never fits; ask for
+    fewer.
     """
 
 
@@ -115,10 +153,11 @@ class NoAccounting(MosweepError):
 class Job:
     """One job, or one task of an array, as Slurm describes it.
 
-    ``id`` is ``<array>_<index>``, or the job's number where there is no array. ``state`` is Slurm's long name (``CANCELLED``), ``by`` the
-    uid that cancelled it, ``reason`` why it waits or how it ended, ``node`` the nodes it has or had, ``exit_code`` Slurm's
-    ``status:signal``; all ``""`` where unknown. ``elapsed_s`` is in seconds, ``started`` in Unix seconds; ``None`` where unknown or not
-    started.
+    ``id`` is ``<array>_<index>``, or the job's number where there is no array. ``state`` is Slurm's
+    long name (``CANCELLED``), ``by`` the uid that cancelled it, ``reason`` why it waits or how it
+    ended, ``node`` the nodes it has or had, ``exit_code`` Slurm's ``status:signal``; all ``""``
+    where unknown. ``elapsed_s`` is in seconds, ``started`` in Unix seconds; ``None`` where unknown
+    or not started.
     """
 
     id: str
@@ -139,20 +178,24 @@ class Job:
 class SlurmClient:
     """Slurm's commands. Each may take ``timeout_s`` seconds.
 
-    Every method raises ``SlurmSilent`` if there is no answer, and ``UserError`` if the command is not on the PATH.
+    Every method raises ``SlurmSilent`` if there is no answer, and ``UserError`` if the command is
+    not on the PATH.
     """
 
     timeout_s: float = 60.0
 
     def submit(self, script: Path, answer: Path) -> str:
-        """Submit ``script`` and return the job's number; ``SlurmFull`` or ``SlurmRefused`` if Slurm does not take it.
+        """Submit ``script`` and return the job's number; ``SlurmFull`` or ``SlurmRefused`` if Slurm
+        does not take it.
 
-        sbatch writes its answer straight into the file ``answer`` (what it complains of: ``answer`` + ``.err``), in a session of its own,
-        and holds a lock on it while it lives, so the answer reaches the disk whatever happens to this process; see ``read_answer``.
-        What the script says is all that is asked for: no SBATCH_* variable overrides it. Of this process's environment the job gets what
-        does not describe the machine or the Slurm job that this process runs in.
+        sbatch writes its answer straight into the file ``answer`` (what it complains of: ``answer``
+        + ``.err``), in a session of its own, and holds a lock on it while it lives, so the answer
+        reaches the disk whatever happens to this process; see ``read_answer``. What the script says
+        is all that is asked for: no SBATCH_* variable overrides it. Of this process's environment
+        the job gets what does not describe the machine or the Slurm job that this process runs in.
 
-        Old versions of Slurm do not say which limit a job violates; it is then taken for the submit limit (``SlurmFull``).
+        Old versions of Slurm do not say which limit a job violates; it is then taken for the submit
+        limit (``SlurmFull``).
         """
         errors = answer.with_name(answer.name + ".err")
         descriptor = _locked(answer)
@@ -183,16 +226,23 @@ class SlurmClient:
         return job
 
     def test(self, parameters: Mapping[str, object]) -> None:
-        """Ask whether Slurm would take a job with these options, by name (``True``: a flag); ``SlurmRefused`` if not. Submits nothing.
+        """Ask whether Slurm would take a job with these options, by name (``True``: a flag);
+        ``SlurmRefused`` if not. Submits nothing.
 
-        A full queue is no refusal, nor are options that sbatch alone knows, nor asking for more than any node has while some are down:
-        Slurm's answer is the same whether or not those would do.
+        A full queue is no refusal, nor are options that sbatch alone knows, nor asking for more
+        than any node has while some are down: Slurm's answer is the same whether or not those would
+        do.
         """
-        words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in parameters.items()]
+        words = [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in parameters.items()
+        ]
         done = self._run("srun", "--test-only", *words, "true")
         if done.returncode == 0 or "unrecognized option" in done.stderr:
             return
-        failure = _failure(re.sub(r"^srun: ", "sbatch: ", done.stderr, flags=re.MULTILINE), done.returncode)
+        failure = _failure(
+            re.sub(r"^srun: ", "sbatch: ", done.stderr, flags=re.MULTILINE), done.returncode
+        )
         available = "node configuration is not available" not in str(failure) or not self._ask(
             "sinfo", "-h", "-t", "down,drain,fail", "-o", "%n"
         )
@@ -200,21 +250,29 @@ class SlurmClient:
             raise failure
 
     def queue(self, arrays: Collection[str]) -> dict[str, Job]:
-        """What the controller knows of the tasks of these arrays (and jobs), by id; those it has forgotten are missing.
+        """What the controller knows of the tasks of these arrays (and jobs), by id; those it has
+        forgotten are missing.
 
-        Of ``arrays`` that map numbers to names, only jobs of that name: a controller that crashed gives its last numbers again.
+        Of ``arrays`` that map numbers to names, only jobs of that name: a controller that crashed
+        gives its last numbers again.
         """
-        # All of the user's jobs: asked for by number, an unknown one is an error, and the controller sends everyone's jobs anyway.
-        # Not with -r: of 0-1000:2 it leaves out 1000.
+        # All of the user's jobs: asked for by number, an unknown one is an error, and the
+        # controller sends everyone's jobs anyway. Not with -r: of 0-1000:2 it leaves out 1000.
         if not arrays:
             return {}
         wanted = set(arrays)
         jobs: dict[str, Job] = {}
         names = arrays if isinstance(arrays, Mapping) else {}
         form = f"%F|%K|%T|%N|%M|%S|{'%j|' if names else ''}%r"
-        for line in self._ask("squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-o", form).splitlines():
+        for line in self._ask(
+            "squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-o", form
+        ).splitlines():
             fields = line.split("|", 7 if names else 6)
-            if len(fields) < (8 if names else 7) or fields[0] not in wanted or (names and fields[6] != names[fields[0]]):
+            if (
+                len(fields) < (8 if names else 7)
+                or fields[0] not in wanted
+                or (names and fields[6] != names[fields[0]])
+            ):
                 continue
             array, index, state, node, elapsed, start, *_, reason = fields
             for id in _ids(array, "" if index == "N/A" else index):
@@ -223,14 +281,19 @@ class SlurmClient:
         return jobs
 
     def accounting(self, arrays: Collection[str]) -> dict[str, Job]:
-        """What the database knows of the tasks of these arrays (and jobs), by id; ``NoAccounting`` if there is none. Names as in ``queue``.
+        """What the database knows of the tasks of these arrays (and jobs), by id; ``NoAccounting``
+        if there is none. Names as in ``queue``.
 
-        Of a job that was requeued, its last run. If a step ran out of memory and Slurm calls the job failed or cancelled, its state here
-        is OUT_OF_MEMORY.
+        Of a job that was requeued, its last run. If a step ran out of memory and Slurm calls the
+        job failed or cancelled, its state here is OUT_OF_MEMORY.
         """
         if not arrays:
             return {}
-        numbers = [word for part in _parts(sorted(set(arrays)), PER_WORD) for word in ("-j", ",".join(part))]
+        numbers = [
+            word
+            for part in _parts(sorted(set(arrays)), PER_WORD)
+            for word in ("-j", ",".join(part))
+        ]
         names = arrays if isinstance(arrays, Mapping) else {}
         # The end is not used: a line without it was cut short.
         columns = f"JobID,State,ExitCode,NodeList,Elapsed,Start,{'JobName,' if names else ''}End"
@@ -261,23 +324,36 @@ class SlurmClient:
         return jobs
 
     def find(self, name: str) -> str | None:
-        """The number of our job (or array) called ``name``, which holds no comma; the lowest if there are several.
+        """The number of our job (or array) called ``name``, which holds no comma; the lowest if
+        there are several.
 
-        ``None`` only if the controller, and accounting where there is any, answered and know of none. A controller that was too busy to
-        reply to sbatch may also be too busy yet to have made the job.
+        ``None`` only if the controller, and accounting where there is any, answered and know of
+        none. A controller that was too busy to reply to sbatch may also be too busy yet to have
+        made the job.
         """
         user = ("-u", str(os.getuid()), f"--name={name}")
         found = _named(self._ask("squeue", "-h", "-t", "all", *user, "-o", "%F|%j"), name)
         if found is None:
             with contextlib.suppress(NoAccounting):
-                found = _named(self._ask_accounting("-X", "-n", "-P", *user, "-S", f"now-{FIND_DAYS}days", "-o", "JobID,JobName"), name)
+                found = _named(
+                    self._ask_accounting(
+                        "-X", "-n", "-P", *user, "-S", f"now-{FIND_DAYS}days", "-o", "JobID,JobName"
+                    ),
+                    name,
+                )
         return found
 
     def cancel(self, ids: Collection[str]) -> None:
-        """Cancel these jobs, arrays (``123``) and tasks of arrays (``123_4``); what is unknown or has ended is passed over."""
+        """Cancel these jobs, arrays (``123``) and tasks of arrays (``123_4``); what is unknown or
+        has ended is passed over.
+        """
         for words in _parts(_compact(ids), PER_COMMAND):
             done = self._run("scancel", *words)
-            left = [line for line in done.stderr.splitlines() if line.strip() and not any(text in line.casefold() for text in _GONE)]
+            left = [
+                line
+                for line in done.stderr.splitlines()
+                if line.strip() and not any(text in line.casefold() for text in _GONE)
+            ]
             if done.returncode and (left or not done.stderr.strip()):
                 raise SlurmSilent(f"scancel: {_words(left) or f'exit status {done.returncode}'}")
 
@@ -285,11 +361,16 @@ class SlurmClient:
         """Those jobs of an array that wait for other jobs need not any longer."""
         done = self._run("scontrol", "update", f"JobId={array}", "Dependency=")
         if done.returncode and not any(text in done.stderr.casefold() for text in _GONE):
-            raise SlurmSilent(f"scontrol update: {_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}")
+            raise SlurmSilent(
+                "scontrol update: "
+                f"{_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}"
+            )
 
     def max_array_size(self) -> int:
         """One more than the largest index that a task of an array may have."""
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._ask("scontrol", "show", "config"), re.MULTILINE)
+        found = re.search(
+            r"^MaxArraySize\s*=\s*(\d+)", self._ask("scontrol", "show", "config"), re.MULTILINE
+        )
         return int(found[1]) if found else ARRAY_SIZE
 
     def partitions(self) -> list[str]:
@@ -299,7 +380,10 @@ class SlurmClient:
     def _ask(self, *command: str) -> str:
         done = self._run(*command)
         if done.returncode:
-            raise SlurmSilent(f"{command[0]}: {_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}")
+            raise SlurmSilent(
+                f"{command[0]}: "
+                f"{_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}"
+            )
         return done.stdout
 
     def _ask_accounting(self, *words: str) -> str:
@@ -310,12 +394,16 @@ class SlurmClient:
         complaint = done.stderr.casefold()
         if "accounting storage is disabled" in complaint:
             raise NoAccounting("Slurm accounting storage is disabled")
-        if done.returncode or any(text in complaint for text in _TRANSIENT):  # an answer may break off with exit status 0
-            raise SlurmSilent(f"sacct: {_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}")
+        # an answer may break off with exit status 0
+        if done.returncode or any(text in complaint for text in _TRANSIENT):
+            raise SlurmSilent(
+                f"sacct: {_words(done.stderr.splitlines()) or f'exit status {done.returncode}'}"
+            )
         return done.stdout
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        environment = _environment() | {"LC_ALL": "C", "TZ": "UTC", "SLURM_BITSTR_LEN": "0"}  # 0: lists of indices in full
+        # 0: lists of indices in full
+        environment = _environment() | {"LC_ALL": "C", "TZ": "UTC", "SLURM_BITSTR_LEN": "0"}
         try:
             return subprocess.run(
                 command,
@@ -334,7 +422,8 @@ class SlurmClient:
 
 
 def read_answer(answer: Path) -> tuple[bool, str | None]:
-    """What became of a ``submit``, in this process or another: whether sbatch still lives, and the job's number if it wrote one.
+    """What became of a ``submit``, in this process or another: whether sbatch still lives, and the
+    job's number if it wrote one.
 
     Where the file system has no locks, sbatch is taken to have ended.
     """
@@ -353,7 +442,9 @@ def read_answer(answer: Path) -> tuple[bool, str | None]:
 
 
 def _locked(answer: Path) -> int:
-    """A descriptor of ``answer``, emptied, with the lock that lives as long as any copy of the descriptor."""
+    """A descriptor of ``answer``, emptied, with the lock that lives as long as any copy of the
+    descriptor.
+    """
     descriptor = os.open(answer, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -367,25 +458,36 @@ def _locked(answer: Path) -> int:
 
 
 def _number(answer: Path) -> str | None:
-    """The job's number from what ``sbatch --parsable`` wrote (``123`` or ``123;cluster``), if it is there in full."""
+    """The job's number from what ``sbatch --parsable`` wrote (``123`` or ``123;cluster``), if it is
+    there in full.
+    """
     found = re.findall(r"^(\d+)(?:;.*)?\n", answer.read_text(errors="replace"), re.MULTILINE)
     return found[-1] if found else None
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name in _NEEDED or not (name.startswith(_OURS) or name in _OUR_NAMES)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _NEEDED or not (name.startswith(_OURS) or name in _OUR_NAMES)
+    }
 
 
 def _cannot_run(command: str, error: OSError) -> MosweepError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"hydra/launcher=slurm: {command} is not on the PATH; run on a machine with Slurm's client commands")
+        return UserError(
+            f"hydra/launcher=slurm: {command} is not on the PATH; run on a machine with Slurm's "
+            "client commands"
+        )
     return SlurmSilent(f"{command}: {error.strerror}")
 
 
 def _failure(complaints: str, status: int) -> MosweepError:
     """What an sbatch that wrote no number means by its complaints and exit ``status``."""
     lines = complaints.splitlines()
-    verdict = next((line for line in reversed(lines) if _VERDICT.search(line)), complaints).casefold()
+    verdict = next(
+        (line for line in reversed(lines) if _VERDICT.search(line)), complaints
+    ).casefold()
     message = _words(lines)
     if _SUBMIT_LIMIT.search(complaints):
         return SlurmFull(message)
@@ -399,32 +501,50 @@ def _failure(complaints: str, status: int) -> MosweepError:
 def _words(lines: Iterable[str]) -> str:
     """A command's complaints on one line: its errors if it names any as such, else all it says."""
     said = [" ".join(line.split()) for line in lines if line.strip()]
-    errors = [line for line in said if re.match(r"\w+: (?:error|fatal): ", line) or _VERDICT.search(line)]
+    errors = [
+        line for line in said if re.match(r"\w+: (?:error|fatal): ", line) or _VERDICT.search(line)
+    ]
     return "; ".join(_PREFIX.sub("", line) for line in errors or said)
 
 
-def _job(id: str, state: str, node: str, elapsed: str, start: str, reason: str = "", exit_code: str = "") -> Job | None:
+def _job(
+    id: str, state: str, node: str, elapsed: str, start: str, reason: str = "", exit_code: str = ""
+) -> Job | None:
     """A job from the words of squeue or sacct; ``None`` if there is no state among them."""
     found = re.match(r"([A-Z_]+)\+?(?: by (\d+))?", state.strip())
     if found is None:
         return None
     node = "" if node in ("None assigned", "(null)", "n/a", "N/A") else node
-    # Without a node, squeue's start is the time at which the job is expected to start or was cancelled.
+    # Without a node, squeue's start is the time at which the job is expected to start or was
+    # cancelled.
     started = _time(start) if node and found[1] != "PENDING" else None
     return Job(
-        id, found[1], "" if reason in ("None", "(null)") else reason.strip(), node, _seconds(elapsed), started, exit_code, found[2] or ""
+        id,
+        found[1],
+        "" if reason in ("None", "(null)") else reason.strip(),
+        node,
+        _seconds(elapsed),
+        started,
+        exit_code,
+        found[2] or "",
     )
 
 
 def _ids(array: str, indices: str) -> Iterator[str]:
-    """The ids behind ``123`` and ``""``, ``4``, ``1,3-7:2`` or ``[3-4%5]``; none if the indices make no sense."""
+    """The ids behind ``123`` and ``""``, ``4``, ``1,3-7:2`` or ``[3-4%5]``; none if the indices
+    make no sense.
+    """
     if not array.isascii() or not array.isdigit():
         return
     if not indices:
         yield array
     for part in indices.strip("[]").partition("%")[0].split(",") if indices else ():
         span = re.fullmatch(r"(\d{1,7})(?:-(\d{1,7})(?::(\d{1,7}))?)?", part)
-        if span and (last := int(span[2] or span[1])) < ARRAY_SIZE_MAX and (step := int(span[3] or 1)):
+        if (
+            span
+            and (last := int(span[2] or span[1])) < ARRAY_SIZE_MAX
+            and (step := int(span[3] or 1))
+        ):
             yield from (f"{array}_{index}" for index in range(int(span[1]), last + 1, step))
 
 
@@ -436,7 +556,11 @@ def _compact(ids: Collection[str]) -> list[str]:
         array, _, index = id.partition("_")
         if index and array not in wholes:
             tasks.setdefault(array, set()).add(int(index))
-    return wholes + [f"{array}_[{','.join(part)}]" for array, found in sorted(tasks.items()) for part in _parts(_spans(found), PER_WORD)]
+    return wholes + [
+        f"{array}_[{','.join(part)}]"
+        for array, found in sorted(tasks.items())
+        for part in _parts(_spans(found), PER_WORD)
+    ]
 
 
 def _spans(indices: Collection[int]) -> list[str]:
@@ -456,12 +580,18 @@ def _parts(words: list[str], size: int) -> Iterator[list[str]]:
 
 def _named(answer: str, name: str) -> str | None:
     """The lowest number among lines of ``<id>|<name>`` with this name."""
-    found = [int(line[1]) for line in re.finditer(r"^(\d+)[^|\n]*\|(.*)$", answer, re.MULTILINE) if line[2] == name]
+    found = [
+        int(line[1])
+        for line in re.finditer(r"^(\d+)[^|\n]*\|(.*)$", answer, re.MULTILINE)
+        if line[2] == name
+    ]
     return str(min(found)) if found else None
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds from ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``seconds``; ``None`` if it is none of them."""
+    """Seconds from ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``seconds``; ``None``
+    if it is none of them.
+    """
     found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(?:(\d+):)?(\d+)(?:\.\d+)?", text.strip())
     if found is None:
         return None
@@ -472,7 +602,9 @@ def _seconds(text: str) -> float | None:
 
 
 def _time(text: str) -> float | None:
-    """Unix seconds from an ISO time in UTC; ``None`` if it is none (``N/A``, ``Unknown``, ``None``)."""
+    """Unix seconds from an ISO time in UTC; ``None`` if it is none (``N/A``, ``Unknown``,
+    ``None``).
+    """
     try:
         return datetime.fromisoformat(text.strip()).replace(tzinfo=UTC).timestamp()
     except ValueError:

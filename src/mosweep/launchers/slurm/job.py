@@ -1,12 +1,16 @@
-"""What runs in a Slurm job: ``python -m mosweep.launchers.slurm.job STORE SUBMISSION``, one stage, the array element that Slurm says we are.
+"""What runs in a Slurm job: ``python -m mosweep.launchers.slurm.job STORE SUBMISSION``, one stage,
+the array element that Slurm says we are.
 
-The stage comes as JSON from the submission's folder; the same ``perform`` as in a local worker runs it. The element leaves
-``<i>.started`` and ``<i>.ended`` in the submission's folder, and the record in the store. Exit status 0 means that the record is there,
-so Slurm's ``afterok`` starts what waits for it.
+The stage comes as JSON from the submission's folder; the same ``perform`` as in a local worker runs
+it. The element leaves ``<i>.started`` and ``<i>.ended`` in the submission's folder, and the record
+in the store. Exit status 0 means that the record is there, so Slurm's ``afterok`` starts what waits
+for it.
 
-Starting a process takes longer than a dry run's stage. In a large array, an element whose stage was immediate therefore goes on with others
-that are and that wait for their own jobs, for ``SHARE_S`` seconds at most, and leaves ``<j>.done`` for each. Job *j*, if it still comes to
-that, makes this its own word and ends before it starts Python (``Slurm.script``). So a stage runs once, whoever runs it.
+Starting a process takes longer than a dry run's stage. In a large array, an element whose stage was
+immediate therefore goes on with others that are and that wait for their own jobs, for ``SHARE_S``
+seconds at most, and leaves ``<j>.done`` for each. Job *j*, if it still comes to that, makes this
+its own word and ends before it starts Python (``Slurm.script``). So a stage runs once, whoever runs
+it.
 """
 
 from __future__ import annotations
@@ -27,10 +31,11 @@ from mosweep.launchers.worker import at_once, perform, perform_now
 
 __all__ = ["main"]
 
-#: How long an input's record may take to be seen on this machine, and how often, at first and later, another owner of the stage is
-#: looked at, in seconds.
+#: How long an input's record may take to be seen on this machine, and how often, at first and
+#: later, another owner of the stage is looked at, in seconds.
 VISIBLE_S, SOON_S, LOOK_S = 30.0, 0.05, 2.0
-#: How long a job may go on with its siblings' immediate stages, in seconds, and how many elements an array has for that to be worth it.
+#: How long a job may go on with its siblings' immediate stages, in seconds, and how many elements
+#: an array has for that to be worth it.
 SHARE_S, SHARE_FROM = 5.0, 64
 
 
@@ -48,7 +53,10 @@ def main(store: Store, folder: Path) -> int:
     _await_inputs(store, spec)
 
     def started(event: dict[str, Any]) -> None:
-        _write(folder / f"{index}.started", {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")})
+        _write(
+            folder / f"{index}.started",
+            {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")},
+        )
 
     pause = SOON_S
     while (event := perform_now(store, spec, started))["event"] == "busy":
@@ -56,19 +64,28 @@ def main(store: Store, folder: Path) -> int:
         pause = min(2 * pause, LOOK_S)
     done = folder / f"{index}.done"
     by_sibling = bool(event.get("elsewhere")) and done.exists()
-    _write(folder / f"{index}.ended", json.loads(done.read_bytes()) if by_sibling else {**event, "time": time.time()})
+    _write(
+        folder / f"{index}.ended",
+        json.loads(done.read_bytes()) if by_sibling else {**event, "time": time.time()},
+    )
     if event["event"] != "finished":
         return 1
     if _immediate(spec):
         try:
             _share(store, folder)
         except Exception as error:  # its own stage is done, whatever becomes of others'
-            print(f"mosweep: {type(error).__name__}: {error}; this array's other stages are left to their own jobs", file=sys.stderr)
+            print(
+                f"mosweep: {type(error).__name__}: {error}; this array's other stages are left "
+                "to their own jobs",
+                file=sys.stderr,
+            )
     return 0
 
 
 def _share(store: Store, folder: Path) -> None:
-    """Go on with those stages of a large array that can run at once; in no order, for other elements do the same."""
+    """Go on with those stages of a large array that can run at once; in no order, for other
+    elements do the same.
+    """
     specs = list(_specs(folder))
     if len(specs) < SHARE_FROM:
         return
@@ -81,7 +98,10 @@ def _share(store: Store, folder: Path) -> None:
             continue
         event = at_once(perform(store, spec, lambda event: None, work=work))
         if event["event"] != "busy" and not event.get("elsewhere"):
-            _write(folder / f"{index}.done", {**event, "time": time.time(), "by": os.environ.get("SLURM_ARRAY_TASK_ID")})
+            _write(
+                folder / f"{index}.done",
+                {**event, "time": time.time(), "by": os.environ.get("SLURM_ARRAY_TASK_ID")},
+            )
 
 
 def _specs(folder: Path, only: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -112,12 +132,17 @@ def _immediate(spec: dict[str, Any]) -> Work | None:
 
 
 def _heed_signals(spec: dict[str, Any]) -> None:
-    """When Slurm announces the end of the time limit, go back into the queue with what was saved so far, a bounded number of times.
+    """When Slurm announces the end of the time limit, go back into the queue with what was saved so
+    far, a bounded number of times.
 
-    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last. Who ends at the first has failed, as
-    Slurm sees it, and is not requeued; and what gets done in between counts.
+    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last.
+    Who ends at the first has failed, as Slurm sees it, and is not requeued; and what gets done in
+    between counts.
     """
-    end, allowed = os.environ.get("SLURM_JOB_END_TIME"), int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0"))
+    end, allowed = (
+        os.environ.get("SLURM_JOB_END_TIME"),
+        int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0")),
+    )
     margin = float(os.environ.get("MOSWEEP_SIGNAL_DELAY_S", "0")) + 60
 
     def warned(number: int, frame: object) -> None:
@@ -127,7 +152,11 @@ def _heed_signals(spec: dict[str, Any]) -> None:
         elif int(os.environ.get("SLURM_RESTART_COUNT", "0")) < allowed:
             import subprocess
 
-            print(f"mosweep: {spec['label']} is near its time limit: back into the queue", file=sys.stderr, flush=True)
+            print(
+                f"mosweep: {spec['label']} is near its time limit: back into the queue",
+                file=sys.stderr,
+                flush=True,
+            )
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         else:
             print(f"mosweep: {spec['label']} is near its time limit", file=sys.stderr, flush=True)

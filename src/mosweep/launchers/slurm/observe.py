@@ -1,4 +1,6 @@
-"""What Slurm says of stages, for ``status``, ``watch`` and ``cancel``: from any shell that sees the store, changing nothing."""
+"""What Slurm says of stages, for ``status``, ``watch`` and ``cancel``: from any shell that sees the
+store, changing nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +16,51 @@ from mosweep.launchers.slurm.submissions import Submission, Submissions
 __all__ = ["cancel", "observe"]
 
 
-def observe(store: Store, keys: Collection[str], client: SlurmClient | None = None) -> dict[str, Queued]:
-    """What is known of the jobs of those stages among ``keys`` that have no record: one query, and one of the accounting if need be."""
+def observe(
+    store: Store, keys: Collection[str], client: SlurmClient | None = None
+) -> dict[str, Queued]:
+    """What is known of the jobs of those stages among ``keys`` that have no record: one query, and
+    one of the accounting if need be.
+    """
     client = client or SlurmClient()
     places = _places(store, keys)
     if not places:
         return {}
-    arrays = {submission.array: submission.job_name for submission, _ in places.values() if submission.array}
+    arrays = {
+        submission.array: submission.job_name
+        for submission, _ in places.values()
+        if submission.array
+    }
     try:
         jobs = dict(client.queue(arrays)) if arrays else {}
-        unknown = {s.array for s, index in places.values() if s.array and _unclear(jobs.get(f"{s.array}_{index}"))}
+        unknown = {
+            s.array
+            for s, index in places.values()
+            if s.array and _unclear(jobs.get(f"{s.array}_{index}"))
+        }
         if unknown:
             jobs |= _accounted(client, {array: arrays[array] for array in unknown}, jobs)
         silent = ""
     except SlurmSilent as error:
         jobs, silent = {}, f"Slurm does not answer: {error}"
-    return {key: _queued(submission, index, jobs, silent) for key, (submission, index) in places.items()}
+    return {
+        key: _queued(submission, index, jobs, silent) for key, (submission, index) in places.items()
+    }
 
 
-def cancel(store: Store, keys: Collection[str], client: SlurmClient | None = None) -> dict[str, str]:
-    """Take the jobs of those stages among ``keys`` that have no record out of Slurm; the jobs' ids by stage. Raises ``SlurmSilent``."""
+def cancel(
+    store: Store, keys: Collection[str], client: SlurmClient | None = None
+) -> dict[str, str]:
+    """Take the jobs of those stages among ``keys`` that have no record out of Slurm; the jobs' ids
+    by stage. Raises ``SlurmSilent``.
+    """
     client = client or SlurmClient()
     places = {key: place for key, place in _places(store, keys).items() if place[0].array}
     ids = {key: f"{submission.array}_{index}" for key, (submission, index) in places.items()}
     if ids:
-        jobs = client.queue({str(submission.array): submission.job_name for submission, _ in places.values()})
+        jobs = client.queue(
+            {str(submission.array): submission.job_name for submission, _ in places.values()}
+        )
         ids = {key: name for key, name in ids.items() if name in jobs and jobs[name].alive}
         client.cancel(ids.values())
     return ids
@@ -60,12 +82,18 @@ def _unclear(job: Job | None) -> bool:
     return job is None or job.state in ("CANCELLED", "FAILED")
 
 
-def _accounted(client: SlurmClient, arrays: Mapping[str, str], jobs: dict[str, Job]) -> dict[str, Job]:
+def _accounted(
+    client: SlurmClient, arrays: Mapping[str, str], jobs: dict[str, Job]
+) -> dict[str, Job]:
     try:
         found = client.accounting(arrays)
     except (NoAccounting, SlurmSilent):
         return {}
-    return {name: job for name, job in found.items() if _unclear(jobs.get(name)) and not (name in jobs and job.alive)}
+    return {
+        name: job
+        for name, job in found.items()
+        if _unclear(jobs.get(name)) and not (name in jobs and job.alive)
+    }
 
 
 def _queued(submission: Submission, index: int, jobs: dict[str, Job], silent: str) -> Queued:
@@ -76,13 +104,24 @@ def _queued(submission: Submission, index: int, jobs: dict[str, Job], silent: st
     error, status = None, _status(job) if job else "pending"
     if job is None:
         state = "?" if silent or submission.array is None else "UNKNOWN"
-        reason = silent or ("being handed in" if submission.array is None else "Slurm does not know it any more")
+        reason = silent or (
+            "being handed in" if submission.array is None else "Slurm does not know it any more"
+        )
         job = Job(name, state, reason=reason)
     elif status in ("failed", "cancelled"):
         error = f"{job.state}{f' on {job.node}' if job.node else ''}"
     if ended is not None and ended["event"] == "failed":
         status, error, log = "failed", ended["error"], Path(ended["log"])
-    return Queued(name, job.state, status, job.reason, job.node, job.elapsed_s, error, log if log.exists() else None)
+    return Queued(
+        name,
+        job.state,
+        status,
+        job.reason,
+        job.node,
+        job.elapsed_s,
+        error,
+        log if log.exists() else None,
+    )
 
 
 def _status(job: Job) -> Status:
@@ -90,4 +129,5 @@ def _status(job: Job) -> Status:
         return "running" if job.state in ("RUNNING", "COMPLETING") else "pending"
     if job.state == "CANCELLED":
         return "cancelled"
-    return "running" if job.state == "COMPLETED" else "failed"  # completed: its record is about to be seen
+    # completed: its record is about to be seen
+    return "running" if job.state == "COMPLETED" else "failed"

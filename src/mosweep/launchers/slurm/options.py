@@ -1,7 +1,7 @@
 """``hydra/launcher=slurm``: what it can be told, and the sbatch script that comes of it.
 
-The keys are those of hydra-submitit-launcher's ``submitit_slurm`` and mean the same; those after ``setup`` are ours. What a stage's own
-``resources`` say goes before them.
+The keys are those of hydra-submitit-launcher's ``submitit_slurm`` and mean the same; those after
+``setup`` are ours. What a stage's own ``resources`` say goes before them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,19 @@ __all__ = ["Slurm"]
 class Slurm:
     """Options of the Slurm launcher. ``None`` leaves a choice to Slurm.
 
-    - ``wait``: stay until all is done; otherwise submit and return, and ``mosweep watch``, ``run`` and ``cancel`` go on from there.
-    - ``max_jobs``: at most this many jobs of ours in Slurm at a time, waiting ones included; ``array_parallelism`` bounds the running
+    - ``wait``: stay until all is done; otherwise submit and return, and ``mosweep watch``, ``run``
+      and ``cancel`` go on from there.
+    - ``max_jobs``: at most this many jobs of ours in Slurm at a time, waiting ones included;
+      ``array_parallelism`` bounds the running
       ones of an array.
-    - ``retries``: how often a stage whose job was lost (node failure, preemption without requeue, failed boot, a death without a trace)
-      is submitted again; ``max_num_timeout``: how often one that ran into its time limit is, to resume from its last checkpoint.
-    - ``max_mem_gb``: a stage that ran out of memory is submitted again with twice as much, up to this; ``None``: it has failed.
-    - ``python``: the interpreter in the job; ``command_prefix``: what is put before it (``apptainer exec --nv image.sif``);
+    - ``retries``: how often a stage whose job was lost (node failure, preemption without requeue,
+      failed boot, a death without a trace)
+      is submitted again; ``max_num_timeout``: how often one that ran into its time limit is, to
+      resume from its last checkpoint.
+    - ``max_mem_gb``: a stage that ran out of memory is submitted again with twice as much, up to
+      this; ``None``: it has failed.
+    - ``python``: the interpreter in the job; ``command_prefix``: what is put before it (``apptainer
+      exec --nv image.sif``);
       ``container_image`` and ``container_mounts``: passed to ``srun`` for clusters with pyxis.
     - ``patience_min``: how long a Slurm that does not answer is waited for.
     """
@@ -83,7 +89,9 @@ class Slurm:
             raise ConfigError("name", self.name, "a job's name has neither spaces nor commas")
 
     def check(self, plan: Plan) -> None:
-        """Refuse what Slurm would never run, before anything is written; see ``launchers.base.Launcher``."""
+        """Refuse what Slurm would never run, before anything is written; see
+        ``launchers.base.Launcher``.
+        """
         from mosweep.launchers.slurm.launch import check
 
         check(self, plan)
@@ -114,26 +122,42 @@ class Slurm:
         if asked.mem_gb or self.mem_gb:
             found["mem"] = f"{round((asked.mem_gb or self.mem_gb or 0) * 1024)}M"
         else:
-            found |= {"mem-per-cpu": self.mem_per_cpu, "mem-per-gpu": None if gpus == 0 else self.mem_per_gpu}
+            found |= {
+                "mem-per-cpu": self.mem_per_cpu,
+                "mem-per-gpu": None if gpus == 0 else self.mem_per_gpu,
+            }
         if gpus is None:
-            found |= {"gres": gres, "gpus-per-node": self.gpus_per_node or None, "gpus-per-task": self.gpus_per_task}
+            found |= {
+                "gres": gres,
+                "gpus-per-node": self.gpus_per_node or None,
+                "gpus-per-task": self.gpus_per_task,
+            }
             found["cpus-per-gpu"] = self.cpus_per_gpu
         elif gpus > 0:
             found["gpus-per-node"] = gpus
             found["cpus-per-gpu"] = self.cpus_per_gpu
         found |= {**self.additional_parameters, **asked.additional_parameters}
-        return {name.replace("_", "-"): value for name, value in found.items() if value is not None and value is not False}
+        return {
+            name.replace("_", "-"): value
+            for name, value in found.items()
+            if value is not None and value is not False
+        }
 
     def script(self, array: Array, submission: Submission, store: Path) -> str:
-        """The sbatch script of one array. submitit writes it, as it does for hydra-submitit-launcher."""
+        """The sbatch script of one array. submitit writes it, as it does for
+        hydra-submitit-launcher.
+        """
         from submitit.slurm import slurm as submitit
 
         parameters = self.parameters(array.first.resources)
-        delay = int(min(self.signal_delay_s, (array.first.resources.time_min or self.timeout_min) * 15))
+        delay = int(
+            min(self.signal_delay_s, (array.first.resources.time_min or self.timeout_min) * 15)
+        )
         fixed = {
             "array": f"{indices(array.stages)}%{self.array_parallelism}",
             "output": submission.intent["output"],
-            "requeue": True,  # after preemption, a node's failure and near the time limit: stages resume
+            # after preemption, a node's failure and near the time limit: stages resume
+            "requeue": True,
             "signal": f"B:USR2@{delay}",
         }
         if not self.stderr_to_stdout:
@@ -146,7 +170,8 @@ class Slurm:
             job_name=submission.job_name,
             setup=[
                 *_if_done(submission),
-                f"export MOSWEEP_MAX_TIMEOUTS={self.max_num_timeout} MOSWEEP_SIGNAL_DELAY_S={delay}",
+                f"export MOSWEEP_MAX_TIMEOUTS={self.max_num_timeout} "
+                f"MOSWEEP_SIGNAL_DELAY_S={delay}",
                 *(self.setup or []),
             ],
             use_srun=False,
@@ -160,7 +185,9 @@ class Slurm:
 
     @property
     def output(self) -> str | None:
-        """Where jobs print what is not their stage's, as Slurm's pattern; ``None``: in the submission's folder."""
+        """Where jobs print what is not their stage's, as Slurm's pattern; ``None``: in the
+        submission's folder.
+        """
         if self.submitit_folder is None:
             return None
         folder = Path(self.submitit_folder.replace("%j", "")).absolute()
@@ -170,11 +197,19 @@ class Slurm:
     def _command(self, submission: Submission, store: Path) -> str:
         python = self.python or ("python3" if self.container_image else sys.executable)
         words = [python, "-m", "mosweep.launchers.slurm.job", str(store), str(submission.folder)]
-        command = " ".join([*([self.command_prefix] if self.command_prefix else []), shlex.join(words)])
+        command = " ".join(
+            [*([self.command_prefix] if self.command_prefix else []), shlex.join(words)]
+        )
         if self.container_image:
-            mounts = [f"--container-mounts={self.container_mounts}"] if self.container_mounts else []
-            command = f"{shlex.join(['srun', '--ntasks=1', f'--container-image={self.container_image}', *mounts])} {command}"
-        return f"exec {command}"  # the stage's process is the job's own: signals reach it, and its end is the job's
+            mounts = (
+                [f"--container-mounts={self.container_mounts}"] if self.container_mounts else []
+            )
+            command = (
+                f"{shlex.join(['srun', '--ntasks=1', f'--container-image={self.container_image}', *mounts])} "
+                f"{command}"
+            )
+        # the stage's process is the job's own: signals reach it, and its end is the job's
+        return f"exec {command}"
 
     def differs(self, stages: Sequence[Stage]) -> bool:
         """Whether the stages ask for different things."""
@@ -182,7 +217,9 @@ class Slurm:
 
 
 def _if_done(submission: Submission) -> list[str]:
-    """Lines of bash: a job whose stage a sibling has done (``mosweep.launchers.slurm.job``) says so and ends, without the cost of Python's start."""
+    """Lines of bash: a job whose stage a sibling has done (``mosweep.launchers.slurm.job``) says so
+    and ends, without the cost of Python's start.
+    """
     mark = f"{shlex.quote(str(submission.folder))}/$SLURM_ARRAY_TASK_ID"
     return [
         f"if [ -e {mark}.done ]; then",

@@ -2,15 +2,16 @@
 
     slurm/open/<name>            a mark per submission that may still have jobs in Slurm
     slurm/<name>/intent.json     which stages, in which order, behind which jobs; written first
-    slurm/<name>/stages.jsonl    the stages in full, a line per array element
-    slurm/<name>/job.sh          the script as given to sbatch
-    slurm/<name>/answer          sbatch's own output: the number of the array, also if we die while sbatch runs
-    slurm/<name>/void            sbatch never got through: should a job of this name turn up after all, it ends at once
-    slurm/<name>/<i>.started     element i began: its log, when, where
-    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage: what i's job will leave as its own word
-    slurm/<name>/<i>.ended       element i came to an end of its own: how
+    slurm/<name>/stages.jsonl    the stages in full, a line per array element slurm/<name>/job.sh
+    the script as given to sbatch slurm/<name>/answer          sbatch's own output: the number of
+    the array, also if we die while sbatch runs slurm/<name>/void            sbatch never got
+    through: should a job of this name turn up after all, it ends at once slurm/<name>/<i>.started
+    element i began: its log, when, where slurm/<name>/<i>.done        another element's job, or a
+    launch, has done i's stage: what i's job will leave as its own word slurm/<name>/<i>.ended
+    element i came to an end of its own: how
 
-They lie in the store, so that every sweep which wants a stage finds the job that another one has submitted for it.
+They lie in the store, so that every sweep which wants a stage finds the job that another one has
+submitted for it.
 """
 
 from __future__ import annotations
@@ -44,11 +45,15 @@ class Submission:
 
     folder: Path
     array: str | None = None
-    _heard: dict[str, set[int]] = field(default_factory=lambda: {what: set() for what in MARKS}, repr=False)
+    _heard: dict[str, set[int]] = field(
+        default_factory=lambda: {what: set() for what in MARKS}, repr=False
+    )
 
     @cached_property
     def intent(self) -> dict[str, Any]:
-        """What was meant: ``label``, ``keys`` by index, ``behind`` (per key the places it waits for), ``tries`` so far, ``resources``."""
+        """What was meant: ``label``, ``keys`` by index, ``behind`` (per key the places it waits
+        for), ``tries`` so far, ``resources``.
+        """
         data: dict[str, Any] = json.loads((self.folder / "intent.json").read_bytes())
         data["keys"] = {int(index): key for index, key in data["keys"].items()}
         return data
@@ -91,7 +96,9 @@ class Submission:
 
     @property
     def foreign(self) -> bool:
-        """Whether another machine gave it to sbatch, so that we cannot see whether that sbatch still runs."""
+        """Whether another machine gave it to sbatch, so that we cannot see whether that sbatch
+        still runs.
+        """
         return str(self.intent["host"]) != socket.gethostname()
 
     def read_answer(self) -> bool:
@@ -119,7 +126,9 @@ class Submission:
         return "\n".join(texts)
 
     def news(self) -> Iterator[tuple[int, str]]:
-        """``(index, "started" | "done" | "ended")`` of the marks that have appeared since the last call."""
+        """``(index, "started" | "done" | "ended")`` of the marks that have appeared since the last
+        call.
+        """
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -143,7 +152,9 @@ class Submission:
         return self.mark(index, "ended") or self.mark(index, "done")
 
     def unhear(self, index: int) -> None:
-        """The element runs again, or is about to write what could not be read yet: that will be news."""
+        """The element runs again, or is about to write what could not be read yet: that will be
+        news.
+        """
         for heard in self._heard.values():
             heard.discard(index)
 
@@ -154,7 +165,9 @@ class Submission:
 
     @property
     def spare(self) -> set[int]:
-        """The elements that others are known to have done, and that have not said so themselves: their jobs are not needed any more."""
+        """The elements that others are known to have done, and that have not said so themselves:
+        their jobs are not needed any more.
+        """
         return self._heard["done"] - self._heard["ended"]
 
     def dismiss(self) -> None:
@@ -169,13 +182,19 @@ class Submissions:
     root: Path
 
     def open(self, known: Mapping[str, Submission] | None = None) -> dict[str, Submission]:
-        """By name, those that may have jobs in Slurm, oldest first; ``known`` ones are kept as they are."""
+        """By name, those that may have jobs in Slurm, oldest first; ``known`` ones are kept as they
+        are.
+        """
         known = known or {}
         try:
             names = os.listdir(self.root / "open")
         except FileNotFoundError:
             return {}
-        found = {name: known.get(name) or Submission(self.root / name) for name in names if (self.root / name / "intent.json").exists()}
+        found = {
+            name: known.get(name) or Submission(self.root / name)
+            for name in names
+            if (self.root / name / "intent.json").exists()
+        }
         return dict(sorted(found.items(), key=lambda item: (item[1].intent["time"], item[0])))
 
     def create(
@@ -202,13 +221,19 @@ class Submissions:
             "sweep": sweep,
             "output": output or f"{submission.folder}/%a.out",
             "keys": keys,
-            "behind": {key: [str(place) for place in behind[key]] for key in keys.values() if behind.get(key)},
+            "behind": {
+                key: [str(place) for place in behind[key]]
+                for key in keys.values()
+                if behind.get(key)
+            },
             "tries": {key: tries[key] for key in keys.values() if tries.get(key)},
         }
         with open(submission.folder / "stages.jsonl", "w", encoding="utf-8") as file:
             for index, stage in array.stages.items():
                 tried = {"tries": tries[stage.key]} if tries.get(stage.key) else {}
-                spec = json.dumps({**stage.spec, **tried}, ensure_ascii=False, separators=(",", ":"))
+                spec = json.dumps(
+                    {**stage.spec, **tried}, ensure_ascii=False, separators=(",", ":")
+                )
                 file.write(f'{{"index":{index},"spec":{spec}}}\n')
         (self.root / "open" / token).touch()
         _write(submission.folder / "intent.json", json.dumps(intent, ensure_ascii=False))

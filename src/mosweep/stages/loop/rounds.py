@@ -1,7 +1,9 @@
-"""The stages of an evaluation-driven loop: what backends are asked to do in a round, and the works around theirs.
+"""The stages of an evaluation-driven loop: what backends are asked to do in a round, and the works
+around theirs.
 
-``NextRound`` and ``RoundEval`` hold another work each (a backend's round, an evaluation) and decide, when they run, whether that is still
-needed. ``Optimize`` and ``ChosenEval`` stand at the end for the round that was chosen. ``stages.loop`` puts them together.
+``NextRound`` and ``RoundEval`` hold another work each (a backend's round, an evaluation) and
+decide, when they run, whether that is still needed. ``Optimize`` and ``ChosenEval`` stand at the
+end for the round that was chosen. ``stages.loop`` puts them together.
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ from mosweep.stages.base import Setting
 from mosweep.stages.loop.schedule import Schedule
 from mosweep.stages.model import ModelSource, folder_of
 
-__all__ = ["ChosenEval", "HardExamples", "NextRound", "Optimize", "Round", "RoundBackend", "RoundEval", "chosen_examples"]
+__all__ = [
+    "ChosenEval",
+    "HardExamples",
+    "NextRound",
+    "Optimize",
+    "Round",
+    "RoundBackend",
+    "RoundEval",
+    "chosen_examples",
+]
 
 #: What a round's folder has for the next round alone.
 STATE = "state"
@@ -40,7 +51,9 @@ _UNCERTAINTY = ("stderr", "std", "var", "bootstrap_stderr")
 
 @dataclass(frozen=True)
 class HardExamples:
-    """What becomes of examples in groups of which evaluation samples failed, by scoring below ``threshold``; see ``datasets.rounds``."""
+    """What becomes of examples in groups of which evaluation samples failed, by scoring below
+    ``threshold``; see ``datasets.rounds``.
+    """
 
     mode: Literal["boost", "mine"]
     factor: float | None
@@ -51,9 +64,11 @@ class HardExamples:
 
 @dataclass(frozen=True)
 class Round:
-    """What a backend is to do in round ``number``: ``steps`` optimizer steps, after the ``before`` of the rounds before it.
+    """What a backend is to do in round ``number``: ``steps`` optimizer steps, after the ``before``
+    of the rounds before it.
 
-    ``schedule`` gives the learning rate of every step of the whole run, with this round's peak. ``hard`` is ``None`` in the first round.
+    ``schedule`` gives the learning rate of every step of the whole run, with this round's peak.
+    ``hard`` is ``None`` in the first round.
     """
 
     number: int
@@ -77,16 +92,22 @@ class RoundBackend(Protocol):
         ...
 
     def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
-        """The stage that trains ``this`` round, from the adapter, the optimizer's state and the place in the data that ``previous`` left.
+        """The stage that trains ``this`` round, from the adapter, the optimizer's state and the
+        place in the data that ``previous`` left.
 
-        Its work has the kind ``round`` and leaves the facts of a fine-tune. It finds ``previous`` among its inputs where it asked for it,
-        and, except in the first round, the evaluation of the round before as ``feedback`` (for ``chosen_examples``).
+        Its work has the kind ``round`` and leaves the facts of a fine-tune. It finds ``previous``
+        among its inputs where it asked for it, and, except in the first round, the evaluation of
+        the round before as ``feedback`` (for ``chosen_examples``).
         """
         ...
 
 
-async def chosen_examples(context: Context, this: Round, data: Path, count: int, seed: int) -> tuple[JSONLDataset, dict[str, Any]]:
-    """The ``count`` examples of this round in order, from the file ``data``, and the facts about them to leave under ``data``."""
+async def chosen_examples(
+    context: Context, this: Round, data: Path, count: int, seed: int
+) -> tuple[JSONLDataset, dict[str, Any]]:
+    """The ``count`` examples of this round in order, from the file ``data``, and the facts about
+    them to leave under ``data``.
+    """
     loaded = await JSONLDataset.load(data)
     examples = loaded.unique()
     previous, feedback = context.inputs.get("previous"), context.inputs.get("feedback")
@@ -94,7 +115,10 @@ async def chosen_examples(context: Context, this: Round, data: Path, count: int,
     if this.hard is None or feedback is None:
         chosen = select(examples.samples, count, seed=seed, position=position)
     else:
-        hard, lines = this.hard, (feedback.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+        hard, lines = (
+            this.hard,
+            (feedback.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n"),
+        )
         scorer = hard.metric.rpartition("/")[0] if hard.metric else None
         samples = [json.loads(line) for line in lines if line]
         groups = failed_groups(samples, hard.threshold, scorer=scorer, names=hard.by)
@@ -109,20 +133,29 @@ async def chosen_examples(context: Context, this: Round, data: Path, count: int,
             mode=hard.mode,
             factor=hard.factor or 1.0,
         )
-    return JSONLDataset(examples.samples[row] for row in chosen.rows), _about(chosen, len(examples), len(loaded) - len(examples))
+    return JSONLDataset(examples.samples[row] for row in chosen.rows), _about(
+        chosen, len(examples), len(loaded) - len(examples)
+    )
 
 
 def _about(chosen: Selection, rows: int, duplicates: int) -> dict[str, Any]:
-    about: dict[str, Any] = {"rows": rows, "duplicates": duplicates, "examples": len(chosen.rows), "position": chosen.position}
+    about: dict[str, Any] = {
+        "rows": rows,
+        "duplicates": duplicates,
+        "examples": len(chosen.rows),
+        "position": chosen.position,
+    }
     return about | ({"hard": chosen.hard, "groups": dict(chosen.groups)} if chosen.groups else {})
 
 
-# -- the stages -------------------------------------------------------------------------------------------------------
+# -- the stages ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Wrapped:
-    """A work inside a work. ``about`` is what defines the inner one's result, ``spec`` what makes it."""
+    """A work inside a work. ``about`` is what defines the inner one's result, ``spec`` what makes
+    it.
+    """
 
     about: Mapping[str, Any]
     spec: Mapping[str, Any] = field(metadata=unkeyed)
@@ -209,9 +242,15 @@ class NextRound(_Wrapped):
         return self._reached(inputs) is not None
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """What the round inside leaves, or ``stopped`` and the number of the round that reached the threshold."""
+        """What the round inside leaves, or ``stopped`` and the number of the round that reached the
+        threshold.
+        """
         reached = self._reached(context.inputs)
-        return await self.inner.run(context) if reached is None else {"stopped": True, "reached": reached}
+        return (
+            await self.inner.run(context)
+            if reached is None
+            else {"stopped": True, "reached": reached}
+        )
 
     def _reached(self, inputs: Mapping[str, Artifact]) -> int | None:
         before = inputs["feedback"].facts
@@ -235,7 +274,9 @@ class RoundEval(_Wrapped):
         return _stopped(inputs) is not None
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """What the evaluation leaves, and ``score``. An evaluation without the metric has failed."""
+        """What the evaluation leaves, and ``score``. An evaluation without the metric has
+        failed.
+        """
         if (stopped := _stopped(context.inputs)) is not None:
             return {"stopped": True, "reached": stopped.facts["reached"]}
         facts = await self.inner.run(context)
@@ -252,15 +293,22 @@ def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
     if metric is None and len(names) == 1:
         return names[0]
     if metric is None:
-        raise StageError(f"the evaluation has {len(names)} metrics; name the one to watch with loop.metric: {', '.join(names)}")
+        raise StageError(
+            f"the evaluation has {len(names)} metrics; name the one to watch with loop.metric: "
+            f"{', '.join(names)}"
+        )
     if metric not in metrics or not math.isfinite(metrics[metric]):
-        raise StageError(f"loop.metric={metric}: the evaluation has no such metric; {choices(metric, names)}")
+        raise StageError(
+            f"loop.metric={metric}: the evaluation has no such metric; {choices(metric, names)}"
+        )
     return metric
 
 
 @dataclass(frozen=True)
 class Optimize:
-    """The end of a loop: the round that reached the threshold. ``merged``: also write the full model, its adapter merged in."""
+    """The end of a loop: the round that reached the threshold. ``merged``: also write the full
+    model, its adapter merged in.
+    """
 
     threshold: float
     merged: bool
@@ -289,18 +337,28 @@ class Optimize:
         return not self.merged
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """The facts and files of the round that reached the threshold; ``StageError`` that names the best one if none did."""
+        """The facts and files of the round that reached the threshold; ``StageError`` that names
+        the best one if none did.
+        """
         done = list(_rounds(context.inputs))
         rows = [
-            {"round": number, "score": score.facts["score"], "model_id": trained.facts["model_id"], "lr": trained.facts.get("lr")}
+            {
+                "round": number,
+                "score": score.facts["score"],
+                "model_id": trained.facts["model_id"],
+                "lr": trained.facts.get("lr"),
+            }
             for number, trained, score in done
         ]
-        reached = next((place for place, row in enumerate(rows) if row["score"] >= self.threshold), None)
+        reached = next(
+            (place for place, row in enumerate(rows) if row["score"] >= self.threshold), None
+        )
         watched = f"{done[0][2].facts['task']}/{done[0][2].facts['watched']}"
         if reached is None:
             best = max(rows, key=lambda row: row["score"])
             raise StageError(
-                f"{watched} reached {self.threshold:g} in none of {len(rows)} rounds; the best is round {best['round']} "
+                f"{watched} reached {self.threshold:g} in none of {len(rows)} rounds; the best "
+                f"is round {best['round']} "
                 f"with {best['score']:.4g}: {best['model_id']}"
             )
         number, trained, score = done[reached]
@@ -311,18 +369,28 @@ class Optimize:
         losses = [point for each in until for point in each.get("loss", ())]
         curves = _joined([each.get("curves", {}) for each in until])
         facts = {name: value for name, value in trained.facts.items() if name not in _SPENT}
-        facts |= {"round": number, "score": score.facts["score"], "watched": watched, "threshold": self.threshold, "rounds": rows}
+        facts |= {
+            "round": number,
+            "score": score.facts["score"],
+            "watched": watched,
+            "threshold": self.threshold,
+            "rounds": rows,
+        }
         return facts | ({"loss": losses} if losses else {}) | ({"curves": curves} if curves else {})
 
     async def _merge(self, context: Context) -> None:
         from mosweep.models.lora import merge
 
-        await asyncio.to_thread(merge, folder_of(context, self.base), context.out / "adapter", context.out / "merged")
+        await asyncio.to_thread(
+            merge, folder_of(context, self.base), context.out / "adapter", context.out / "merged"
+        )
 
 
 @dataclass(frozen=True)
 class ChosenEval:
-    """The trial's evaluation of the task that the loop watched: it was made, of the very model that was chosen, and is taken as it is."""
+    """The trial's evaluation of the task that the loop watched: it was made, of the very model that
+    was chosen, and is taken as it is.
+    """
 
     task: str
 
@@ -337,17 +405,27 @@ class ChosenEval:
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """The facts and files of the chosen round's evaluation."""
-        optimized = next(artifact for artifact in context.inputs.values() if artifact.kind == Optimize.kind)
+        optimized = next(
+            artifact for artifact in context.inputs.values() if artifact.kind == Optimize.kind
+        )
         found = context.inputs[f"eval {optimized.facts['round']}"]
         _link_files(found.folder, context.out)
-        return {name: value for name, value in found.facts.items() if name not in ("watched", "score", *_SPENT)}
+        return {
+            name: value
+            for name, value in found.facts.items()
+            if name not in ("watched", "score", *_SPENT)
+        }
 
 
 def _rounds(inputs: Mapping[str, Artifact]) -> list[tuple[int, Artifact, Artifact]]:
     """Number, model and evaluation of the rounds that were trained."""
     numbers = sorted(int(role.removeprefix("eval ")) for role in inputs if role.startswith("eval "))
     found = [(number, inputs[f"round {number}"], inputs[f"eval {number}"]) for number in numbers]
-    return [(number, trained, score) for number, trained, score in found if not trained.facts.get("stopped")]
+    return [
+        (number, trained, score)
+        for number, trained, score in found
+        if not trained.facts.get("stopped")
+    ]
 
 
 def _joined(rounds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
@@ -360,7 +438,9 @@ def _joined(rounds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any
 
 
 def _link_files(source: Path, target: Path, leave: str | None = None) -> None:
-    """The files of ``source`` in ``target`` too, without taking their space again where the file system allows it."""
+    """The files of ``source`` in ``target`` too, without taking their space again where the file
+    system allows it.
+    """
 
     def link(old: str, new: str) -> None:
         try:

@@ -10,7 +10,13 @@ MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 class LoraConfig:
-    def __init__(self, base_model_name_or_path: str | None = None, r: int = 8, lora_alpha: float = 8, **others: Any) -> None:
+    def __init__(
+        self,
+        base_model_name_or_path: str | None = None,
+        r: int = 8,
+        lora_alpha: float = 8,
+        **others: Any,
+    ) -> None:
         self.fields = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
