@@ -15,7 +15,8 @@ from mosweep.analysis.contamination import Overlap, contaminated, normalised, ov
 from mosweep.cli.verbs import run_verb
 from mosweep.core.results import SweepResult
 from mosweep.core.store import Store
-from mosweep.core.types import Context, Stage, Trial
+from mosweep.core.types import Stage, Trial
+from mosweep.core.work import Context
 from mosweep.reports.summary import summary_data, summary_text
 from mosweep.sweep.folder import Sweep
 

@@ -27,7 +27,7 @@ from mosweep.analysis.statistics import Components
 from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.errors import ConfigError, CorruptRecord, MissingExtra
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.types import Context, Resources
+from mosweep.core.work import Context, Resources
 from mosweep.evals.dummy import SCORE, draw
 from mosweep.sweep.folder import find_sweep
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from mosweep.config.resources import Request
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError
-from mosweep.core.types import Resources
+from mosweep.core.work import Resources
 from mosweep.design.application import planned
 
 

@@ -13,7 +13,7 @@ from mosweep.core.claims import Owner, this_process
 from mosweep.core.errors import ClaimLost, StoreError
 from mosweep.core.fingerprint import digest_bytes, fingerprint
 from mosweep.core.store import LOG, SMALL, Attempt, DamageWarning, Record, Store
-from mosweep.core.types import Resources
+from mosweep.core.work import Resources
 
 PAYLOAD = {"kind": "eval", "work": "Test", "version": 1, "config": {"x": 1}, "inputs": {}}
 KEY = fingerprint(PAYLOAD)

@@ -15,7 +15,8 @@ from tests.conftest import Shell
 
 from mosweep.config.groups import Budget
 from mosweep.core.store import Attempt, Store
-from mosweep.core.types import Context, Stage, Trial
+from mosweep.core.types import Stage, Trial
+from mosweep.core.work import Context
 from mosweep.cost.budget import Meter
 from mosweep.cost.prices import Usage
 from mosweep.sweep.plan import make_plan
@@ -28,7 +29,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Context
 from mosweep.cost.prices import Usage, facts
 from mosweep.stages.data import data_stage
 

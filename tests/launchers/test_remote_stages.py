@@ -13,7 +13,8 @@ from tests.launchers.waiting import Wait, WaitElsewhere
 
 from mosweep.core.events import Recorder, StageStarted
 from mosweep.core.store import Store
-from mosweep.core.types import Resources, Stage, Trial
+from mosweep.core.types import Stage, Trial
+from mosweep.core.work import Resources
 from mosweep.launchers.base import Outcome
 from mosweep.launchers.local import Local
 from mosweep.sweep.plan import make_plan

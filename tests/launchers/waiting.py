@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.types import Context
+from mosweep.core.work import Context
 
 now: Counter[str] = Counter()
 most: Counter[str] = Counter()

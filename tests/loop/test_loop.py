@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
-from mosweep.core.types import Artifact, Context, Resources
+from mosweep.core.work import Artifact, Context, Resources
 from mosweep.stages.loop.rounds import NextRound, Optimize, RoundEval
 from mosweep.stages.loop.schedule import Schedule
 

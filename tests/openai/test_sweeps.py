@@ -78,7 +78,7 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
         record
         for key in store.keys()
         if (record := store.read(key)) and record.data["kind"] == "finetune"
-    ]  # noqa: SIM118
+    ]
     left = record.facts
     assert left["remote_job"] == job["id"]
     assert left["model_id"] == f"ft:gpt-4o-mini-2024-07-18:our-org:mosweep:{job['id'][-8:]}"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mosweep.core.errors import StageError, UserError
-from mosweep.core.types import Context, Resources, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Context, Resources
 from mosweep.design.application import planned
 from mosweep.stages.data import BuildData, check_code, code_digest
 

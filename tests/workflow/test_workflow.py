@@ -338,7 +338,7 @@ def test_mistakes_are_named(raw: DatasetAtom, tmp_path: Path) -> None:
         run_workflow(Workflow("w", [Step("wrong", wrong)]))
     nothing: Any = lambda config, inputs, workspace: [
         AtomConstructor("x", tmp_path / "nowhere", "dataset")
-    ]  # noqa: E731
+    ]
     with pytest.raises(WorkflowError, match="there is nothing"):
         run_workflow(Workflow("w", [Step("nothing", nothing)]))
     with pytest.raises(WorkflowError, match="says that it makes 'y'"):

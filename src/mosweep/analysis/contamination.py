@@ -35,6 +35,7 @@ from typing import Any, Literal
 from mosweep.core.fingerprint import digest_bytes
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.table import table_lines
+from mosweep.core.work import DATA
 from mosweep.evals.base import read_samples
 
 __all__ = ["Hit", "Overlap", "contaminated", "limit_of", "normalised", "overlap", "overlap_text"]
@@ -357,23 +358,21 @@ def _evaluated(trial: TrialResult) -> Iterator[tuple[StageResult, StageResult]]:
     stages = {stage.key: stage for stage in trial.stages}
     for stage in trial.stages:
         tuned = [
-            stages[key]
-            for key in stage.needs.values()
-            if key in stages and stages[key].kind in ("finetune", "optimize")
+            stages[key] for key in stage.needs.values() if key in stages and stages[key].kind.tunes
         ]
         tuned += [
             stages[key]
             for one in tuned
             for key in one.needs.values()
-            if key in stages and stages[key].kind == "round"
+            if key in stages and stages[key].kind.trains
         ]
         data = [
             stages[key]
             for one in tuned
             for key in one.needs.values()
-            if key in stages and stages[key].kind == "data"
+            if key in stages and stages[key].kind == DATA
         ]
-        if stage.kind == "eval" and stage.record and data and data[0].record:
+        if stage.kind.scores and stage.record and data and data[0].record:
             yield stage, data[0]
 
 

@@ -656,7 +656,7 @@ class FactoredSweep:
             for trial in result.trials
         }
         self.evals = {
-            trial.name: {_task_of(stage): stage for stage in trial.stages if stage.kind == "eval"}
+            trial.name: {_task_of(stage): stage for stage in trial.stages if stage.kind.scores}
             for trial in result.trials
         }
         self.runs: dict[str, int] = {}
@@ -734,7 +734,7 @@ class FactoredSweep:
 
     def run(self, trial: TrialResult) -> int:
         """A number for the fine-tune that the trial evaluates."""
-        keys = [stage.key for stage in trial.stages if stage.kind in ("finetune", "optimize")]
+        keys = [stage.key for stage in trial.stages if stage.kind.tunes]
         return self.runs.setdefault(keys[-1] if keys else trial.id, len(self.runs))
 
 

@@ -29,6 +29,7 @@ from mosweep.analysis.effects import (
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
+from mosweep.core.work import Kind
 from mosweep.cost.estimate import likeness, newest
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def _spread(
 
 
 def _is_of(stage: Stage, task: str) -> bool:
-    return stage.kind == "eval" and stage.label.removeprefix("eval:") == task
+    return stage.kind.scores and stage.label.removeprefix("eval:") == task
 
 
 def _replicated(
@@ -231,13 +232,13 @@ def _replicated(
     like = (
         (name, data)
         for data in newest(store)
-        if data["kind"] == "eval" and (name := likeness(data["payload"])) in wanted
+        if Kind.of(data["kind"]).scores and (name := likeness(data["payload"])) in wanted
     )
     for name, data in islice(like, LOOK_AT):
         tuned, untouched = found.setdefault(name, ({}, []))
         stage = StageResult(
             str(data["label"]),
-            "eval",
+            Kind.of(data["kind"]),
             str(data["key"]),
             "succeeded",
             record=data,
@@ -258,7 +259,7 @@ def _configuration(store: Store, payload: Mapping[str, Any]) -> str | None:
     """
     for key in payload["inputs"].values():
         record = store.read(key, whole=True)
-        if record is not None and record.data["kind"] in ("finetune", "optimize"):
+        if record is not None and Kind.of(record.data["kind"]).tunes:
             rest = {name: value for name, value in payload.items() if name != "inputs"}
             return json.dumps([_seedless(record.data["payload"]), rest], sort_keys=True)
     return None

@@ -46,6 +46,7 @@ from mosweep.core import fingerprint
 from mosweep.core.errors import MosweepError, UserError
 from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.store import Record
+from mosweep.core.work import DATA, Kind
 from mosweep.sweep.folder import Sweep
 
 __all__ = ["README", "pack"]
@@ -107,13 +108,13 @@ def pack(
     exceptions = {}
     for key, (record, path) in records.items():
         entries[f"store/records/{key[:1]}/{key}.json"] = path
-        kind = str(record.data["kind"])
+        kind = Kind.of(record.data["kind"])
         for file in record.data["files"]:
-            if not may_be_left_out(kind, file["name"]) or (data if kind == "data" else weights):
+            if not may_be_left_out(kind, file["name"]) or (data if kind == DATA else weights):
                 entries[f"store/{record.data['folder']}/{file['name']}"] = (
                     record.folder / file["name"]
                 )
-        if kind == "eval" and (odd := _not_recomputable(record)):
+        if kind.scores and (odd := _not_recomputable(record)):
             exceptions[key] = odd
     entries["environment.txt"] = _environment()
     entries["provenance.json"] = _json(_provenance(sweep, records))

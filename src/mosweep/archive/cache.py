@@ -26,6 +26,7 @@ from mosweep.core.drivers import sweeps_at_work
 from mosweep.core.errors import MosweepError, UserError, choices
 from mosweep.core.store import LOG, DamageWarning, Store
 from mosweep.core.table import format_table
+from mosweep.core.work import Kind
 from mosweep.sweep.folder import Sweep
 
 __all__ = [
@@ -110,7 +111,8 @@ def _entry(data: Mapping[str, Any]) -> Entry:
         model = ""
     times = float(data.get("finished", 0)), float(data.get("started", 0))
     size = sum(int(file["size"]) for file in data["files"])
-    kind, label = str(data["kind"]), str(data.get("label", data["kind"]))
+    kind = Kind.of(data["kind"]).name
+    label = str(data.get("label", kind))
     return Entry(
         str(data["key"]),
         kind,

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import MosweepError, UserError
+from mosweep.core.work import DATA, Kind
 from mosweep.sweep.folder import config_digest
 
 __all__ = [
@@ -156,11 +157,11 @@ def seal_of(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def may_be_left_out(kind: str, name: str) -> bool:
+def may_be_left_out(kind: Kind, name: str) -> bool:
     """Whether a file of a stage is one that bundles leave out unless asked: weights, and data
     sets.
     """
-    return kind == "data" or Path(name).suffix in _WEIGHTS
+    return kind == DATA or Path(name).suffix in _WEIGHTS
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -435,7 +436,7 @@ def _check_records(
                 place = f"store/{record['folder']}/{file['name']}"
                 claimed.add(place)
                 there = files.get(place)
-                if there is None and may_be_left_out(record["kind"], file["name"]):
+                if there is None and may_be_left_out(Kind.of(record["kind"]), file["name"]):
                     verdict.left_out, verdict.left_out_bytes = (
                         verdict.left_out + 1,
                         verdict.left_out_bytes + int(file["size"]),
@@ -444,7 +445,7 @@ def _check_records(
                     verdict.problems.append(f"{place} is missing")
                 elif (there.sha256, there.size) != (file["sha256"], file["size"]):
                     verdict.problems.append(f"{place} is not what its record says")
-            if record["kind"] == "eval":
+            if Kind.of(record["kind"]).scores:
                 _check_metrics(
                     record,
                     files.get(f"store/{record['folder']}/samples.jsonl"),

@@ -14,7 +14,8 @@ from mosweep.cli.looking import observed
 from mosweep.cli.options import parser_of, print_json
 from mosweep.cli.projecting import tracking_of
 from mosweep.core.errors import UserError
-from mosweep.core.types import Resources, Stage, Trial, load_work
+from mosweep.core.types import Stage, Trial, load_work
+from mosweep.core.work import Resources
 from mosweep.sweep.folder import Launch, Sweep, find_sweep
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError, UserError
-from mosweep.core.types import Resources
+from mosweep.core.work import Resources
 
 __all__ = ["Request", "whole"]
 

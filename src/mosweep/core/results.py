@@ -12,6 +12,7 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.types import Status
+from mosweep.core.work import ROUND_EVAL, Kind
 
 __all__ = ["Queued", "StageResult", "SweepResult", "TrialResult"]
 
@@ -45,7 +46,7 @@ class StageResult:
     """
 
     label: str
-    kind: str
+    kind: Kind
     key: str
     status: Status
     needs: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class StageResult:
         """
         return (
             {"loss": self.facts.get("loss", ()), **self.facts.get("curves", {})}
-            if self.kind not in ("data", "eval")
+            if self.kind.leaves == "model"
             else {}
         )
 
@@ -112,14 +113,14 @@ class TrialResult:
         return {
             f"{stage.facts['task']}/{name}": value
             for stage in self.stages
-            if stage.kind == "eval" and stage.record
+            if stage.kind.scores and stage.record
             for name, value in stage.facts["metrics"].items()
         }
 
     @property
     def rounds(self) -> tuple[int, int] | None:
         """Of a trial that is a loop: how many rounds were evaluated, and how many there may be."""
-        scores = [stage for stage in self.stages if stage.kind == "round-eval"]
+        scores = [stage for stage in self.stages if stage.kind == ROUND_EVAL]
         return (
             (sum(bool(stage.record) and not stage.stopped for stage in scores), len(scores))
             if scores

@@ -29,7 +29,7 @@ from typing import Any
 from mosweep.core import fingerprint
 from mosweep.core.claims import Claim, Claims, Owner
 from mosweep.core.errors import CorruptRecord, StoreError
-from mosweep.core.types import Artifact
+from mosweep.core.work import Artifact, Kind
 
 __all__ = ["Attempt", "DamageWarning", "Record", "Store"]
 
@@ -75,7 +75,7 @@ class Record:
         """The artifact that this record vouches for."""
         return Artifact(
             self.key,
-            str(self.data["kind"]),
+            Kind.of(self.data["kind"]),
             self.folder,
             self.facts,
             str(self.data["artifact_digest"]),

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
-from mosweep.cost.prices import Usage, cost, paid_provider, quote, usages
+from mosweep.cost.prices import Usage, cost, quote, usages
 from mosweep.sweep.plan import Plan
 
 __all__ = [
@@ -142,7 +142,7 @@ class Experience:
     def cost(self, stage: Stage) -> Cost:
         """USD of the stage; nothing for one that asks no provider."""
         took = self._took.get(likeness(stage.payload, data=True)) or []
-        if not took and stage.kind != "finetune":
+        if not took and not stage.kind.trains:
             took = self._took.get(self._like[stage.key]) or []
         if took:
             known = [one.usd for one in took if one.usd is not None]
@@ -154,17 +154,15 @@ class Experience:
         return self._by_length(stage)
 
     def _by_length(self, stage: Stage) -> Cost:
-        """What a fine-tune costs by the length of its data: see ``Work`` on ``expected_usage``."""
-        expected = getattr(stage.work, "expected_usage", None)
+        """What a fine-tune costs by the length of its data: see ``Work.expected_usage``."""
         data = stage.needs.get("data")
-        if expected is None or data is None:
+        record = self.store.read(data.key) if data else None
+        length = _length(record.folder / str(record.facts.get("folder", ""))) if record else 0
+        usage = stage.work.expected_usage(length // CHARS)
+        if data is None or usage is None:
             return Cost(None, why="no like stage is on record")
-        record = self.store.read(data.key)
         if record is None:
             return Cost(None, why="no like stage is on record, and its data set is not there yet")
-        usage: Usage = expected(
-            _length(record.folder / str(record.facts.get("folder", ""))) // CHARS
-        )
         usd = cost([usage])
         asked = frozenset([(usage.provider, usage.model)])
         return (
@@ -236,19 +234,8 @@ def estimate(plan: Plan, store: Store) -> Estimate:
 
 
 def provider(stage: Stage) -> str | None:
-    """Whom the stage asks, for money: the provider that its work names, or that of the model it
-    evaluates.
-    """
-    if named := getattr(stage.work, "remote", None):
-        return str(named)
-    if not hasattr(stage.work, "source"):
-        return None
-    tuned = (found for need in stage.needs.values() if (found := provider(need)))
-    return next(tuned, None) or (
-        paid_provider(stage.work.source.inspect)
-        if stage.work.source and stage.work.source.inspect
-        else None
-    )
+    """Who is paid for the stage's tokens, if anybody is."""
+    return stage.work.traits.provider
 
 
 def gpus(stage: Stage, device: str) -> float:

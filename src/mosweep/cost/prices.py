@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.errors import ConfigError
+from mosweep.core.facts import Usage
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.schema import between, build
 
@@ -29,22 +30,6 @@ __all__ = [
 
 FILE = "prices.yaml"
 MILLION = 1_000_000
-
-
-@dataclass(frozen=True)
-class Usage:
-    """The tokens that a stage used at a provider. ``train_tokens`` counts a token once for every
-    epoch it was trained on.
-
-    ``model`` is the provider's own name of it: the base model, ``ft:<base>:…``, or
-    ``tinker/<base>@…``.
-    """
-
-    provider: str
-    model: str
-    train_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
 
 
 @dataclass(frozen=True)

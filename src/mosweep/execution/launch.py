@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,8 @@ from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
 from mosweep.core.schema import build, plain
 from mosweep.core.store import Record, Store
-from mosweep.core.types import OF_ROUNDS, Trial, Work, load_work, unique_stages
+from mosweep.core.types import Trial, load_work, unique_stages
+from mosweep.core.work import ROUND_EVAL, RemoteWork
 from mosweep.cost.budget import check_budget
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.local import Local
@@ -88,7 +89,7 @@ def evalops_recorder(
     from mosweep.recorders.evalops import EvalOpsRecorder
 
     rounds = (
-        {stage.key for stage in plan.to_run if stage.kind == "round-eval"}
+        {stage.key for stage in plan.to_run if stage.kind == ROUND_EVAL}
         if plan
         else frozenset[str]()
     )
@@ -151,7 +152,7 @@ def check_installed(plan: Plan, config: Config) -> None:
     needed = {
         name: (extra, stage.label)
         for stage in plan.to_run
-        for name, extra in getattr(stage.work, "requires", {}).items()
+        for name, extra in stage.work.traits.requires.items()
     }
     for name in config.tracking.recorders:
         needed[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
@@ -167,27 +168,23 @@ def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:
     A refusal concerns new jobs: stages whose jobs are there go on with them. ``redo``: stages whose
     results are about to be forgotten.
     """
-    works: dict[type[Any], dict[str, Work]] = {}
+    works: dict[type[RemoteWork], dict[str, RemoteWork]] = {}
     for stage in plan.to_run:
-        works.setdefault(type(stage.work), {})[stage.key] = stage.work
+        if work := stage.work.traits.remote:
+            works.setdefault(type(work), {})[stage.key] = work
     for kind, mine in works.items():
-        if check := getattr(kind, "check_access", None):
-            try:
-                check(list(mine.values()))
-            except ConfigError:
-                begun = (
-                    kind.begun({key: _spent(store, key, key in redo) for key in mine})
-                    if hasattr(kind, "begun")
-                    else set()
-                )
-                if not begun:
-                    raise
-                new = [work for key, work in mine.items() if key not in begun]
-                if any(key in redo and key not in begun for key in mine):
-                    # raises: a result that is there is forgotten only for a job that would be taken
-                    check(new)
-                elif new:
-                    _try_the_others(check, new, len(begun))
+        try:
+            kind.check_access(list(mine.values()))
+        except ConfigError:
+            begun = kind.begun({key: _spent(store, key, key in redo) for key in mine})
+            if not begun:
+                raise
+            new = [work for key, work in mine.items() if key not in begun]
+            if any(key in redo and key not in begun for key in mine):
+                # raises: a result that is there is forgotten only for a job that would be taken
+                kind.check_access(new)
+            elif new:
+                _try_the_others(kind, new, len(begun))
 
 
 def _spent(store: Store, key: str, redo: bool) -> frozenset[str]:
@@ -200,12 +197,12 @@ def _spent(store: Store, key: str, redo: bool) -> frozenset[str]:
     )
 
 
-def _try_the_others(check: Callable[[list[Work]], None], new: list[Work], begun: int) -> None:
+def _try_the_others(kind: type[RemoteWork], new: list[RemoteWork], begun: int) -> None:
     """Ask for the stages without a job. A refusal is a warning: they will fail, while the ``begun``
     that have one are finished.
     """
     try:
-        check(new)
+        kind.check_access(new)
     except ConfigError as refusal:
         stages = (
             "1 stage whose job is there is"
@@ -221,13 +218,14 @@ def cancel_jobs(launched: Launch, keys: Collection[str]) -> dict[str, str]:
     """
     begun = [key for key in keys if key in launched.stages and launched.store.attempted(key)]
     specs = launched.specs() if begun else {}
-    works: dict[type[Any], list[str]] = {}
+    works: dict[type[RemoteWork], list[str]] = {}
     for key in begun:
-        works.setdefault(type(load_work(specs[key])), []).append(key)
+        if work := load_work(specs[key]).traits.remote:
+            works.setdefault(type(work), []).append(key)
     return {
         key: job
         for kind, mine in works.items()
-        if getattr(kind, "outlives", False)
+        if kind.outlives
         for key, job in kind.cancel(mine).items()
     }
 
@@ -274,7 +272,7 @@ def launch(
 
 def _reached(plan: Plan, store: Store, key: str) -> int | None:
     """The round that made this stage of a loop unnecessary, if one did."""
-    record = store.read(key) if plan.stages[key].kind in OF_ROUNDS else None
+    record = store.read(key) if plan.stages[key].kind.optional else None
     return record.facts.get("reached") if record else None
 
 

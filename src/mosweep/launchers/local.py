@@ -96,7 +96,8 @@ def _by_cores(cores: int) -> int:
 
 
 def _provider(stage: Stage) -> str | None:
-    return getattr(stage.work, "remote", None)
+    remote = stage.work.traits.remote
+    return remote.provider if remote else None
 
 
 class _Launch:
@@ -170,7 +171,7 @@ class _Launch:
         heapq.heappush(queue, (-self.height[key], self.order[key], key))
 
     def runtime(self, key: str) -> str:
-        return getattr(self.plan.stages[key].work, "runtime", "")
+        return self.plan.stages[key].work.traits.runtime
 
     def hand_out(self) -> None:
         for worker in self.workers.values():
@@ -183,15 +184,17 @@ class _Launch:
                 worker.send(lines)
         for provider, waiting in self.ready_remote.items():
             under_way = self.under_way(provider) if waiting else 0
-            while (
-                self.may_start(waiting)
-                and under_way < self.plan.stages[waiting[0][2]].work.max_concurrent
-            ):  # type: ignore[attr-defined]
+            while self.may_start(waiting) and under_way < self.most(waiting[0][2]):
                 self.remote = self.remote or self.hire_remote()
                 key = self.take(waiting)
                 under_way += 1
                 self.remote.orders.append(key)
                 self.remote.send(json.dumps(self.plan.stages[key].spec) + "\n")
+
+    def most(self, key: str) -> int:
+        """How many stages like this one may be at its provider at a time."""
+        remote = self.plan.stages[key].work.traits.remote
+        return remote.max_concurrent if remote else 1
 
     def may_start(self, queue: list[tuple[int, int, str]]) -> bool:
         """Whether the first in line may start now; those that a cap keeps from starting at all
@@ -403,10 +406,10 @@ class _Launch:
     def tell_what_goes_on(self) -> None:
         """Say what was begun at providers and goes on there without us."""
         begun = self.remote.logs if self.remote else {}
-        works = [self.plan.stages[key].work for key in begun]
+        works = [self.plan.stages[key].work.traits.remote for key in begun]
         for provider, count in Counter(
-            work.remote for work in works if getattr(work, "outlives", False)
-        ).items():  # type: ignore[attr-defined]
+            work.provider for work in works if work and work.outlives
+        ).items():
             what = (
                 f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
                 "without us"

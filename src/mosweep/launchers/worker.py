@@ -33,7 +33,8 @@ from mosweep.core.claims import Owner, this_process
 from mosweep.core.errors import MosweepError, StageError
 from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, DamageWarning, Store
-from mosweep.core.types import Context, Resources, Work, load_work
+from mosweep.core.types import load_work
+from mosweep.core.work import Context, Resources, Work
 
 __all__ = ["at_once", "main", "perform", "perform_now"]
 
@@ -69,7 +70,7 @@ async def perform(
     begun = time.time()
     try:
         work = work or load_work(spec)
-        if getattr(work, "silent", False):
+        if work.traits.silent:
             error = await _attempt(store, attempt, spec, work, begun, bounded)
         else:
             attempt.folder.mkdir(parents=True)
@@ -103,7 +104,7 @@ def perform_now(
     performing = perform(store, spec, emit, work=work)
     return (
         at_once(performing)
-        if work is None or getattr(work, "immediate", False)
+        if work is None or work.traits.immediate
         else (run or _loop())(performing)
     )
 
@@ -130,8 +131,8 @@ async def _attempt(
                 )
             inputs[role] = record.artifact
         resources = schema.build(Resources, spec.get("resources", {}), "resources")
-        previous = None if getattr(work, "silent", False) else store.previous(attempt)
-        spent = store.spent(spec["key"]) if getattr(work, "remote", None) else frozenset[str]()
+        previous = None if work.traits.silent else store.previous(attempt)
+        spent = store.spent(spec["key"]) if work.traits.remote else frozenset[str]()
         running = work.run(Context(spec["key"], attempt.folder, inputs, resources, previous, spent))
         facts = await (bounded(running) if bounded else running)
         store.publish(
@@ -139,6 +140,7 @@ async def _attempt(
             payload=spec["payload"],
             facts=facts,
             label=spec["label"],
+            kind=spec["kind"],
             started=round(begun, 3),
             finished=round(time.time(), 3),
             host=this_process().host,
@@ -150,7 +152,7 @@ async def _attempt(
         message = (
             str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
         )
-        if not getattr(work, "silent", False):
+        if not work.traits.silent:
             if not isinstance(error, MosweepError):
                 import traceback
 

@@ -33,6 +33,7 @@ from mosweep.core.journal import Journal
 from mosweep.core.providers import retry_after
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.store import Record
+from mosweep.core.work import ROUND_EVAL
 from mosweep.recorders.base import ProjectionWarning, turn
 
 __all__ = ["KEY", "EvalOpsRecorder", "api_key", "test_run"]
@@ -290,7 +291,7 @@ def _rounds(result: SweepResult) -> Iterator[tuple[TrialResult, StageResult]]:
     """The evaluations of rounds, made or not."""
     for trial in result.trials:
         for stage in trial.stages:
-            if stage.kind == "round-eval":
+            if stage.kind == ROUND_EVAL:
                 yield trial, stage
 
 

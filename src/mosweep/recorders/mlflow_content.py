@@ -23,6 +23,7 @@ from typing import Any
 from mosweep.config.secrets import looks_secret
 from mosweep.core import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.work import DATA, MODEL, ROUND_EVAL
 from mosweep.recorders.mlflow_entities import Dataset, Metric, Model, Run
 
 __all__ = ["Content", "run_digest", "sweep_id"]
@@ -40,8 +41,6 @@ _STATUS = {
     "pending": "SCHEDULED",
     "cancelled": "KILLED",
 }
-#: Kinds of stages that never leave a model.
-_NO_MODEL = ("data", "eval", "round", "round-eval")
 
 
 def sweep_id(result: SweepResult) -> str:
@@ -124,7 +123,7 @@ class Content:
         outputs = [
             self._model(stage)
             for stage in trial.stages
-            if _leaves_model(stage) and stage.kind != "model"
+            if _leaves_model(stage) and not stage.kind.given
         ]
         base = self._base(trial)
         return Run(
@@ -180,7 +179,7 @@ class Content:
         """The logged model of a stage, named by the factors that all its trials have in common."""
         if stage.key not in self._models:
             users = self._users[stage.key]
-            facts, base = stage.facts, stage.kind == "model"
+            facts, base = stage.facts, stage.kind == MODEL
             first, *others = [_params(user) for user in users]
             shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
             varied = {_name(factor) for factor in users[0].factors}
@@ -202,7 +201,7 @@ class Content:
             self._models[stage.key] = Model(
                 key=stage.key,
                 name=_model_name(own if base else name),
-                type="base" if base else stage.kind,
+                type="base" if base else stage.kind.name,
                 params={
                     k: v
                     for k, v in shared.items()
@@ -218,9 +217,7 @@ class Content:
         """The base model of a trial: the one that a stage prepared, otherwise one that is known by
         its name alone.
         """
-        made = next(
-            (stage for stage in trial.stages if stage.kind == "model" and stage.record), None
-        )
+        made = next((stage for stage in trial.stages if stage.kind == MODEL and stage.record), None)
         if made:
             return self._model(made)
         name, user = (
@@ -250,12 +247,12 @@ class Content:
         trained_on = {
             key
             for stage in trial.stages
-            if stage.kind not in _NO_MODEL or stage.kind == "round"
+            if stage.kind.leaves == "model"
             for key in stage.needs.values()
         }
         found = {}
         for stage in trial.stages:
-            if stage.kind == "data" and stage.record:
+            if stage.kind == DATA and stage.record:
                 facts = stage.facts
                 digest = facts.get("digest") or stage.record["artifact_digest"]
                 rows = facts.get("rows")
@@ -279,7 +276,7 @@ class Content:
         models = {
             stage.key: stage
             for stage in trial.stages
-            if _leaves_model(stage) and stage.kind != "model"
+            if _leaves_model(stage) and not stage.kind.given
         }
         for stage in trial.stages:
             time_ms = _finished(stage)
@@ -289,13 +286,13 @@ class Content:
                     (full, int(step)): Metric(full, float(value), time_ms, int(step))
                     for step, value in points
                 }
-            if stage.kind == "round-eval" and stage.record and not stage.stopped:
+            if stage.kind == ROUND_EVAL and stage.record and not stage.stopped:
                 full, number = (
                     _name(f"rounds/{stage.facts['task']}/{stage.facts['watched']}"),
                     int(stage.facts["round"]),
                 )
                 metrics[full, number] = Metric(full, float(stage.facts["score"]), time_ms, number)
-            if stage.kind != "eval" or not stage.record:
+            if not stage.kind.scores or not stage.record:
                 continue
             tuned = next((models[key] for key in stage.needs.values() if key in models), None)
             model = self._model(tuned) if tuned else self._base(trial)
@@ -320,7 +317,7 @@ def _params(trial: TrialResult) -> dict[str, str]:
         if value and name not in params:
             params[name] = value[:_PARAM]
     tasks = dict.fromkeys(
-        str(stage.facts["task"]) for stage in trial.stages if stage.kind == "eval" and stage.record
+        str(stage.facts["task"]) for stage in trial.stages if stage.kind.scores and stage.record
     )
     if tasks and "task" not in params:
         params["task"] = ",".join(tasks)[:_PARAM]
@@ -343,13 +340,13 @@ def _base_name(trial: TrialResult) -> str | None:
         identity = _called(stage.facts, "model_id") or ""
         if tuned := re.fullmatch(r"[\w-]+/(.+)@[^@]+|ft:([^:]+):.*", identity):
             return tuned[1] or tuned[2]
-        if identity and stage.kind == "eval":  # of the base model
+        if identity and stage.kind.scores:  # of the base model
             return identity
     return next(
         (
             name
             for stage in trial.stages
-            if stage.kind == "model" and (name := _called(stage.facts, "name"))
+            if stage.kind == MODEL and (name := _called(stage.facts, "name"))
         ),
         None,
     )
@@ -357,7 +354,7 @@ def _base_name(trial: TrialResult) -> str | None:
 
 def _dataset_name(trial: TrialResult) -> str | None:
     named = (
-        _called(stage.facts, "name") if stage.kind == "data" else _configured(stage, "dataset")
+        _called(stage.facts, "name") if stage.kind == DATA else _configured(stage, "dataset")
         for stage in trial.stages
     )
     return next(filter(None, named), None)
@@ -384,7 +381,7 @@ def _summary(trial: TrialResult) -> dict[str, Any]:
     stages = [
         {
             "label": stage.label,
-            "kind": stage.kind,
+            "kind": stage.kind.name,
             "key": stage.key,
             "status": stage.status,
             "folder": str(stage.folder) if stage.folder else None,
@@ -420,7 +417,7 @@ def _error(stage: StageResult) -> str | None:
 
 
 def _leaves_model(stage: StageResult) -> bool:
-    return stage.record is not None and stage.kind not in _NO_MODEL
+    return stage.record is not None and stage.kind.leaves == "model" and not stage.kind.optional
 
 
 def _is_dummy(stages: Iterable[StageResult]) -> bool:

@@ -29,6 +29,7 @@ from mosweep.core.events import Recorder, SweepFinished
 from mosweep.core.journal import Journal
 from mosweep.core.paths import home
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.work import FINETUNE, ROUND
 from mosweep.recorders.base import Projection, ProjectionWarning, turn
 
 __all__ = ["WandbRecorder", "project"]
@@ -149,7 +150,7 @@ def run_of(result: SweepResult, trial: TrialResult) -> Run:
             }
         ),
         summary=masked({**summary, **({"error": errors[0]} if errors else {})}),
-        history=_history(stage for stage in trial.stages if stage.kind in ("finetune", "round")),
+        history=_history(stage for stage in trial.stages if stage.kind in (FINETUNE, ROUND)),
         failed=trial.status != "succeeded",
     )
 

@@ -257,7 +257,7 @@ class Content:
         tasks: dict[str, set[int]] = {}
         for trial in self.result.trials:
             for stage in trial.stages:
-                if stage.kind == "eval":
+                if stage.kind.scores:
                     sizes = tasks.setdefault(
                         str(stage.facts.get("task") or stage.label.removeprefix("eval:")), set()
                     )
@@ -749,7 +749,7 @@ class Content:
                     for point in stage.facts.get("loss") or ()
                     if point[1] is not None and math.isfinite(point[1])
                 ]
-                if stage.kind in ("finetune", "optimize") and points:
+                if stage.kind.tunes and points:
                     curves.setdefault(stage.key, (_text(trial.factors.get(title, "")), points))
         if curves:
             shown = (
@@ -814,7 +814,7 @@ class Content:
         for trial in self.result.trials:
             for stage in trial.stages:
                 path = Path(str(stage.folder)) / "samples.jsonl"
-                if stage.kind != "eval" or not stage.record or not path.exists():
+                if not stage.kind.scores or not stage.record or not path.exists():
                     continue
                 for sample in read_samples(path):
                     for scorer, score in (sample.get("scores") or {}).items():
@@ -967,7 +967,7 @@ def _signed(value: float) -> str:
 
 def _sizes(trial: TrialResult) -> list[int]:
     return sorted(
-        {stage.facts["n"] for stage in trial.stages if stage.kind == "eval" and stage.record}
+        {stage.facts["n"] for stage in trial.stages if stage.kind.scores and stage.record}
     )
 
 

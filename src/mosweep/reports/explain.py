@@ -11,6 +11,7 @@ from typing import Any
 from mosweep.core.errors import UserError, choices
 from mosweep.core.fingerprint import differences
 from mosweep.core.store import Store
+from mosweep.core.work import Kind
 from mosweep.sweep.folder import Sweep
 
 __all__ = ["explain_data", "explain_text"]
@@ -36,7 +37,7 @@ def _stage(spec: Mapping[str, Any], store: Store, nearest: _Nearest) -> dict[str
     record = store.read(str(spec["key"]))
     data = {
         "label": spec["label"],
-        "kind": spec["kind"],
+        "kind": Kind.of(spec["kind"]).name,
         "key": spec["key"],
         "cached": record is not None,
     }

@@ -10,7 +10,7 @@ from typing import Any
 from mosweep.analysis.foresight import Foresight
 from mosweep.core.schema import plain
 from mosweep.core.table import format_table
-from mosweep.core.types import Resources
+from mosweep.core.work import Resources
 from mosweep.cost.estimate import Estimate, Range
 from mosweep.sweep.plan import Plan
 
@@ -27,7 +27,7 @@ def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
     jobs = [
         {
             "stage": stage.label,
-            "kind": stage.kind,
+            "kind": stage.kind.name,
             "key": stage.key,
             "trial": plan.trial_of[stage.key],
             "state": plan.state(stage.key),
@@ -48,8 +48,8 @@ def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
     """Trials, stages by kind and state, jobs by resources, what it will take, and what it will be
     able to tell.
     """
-    states = Counter((stage.kind, plan.state(key)) for key, stage in plan.stages.items())
-    kinds = dict.fromkeys(stage.kind for stage in plan.stages.values())
+    states = Counter((stage.kind.name, plan.state(key)) for key, stage in plan.stages.items())
+    kinds = dict.fromkeys(stage.kind.name for stage in plan.stages.values())
     rows = [
         [kind, *(states[kind, state] for state in ("cached", "running", "to_run"))]
         for kind in kinds
@@ -60,7 +60,7 @@ def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
         f"stages, {len(plan.to_run)} to run"
     )
     lines = [head, "", format_table(["stage", "cached", "running elsewhere", "to run"], rows)]
-    asked = Counter((stage.kind, _asked(stage.resources)) for stage in plan.to_run)
+    asked = Counter((stage.kind.name, _asked(stage.resources)) for stage in plan.to_run)
     if any(resources for _, resources in asked):
         lines += [
             "",
@@ -101,9 +101,7 @@ def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
 def _notices(plan: Plan) -> list[str]:
     """What the works that are to run want everybody to know."""
     return list(
-        dict.fromkeys(
-            notice for stage in plan.to_run if (notice := getattr(stage.work, "notice", None))
-        )
+        dict.fromkeys(notice for stage in plan.to_run if (notice := stage.work.traits.notice))
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mosweep.core.results import StageResult, SweepResult
 from mosweep.core.table import format_table
-from mosweep.core.types import OF_ROUNDS, Status
+from mosweep.core.types import Status
 from mosweep.reports.summary import summary_data
 
 __all__ = ["status_data", "status_text"]
@@ -56,10 +56,10 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
         for stage in trial.stages:
             if stage.status != "succeeded" and stage.key not in seen:
                 seen.add(stage.key)
-                if stage.kind in OF_ROUNDS and stage.status == "pending" and expected:
+                if stage.kind.optional and stage.status == "pending" and expected:
                     later += 1  # of ten rounds that there may be, the next one is enough to look at
                     continue
-                expected |= stage.kind in OF_ROUNDS
+                expected |= stage.kind.optional
                 open_ones.append((trial.name, stage))
     if rows is not None:
         order = {"running": 0, "failed": 1, "cancelled": 1, "pending": 2}

@@ -46,7 +46,7 @@ def summary_data(result: SweepResult) -> dict[str, Any]:
 def _stage_data(stage: StageResult) -> dict[str, Any]:
     return {
         "label": stage.label,
-        "kind": stage.kind,
+        "kind": stage.kind.name,
         "key": stage.key,
         "status": stage.status,
         "cached": stage.cached,
@@ -97,7 +97,7 @@ def _row(
     counts: dict[str, int] = {
         stage.facts["task"]: stage.facts["n"]
         for stage in trial.stages
-        if stage.kind == "eval" and stage.record
+        if stage.kind.scores and stage.record
     }
     for name in values:
         value, error = (

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from mosweep.config.groups import Config
 from mosweep.config.resources import Request
 from mosweep.core.errors import ConfigError
-from mosweep.core.types import Resources, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Resources
 
-__all__ = ["Backend", "Evaluation", "Setting"]
+__all__ = ["Backend", "Evaluation", "Setting", "served_by"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,10 @@ class Evaluation(Protocol):
         ``None``.
         """
         ...
+
+
+def served_by(tuned: Stage) -> str | None:
+    """The provider that holds the model which ``tuned`` leaves; ``None`` if its weights are here."""
+    if remote := tuned.work.traits.remote:
+        return remote.provider
+    return next((held for need in tuned.needs.values() if (held := served_by(need))), None)

@@ -23,7 +23,8 @@ from mosweep.core.errors import ConfigError, StageError, choices
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.task_modules import imported_files, python_files, task_modules
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import DATA, Context, Kind, Work
 from mosweep.stages.base import Setting
 
 __all__ = ["BuildData", "ImportData", "check_code", "code_digest", "data_stage", "task_folder"]
@@ -32,7 +33,7 @@ TRAIN = "train.jsonl"
 
 
 @dataclass(frozen=True)
-class BuildData:
+class BuildData(Work):
     """Calls ``data.build(dataset, folder)`` of a task. The digest of the code stands for it in the
     key.
     """
@@ -42,7 +43,7 @@ class BuildData:
     code: str
     folder: str = field(metadata=unkeyed)
 
-    kind: ClassVar[str] = "data"
+    kind: ClassVar[Kind] = DATA
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -67,7 +68,7 @@ class BuildData:
 
 
 @dataclass(frozen=True)
-class ImportData:
+class ImportData(Work):
     """Copies a user's own file or folder; its content stands for it in the key. The original stays
     where it is.
     """
@@ -76,7 +77,7 @@ class ImportData:
     digest: str
     path: str = field(metadata=unkeyed)
 
-    kind: ClassVar[str] = "data"
+    kind: ClassVar[Kind] = DATA
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ from mosweep.config.groups import Model
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import MODEL, Context, Kind, Traits, Work
 from mosweep.models.tiny import TinyArchitecture
 from mosweep.stages.base import Setting
 
@@ -23,15 +24,15 @@ __all__ = ["Elsewhere", "GenerateModel", "ModelSource", "base_model"]
 
 
 @dataclass(frozen=True)
-class GenerateModel:
+class GenerateModel(Work):
     """Makes a tiny base model from a seed."""
 
     architecture: TinyArchitecture
     seed: int
 
-    kind: ClassVar[str] = "model"
+    kind: ClassVar[Kind] = MODEL
     version: ClassVar[int] = 1
-    requires: ClassVar[Mapping[str, str]] = {"torch": "torchtune", "tokenizers": "torchtune"}
+    traits: ClassVar[Traits] = Traits(requires={"torch": "torchtune", "tokenizers": "torchtune"})
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the Hugging Face folder ``model``."""

@@ -31,6 +31,7 @@ from mosweep.core.journal import Journal
 from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
+from mosweep.core.work import Kind
 
 __all__ = ["UNKNOWN", "Launch", "Sweep", "config_digest", "find_sweep", "level_of", "point"]
 
@@ -153,7 +154,11 @@ class Sweep:
             "",
             [_described(trial) for trial in trials],
             {
-                key: [stage.label, stage.kind, {r: need.key for r, need in stage.needs.items()}]
+                key: [
+                    stage.label,
+                    stage.kind.code,
+                    {r: need.key for r, need in stage.needs.items()},
+                ]
                 for key, stage in stages.items()
             },
             os.path.relpath(store.root, self.folder),
@@ -440,7 +445,7 @@ def _stage(
         log = f"{record.place}/{LOG}"
     return StageResult(
         label=about[0],
-        kind=about[1],
+        kind=Kind.of(about[1]),
         key=key,
         status=status,
         needs=about[2],

@@ -95,22 +95,22 @@ def select_stages(
     if not wanted:
         return list(trials)
     known = {
-        name: None for stage in unique_stages(trials).values() for name in (stage.kind, stage.label)
+        name: None
+        for stage in unique_stages(trials).values()
+        for name in (stage.kind.name, stage.label)
     }
     for name in wanted:
         if name not in known:
             raise UserError(f"--stage {name}: the sweep has no such stage; {choices(name, known)}")
     selected = []
     for trial in trials:
-        mine = tuple(stage for stage in trial.stages if {stage.kind, stage.label} & set(wanted))
+        mine = tuple(
+            stage for stage in trial.stages if {stage.kind.name, stage.label} & set(wanted)
+        )
         chosen = {stage.key for stage in mine}
         for stage in mine:
             for need in stage.needs.values():
-                if (
-                    need.key not in chosen
-                    and need.kind not in ("data", "model")
-                    and not done(need.key)
-                ):
+                if need.key not in chosen and not need.kind.given and not done(need.key):
                     raise UserError(
                         f"--stage {','.join(wanted)}: {stage.label} of {trial.name} needs its "
                         f"{need.label}, which has not run yet; "
@@ -130,12 +130,16 @@ def forced(
     Of trials that are selected without saying which stages, data and models stay: other trials
     share them.
     """
-    shared = () if len(selected) == len(all_trials) else ("data", "model")
+    shared = len(selected) != len(all_trials)
     again = {
         stage.key
         for trial in selected
         for stage in trial.stages
-        if ({stage.kind, stage.label} & set(wanted) if wanted else stage.kind not in shared)
+        if (
+            {stage.kind.name, stage.label} & set(wanted)
+            if wanted
+            else not (shared and stage.kind.given)
+        )
     }
     redo: dict[str, Stage] = {}
     for key, stage in unique_stages(all_trials).items():

@@ -23,6 +23,7 @@ from mosweep.core.errors import StoreError, UserError
 from mosweep.core.paths import home
 from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, Record, Store
+from mosweep.core.work import Kind
 
 if TYPE_CHECKING:
     from mosweep.datasets.jsonl import JSONLDataset
@@ -37,7 +38,7 @@ DIGITS = 16
 #: Where an atom's data is in its folder.
 DATA = "data"
 #: What stages of a sweep are as atoms.
-_STAGES = {"data": "dataset", "finetune": "model", "optimize": "model"}
+_STAGES = {"data": "dataset", "scores": "eval", "model": "model"}
 
 
 @dataclass(frozen=True)
@@ -328,12 +329,12 @@ def _files(folder: Path) -> Iterator[str]:
 def _atom(record: Record, store: Store) -> Atom:
     facts, data = record.facts, record.data
     own = "type" in facts and "made_from" in facts
-    kind = str(facts["type"] if own else _STAGES.get(str(data["kind"]), data["kind"]))
+    kind = str(facts["type"]) if own else _type_of(data["kind"])
     if own:
         made_from, metadata = facts["made_from"], facts["metadata"]
     else:
         made_from = {role: _id_of(store, key) for role, key in data["payload"]["inputs"].items()}
-        metadata = {**facts, "step": data.get("label", data["kind"])}
+        metadata = {**facts, "step": data.get("label", kind)}
     created = datetime.fromtimestamp(float(data.get("finished", 0)), UTC)
     cls = _CLASSES.get(kind, Atom)
     return cls(
@@ -348,10 +349,15 @@ def _atom(record: Record, store: Store) -> Atom:
     )
 
 
+def _type_of(kind: Any) -> str:
+    """The atom's type for a stage's kind."""
+    found = Kind.of(kind)
+    return found.name if found.optional else _STAGES.get(found.leaves, found.name)
+
+
 def _id_of(store: Store, key: str) -> str:
     """The id of what a sweep's stage needed; by its record, as only that says what it is."""
     with contextlib.suppress(StoreError):
         if (record := store.read(key)) is not None:
-            kind = str(record.data["kind"])
-            return atom_id(_STAGES.get(kind, kind), key)
+            return atom_id(_type_of(record.data["kind"]), key)
     return atom_id("stage", key)

@@ -29,7 +29,8 @@ from mosweep.backends.dummy.backend import DummyEval, DummyFinetune
 from mosweep.core.claims import Claim
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
-from mosweep.core.types import Resources, Stage, Trial
+from mosweep.core.types import Stage, Trial
+from mosweep.core.work import Resources
 from mosweep.launchers.slurm.client import read_answer
 from mosweep.launchers.worker import perform_now
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosweep.core.types import Context, Resources, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Context, Resources
 from mosweep.launchers.slurm.arrays import Array, Place, arrange, indices
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.store import Store
-from mosweep.core.types import Resources, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Resources
 from mosweep.launchers.slurm.arrays import Array
 from mosweep.launchers.slurm.job import SHARE_FROM
 from mosweep.launchers.slurm.options import Slurm

@@ -20,7 +20,8 @@ from mosweep.backends.dummy.training import DummyTrainingRun, Failure
 from mosweep.core import fingerprint, schema
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.schema import between
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import EVAL, FINETUNE, ROUND, Context, Kind, Traits, Work
 from mosweep.evals.dummy import SCORE, draw, mean_and_stderr
 from mosweep.stages.loop.schedule import Schedule
 
@@ -35,9 +36,12 @@ BASELINE = 0.5
 #: Learning rate of a pretended loop to which none is given.
 LR = 1e-3
 
+_IMMEDIATE = Traits(silent=True, immediate=True)
+_SLOW = Traits(silent=True)
+
 
 @dataclass(frozen=True, slots=True)
-class DummyFinetune:
+class DummyFinetune(Work):
     """Pretends to fine-tune. ``setting`` is what a real backend would have been given."""
 
     model: str
@@ -50,14 +54,13 @@ class DummyFinetune:
     item_sd: float
     seed_sd: float
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
-    silent: ClassVar[bool] = True
 
     @property
-    def immediate(self) -> bool:
-        """Whether it waits for nothing, and leaves its process alive."""
-        return self.delay_s == 0 and self.fail in ("none", "raise")
+    def traits(self) -> Traits:
+        """Immediate if it neither waits nor ends its process."""
+        return _IMMEDIATE if self.delay_s == 0 and self.fail in ("none", "raise") else _SLOW
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
@@ -83,7 +86,7 @@ class DummyRound(DummyFinetune):
     plan: Mapping[str, Any]
     level: float
 
-    kind: ClassVar[str] = "round"
+    kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """As a fine-tune, with the learning rates of the round's steps; goes on counting where the
@@ -112,7 +115,7 @@ class DummyRound(DummyFinetune):
 
 
 @dataclass(frozen=True, slots=True)
-class DummyEval:
+class DummyEval(Work):
     """Pretends to evaluate ``items`` items of ``task``."""
 
     model: str
@@ -121,10 +124,9 @@ class DummyEval:
     options: Mapping[str, Any]
     item_sd: float
 
-    kind: ClassVar[str] = "eval"
+    kind: ClassVar[Kind] = EVAL
     version: ClassVar[int] = 1
-    silent: ClassVar[bool] = True
-    immediate: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(silent=True, immediate=True)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""

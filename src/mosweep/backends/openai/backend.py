@@ -5,7 +5,7 @@ killed sweep finds them again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,10 +20,11 @@ from mosweep.backends.openai.training import (
     Supervised,
 )
 from mosweep.core.errors import ConfigError, UserError
+from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between, build
-from mosweep.core.types import Context, Stage
-from mosweep.cost.prices import Usage
+from mosweep.core.types import Stage
+from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
 from mosweep.cost.prices import facts as usage_facts
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
@@ -39,8 +40,11 @@ PROVIDER, VALIDATION, NO_FILE = "openai/", "validation.jsonl", "file-none"
 QUICK_S = 20.0
 
 
+_REQUIRES = {"openai": "openai", "tenacity": "openai"}
+
+
 @dataclass(frozen=True)
-class OpenAIFinetune:
+class OpenAIFinetune(RemoteWork):
     """One fine-tuning job. ``model`` is OpenAI's name of the base model."""
 
     model: str
@@ -53,24 +57,20 @@ class OpenAIFinetune:
     poll_s: float = field(metadata=unkeyed)
     patience_min: float = field(metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "openai"
-    notice: ClassVar[str] = CLOSING
+    provider: ClassVar[str] = "openai"
     outlives: ClassVar[bool] = True
-    requires: ClassVar[Mapping[str, str]] = {"openai": "openai", "tenacity": "openai"}
 
     @property
-    def expected_usage(self) -> Callable[[int], Usage] | None:
-        """What data of so many tokens would use; ``None``, unknown, where OpenAI chooses the
-        epochs.
-        """
+    def traits(self) -> Traits:
+        """Waits for OpenAI."""
+        return Traits(requires=_REQUIRES, notice=CLOSING, provider=self.provider, remote=self)
+
+    def expected_usage(self, tokens: int) -> Usage | None:
+        """``tokens · epochs`` trained; ``None`` where OpenAI chooses the epochs."""
         epochs = self.settings.get("n_epochs")
-        return (
-            None
-            if epochs is None
-            else lambda tokens: Usage("openai", self.model, train_tokens=tokens * epochs)
-        )
+        return epochs and Usage(self.provider, self.model, train_tokens=tokens * epochs)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``job.json``, which says what job it was. A job that was started for this stage

@@ -4,7 +4,7 @@ driven from one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe, recommended_lr
 from mosweep.core.errors import ConfigError, UserError, choices
+from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import FINETUNE, ROUND, Context, Kind, RemoteWork, Traits
 from mosweep.cost import prices
 from mosweep.datasets.preferences import check_preferences
 from mosweep.stages.base import Setting
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["TinkerBackend", "TinkerFinetune", "TinkerRound"]
 
 
+_REQUIRES = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
+
+
 @dataclass(frozen=True)
-class _OnTinker:
+class _OnTinker(RemoteWork):
     """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer
     it has, where that is not the hub's.
     """
@@ -44,12 +49,12 @@ class _OnTinker:
     patience_min: float = field(metadata=unkeyed)
 
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "tinker"
-    requires: ClassVar[Mapping[str, str]] = {
-        "tinker": "tinker",
-        "tinker_cookbook": "tinker",
-        "transformers": "torchtune",
-    }
+    provider: ClassVar[str] = "tinker"
+
+    @property
+    def traits(self) -> Traits:
+        """Waits for Tinker."""
+        return Traits(requires=_REQUIRES, provider=self.provider, remote=self)
 
     @classmethod
     def check_access(cls, works: Sequence[_OnTinker]) -> None:
@@ -96,9 +101,7 @@ class _OnTinker:
         model_id = await run.wait()
         (context.out / "train.jsonl").unlink()
         losses = run.losses
-        used = prices.Usage(
-            "tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens
-        )
+        used = Usage("tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens)
         return {
             "model_id": model_id,
             "inspect": model_id,
@@ -132,24 +135,19 @@ class _OnTinker:
 class TinkerFinetune(_OnTinker):
     """One fine-tune on Tinker."""
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
 
-    @property
-    def expected_usage(self) -> Callable[[int], prices.Usage]:
-        """What training on data of so many tokens would use: ``tokens · epochs`` trained, as all of
-        it is taken in every epoch.
+    def expected_usage(self, tokens: int) -> Usage:
+        """``tokens · epochs`` trained, as every epoch takes all of the data.
 
-        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. 2:
-        every question comes with each of two answers, of which the one that is not preferred is
-        taken to be as long as the other. Read: once an epoch for the loss, and once for the
-        reference.
+        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. The
+        2: every question comes with two answers, which are taken to be equally long. Read: once an
+        epoch for the loss, and once for the reference.
         """
         epochs = self.recipe.epochs
         if self.recipe.beta is None:
-            return lambda tokens: prices.Usage("tinker", self.model, train_tokens=tokens * epochs)
-        return lambda tokens: prices.Usage(
-            "tinker", self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1)
-        )
+            return Usage(self.provider, self.model, train_tokens=tokens * epochs)
+        return Usage(self.provider, self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``tinker.jsonl``, with all that happened."""
@@ -165,7 +163,7 @@ class TinkerRound(_OnTinker):
 
     plan: Round
 
-    kind: ClassVar[str] = "round"
+    kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``tinker.jsonl``, and with Tinker the state for the next round."""

@@ -16,7 +16,8 @@ from mosweep.backends.torchtune import config as torchtune_config
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
 from mosweep.stages.base import Setting
 from mosweep.stages.data import TRAIN, data_stage
 from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
 
 
+_HERE = Traits(requires={"torchtune": "torchtune", "torch": "torchtune"})
+_ELSEWHERE = Traits()
+
+
 @dataclass(frozen=True)
-class _OnTorchtune:
+class _OnTorchtune(Work):
     """What works on torchtune have in common. ``config`` is the native configuration without
     anything that is not the science.
     """
@@ -46,15 +51,9 @@ class _OnTorchtune:
     version: ClassVar[int] = 1
 
     @property
-    def requires(self) -> Mapping[str, str]:
-        """Libraries that this process's own interpreter has to have, and the extras that bring
-        them.
-        """
-        return (
-            {"torchtune": "torchtune", "torch": "torchtune"}
-            if self.python == sys.executable
-            else {}
-        )
+    def traits(self) -> Traits:
+        """Needs torchtune here only if it trains under this process's own interpreter."""
+        return _HERE if self.python == sys.executable else _ELSEWHERE
 
     async def _train(
         self, context: Context, dataset: JSONLDataset | Path, **options: Any
@@ -103,7 +102,7 @@ class TorchtuneFinetune(_OnTorchtune):
 
     merged: bool
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on
@@ -126,7 +125,7 @@ class TorchtuneRound(_OnTorchtune):
     plan: Round
     seed: int
 
-    kind: ClassVar[str] = "round"
+    kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``adapter``, ``state`` for the next round, the native config and the losses."""

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.types import Context, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import EVAL, Context, Kind, Traits, Work
 from mosweep.cost import prices
 from mosweep.evals.inspect.options import inspect_options
 from mosweep.evals.inspect.signature import check_arguments, task_signature
 from mosweep.evals.inspect.tasks import located
-from mosweep.stages.base import Setting
+from mosweep.stages.base import Setting, served_by
 from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
@@ -34,7 +35,7 @@ _PACE = frozenset(
 
 
 @dataclass(frozen=True)
-class InspectEval:
+class InspectEval(Work):
     """One Inspect task on one model."""
 
     task: str
@@ -46,11 +47,15 @@ class InspectEval:
     model: str = field(metadata=unkeyed)
     target: str = field(metadata=unkeyed)
     pace: Mapping[str, Any] = field(metadata=unkeyed)
+    provider: str | None = field(default=None, metadata=unkeyed)
 
-    kind: ClassVar[str] = "eval"
+    kind: ClassVar[Kind] = EVAL
     version: ClassVar[int] = 1
-    runtime: ClassVar[str] = "inspect"
-    requires: ClassVar[Mapping[str, str]] = {"inspect_ai": "inspect"}
+
+    @property
+    def traits(self) -> Traits:
+        """Inspect is slow to load, so evaluations share a process."""
+        return Traits(requires={"inspect_ai": "inspect"}, runtime="inspect", provider=self.provider)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the ``.eval`` log and ``samples.jsonl``."""
@@ -153,6 +158,10 @@ class InspectEvaluation:
             code, target = code_digest(file), f"{file}@{signature.registered}"
             if wants_data:
                 needs["data"] = data_stage(setting)
+        endpoint = source.inspect if source else None
+        provider = (served_by(tuned) if tuned else None) or (
+            prices.paid_provider(endpoint) if endpoint else None
+        )
         work = InspectEval(
             model=config.model.name,
             task=name,
@@ -166,11 +175,9 @@ class InspectEvaluation:
             source=source,
             target=target,
             pace={k: v for k, v in chosen.items() if k in _PACE},
+            provider=provider,
         )
-        remote = tuned is not None and getattr(tuned.work, "remote", None)
-        resources = setting.resources(
-            "eval", computes=not remote and (source is None or source.inspect is None)
-        )
+        resources = setting.resources("eval", computes=not (provider or endpoint))
         return Stage(setting.eval_label(name), work, needs, resources)
 
 

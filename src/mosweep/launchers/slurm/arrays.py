@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mosweep.core.schema import plain
-from mosweep.core.types import Resources, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Resources
 
 __all__ = ["Array", "Place", "arrange", "indices"]
 

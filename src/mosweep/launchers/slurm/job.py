@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.store import Store
-from mosweep.core.types import Work, load_work
+from mosweep.core.types import load_work
+from mosweep.core.work import Work
 from mosweep.launchers.worker import at_once, perform, perform_now
 
 __all__ = ["main"]
@@ -128,7 +129,7 @@ def _has_inputs(store: Store, spec: dict[str, Any]) -> bool:
 def _immediate(spec: dict[str, Any]) -> Work | None:
     """The stage's work, if it is immediate."""
     work = load_work(spec)
-    return work if getattr(work, "immediate", False) else None
+    return work if work.traits.immediate else None
 
 
 def _heed_signals(spec: dict[str, Any]) -> None:

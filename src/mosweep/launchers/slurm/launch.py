@@ -168,7 +168,7 @@ class Launch:
         self.todo: dict[str, Stage] = {stage.key: stage for stage in plan.to_run}
         self.dependents = dependents(plan)
         self.may_be_trivial = {
-            key: None for key, stage in self.todo.items() if hasattr(stage.work, "trivial")
+            key: None for key, stage in self.todo.items() if stage.work.traits.may_be_trivial
         }
         self.depth = _depths(plan)
         self.followed: dict[str, Submission] = {}
@@ -675,7 +675,7 @@ class Launch:
             del self.may_be_trivial[key]
             records = {role: self.store.read(need.key) for role, need in stage.needs.items()}
             inputs = {role: record.artifact for role, record in records.items() if record}
-            if len(inputs) < len(records) or not stage.work.trivial(inputs):  # type: ignore[attr-defined]
+            if len(inputs) < len(records) or not stage.work.is_trivial(inputs):
                 continue
             performing = perform(
                 self.store,

@@ -17,7 +17,8 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.events import Recorder
 from mosweep.core.schema import between
 from mosweep.core.store import Store
-from mosweep.core.types import Resources, Stage
+from mosweep.core.types import Stage
+from mosweep.core.work import Resources
 from mosweep.launchers.base import Outcome
 from mosweep.launchers.slurm.arrays import Array, indices
 from mosweep.launchers.slurm.submissions import Submission

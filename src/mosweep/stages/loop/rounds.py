@@ -14,14 +14,16 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mosweep.core.errors import StageError, choices
+from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.types import Artifact, Context, Stage, Work, load_work
+from mosweep.core.types import Stage, load_work
+from mosweep.core.work import CHOSEN, EVAL, ROUND, ROUND_EVAL, Artifact, Context, Kind, Traits, Work
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.datasets.rounds import Selection, failed_groups, select
 from mosweep.stages.base import Setting
@@ -152,7 +154,7 @@ def _about(chosen: Selection, rows: int, duplicates: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class _Wrapped(Work):
     """A work inside a work. ``about`` is what defines the inner one's result, ``spec`` what makes
     it.
     """
@@ -166,60 +168,13 @@ class _Wrapped:
         return load_work(self.spec)
 
     @property
-    def requires(self) -> Mapping[str, str]:
+    def traits(self) -> Traits:
+        """As the work inside, which may turn out not to be needed."""
+        return replace(self.inner.traits, may_be_trivial=True)
+
+    def expected_usage(self, tokens: int) -> Usage | None:
         """As the work inside."""
-        return getattr(self.inner, "requires", {})
-
-    @property
-    def runtime(self) -> str:
-        """As the work inside."""
-        return getattr(self.inner, "runtime", "")
-
-    @property
-    def silent(self) -> bool:
-        """As the work inside."""
-        return getattr(self.inner, "silent", False)
-
-    @property
-    def immediate(self) -> bool:
-        """As the work inside."""
-        return getattr(self.inner, "immediate", False)
-
-    @property
-    def remote(self) -> str | None:
-        """As the work inside."""
-        return getattr(self.inner, "remote", None)
-
-    @property
-    def max_concurrent(self) -> int:
-        """As the work inside."""
-        return getattr(self.inner, "max_concurrent", 1)
-
-    @property
-    def source(self) -> ModelSource | None:
-        """As the work inside; absent where that has none."""
-        found: ModelSource | None = self.inner.source  # type: ignore[attr-defined]
-        return found
-
-    @property
-    def notice(self) -> str | None:
-        """As the work inside."""
-        return getattr(self.inner, "notice", None)
-
-    @property
-    def expected_usage(self) -> Any:
-        """As the work inside: a method, or ``None``."""
-        return getattr(self.inner, "expected_usage", None)
-
-    @classmethod
-    def check_access(cls, works: Sequence[_Wrapped]) -> None:
-        """As the works inside."""
-        inside: dict[type[Work], list[Work]] = {}
-        for work in works:
-            inside.setdefault(type(work.inner), []).append(work.inner)
-        for kind, mine in inside.items():
-            if check := getattr(kind, "check_access", None):
-                check(mine)
+        return self.inner.expected_usage(tokens)
 
 
 @dataclass(frozen=True)
@@ -229,15 +184,16 @@ class NextRound(_Wrapped):
     number: int
     threshold: float
 
-    kind: ClassVar[str] = "round"
+    kind: ClassVar[Kind] = ROUND
     version: ClassVar[int] = 1
 
     @property
-    def notice(self) -> str | None:
-        """What a plan has to say of it."""
-        return "rounds after the first are trained only if they are needed"
+    def traits(self) -> Traits:
+        """As the work inside, with a line for the plan."""
+        notice = "rounds after the first are trained only if they are needed"
+        return replace(super().traits, notice=notice)
 
-    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+    def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
         """Whether the threshold has been reached before."""
         return self._reached(inputs) is not None
 
@@ -266,10 +222,10 @@ class RoundEval(_Wrapped):
     number: int
     metric: str | None
 
-    kind: ClassVar[str] = "round-eval"
+    kind: ClassVar[Kind] = ROUND_EVAL
     version: ClassVar[int] = 1
 
-    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+    def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
         """Whether the round was not trained."""
         return _stopped(inputs) is not None
 
@@ -305,7 +261,7 @@ def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Optimize:
+class Optimize(Work):
     """The end of a loop: the round that reached the threshold. ``merged``: also write the full
     model, its adapter merged in.
     """
@@ -314,25 +270,18 @@ class Optimize:
     merged: bool
     base: ModelSource | None = field(metadata=unkeyed)
 
-    kind: ClassVar[str] = "optimize"
+    kind: ClassVar[Kind] = CHOSEN
     version: ClassVar[int] = 1
 
     @property
-    def silent(self) -> bool:
-        """Whether it only looks and links."""
-        return not self.merged
+    def traits(self) -> Traits:
+        """Without merging, it only looks and links."""
+        if self.merged:
+            requires = {"torch": "torchtune", "safetensors": "torchtune"}
+            return Traits(requires=requires, may_be_trivial=True)
+        return Traits(silent=True, immediate=True, may_be_trivial=True)
 
-    @property
-    def immediate(self) -> bool:
-        """Whether it waits for nothing."""
-        return not self.merged
-
-    @property
-    def requires(self) -> Mapping[str, str]:
-        """Libraries that merging takes."""
-        return {"torch": "torchtune", "safetensors": "torchtune"} if self.merged else {}
-
-    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+    def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
         """Whether there is nothing to merge: then it is links only."""
         return not self.merged
 
@@ -387,27 +336,24 @@ class Optimize:
 
 
 @dataclass(frozen=True)
-class ChosenEval:
+class ChosenEval(Work):
     """The trial's evaluation of the task that the loop watched: it was made, of the very model that
     was chosen, and is taken as it is.
     """
 
     task: str
 
-    kind: ClassVar[str] = "eval"
+    kind: ClassVar[Kind] = EVAL
     version: ClassVar[int] = 1
-    silent: ClassVar[bool] = True
-    immediate: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(silent=True, immediate=True, may_be_trivial=True)
 
-    def trivial(self, inputs: Mapping[str, Artifact]) -> bool:
+    def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
         """It always is."""
         return True
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """The facts and files of the chosen round's evaluation."""
-        optimized = next(
-            artifact for artifact in context.inputs.values() if artifact.kind == Optimize.kind
-        )
+        optimized = next(artifact for artifact in context.inputs.values() if artifact.kind.tunes)
         found = context.inputs[f"eval {optimized.facts['round']}"]
         _link_files(found.folder, context.out)
         return {

@@ -1,0 +1,192 @@
+"""What stages report: the facts of data sets, models and evaluations, typed.
+
+A work returns ``to_json()`` of one of these; readers take ``of(facts)``. What only one backend or
+evaluator reports travels in ``more`` and stands beside the typed fields in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+__all__ = [
+    "Access",
+    "AdapterAccess",
+    "DataFacts",
+    "DatasetRef",
+    "EvalFacts",
+    "HostedAccess",
+    "ModelFacts",
+    "Usage",
+    "WeightsAccess",
+]
+
+Json = Any
+Point = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The tokens that a stage used at a provider.
+
+    ``train_tokens`` counts a token once for every epoch it was trained on. ``model`` is the
+    provider's own name of it: the base model, ``ft:<base>:…``, or ``tinker/<base>@…``.
+    """
+
+    provider: str
+    model: str
+    train_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class AdapterAccess:
+    """A LoRA adapter in PEFT's layout, in ``folder`` of the artifact, over the base model."""
+
+    folder: str = "adapter"
+
+
+@dataclass(frozen=True)
+class WeightsAccess:
+    """All weights, in Hugging Face's layout, in ``folder`` of the artifact."""
+
+    folder: str = "model"
+
+
+@dataclass(frozen=True)
+class HostedAccess:
+    """A model that somebody serves: ``provider`` as Inspect calls it, and its name there.
+
+    ``options`` go to the provider's client. With ``base_tokenizer`` the client needs the folder of
+    the base model for its tokenizer.
+    """
+
+    provider: str
+    model: str
+    base_url: str | None = None
+    options: Mapping[str, Json] = field(default_factory=dict)
+    base_tokenizer: bool = False
+
+
+#: How an evaluation reaches a model.
+Access = AdapterAccess | WeightsAccess | HostedAccess
+_ACCESS: dict[str, type[Access]] = {
+    "adapter": AdapterAccess,
+    "weights": WeightsAccess,
+    "hosted": HostedAccess,
+}
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """The data set that was used: its name, and the digest of its training data."""
+
+    name: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """``more`` holds what has no field of its own."""
+
+    version: ClassVar[int] = 1
+
+    more: Mapping[str, Json] = field(default_factory=dict, kw_only=True)
+    dummy: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Json]) -> Self:
+        """Read what ``to_json`` wrote."""
+        names = _names(cls)
+        known = {name: facts[name] for name in names if name in facts}
+        more = {
+            name: value for name, value in facts.items() if name not in names and name != "version"
+        }
+        return cls(**cls._read(known), more=more)
+
+    @classmethod
+    def _read(cls, known: dict[str, Json]) -> dict[str, Any]:
+        if isinstance(known.get("dataset"), Mapping):
+            known["dataset"] = DatasetRef(**known["dataset"])
+        return known
+
+    def to_json(self) -> dict[str, Json]:
+        """As a record keeps it; what is unknown or empty is left out."""
+        found = {name: getattr(self, name) for name in _names(type(self))}
+        kept = {name: value for name, value in found.items() if value not in (None, (), {}, False)}
+        if isinstance(dataset := kept.get("dataset"), DatasetRef):
+            kept["dataset"] = asdict(dataset)
+        return {"version": self.version, **kept, **self.more}
+
+
+def _names(kind: type[_Facts]) -> list[str]:
+    return [each.name for each in fields(kind) if each.name != "more"]
+
+
+@dataclass(frozen=True)
+class DataFacts(_Facts):
+    """A data set in ``folder`` of the artifact: rows of each file, digest of ``train.jsonl``."""
+
+    name: str
+    folder: str
+    rows: int
+    digest: str
+    files: Mapping[str, int] = field(default_factory=dict)
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts(_Facts):
+    """A model that training left.
+
+    ``loss`` and each of ``curves`` are points of step and value. ``seconds`` is the whole run,
+    ``train_seconds`` its steps alone. ``remote_job`` are the provider's ids of the jobs, with
+    spaces between. ``usage`` is ``cost.prices.facts`` of the tokens that were paid for.
+    """
+
+    model_id: str
+    access: Access | None = None
+    dataset: DatasetRef | None = None
+    steps: int | None = None
+    final_loss: float | None = None
+    loss: Sequence[Point] = ()
+    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    seconds: float | None = None
+    train_seconds: float | None = None
+    device: str | None = None
+    remote_job: str | None = None
+    usage: Json = None
+
+    @classmethod
+    def _read(cls, known: dict[str, Json]) -> dict[str, Any]:
+        if isinstance(access := known.get("access"), Mapping):
+            rest = {name: value for name, value in access.items() if name != "type"}
+            known["access"] = _ACCESS[access["type"]](**rest)
+        return super()._read(known)
+
+    def to_json(self) -> dict[str, Json]:
+        """As a record keeps it; what is unknown or empty is left out."""
+        found = super().to_json()
+        if self.access is not None:
+            name = next(name for name, kind in _ACCESS.items() if isinstance(self.access, kind))
+            rest = {
+                key: value
+                for key, value in asdict(self.access).items()
+                if value not in (None, {}, False)
+            }
+            found["access"] = {"type": name, **rest}
+        return found
+
+
+@dataclass(frozen=True)
+class EvalFacts(_Facts):
+    """Scores of a model on a task: ``metrics`` by name, over ``n`` items."""
+
+    task: str
+    model_id: str
+    metrics: Mapping[str, float]
+    n: int
+    dataset: DatasetRef | None = None
+    usage: Json = None
