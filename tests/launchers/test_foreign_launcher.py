@@ -168,7 +168,7 @@ def test_jobs_go_on_alone_and_every_verb_knows_them(mine: Shell) -> None:
     assert "2 jobs of this sweep are in processes of their own" in out
     assert {job["job"] for job in running(mine, "slow")} == {job["job"] for job in jobs}
     done = ok(mine("cancel", "slow")).out
-    assert "2 in processes of their own" in done
+    assert "2 jobs in processes of their own" in done
     assert running(mine, "slow") == []
     for job in jobs:
         with pytest.raises(ProcessLookupError):

@@ -213,7 +213,7 @@ def cancel(arguments: Sequence[str]) -> int:
             wanted = [key for key in launch.stages if key in open_ones and key not in jobs]
             ended = launcher.withdraw(launch.store, wanted)
             jobs |= ended
-            places[f"in {launcher.title}"] += len(ended)
+            places[f"jobs in {launcher.title}"] += len(ended)
     from mosweep.execution.launch import cancel_jobs
 
     begun = {
@@ -246,8 +246,8 @@ def cancel(arguments: Sequence[str]) -> int:
     elif open_ones or remote:
         places["at a provider"] += len(remote)
         where = " and ".join(f"{count} {place}" for place, count in places.items() if count)
-        jobs_text = f", with their jobs ({where})" if where else ""
-        print(f"cancelled: {len(open_ones)} stages{jobs_text}; mosweep run goes on with them")
+        among = f", among them {where}" if where else ""
+        print(f"cancelled: {len(open_ones)} stages{among}; mosweep run goes on with them")
     else:
         print("nothing to cancel: no stage is running or waiting")
     return 0
