@@ -190,8 +190,8 @@ def _forget(redo: Mapping[str, Stage], store: Store) -> None:
 def cancel(arguments: Sequence[str]) -> int:
     """End what a sweep has running or waiting."""
     text = (
-        "End what a sweep has running or waiting, here, on a cluster or at a provider. What is done "
-        "stays; mosweep run goes on with it."
+        "End what a sweep has running or waiting, here, on a cluster or at a provider. What is "
+        "done stays; mosweep run goes on with it."
     )
     parser = parser_of("cancel", text)
     args = parser.parse_args(arguments)
