@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -35,12 +35,8 @@ __all__ = [
         "StoreConfig",
         "Task",
     ),
-    *("OF_TRAINING", "Tracking"),
+    "Tracking",
 ]
-
-
-#: Group choices and keys that do not matter to a control trial: it trains nothing.
-OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "tinker", "seed")
 
 
 @dataclass(frozen=True)
@@ -299,7 +295,11 @@ class Loop:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything about one trial."""
+    """Everything about one trial.
+
+    ``transforms`` are further sections that name a class in ``_target_``, ``native`` all others:
+    the native settings of backends and evaluators.
+    """
 
     model: Model
     dataset: Dataset
@@ -317,9 +317,8 @@ class Config:
     store: StoreConfig = StoreConfig()
     budget: Budget = Budget()
     contamination: Contamination = Contamination()
-    torchtune: Mapping[str, Any] = field(default_factory=dict)
-    tinker: Mapping[str, Any] = field(default_factory=dict)
-    inspect: Mapping[str, Any] = field(default_factory=dict)
+    transforms: Mapping[str, Any] = field(default_factory=dict)
+    native: Mapping[str, Any] = field(default_factory=dict)
     tasks_dir: str | None = None
     data_dir: str | None = None
     model_dir: str | None = None
@@ -346,11 +345,19 @@ class Sections:
 
     def config(self, data: Mapping[str, Any]) -> Config:
         """Check ``data``, the resolved configuration of a trial, and make it a ``Config``."""
-        return schema.build(
-            Config, {name: self._section(name, value) for name, value in data.items()}
-        )
+        found: dict[str, Any] = {"native": {}, "transforms": {}}
+        for name, value in data.items():
+            section = self.section(name, value)
+            if name in _FIELDS:
+                found[name] = section
+            elif isinstance(value, Mapping) and schema.TARGET in value:
+                found["transforms"][name] = section
+            elif section is not None:
+                found["native"][name] = section
+        return schema.build(Config, found)
 
-    def _section(self, name: str, value: Any) -> Any:
+    def section(self, name: str, value: Any) -> Any:
+        """The typed section ``name``; the same mapping gives the same object."""
         if not isinstance(value, Mapping):
             return value
         found = self._built.get((name, id(value)))
@@ -364,7 +371,7 @@ class Sections:
     @staticmethod
     def _build(name: str, value: Mapping[str, Any]) -> Any:
         value = _without_missing(value)
-        if name in ("backend", "eval"):
+        if name in ("backend", "eval") or (name not in _FIELDS and schema.TARGET in value):
             return schema.build_target(value, name)
         if name == "resources":
             from mosweep.config.resources import Request
@@ -372,6 +379,9 @@ class Sections:
             return schema.build(Request, value, name)
         return schema.build(_SECTIONS[name], value, name) if name in _SECTIONS else value
 
+
+#: The keys that a configuration may have beside native sections and transforms.
+_FIELDS = frozenset(each.name for each in fields(Config)) - {"native", "transforms"}
 
 _SECTIONS: dict[str, type[Any]] = {
     "model": Model,

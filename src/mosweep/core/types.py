@@ -83,8 +83,10 @@ def load_work(spec: Mapping[str, Any]) -> Work:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One complete setting of every factor. ``factors`` are those that vary over the sweep;
-    ``config`` is all of it.
+    """One complete setting of every factor.
+
+    ``factors`` are those that vary over the sweep, ``config`` is all of it. ``takes`` are patterns
+    of the settings that this trial reads beside those that concern every trial.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Trial:
     stages: tuple[Stage, ...]
     control: bool = False
     config: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    takes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

@@ -21,6 +21,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -72,6 +73,7 @@ class Design:
             job.get("tags"),
         )
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+        _refuse_evaluations_as_factor(parsed, factor_keys)
         written = BasicSweeper.split_arguments(parsed, None)[0]
         swept = [
             str(override.get_key_element()) for override in parsed if override.is_sweep_override()
@@ -135,17 +137,19 @@ def compose_trials(
     factor_keys: Sequence[str] | None,
 ) -> list[Trial]:
     """The trials of override lists, with their control trials, all checked."""
-    composer, builder = Composer(loader, config), Builder()
-    levels = _Levels()
+    composer, builder, levels = Composer(loader, config), Builder(), _Levels()
     trials: dict[str, Trial] = {}
     for index, override_list in enumerate(overrides):
-        trial = builder.trial(
-            composer.compose(override_list), _factors(levels, override_list, factor_keys)
-        )
-        name = trial.name if trial.name not in trials else f"{trial.name}~{index}"
-        trials[name] = (
-            trial if name == trial.name else builder.trial(trial.config, trial.factors, name)
-        )
+        factors = _factors(levels, override_list, factor_keys)
+        trial = builder.trial(composer.compose(override_list), factors)
+        name = trial.name
+        if name in trials and len(trial.factors) < len(factors) and trial.id == trials[name].id:
+            continue  # it differs from another in what neither of them takes
+        if name in trials:
+            name = f"{name}~{index}"
+            trial = builder.trial(trial.config, trial.factors, name)
+        trials[name] = trial
+    builder.refuse_unread()
     return builder.with_controls(list(trials.values()))
 
 
@@ -278,9 +282,7 @@ def run_whole_trial(config: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    trial = Builder().trial(
-        _job(config), _factors(_Levels(), list(hydra.overrides.task), None), folder.name
-    )
+    trial = _one_trial(config, list(hydra.overrides.task), folder.name)
     typed, sweep_folder = config_of(trial), Sweep(folder.parent)
     if not any(
         trial.id == known["id"] for launch in sweep_folder.launches for known in launch.trials
@@ -298,9 +300,7 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     """``mosweep`` without ``-m``: one trial, as one Hydra job; the exit status."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(overrides, list)
-    trial = Builder().trial(
-        _job(config), _factors(_Levels(), [str(override) for override in overrides], None)
-    )
+    trial = _one_trial(config, [str(override) for override in overrides])
     status = 1
 
     def task(job: DictConfig) -> float | None:
@@ -315,6 +315,13 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     # raises what the task raised
     _ = run_job(task, config, "hydra.run.dir", None, context).return_value
     return status
+
+
+def _one_trial(config: DictConfig, overrides: Sequence[str], name: str | None = None) -> Trial:
+    builder = Builder()
+    trial = builder.trial(_job(config), _factors(_Levels(), overrides, None), name)
+    builder.refuse_unread()
+    return trial
 
 
 def config_of(trial: Trial) -> Config:
@@ -358,6 +365,24 @@ def _plain_value(value: Any) -> Any:
     return str(value)
 
 
+#: The key of the evaluation tasks, which are no factor: every trial has all of them.
+EVALUATIONS = "eval.tasks"
+
+
+def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence[str]) -> None:
+    problem = "evaluations are not a factor: each trial is evaluated on all of them"
+    for override in parsed:
+        if override.is_sweep_override() and str(override.get_key_element()) == EVALUATIONS:
+            lists = [_plain_value(value) for value in override.sweep_iterator()]
+            tasks = dict.fromkeys(
+                str(task) for one in lists for task in (one if isinstance(one, list) else [one])
+            )
+            hint = f"{problem}; give {EVALUATIONS}=[{','.join(tasks)}]"
+            raise ConfigError(EVALUATIONS, str(override.value_element_as_str or override), hint)
+    if EVALUATIONS in designed:
+        raise ConfigError(f"treatments.{EVALUATIONS}", "…", f"{problem}; give it under controls")
+
+
 #: Overrides that place or label a sweep; they are no factors of a single run.
 _NOT_FACTORS = frozenset(
     "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources "
@@ -381,6 +406,7 @@ def _factors(
         ):
             name, value = known.of(override)
             levels[name] = value
+    levels.pop(EVALUATIONS, None)
     return levels
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import re
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mosweep.config.groups import OF_TRAINING, Config, Sections
+from mosweep.config.claims import taken
+from mosweep.config.groups import Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage, Trial, in_order
 from mosweep.design.settings import selected_overrides
-from mosweep.stages.base import Setting
+from mosweep.stages.base import Transform, TrialConfig
+from mosweep.stages.claims import given, refusal, takes
 
 __all__ = ["Builder", "Factors", "bundles_of", "design_overrides", "trial_name"]
 
@@ -36,38 +38,59 @@ class Builder:
     def __init__(self) -> None:
         self._sections = Sections()
         self._first: dict[str, Any] = {}
+        self._patterns: dict[tuple[str, ...], None] = {}
+        self._unread: dict[str, tuple[Any, Config]] = {}
+        self._given: dict[tuple[int, ...], list[tuple[str, Any]]] = {}
 
     def config(self, plain: Mapping[str, Any]) -> Config:
         """The typed configuration."""
         return self._sections.config(plain)
 
-    def trial(self, plain: Mapping[str, Any], factors: Factors, name: str | None = None) -> Trial:
+    def trial(
+        self, plain: Mapping[str, Any], factors: Factors, name: str | None = None
+    ) -> Trial:
         """The trial of one configuration. Raises ``ConfigError`` for whatever cannot work."""
         config = self.config(plain)
-        setting = Setting(config, plain)
-        tuned: Stage | None
-        if config.loop.enabled and not config.control:
-            from mosweep.stages.loop.graph import loop_stages
-
-            tuned, evals = loop_stages(setting)
-        else:
-            tuned = None if config.control else config.backend.finetune(setting)
-            evals = config.eval.stages(setting, tuned)
+        patterns = takes(config)
+        kept = {key: level for key, level in factors.items() if taken(key, patterns)}
+        unread = factors.keys() - kept.keys() - {"control"}
+        if unread and not config.control:
+            plain = _without(plain, unread)
+            config = self.config(plain)
+        if not config.control:
+            self._note(config, patterns, {key: factors[key] for key in unread})
         if config.control:
-            factors = {
-                key: value
-                for key, value in factors.items()
-                if key.split(".")[0] not in OF_TRAINING and key != "control"
-            }
-            name = name or trial_name({"control": True, **factors})
+            name = name or trial_name({"control": True, **kept})
+        name = name or trial_name(kept)
         try:
-            stages = tuple(in_order([tuned, *evals] if tuned else evals).values())
+            stages = tuple(in_order(_last_stages(TrialConfig(config, plain))).values())
         # what a key cannot hold, such as NaN, in a section without a schema
         except TypeError as error:
-            raise ConfigError(name or trial_name(factors), "…", str(error)) from None
-        return Trial(
-            name or trial_name(factors), factors, stages, config.control, self._shared(plain)
-        )
+            raise ConfigError(name, "…", str(error)) from None
+        return Trial(name, kept, stages, config.control, self._shared(plain), patterns)
+
+    def refuse_unread(self) -> None:
+        """Raise ``ConfigError`` for a setting that none of the trials made so far reads."""
+        for key, (value, config) in self._unread.items():
+            if not any(taken(key, patterns) for patterns in self._patterns):
+                raise refusal(key, value, config)
+
+    def _note(self, config: Config, patterns: tuple[str, ...], dropped: Factors) -> None:
+        """Remember what the trial reads, and which settings it does not read."""
+        sections = (config.lora, config.optim, config.loop, *config.native.values())
+        same = tuple(map(id, sections))  # the sections live as long as ``self._sections``
+        settings = self._given.get(same)
+        if settings is None:
+            settings = self._given[same] = list(given(config))
+        self._patterns[patterns] = None
+        for key, value in (*settings, *dropped.items()):
+            if key not in self._unread and not taken(key, patterns):
+                self._unread[key] = (value, config)
+
+    def _section_of(self, trial: Trial) -> str | None:
+        """The native section of the trial's backend."""
+        section: str | None = self._sections.section("backend", trial.config["backend"]).section
+        return section
 
     def _shared(self, plain: Mapping[str, Any]) -> Mapping[str, Any]:
         """The same configuration, held as what differs from the first trial's: there may be ten
@@ -93,7 +116,11 @@ class Builder:
                 continue
             # Trials that differ in training alone share the sections below: most are told apart
             # without building anything.
-            relevant = (value for key, value in trial.config.items() if key not in OF_TRAINING)
+            relevant = (
+                value
+                for key, value in trial.config.items()
+                if key not in ("lora", "optim", "loop", "seed", self._section_of(trial))
+            )
             about = tuple(
                 id(value) if isinstance(value, Mapping) else str(value) for value in relevant
             )
@@ -104,6 +131,46 @@ class Builder:
             if control.id not in made:
                 controls.setdefault(control.id, control)
         return [*trials, *controls.values()]
+
+
+def _without(plain: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """The configuration with the settings ``keys`` as if they had not been given."""
+    result = dict(plain)
+    for key in keys:
+        *parents, leaf = key.split(".")
+        section = result
+        for name in parents:
+            if not isinstance(section.get(name), Mapping):
+                break
+            section[name] = dict(section[name])
+            section = section[name]
+        else:
+            section.pop(leaf, None)
+    return result
+
+
+def _last_stages(trial: TrialConfig) -> list[Stage]:
+    """The stages that nothing else needs, each part of the configuration adding its own: base model
+    and data set, fine-tune or loop, transforms, evaluations.
+    """
+    config, loop, tuned = trial.config, None, None
+    if not config.control and config.loop.enabled:
+        from mosweep.stages.loop.graph import loop_stages
+
+        loop = loop_stages(trial)
+        tuned = loop.chosen
+    elif not config.control:
+        tuned = config.backend.finetune(trial)
+    model: Stage | None = tuned
+    by_order = sorted(config.transforms.items(), key=lambda part: (part[1].order, part[0]))
+    for name, part in by_order:
+        if not isinstance(part, Transform):
+            raise ConfigError(f"{name}._target_", type(part).__name__, "is not a mosweep.Transform")
+        model = part.stage(trial, model) or model
+    evals = config.eval.stages(trial, model)
+    if loop and model is tuned:
+        evals = loop.evaluations(evals)
+    return [model, *evals] if model else list(evals)
 
 
 def trial_name(factors: Factors) -> str:

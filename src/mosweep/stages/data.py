@@ -25,7 +25,7 @@ from mosweep.core.paths import own_and_shipped
 from mosweep.core.task_modules import imported_files, python_files, task_modules
 from mosweep.core.types import Stage
 from mosweep.core.work import DATA, Context, Kind, Work
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 
 __all__ = ["BuildData", "ImportData", "check_code", "code_digest", "data_stage", "task_folder"]
 
@@ -93,9 +93,9 @@ class ImportData(Work):
         return await _described(self.dataset, out, self.path)
 
 
-def data_stage(setting: Setting) -> Stage:
+def data_stage(trial: TrialConfig) -> Stage:
     """The stage that provides the trial's data set."""
-    config = setting.config
+    config = trial.config
     name = config.dataset.name
     path = config.dataset.path or _found(config.data_dir, name)
     work: BuildData | ImportData
@@ -122,7 +122,7 @@ def data_stage(setting: Setting) -> Stage:
                 f"the task {config.task.name} builds no such data set; {choices(name, valid)}",
             )
         work = BuildData(config.task.name, name, code_digest(folder / "data.py"), str(folder))
-    return Stage("data", work, resources=setting.resources("data", computes=False))
+    return Stage("data", work, resources=trial.resources("data", computes=False))
 
 
 @cache

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mosweep.config.groups import OF_TRAINING
+from mosweep.config.claims import taken
 from mosweep.core import fingerprint
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
@@ -259,6 +259,7 @@ class Sweep:
         launches, since = _in_order(frozen, given), max(given.values(), default=0.0)
         stages: dict[str, StageResult] = {}
         trials: dict[str, TrialResult] = {}
+        takes: dict[str, Sequence[str]] = {}
         for launch in launches:
             for key, spec in launch.stages.items():
                 if key not in stages:
@@ -272,25 +273,31 @@ class Sweep:
                         (queued or {}).get(key),
                     )
             for trial in launch.trials:
-                trials[trial["name"]] = TrialResult(
-                    trial["name"],
+                name, mine = trial["name"], [stages[key] for key in trial["stages"]]
+                takes[name] = str(trial["takes"]).split()
+                if name in trials:
+                    mine = _joined_stages(trials[name].stages, mine)
+                trials[name] = TrialResult(
+                    name,
                     trial["id"],
                     trial["factors"],
                     trial["control"],
-                    tuple(stages[key] for key in trial["stages"]),
-                    f"{self.folder}/{trial['name']}",
+                    tuple(mine),
+                    f"{self.folder}/{name}",
                 )
         design = launches[0].design if launches else {}
         return SweepResult(
             str(design.get("name") or self.folder.name),
             self.folder,
-            tuple(self._completed(trials.values())),
+            tuple(self._completed(trials.values(), takes)),
             design,
         )
 
-    def _completed(self, trials: Collection[TrialResult]) -> Iterator[TrialResult]:
-        """The trials with a level of every factor that some launch of the sweep has varied: what a
-        trial does not name, its configuration says.
+    def _completed(
+        self, trials: Collection[TrialResult], takes: Mapping[str, Sequence[str]]
+    ) -> Iterator[TrialResult]:
+        """The trials with a level of every factor that some launch of the sweep has varied and that
+        they take: what a trial does not name, its configuration says.
         """
         factors = dict.fromkeys(
             key for trial in trials if not trial.control for key in trial.factors
@@ -299,8 +306,7 @@ class Sweep:
             missing = [
                 key
                 for key in factors
-                if key not in trial.factors
-                and not (trial.control and key.split(".")[0] in OF_TRAINING)
+                if key not in trial.factors and taken(key, takes[trial.name])
             ]
             config = self.config(trial.name) if missing else {}
             levels = {
@@ -348,6 +354,21 @@ class Sweep:
             _write(folder / "config.yaml", parts)
 
 
+def _joined_stages(
+    earlier: Sequence[StageResult], latest: Sequence[StageResult]
+) -> list[StageResult]:
+    """The stages of a trial over its launches: the latest of each label, and evaluations that only
+    an earlier launch asked for, as long as what they evaluated is still the trial's.
+    """
+    keys, labels = {stage.key for stage in latest}, {stage.label for stage in latest}
+    more = [
+        stage
+        for stage in earlier
+        if stage.kind.scores and stage.label not in labels and keys.issuperset(stage.needs.values())
+    ]
+    return [*latest, *more]
+
+
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
     """The launches that the journal does not know of, then the others as they were ``given``."""
     return [
@@ -363,6 +384,7 @@ def _described(trial: Trial) -> dict[str, Any]:
         "config": config_digest(trial.config),
         "factors": trial.factors,
         "control": trial.control,
+        "takes": " ".join(trial.takes),
         "stages": [stage.key for stage in trial.stages],
     }
 
@@ -376,6 +398,9 @@ def config_digest(config: Mapping[str, Any]) -> str:
         for key, value in config.items()
         if key not in ("tracking", "store", "resources", "budget")
     }
+    if isinstance(evaluation := relevant.get("eval"), Mapping):
+        # A task added later adds results to the same trial.
+        relevant["eval"] = {key: value for key, value in evaluation.items() if key != "tasks"}
     return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from mosweep.core.types import Stage
 from mosweep.core.work import Context
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,6 @@ class ScriptedBackend:
     play: str
     runs: str
 
-    def finetune(self, setting: Setting) -> Stage:
-        work = ScriptedFinetune(self.play, setting.config.seed, self.runs)
-        return Stage("finetune", work, resources=setting.resources("finetune"))
+    def finetune(self, trial: TrialConfig) -> Stage:
+        work = ScriptedFinetune(self.play, trial.config.seed, self.runs)
+        return Stage("finetune", work, resources=trial.resources("finetune"))

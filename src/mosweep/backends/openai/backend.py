@@ -5,12 +5,14 @@ killed sweep finds them again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mosweep.backends.base import Backend
 from mosweep.backends.openai.training import (
     CLOSING,
     DPO,
@@ -19,6 +21,7 @@ from mosweep.backends.openai.training import (
     OpenAIResult,
     Supervised,
 )
+from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
@@ -26,7 +29,7 @@ from mosweep.core.schema import between, build
 from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
 from mosweep.cost.prices import facts as usage_facts
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import TRAIN, data_stage
 
 if TYPE_CHECKING:
@@ -134,10 +137,17 @@ class OpenAIFinetune(RemoteWork):
 
 
 @dataclass(frozen=True)
-class OpenAIBackend:
+class OpenAIBackend(Backend):
     """The group ``backend=openai``. What is ``None`` is as OpenAI chooses. The key comes from
     ``OPENAI_API_KEY``.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ("optim.epochs", "optim.batch_size", "seed")
+    hints: ClassVar[Mapping[str, str]] = {
+        "lora.*": "backend=openai has no such setting: OpenAI does not say how it adapts weights",
+        "optim.lr": "OpenAI takes no learning rate; give backend.learning_rate_multiplier",
+        "optim.*": "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
+    }
 
     method: Method = "supervised"
     learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
@@ -156,12 +166,17 @@ class OpenAIBackend:
         if self.suffix is not None and not 1 <= len(self.suffix) <= 64:
             raise ConfigError("suffix", self.suffix, "must have 1 to 64 characters")
 
-    def finetune(self, setting: Setting) -> Stage:
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The key, the libraries, and how long OpenAI still takes jobs."""
+        return _checks()
+
+    def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial. ``ConfigError`` for what OpenAI's fine-tuning does not
         have.
         """
-        config = setting.config
-        _refuse_what_openai_has_not(setting)
+        config = trial.config
+        _check_seed(config.seed)
         given = {
             "n_epochs": config.optim.epochs,
             "batch_size": config.optim.batch_size,
@@ -177,7 +192,7 @@ class OpenAIBackend:
                 f"{error.problem} (OpenAI's limit)",
             ) from None
         work = OpenAIFinetune(
-            model=_model(setting),
+            model=_model(trial),
             method=self.method,
             settings=given,
             seed=config.seed,
@@ -190,18 +205,28 @@ class OpenAIBackend:
         return Stage(
             "finetune",
             work,
-            {"data": data_stage(setting)},
-            setting.resources("finetune", computes=False),
+            {"data": data_stage(trial)},
+            trial.resources("finetune", computes=False),
         )
+
+
+def _checks() -> Iterable[Check]:
+    """OpenAI serves evaluations and judges for good, and fine-tunes for a while."""
+    key = os.environ.get("OPENAI_API_KEY")
+    service = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    yield Check("OpenAI", None, f"OPENAI_API_KEY is {'set' if key else 'not set'}; {service}")
+    libraries = check_libraries("backend=openai", ("openai", "tenacity"), "openai")
+    works = None if libraries.works and not key else libraries.works
+    yield Check(libraries.name, works, f"{libraries.finding}. {CLOSING}")
 
 
 def _settings(method: Method) -> type[Supervised]:
     return DPO if method == "dpo" else Supervised
 
 
-def _model(setting: Setting) -> str:
+def _model(trial: TrialConfig) -> str:
     """OpenAI's name of the trial's base model."""
-    model = setting.config.model
+    model = trial.config.model
     if not (model.inspect or "").startswith(PROVIDER):
         problem = (
             f"backend=openai fine-tunes models at OpenAI: give one with inspect: {PROVIDER}…, "
@@ -212,39 +237,9 @@ def _model(setting: Setting) -> str:
     return model.inspect.removeprefix(PROVIDER)
 
 
-def _refuse_what_openai_has_not(setting: Setting) -> None:
-    config = setting.config
-    for name, value in asdict(config.lora).items():
-        if value is not None:
-            raise ConfigError(
-                f"lora.{name}",
-                value,
-                "backend=openai has no such setting: OpenAI does not say how its fine-tunes "
-                "adapt weights",
-            )
-    if config.optim.lr is not None:
-        raise ConfigError(
-            "optim.lr",
-            config.optim.lr,
-            "OpenAI takes no learning rate; give backend.learning_rate_multiplier",
-        )
-    for name in ("max_steps_per_epoch", "warmup_steps", "weight_decay"):
-        if (value := getattr(config.optim, name)) is not None:
-            raise ConfigError(
-                f"optim.{name}",
-                value,
-                "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
-            )
-    if not 0 <= config.seed <= GREATEST_SEED:
-        raise ConfigError(
-            "seed", config.seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)"
-        )
-    if config.torchtune:
-        raise ConfigError(
-            f"torchtune.{next(iter(config.torchtune))}",
-            "…",
-            "settings of torchtune mean nothing to backend=openai",
-        )
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed <= GREATEST_SEED:
+        raise ConfigError("seed", seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)")
 
 
 def _measured(result: OpenAIResult) -> dict[str, Any]:

@@ -6,21 +6,22 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mosweep.backends.torchtune import config as torchtune_config
+from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import TRAIN, data_stage
-from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
+from mosweep.stages.loop.rounds import STATE, Round, RoundBackend, chosen_examples
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
 
+
+#: The top-level key of native settings.
+SECTION = "torchtune"
 
 _HERE = Traits(requires={"torchtune": "torchtune", "torch": "torchtune"})
 _ELSEWHERE = Traits()
@@ -158,8 +162,15 @@ _OF_ROUNDS = {
 
 
 @dataclass(frozen=True)
-class TorchtuneBackend:
+class TorchtuneBackend(RoundBackend):
     """The group ``backend=torchtune``."""
+
+    section: ClassVar[str] = SECTION
+    loop_settings: ClassVar[Mapping[str, str]] = {
+        "use_recommended_lr": "optimizer.lr",
+        "batch_size": "batch_size",
+        "max_seq_length": "tokenizer.max_seq_len",
+    }
 
     recipe: str = "lora_finetune_single_device"
     config: str | None = None
@@ -168,29 +179,45 @@ class TorchtuneBackend:
     merged: bool = True
     environment: Mapping[str, str] | None = None
 
-    def finetune(self, setting: Setting) -> Stage:
+    def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its
         GPUs could not share a batch.
         """
-        made, source = base_model(setting)
-        needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
-        config = native_config(setting, self.config)
-        resources = setting.resources("finetune")
+        made, source = base_model(trial)
+        needs = {"data": data_stage(trial)} | ({"model": made} if made else {})
+        config = native_config(trial, self.config)
+        resources = trial.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneFinetune(
             config={key: value for key, value in config.items() if key != "device"},
             merged=self.merged,
-            **self._given(setting, config, source),
+            **self._given(trial, config, source),
         )
         return Stage("finetune", work, needs, resources)
 
-    def peak_lr(self, setting: Setting) -> float:
-        """``optim.lr``, or else the recipe's."""
-        return float(native_config(setting, self.config)["optimizer"]["lr"])
+    def check_native(self, trial: TrialConfig) -> None:
+        """Read the recipe with the trial's settings."""
+        native_config(trial, self.config)
 
-    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+    @property
+    def merges(self) -> bool:
+        """As ``merged`` says."""
+        return self.merged
+
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The libraries, torchao's version, and whether there is a GPU."""
+        names = ("torch", "torchtune", "torchao", "torchdata", "transformers")
+        yield check_libraries("backend=torchtune", names, "torchtune")
+        yield _torchao()
+
+    def peak_lr(self, trial: TrialConfig) -> float:
+        """``optim.lr``, or else the recipe's."""
+        return float(native_config(trial, self.config)["optimizer"]["lr"])
+
+    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
         """A round of a loop."""
-        loop = setting.config.loop
+        loop = trial.config.loop
         if self.recipe not in torchtune_config.DISTRIBUTED:
             raise ConfigError(
                 "backend.recipe",
@@ -203,18 +230,18 @@ class TorchtuneBackend:
                 loop.renderer,
                 "is Tinker's; torchtune renders as the recipe's tokenizer does",
             )
-        for path, value in setting.config.torchtune.items():
+        for path, value in trial.native(SECTION).items():
             if (name := path.partition(".")[0]) in _OF_ROUNDS:
                 raise ConfigError(
                     f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}"
                 )
-        made, source = base_model(setting)
+        made, source = base_model(trial)
         needs = (
-            {"data": data_stage(setting)}
+            {"data": data_stage(trial)}
             | ({"model": made} if made else {})
             | ({"previous": previous} if previous else {})
         )
-        config = native_config(setting, self.config)
+        config = native_config(trial, self.config)
         if config["dataset"].get("packed"):
             raise ConfigError(
                 "torchtune.dataset.packed",
@@ -224,41 +251,41 @@ class TorchtuneBackend:
         config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
         if loop.max_seq_length:
             config = torchtune_config.set_path(config, "tokenizer.max_seq_len", loop.max_seq_length)
-        resources = setting.resources("finetune")
+        resources = trial.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneRound(
             config={
                 key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)
             },
             plan=this,
-            seed=setting.config.seed,
-            **self._given(setting, config, source),
+            seed=trial.config.seed,
+            **self._given(trial, config, source),
         )
         return Stage("round", work, needs, resources)
 
     def _given(
-        self, setting: Setting, config: Mapping[str, Any], source: ModelSource | None
+        self, trial: TrialConfig, config: Mapping[str, Any], source: ModelSource | None
     ) -> dict[str, Any]:
         """What every work on torchtune is given, but for its configuration."""
         device = None if self.device == "auto" else self.device
         return {
             "recipe": self.recipe,
             "source": source,
-            "model": setting.config.model.name,
+            "model": trial.config.model.name,
             "python": self.python or sys.executable,
             "device": device or config.get("device"),
             "environment": self.environment or {},
         }
 
 
-def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
+def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]:
     """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``,
     ``seed`` ← ``torchtune.<path>``.
 
     A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it
     is given itself.
     """
-    config = setting.config
+    config = trial.config
     lora, optim = config.lora, config.optim
     layer = {
         "model.lora_rank": lora.rank,
@@ -274,7 +301,7 @@ def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
     }
     given = {key: value for key, value in layer.items() if value is not None}
     recipe = _recipe(path or config.model.recipe or config.model.name)
-    return torchtune_config.merge(torchtune_config.merge(recipe, given), config.torchtune)
+    return torchtune_config.merge(torchtune_config.merge(recipe, given), trial.native(SECTION))
 
 
 @cache
@@ -292,3 +319,13 @@ def _recipe(name: str) -> dict[str, Any]:
     raise ConfigError(
         "model.recipe", name, f"no file recipes/torchtune/{name}.yaml; {choices(name, valid)}"
     )
+
+
+def _torchao() -> Check:
+    version = version_of("torchao")
+    if version is None or version_of("torchtune") is None:
+        return Check("torchao", None, "not installed")
+    minor = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    works = (0, 13) <= minor < (0, 16)
+    problem = f"{version}: torchtune 0.6.1 works with 0.13 to 0.15 only"
+    return Check("torchao", works, version if works else problem)

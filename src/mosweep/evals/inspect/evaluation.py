@@ -4,25 +4,30 @@ suite runs alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
 from mosweep.cost import prices
+from mosweep.evals.evaluation import Evaluation
 from mosweep.evals.inspect.options import inspect_options
 from mosweep.evals.inspect.signature import check_arguments, task_signature
 from mosweep.evals.inspect.tasks import located
-from mosweep.stages.base import Setting, served_by
+from mosweep.stages.base import TrialConfig, served_by
 from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
 __all__ = ["InspectEval", "InspectEvaluation"]
+
+#: The top-level key of native options.
+SECTION = "inspect"
 
 #: Options that change how quickly an evaluation runs, not what it measures.
 _PACE = frozenset(
@@ -111,7 +116,7 @@ class InspectEval(Work):
 
 
 @dataclass(frozen=True)
-class InspectEvaluation:
+class InspectEvaluation(Evaluation):
     """The group ``eval=inspect``.
 
     ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that
@@ -119,29 +124,30 @@ class InspectEvaluation:
     ``data_path``.
     """
 
+    section: ClassVar[str] = SECTION
+
     tasks: Sequence[str] | None = None
 
-    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
-        """One stage per evaluation task."""
-        return [self._stage(setting, tuned, name) for name in setting.eval_tasks(self.tasks)]
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The library."""
+        yield check_libraries("eval=inspect", ("inspect-ai",), "inspect")
 
-    def _stage(self, setting: Setting, tuned: Stage | None, name: str) -> Stage:
-        config = setting.config
-        options = inspect_options(config.inspect)
-        made, source = base_model(setting)
+    def stages(self, trial: TrialConfig, tuned: Stage | None) -> list[Stage]:
+        """One stage per evaluation task."""
+        return [self._stage(trial, tuned, name) for name in trial.eval_tasks(self.tasks)]
+
+    def _stage(self, trial: TrialConfig, tuned: Stage | None, name: str) -> Stage:
+        config = trial.config
+        options = inspect_options(trial.native(SECTION))
+        made, source = base_model(trial)
         needs = {"tuned": tuned} if tuned else {}
         needs |= {"model": made} if made else {}
         chosen, model_args = {**options.eval, **options.generate}, dict(options.model_args)
-        if (
-            tuned is None
-            and (elsewhere := getattr(config.backend, "evaluated", None))
-            and (reached := elsewhere(setting))
-        ):
-            source, model_args = reached.source, {**reached.arguments, **model_args}
-            chosen = {
-                **({"model_base_url": reached.base_url} if reached.base_url else {}),
-                **chosen,
-            }
+        if tuned is None and (hosted := config.backend.hosted_base(trial)):
+            source, model_args = hosted.source, {**hosted.arguments, **model_args}
+            address = {"model_base_url": hosted.base_url} if hosted.base_url else {}
+            chosen = {**address, **chosen}
         arguments, code, target = dict(options.task_args), None, name
         data_ext = "jsonl"
         place = _place(name, config.tasks_dir)
@@ -157,7 +163,7 @@ class InspectEvaluation:
             check_arguments(signature, {**arguments, **({"data_path": ""} if wants_data else {})})
             code, target = code_digest(file), f"{file}@{signature.registered}"
             if wants_data:
-                needs["data"] = data_stage(setting)
+                needs["data"] = data_stage(trial)
         endpoint = source.inspect if source else None
         provider = (served_by(tuned) if tuned else None) or (
             prices.paid_provider(endpoint) if endpoint else None
@@ -177,8 +183,8 @@ class InspectEvaluation:
             pace={k: v for k, v in chosen.items() if k in _PACE},
             provider=provider,
         )
-        resources = setting.resources("eval", computes=not (provider or endpoint))
-        return Stage(setting.eval_label(name), work, needs, resources)
+        resources = trial.resources("eval", computes=not (provider or endpoint))
+        return Stage(trial.eval_label(name), work, needs, resources)
 
 
 def _used(usage: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
