@@ -76,9 +76,9 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
     store = Store(shell.folder / ".mosweep" / "store")
     [record] = [
         record
-        for key in store.keys()
+        for key in store.keys()  # noqa: SIM118
         if (record := store.read(key)) and record.data["kind"] == "finetune"
-    ]  # noqa: SIM118
+    ]
     left = record.facts
     assert left["remote_job"] == job["id"]
     assert left["model_id"] == f"ft:gpt-4o-mini-2024-07-18:our-org:mosweep:{job['id'][-8:]}"

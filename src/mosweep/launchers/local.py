@@ -185,8 +185,8 @@ class _Launch:
             under_way = self.under_way(provider) if waiting else 0
             while (
                 self.may_start(waiting)
-                and under_way < self.plan.stages[waiting[0][2]].work.max_concurrent
-            ):  # type: ignore[attr-defined]
+                and under_way < self.plan.stages[waiting[0][2]].work.max_concurrent  # type: ignore[attr-defined]
+            ):
                 self.remote = self.remote or self.hire_remote()
                 key = self.take(waiting)
                 under_way += 1
@@ -405,8 +405,10 @@ class _Launch:
         begun = self.remote.logs if self.remote else {}
         works = [self.plan.stages[key].work for key in begun]
         for provider, count in Counter(
-            work.remote for work in works if getattr(work, "outlives", False)
-        ).items():  # type: ignore[attr-defined]
+            work.remote  # type: ignore[attr-defined]
+            for work in works
+            if getattr(work, "outlives", False)
+        ).items():
             what = (
                 f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
                 "without us"
