@@ -53,7 +53,7 @@ class Backend(ABC):
         Raises ``ConfigError`` for a setting that cannot work.
         """
 
-    def check_native(self, trial: TrialConfig) -> None:
+    def check_native(self, trial: TrialConfig) -> None:  # noqa: B027 - most have nothing to check
         """Check the native settings alone, for a dry run. Raises ``ConfigError``."""
 
     def hosted_base(self, trial: TrialConfig) -> HostedBase | None:

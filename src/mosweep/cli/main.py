@@ -26,7 +26,8 @@ VERBS = {
     "summary": "a sweep's trials with what was measured",
     "cancel": "end what a sweep has running or waiting, here or in Slurm",
     "explain": "why a stage of a trial is cached, or what differs from the nearest one that is",
-    "contamination": "which evaluation items were in the training data, and the scores without them",
+    "contamination": "which evaluation items were in the training data, and the scores "
+    "without them",
     "analyze": "a sweep as a report: a page for the browser, Markdown, plots, tables",
     "bundle": "a sweep as one archive, with everything that its numbers rest on",
     "verify": "check a bundle, anywhere: every digest, key and mean in it is derived again",

@@ -15,7 +15,9 @@ from mosweep.config.groups import Config
 
 __all__ = ["meets", "taken"]
 
-_OF_SOME = frozenset({"backend", "control", "lora", "loop", "native", "optim", "seed", "transforms"})
+_OF_SOME = frozenset(
+    {"backend", "control", "lora", "loop", "native", "optim", "seed", "transforms"}
+)
 _OF_ALL = frozenset(each.name for each in fields(Config)) - _OF_SOME
 
 
@@ -35,5 +37,3 @@ def meets(key: str, pattern: str) -> bool:
         or pattern.startswith(f"{key}.")
         or (pattern.endswith(".*") and key.startswith(f"{stem}."))
     )
-
-

@@ -30,7 +30,7 @@ from mosweep.analysis.effects import compared, contrasts_of
 from mosweep.config.groups import Config
 from mosweep.config.resources import whole
 from mosweep.core import schema
-from mosweep.core.errors import MosweepError, StageError, UserError, choices
+from mosweep.core.errors import ConfigError, MosweepError, StageError, UserError, choices
 from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial, unique_stages
 from mosweep.design.compose import Composer
@@ -282,12 +282,15 @@ def run_whole_trial(config: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    trial = _one_trial(config, list(hydra.overrides.task), folder.name)
+    builder, overrides = Builder(), list(hydra.overrides.task)
+    trial = builder.trial(_job(config), _factors(_Levels(), overrides, None), folder.name)
     typed, sweep_folder = config_of(trial), Sweep(folder.parent)
     if not any(
         trial.id == known["id"] for launch in sweep_folder.launches for known in launch.trials
     ):
-        # A sweeper of Hydra's own: nobody has frozen the design, so each job adds its trial.
+        # A sweeper of Hydra's own: nobody has checked or frozen the design, so each job adds its
+        # trial.
+        builder.refuse_unread()
         prepare([trial], typed, store_of(typed), sweep_folder, _design([trial], None))
     result = run_trials([trial], typed, folder.parent, {}, Local(workers=1), within=True)
     done = next(found for found in result.trials if found.id == trial.id)
@@ -300,7 +303,10 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     """``mosweep`` without ``-m``: one trial, as one Hydra job; the exit status."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(overrides, list)
-    trial = _one_trial(config, [str(override) for override in overrides])
+    builder = Builder()
+    factors = _factors(_Levels(), [str(override) for override in overrides], None)
+    trial = builder.trial(_job(config), factors)
+    builder.refuse_unread()
     status = 1
 
     def task(job: DictConfig) -> float | None:
@@ -315,13 +321,6 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     # raises what the task raised
     _ = run_job(task, config, "hydra.run.dir", None, context).return_value
     return status
-
-
-def _one_trial(config: DictConfig, overrides: Sequence[str], name: str | None = None) -> Trial:
-    builder = Builder()
-    trial = builder.trial(_job(config), _factors(_Levels(), overrides, None), name)
-    builder.refuse_unread()
-    return trial
 
 
 def config_of(trial: Trial) -> Config:
@@ -378,7 +377,7 @@ def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence
                 str(task) for one in lists for task in (one if isinstance(one, list) else [one])
             )
             hint = f"{problem}; give {EVALUATIONS}=[{','.join(tasks)}]"
-            raise ConfigError(EVALUATIONS, str(override.value_element_as_str or override), hint)
+            raise ConfigError(EVALUATIONS, override.get_value_element_as_str(), hint)
     if EVALUATIONS in designed:
         raise ConfigError(f"treatments.{EVALUATIONS}", "…", f"{problem}; give it under controls")
 

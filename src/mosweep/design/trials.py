@@ -46,9 +46,7 @@ class Builder:
         """The typed configuration."""
         return self._sections.config(plain)
 
-    def trial(
-        self, plain: Mapping[str, Any], factors: Factors, name: str | None = None
-    ) -> Trial:
+    def trial(self, plain: Mapping[str, Any], factors: Factors, name: str | None = None) -> Trial:
         """The trial of one configuration. Raises ``ConfigError`` for whatever cannot work."""
         config = self.config(plain)
         patterns = takes(config)

@@ -8,10 +8,11 @@ at a time and keeps what it imported, so that the next stage of a kind starts at
 for somebody else's computer. When its standard input ends while a stage runs, whoever gave the
 order is dead: the worker ends itself and the whole process group, so that nothing runs on unseen.
 
-    → {"key": …, "target": "mosweep.stages.finetune.DummyFinetune", "fields": {…}, "needs": {"data":
-    key}, …} ← {"event": "started", "key": …, "log": path} ← {"event": "finished", "key": …,
-    "seconds": s}   |   {"event": "failed", "key": …, "error": text, "log": path} ← {"event":
-    "busy", "key": …}                        another living process has claimed the stage
+    → {"key": …, "target": "mosweep.backends.dummy.backend.DummyFinetune", "fields": {…}, …}
+    ← {"event": "started", "key": …, "log": path}
+    ← {"event": "finished", "key": …, "seconds": s}
+    ← {"event": "failed", "key": …, "error": text, "log": path}
+    ← {"event": "busy", "key": …}            another living process has claimed the stage
 """
 
 from __future__ import annotations

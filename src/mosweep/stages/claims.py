@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 from mosweep.backends.base import Backend
-from mosweep.config.claims import meets
 from mosweep.config.choices import choices_of
+from mosweep.config.claims import meets
 from mosweep.config.groups import Config, Loop, Lora, Optim
 from mosweep.core.errors import ConfigError
 from mosweep.evals.evaluation import Evaluation

@@ -156,7 +156,8 @@ class TorchtuneRound(_OnTorchtune):
 _OF_ROUNDS = {
     "epochs": "set loop.max_rounds and loop.steps_per_round",
     "max_steps_per_epoch": "set loop.steps_per_round",
-    "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, loop.warmup_steps)",
+    "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, "
+    "loop.warmup_steps)",
     "shuffle": "rounds read one shuffled sequence (seed)",
 }
 

@@ -34,17 +34,15 @@ class Slurm:
     - ``wait``: stay until all is done; otherwise submit and return, and ``mosweep watch``, ``run``
       and ``cancel`` go on from there.
     - ``max_jobs``: at most this many jobs of ours in Slurm at a time, waiting ones included;
-      ``array_parallelism`` bounds the running
-      ones of an array.
+      ``array_parallelism`` bounds the running ones of an array.
     - ``retries``: how often a stage whose job was lost (node failure, preemption without requeue,
-      failed boot, a death without a trace)
-      is submitted again; ``max_num_timeout``: how often one that ran into its time limit is, to
-      resume from its last checkpoint.
+      failed boot, a death without a trace) is submitted again; ``max_num_timeout``: how often one
+      that ran into its time limit is, to resume from its last checkpoint.
     - ``max_mem_gb``: a stage that ran out of memory is submitted again with twice as much, up to
       this; ``None``: it has failed.
-    - ``python``: the interpreter in the job; ``command_prefix``: what is put before it (``apptainer
-      exec --nv image.sif``);
-      ``container_image`` and ``container_mounts``: passed to ``srun`` for clusters with pyxis.
+    - ``python``: the interpreter in the job; ``command_prefix``: what is put before it
+      (``apptainer exec --nv image.sif``); ``container_image`` and ``container_mounts``: passed to
+      ``srun`` for clusters with pyxis.
     - ``patience_min``: how long a Slurm that does not answer is waited for.
     """
 
@@ -205,10 +203,8 @@ class Slurm:
             mounts = (
                 [f"--container-mounts={self.container_mounts}"] if self.container_mounts else []
             )
-            command = (
-                f"{shlex.join(['srun', '--ntasks=1', f'--container-image={self.container_image}', *mounts])} "
-                f"{command}"
-            )
+            image = f"--container-image={self.container_image}"
+            command = f"{shlex.join(['srun', '--ntasks=1', image, *mounts])} {command}"
         # the stage's process is the job's own: signals reach it, and its end is the job's
         return f"exec {command}"
 

@@ -2,13 +2,13 @@
 
     slurm/open/<name>            a mark per submission that may still have jobs in Slurm
     slurm/<name>/intent.json     which stages, in which order, behind which jobs; written first
-    slurm/<name>/stages.jsonl    the stages in full, a line per array element slurm/<name>/job.sh
-    the script as given to sbatch slurm/<name>/answer          sbatch's own output: the number of
-    the array, also if we die while sbatch runs slurm/<name>/void            sbatch never got
-    through: should a job of this name turn up after all, it ends at once slurm/<name>/<i>.started
-    element i began: its log, when, where slurm/<name>/<i>.done        another element's job, or a
-    launch, has done i's stage: what i's job will leave as its own word slurm/<name>/<i>.ended
-    element i came to an end of its own: how
+    slurm/<name>/stages.jsonl    the stages in full, a line per array element
+    slurm/<name>/job.sh          the script as given to sbatch
+    slurm/<name>/answer          sbatch's output: the array's number, also if we die meanwhile
+    slurm/<name>/void            sbatch never got through: a job of this name ends at once
+    slurm/<name>/<i>.started     element i began: its log, when, where
+    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage
+    slurm/<name>/<i>.ended       element i came to an end of its own: how
 
 They lie in the store, so that every sweep which wants a stage finds the job that another one has
 submitted for it.

@@ -134,9 +134,7 @@ def _chosen(trial: TrialConfig, chain: Mapping[str, Stage]) -> Stage:
     made = {"model": first.needs["model"]} if merged and "model" in first.needs else {}
     source = base_model(trial)[1] if merged else None
     work = Optimize(trial.config.loop.threshold, merged, source)
-    return Stage(
-        "optimize", work, {**chain, **made}, trial.resources("optimize", computes=False)
-    )
+    return Stage("optimize", work, {**chain, **made}, trial.resources("optimize", computes=False))
 
 
 def _hard(trial: TrialConfig, metric: str | None) -> HardExamples | None:
