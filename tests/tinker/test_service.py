@@ -309,7 +309,7 @@ async def test_torchtune_and_tinker_agree(server, tmp_path, monkeypatch):
 async def test_the_base_model_answers_through_inspect(server):
     from inspect_ai.model import GenerateConfig, get_model
 
-    import mosweep.evals.inspect.registry  # noqa: F401
+    import mosweep.backends.tinker.registry  # noqa: F401
 
     model = get_model(
         f"tinker/{MODEL}", renderer="llama3", tokenizer=str(server.base), memoize=False

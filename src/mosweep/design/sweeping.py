@@ -377,7 +377,7 @@ def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence
                 str(task) for one in lists for task in (one if isinstance(one, list) else [one])
             )
             hint = f"{problem}; give {EVALUATIONS}=[{','.join(tasks)}]"
-            raise ConfigError(EVALUATIONS, override.get_value_element_as_str(), hint)
+            raise ConfigError(EVALUATIONS, (override.input_line or "").partition("=")[2], hint)
     if EVALUATIONS in designed:
         raise ConfigError(f"treatments.{EVALUATIONS}", "…", f"{problem}; give it under controls")
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from mosweep.core.errors import ConfigError, MissingExtra
-
-if TYPE_CHECKING:
-    from mosweep.config.groups import Model
 
 __all__ = ["recommended_lr"]
 
 
-def recommended_lr(model: Model, key: str) -> float:
-    """The peak learning rate for LoRA on ``model`` by ``tinker_cookbook.hyperparam_utils.get_lr``.
+def recommended_lr(name: str, key: str) -> float:
+    """The peak learning rate for LoRA on the model ``name`` by ``tinker_cookbook.hyperparam_utils.get_lr``.
 
     Raises ``ConfigError`` on the setting ``key``, which asked for it, where there is none.
     """
-    name = model.tinker or model.hub or model.name
     try:
         from tinker_cookbook.hyperparam_utils import get_lr
     except ModuleNotFoundError as error:

@@ -400,7 +400,7 @@ class TinkerBackend(RoundBackend):
         settings = {
             "rank": lora.rank,
             "beta": self.beta,
-            "learning_rate": recommended_lr(config.model, "backend.use_recommended_lr")
+            "learning_rate": recommended_lr(self.model(trial), "backend.use_recommended_lr")
             if self.use_recommended_lr
             else optim.lr,
             "weight_decay": optim.weight_decay,

@@ -212,7 +212,9 @@ def _what_is_watched(trial: TrialConfig) -> tuple[str, str | None]:
 
 def _recommended_lr(trial: TrialConfig) -> float:
     """The peak learning rate that tinker-cookbook recommends for the model."""
-    return recommended_lr(trial.config.model, "loop.use_recommended_lr")
+    model = trial.config.model
+    name = model.tinker or model.hub or model.name
+    return recommended_lr(name, "loop.use_recommended_lr")
 
 
 def _wrapped(stage: Stage) -> dict[str, Any]:
