@@ -115,10 +115,14 @@ class _Facts:
     def to_json(self) -> dict[str, Json]:
         """As a record keeps it; what is unknown or empty is left out."""
         found = {name: getattr(self, name) for name in _names(type(self))}
-        kept = {name: value for name, value in found.items() if value not in (None, (), {}, False)}
+        kept = {name: value for name, value in found.items() if not _is_empty(value)}
         if isinstance(dataset := kept.get("dataset"), DatasetRef):
             kept["dataset"] = asdict(dataset)
         return {"version": self.version, **kept, **self.more}
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or (hasattr(value, "__len__") and len(value) == 0)
 
 
 def _names(kind: type[_Facts]) -> list[str]:
@@ -172,9 +176,7 @@ class ModelFacts(_Facts):
         if self.access is not None:
             name = next(name for name, kind in _ACCESS.items() if isinstance(self.access, kind))
             rest = {
-                key: value
-                for key, value in asdict(self.access).items()
-                if value not in (None, {}, False)
+                key: value for key, value in asdict(self.access).items() if not _is_empty(value)
             }
             found["access"] = {"type": name, **rest}
         return found

@@ -105,7 +105,10 @@ def prepare(
         asked["evalops"] = plain(config.loop.evalops)
     if config.budget != Budget():
         asked["budget"] = plain(config.budget)
-    about = {**design, **asked, "provenance": provenance(Path.cwd())}
+    modules = frozenset(
+        name for stage in unique_stages(trials).values() for name in stage.work.traits.requires
+    )
+    about = {**design, **asked, "provenance": provenance(Path.cwd(), modules)}
     return sweep.freeze(trials, store, about)
 
 

@@ -146,7 +146,7 @@ async def _attempt(
             finished=round(time.time(), 3),
             host=this_process().host,
             job=this_process().job,
-            versions=versions(),
+            versions=versions(work.traits.requires),
             **_placed(spec),
         )
     except (Exception, SystemExit) as error:

@@ -23,14 +23,14 @@ from mosweep.backends.openai.training import (
 )
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError, UserError
-from mosweep.core.facts import Usage
+from mosweep.core.facts import HostedAccess, ModelFacts, Usage
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between, build
 from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
 from mosweep.cost.prices import facts as usage_facts
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.data import TRAIN, data_folder, data_stage, dataset_ref
 
 if TYPE_CHECKING:
     from mosweep.backends.openai.account import Account
@@ -82,7 +82,7 @@ class OpenAIFinetune(RemoteWork):
         from mosweep.backends.openai.training import OpenAITrainingBackend
 
         data = context.inputs["data"]
-        folder = data.folder / str(data.facts["folder"])
+        folder = data_folder(data)
         names = [TRAIN, *([VALIDATION] if self.validation else [])]
         contents = [await _prepared(folder / name, self.method) for name in names]
         intent = context.out / "job.json"
@@ -105,16 +105,20 @@ class OpenAIFinetune(RemoteWork):
             print(f"{run.id} goes on at OpenAI; the same command attaches to it")
             raise
         result = await run.result()
-        return {
-            "model_id": model_id,
-            "inspect": f"{PROVIDER}{model_id}",
-            "remote_job": run.id,
-            **_measured(result),
-            "usage": usage_facts(
-                Usage("openai", result.base, train_tokens=result.trained_tokens or 0)
-            ),
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
-        }
+        used = Usage(self.provider, result.base, train_tokens=result.trained_tokens or 0)
+        last = result.losses[-1] if result.losses else None
+        facts = ModelFacts(
+            model_id=model_id,
+            access=HostedAccess(self.provider, model_id),
+            dataset=dataset_ref(data),
+            steps=int(last[0]) if last else None,
+            final_loss=last[1] if last else None,
+            loss=[list(point) for point in result.losses],
+            remote_job=run.id,
+            usage=usage_facts(used),
+            more=_more(result),
+        )
+        return facts.to_json()
 
     @classmethod
     def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
@@ -242,17 +246,13 @@ def _check_seed(seed: int) -> None:
         raise ConfigError("seed", seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)")
 
 
-def _measured(result: OpenAIResult) -> dict[str, Any]:
-    """The facts of a finished job. A loss that OpenAI did not tell is missing."""
-    last = result.losses[-1] if result.losses else None
+def _more(result: OpenAIResult) -> dict[str, Any]:
+    """What only OpenAI reports of a finished job."""
     seconds = None if result.finished is None else result.finished - result.created
     known = {
         "base": result.base,
         "seed": result.seed,
         "settings": dict(result.settings),
-        "steps": last and last[0],
-        "final_loss": last and last[1],
-        "loss": [list(point) for point in result.losses],
         "checkpoints": [dict(checkpoint) for checkpoint in result.checkpoints],
         "trained_tokens": result.trained_tokens,
         "job_seconds": seconds,

@@ -15,7 +15,7 @@ from mosweep.backends.base import HostedBase
 from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError, UserError, choices
-from mosweep.core.facts import Usage
+from mosweep.core.facts import HostedAccess, ModelFacts, Usage
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
@@ -24,7 +24,7 @@ from mosweep.cost import prices
 from mosweep.datasets.preferences import check_preferences
 from mosweep.models.learning_rate import recommended_lr
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.data import TRAIN, ImportData, data_stage
+from mosweep.stages.data import TRAIN, ImportData, data_folder, data_stage, dataset_ref
 from mosweep.stages.loop.rounds import Round, RoundBackend, chosen_examples
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
@@ -109,33 +109,30 @@ class _OnTinker(RemoteWork):
         (context.out / "train.jsonl").unlink()
         losses = run.losses
         used = Usage("tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens)
-        return {
-            "model_id": model_id,
-            "inspect": model_id,
-            "inspect_args": {
-                "renderer": self.renderer,
-                **({"base_url": self.base_url} if self.base_url else {}),
-            },
-            "tokenizer": "base" if local else "hub",
-            "remote_job": " ".join(run.jobs),
-            "steps": len(losses),
-            "final_loss": losses[-1][1],
-            "loss": [list(point) for point in losses],
-            "resumed_at_step": run.resumed_at_step,
-            "usage": prices.facts(used),
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
-            **({"state": run.state} if run.state else {}),
-            **(
-                {
-                    "curves": {
-                        name: [list(point) for point in found]
-                        for name, found in run.measures.items()
-                    }
-                }
-                if run.measures
-                else {}
+        facts = ModelFacts(
+            model_id=model_id,
+            access=HostedAccess(
+                self.provider,
+                model_id.removeprefix(f"{self.provider}/"),
+                base_url=self.base_url,
+                options={"renderer": self.renderer},
+                base_tokenizer=local,
             ),
-        }
+            dataset=dataset_ref(data),
+            steps=len(losses),
+            final_loss=losses[-1][1],
+            loss=[list(point) for point in losses],
+            curves={
+                name: [list(point) for point in points] for name, points in run.measures.items()
+            },
+            remote_job=" ".join(run.jobs),
+            usage=prices.facts(used),
+            more={
+                "resumed_at_step": run.resumed_at_step,
+                **({"state": run.state} if run.state else {}),
+            },
+        )
+        return facts.to_json()
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ class TinkerFinetune(_OnTinker):
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves ``tinker.jsonl``, with all that happened."""
         data = context.inputs["data"]
-        return await self._train(context, data.folder / str(data.facts["folder"]) / TRAIN, None)
+        return await self._train(context, data_folder(data) / TRAIN, None)
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ class TinkerRound(_OnTinker):
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
         file, count = (
-            data.folder / str(data.facts["folder"]) / TRAIN,
+            data_folder(data) / TRAIN,
             plan.steps * self.recipe.batch_size,
         )
         examples, about = await chosen_examples(context, plan, file, count, self.recipe.seed)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mosweep.backends.torchtune import config as torchtune_config
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
+from mosweep.core.facts import AdapterAccess, ModelFacts
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.data import TRAIN, data_folder, data_stage, dataset_ref
 from mosweep.stages.loop.rounds import STATE, Round, RoundBackend, chosen_examples
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
@@ -34,7 +35,7 @@ __all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_co
 #: The top-level key of native settings.
 SECTION = "torchtune"
 
-_HERE = Traits(requires={"torchtune": "torchtune", "torch": "torchtune"})
+_HERE = Traits(requires=dict.fromkeys(("torchtune", "torch", "torchao"), "torchtune"))
 _ELSEWHERE = Traits()
 
 
@@ -84,20 +85,19 @@ class _OnTorchtune(Work):
         await run.wait()
         result = run.result()
         shutil.rmtree(context.out / "run")  # how to attach to the run, which has ended
-        return result, {
-            "model_id": f"torchtune/{self.model}@{context.key[:12]}",
-            "inspect": f"mosweep/{self.model}",
-            "adapter": "adapter",
-            "steps": result.steps,
-            "final_loss": result.final_loss,
-            "loss": [list(point) for point in result.losses],
-            "seconds": result.seconds,
-            "train_seconds": result.train_seconds,
-            "device": result.device,
-            "dtype": result.dtype,
-            "world_size": result.world_size,
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
-        }
+        facts = ModelFacts(
+            model_id=f"torchtune/{self.model}@{context.key[:12]}",
+            access=AdapterAccess("adapter"),
+            dataset=dataset_ref(data),
+            steps=result.steps,
+            final_loss=result.final_loss,
+            loss=[list(point) for point in result.losses],
+            seconds=result.seconds,
+            train_seconds=result.train_seconds,
+            device=result.device,
+            more={"dtype": result.dtype, "world_size": result.world_size},
+        )
+        return result, facts.to_json()
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class TorchtuneFinetune(_OnTorchtune):
         where a killed attempt stopped.
         """
         data = context.inputs["data"]
-        file = data.folder / str(data.facts["folder"]) / TRAIN
+        file = data_folder(data) / TRAIN
         result, facts = await self._train(
             context, file, merged=self.merged, previous=context.previous
         )
@@ -138,7 +138,7 @@ class TorchtuneRound(_OnTorchtune):
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
         count = plan.steps * self.config["batch_size"] * self.config["gradient_accumulation_steps"]
         examples, about = await chosen_examples(
-            context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed
+            context, plan, data_folder(data) / TRAIN, count, self.seed
         )
         part = Part(tuple(plan.rates), previous.folder / STATE if previous else None)
         result, facts = await self._train(context, examples, part=part)

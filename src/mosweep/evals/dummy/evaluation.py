@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from mosweep.core.checks import Check
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
@@ -59,17 +60,23 @@ class DummyEval(Work):
 
 @dataclass(frozen=True)
 class DummyEvaluation(Evaluation):
-    """The group ``eval=dummy``. It takes every evaluator's native options, and reads none."""
+    """The group ``eval=dummy``. ``like`` is the section of the evaluator that it pretends to be."""
 
     stands_in: ClassVar[bool] = True
 
     tasks: Sequence[str] | None = None
     items: int = field(default=100, metadata=between(ge=1))
+    like: str | None = None
+
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """It always works."""
+        yield Check("eval=dummy", True, "needs nothing")
 
     def stages(self, trial: TrialConfig, tuned: Stage | None) -> list[Stage]:
         """One stage per evaluation task."""
         name = trial.config.model.name
-        options = dict(trial.native("inspect"))
+        options = dict(trial.native(self.like))
         item_sd = float(trial.native("backend").get("item_sd", ITEM_SD))
         return [
             Stage(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
+from mosweep.core.facts import AdapterAccess, EvalFacts, HostedAccess, ModelFacts, WeightsAccess
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
@@ -21,7 +22,14 @@ from mosweep.evals.inspect.options import inspect_options
 from mosweep.evals.inspect.signature import check_arguments, task_signature
 from mosweep.evals.inspect.tasks import located
 from mosweep.stages.base import TrialConfig, served_by
-from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
+from mosweep.stages.data import (
+    check_code,
+    code_digest,
+    data_folder,
+    data_stage,
+    dataset_ref,
+    task_folder,
+)
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
 __all__ = ["InspectEval", "InspectEvaluation"]
@@ -76,24 +84,23 @@ class InspectEval(Work):
             self.target,
             task_args=self.arguments,
             model_args=model_args,
-            data_path=data.folder / str(data.facts["folder"]) if data else None,
+            data_path=data_folder(data) if data else None,
             data_ext=self.data_ext,
         )
         results = await job.wait()
         [(task, metrics)] = results.metrics.items()
         scores = {metric: value for metric, value in metrics.items() if metric != "n"}
-        facts: dict[str, Any] = {
-            "task": self.task,
-            "inspect_task": task,
-            "model_id": self._model_id(context),
-            "metrics": scores,
-        }
-        facts |= {"n": int(metrics["n"]), "eval_log": Path((results.logs or {})[task]).name}
-        if used := _used(results.usage or {}):
-            facts["usage"] = used if len(used) > 1 else used[0]
-        if data:
-            facts["dataset"] = {"name": data.facts["name"], "digest": data.facts["digest"]}
-        return facts
+        used = _used(results.usage or {})
+        facts = EvalFacts(
+            task=self.task,
+            model_id=self._model_id(context),
+            metrics=scores,
+            n=int(metrics["n"]),
+            dataset=dataset_ref(data) if data else None,
+            usage=used if len(used) > 1 else used[0] if used else None,
+            more={"inspect_task": task, "eval_log": Path((results.logs or {})[task]).name},
+        )
+        return facts.to_json()
 
     def _model_id(self, context: Context) -> str:
         tuned = context.inputs.get("tuned")
@@ -102,16 +109,21 @@ class InspectEval(Work):
     def _reached(self, context: Context) -> tuple[str, dict[str, Any]]:
         """Inspect's name for the model, and its arguments."""
         tuned = context.inputs.get("tuned")
-        if tuned and "adapter" not in tuned.facts:
-            arguments = dict(tuned.facts.get("inspect_args", {}))
-            if tuned.facts.get("tokenizer") == "base":
+        access = ModelFacts.of(tuned.facts).access if tuned else None
+        if isinstance(access, HostedAccess):
+            arguments = dict(access.options)
+            if access.base_url:
+                arguments["base_url"] = access.base_url
+            if access.base_tokenizer:
                 arguments["tokenizer"] = str(folder_of(context, self.source))
-            return str(tuned.facts["inspect"]), arguments
+            return f"{access.provider}/{access.model}", arguments
+        if tuned and isinstance(access, WeightsAccess):
+            return f"mosweep/{self.model}", {"base": str(tuned.folder / access.folder)}
         if self.source is not None and self.source.inspect:
             return self.source.inspect, {}
         arguments = {"base": str(folder_of(context, self.source))}
-        if tuned:
-            arguments["adapter"] = str(tuned.folder / str(tuned.facts["adapter"]))
+        if tuned and isinstance(access, AdapterAccess):
+            arguments["adapter"] = str(tuned.folder / access.folder)
         return f"mosweep/{self.model}", arguments
 
 
