@@ -24,9 +24,10 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mosweep.config.choices import conf_folders, use_folder
 from mosweep.config.secrets import refuse_secrets
 from mosweep.core.errors import ConfigError, UserError, choices
-from mosweep.core.paths import home, own_and_shipped, shipped
+from mosweep.core.paths import home
 
 if TYPE_CHECKING:
     from mosweep.config.groups import Config
@@ -68,27 +69,21 @@ def hydra_main(arguments: Sequence[str]) -> int:
 
 
 class _Session:
-    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then the shipped
-    one.
+    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then those of
+    packages that bring one (entry points in ``mosweep.plugins``), then the shipped one.
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
         self.config_dir = config_dir
 
     def __enter__(self) -> Hydra:
-        main = shipped("conf")
+        given = Path(self.config_dir).absolute() if self.config_dir is not None else None
+        if given is not None and not given.is_dir():
+            raise UserError(f"--config-dir {self.config_dir}: no such folder")
+        use_folder(given)
+        *others, main = conf_folders()
         path = create_config_search_path(str(main))
-        own = [
-            folder
-            for folder in own_and_shipped("conf")
-            if folder != main and not folder.samefile(main)
-        ]
-        if self.config_dir is not None:
-            folder = Path(self.config_dir).absolute()
-            if not folder.is_dir():
-                raise UserError(f"--config-dir {self.config_dir}: no such folder")
-            own.insert(0, folder)
-        for folder in reversed(own):
+        for folder in reversed(others):
             path.prepend("user", f"file://{folder}", "main")
         path.prepend("mosweep", "mosweep-names://", "schema")
         GlobalHydra.instance().clear()
