@@ -41,6 +41,8 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mosweep`` and ``python -m mosweep``; exits with the status."""
+    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # modules of the user's own, behind all that is installed
     sys.exit(dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -75,12 +75,10 @@ class Design:
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
         _refuse_evaluations_as_factor(parsed, factor_keys)
         written = BasicSweeper.split_arguments(parsed, None)[0]
-        swept = [
-            str(override.get_key_element()) for override in parsed if override.is_sweep_override()
-        ]
+        swept = [_key_of(override) for override in parsed if override.is_sweep_override()]
         self.factor_keys = list(dict.fromkeys([*factor_keys, *swept]))
         # What is written on the command line wins over the design.
-        given = {str(override.get_key_element()) for override in parsed}
+        given = {_key_of(override) for override in parsed}
         base = list(
             {
                 tuple(o for o in overrides if o.partition("=")[0] not in given): None
@@ -354,6 +352,11 @@ class _Levels:
         return self.known[override]
 
 
+def _key_of(override: Override) -> str:
+    """The key that an override sets, whether it adds it (``+``) or not."""
+    return str(override.get_key_element()).lstrip("+")
+
+
 def _plain_value(value: Any) -> Any:
     if isinstance(value, str | int | float | bool) or value is None:
         return str(value) if type(value) not in (str, int, float, bool, type(None)) else value
@@ -371,7 +374,7 @@ EVALUATIONS = "eval.tasks"
 def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence[str]) -> None:
     problem = "evaluations are not a factor: each trial is evaluated on all of them"
     for override in parsed:
-        if override.is_sweep_override() and str(override.get_key_element()) == EVALUATIONS:
+        if override.is_sweep_override() and _key_of(override) == EVALUATIONS:
             lists = [_plain_value(value) for value in override.sweep_iterator()]
             tasks = dict.fromkeys(
                 str(task) for one in lists for task in (one if isinstance(one, list) else [one])
