@@ -15,7 +15,7 @@ import shutil
 import tarfile
 import time
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +27,7 @@ from mosweep.core.errors import MosweepError, UserError, choices
 from mosweep.core.store import LOG, DamageWarning, Store
 from mosweep.core.table import format_table
 from mosweep.core.work import Kind
+from mosweep.launchers.lookup import launchers_with_jobs
 from mosweep.sweep.folder import Sweep
 
 __all__ = [
@@ -184,23 +185,15 @@ def _stages_of(sweep: Sweep) -> set[str]:
 
 
 def in_use(store: Store) -> set[str]:
-    """Keys that must stay: what running sweeps count on, what is being worked on or waits in Slurm,
-    and what that needs.
+    """Keys that must stay: what running sweeps count on, what is being worked on, what launchers
+    have jobs for, and what that needs.
     """
     busy = {key for key in store.claims.held() if re.fullmatch(r"[0-9a-f]{64}", key)}
     for folder in sweeps_at_work(store):
         busy |= _stages_of(Sweep(folder))
-    for mark in (store.root / "slurm" / "open").glob("*"):
-        for line in _lines(store.root / "slurm" / mark.name / "stages.jsonl"):
-            busy |= {line["spec"]["key"], *line["spec"]["needs"].values()}
+    for launcher in launchers_with_jobs(store):
+        busy |= launcher.in_use(store)
     return busy | _reachable(busy, contents(store))
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
 
 
 # -- looking ---------------------------------------------------------------------------------------

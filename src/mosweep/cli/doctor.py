@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +12,7 @@ from mosweep.config.choices import choices_of
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.paths import home, shipped
 from mosweep.evals.evaluation import Evaluation
+from mosweep.launchers.base import Launcher
 
 __all__ = ["diagnose", "diagnosis_text"]
 
@@ -37,7 +36,7 @@ def diagnose() -> list[Check]:
         *checks,
         check_libraries("tracking=mlflow", ["mlflow"], "mlflow"),
         check_libraries("tracking=wandb", ["wandb"], "wandb"),
-        _slurm(),
+        *_launchers(),
     ]
 
 
@@ -54,32 +53,14 @@ def _gpus() -> Check:
     )
 
 
-def _slurm() -> Check:
-    found = shutil.which("sbatch")
-    if not found:
-        return Check("slurm", False, "no sbatch on this machine")
-    if importlib.util.find_spec("submitit") is None:
-        return Check(
-            "slurm", False, f"{found}, but submitit is missing: pip install 'mosweep[slurm]'"
-        )
-    from mosweep.core.errors import MosweepError
-    from mosweep.launchers.slurm.client import NoAccounting, SlurmClient
-
-    client = SlurmClient(timeout_s=10)
-    try:
-        partitions, size = ", ".join(client.partitions()), client.max_array_size()
-        try:
-            client.accounting(["1"])
-            accounting = "accounting"
-        except NoAccounting as error:
-            accounting = (
-                f"no accounting ({error}): the cause of a job's end is known for a few minutes only"
-            )
-    except MosweepError as error:
-        return Check("slurm", False, f"{found}, but Slurm does not answer: {error}")
-    return Check(
-        "slurm", True, f"{found}; partitions {partitions}; arrays of up to {size}; {accounting}"
-    )
+def _launchers() -> list[Check]:
+    """What the launchers that can be chosen say of themselves."""
+    return [
+        check
+        for found in choices_of("hydra/launcher").values()
+        if issubclass(found, Launcher)
+        for check in found.doctor()
+    ]
 
 
 def _home() -> Check:

@@ -110,10 +110,12 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
 
+    from hydra_plugins.mosweep.plugin import wrap_launcher
     from mosweep.design.sweeping import run_whole_trial
 
     with explained(hydra, name, overrides):
         config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
+        wrap_launcher(config)
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
         sweeper = Plugins.instance().instantiate_sweeper(

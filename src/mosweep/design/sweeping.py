@@ -29,7 +29,6 @@ from omegaconf import DictConfig, OmegaConf
 from mosweep.analysis.effects import compared, contrasts_of
 from mosweep.config.groups import Config
 from mosweep.config.resources import whole
-from mosweep.core import schema
 from mosweep.core.errors import ConfigError, MosweepError, StageError, UserError, choices
 from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.types import Trial, unique_stages
@@ -39,13 +38,12 @@ from mosweep.execution.launch import (
     check_access,
     check_installed,
     finish,
-    launcher_of,
     prepare,
     run_trials,
     store_of,
 )
 from mosweep.launchers.base import Launcher
-from mosweep.launchers.local import Local
+from mosweep.launchers.lookup import build_launcher, default_launcher, describe
 from mosweep.sweep.folder import UNKNOWN, Sweep, level_of
 from mosweep.sweep.plan import make_plan
 
@@ -175,25 +173,19 @@ def launch(
 
 def _launch(launcher: Any, overrides: Sequence[Sequence[str]]) -> int:
     result, _, options = _run_planned(launcher, overrides)
-    return _exit_status(result.trials, waited=getattr(options, "wait", True))
+    return _exit_status(result.trials, waited=options.waits)
 
 
 def _run_planned(
     launcher: Any, overrides: Sequence[Sequence[str]]
 ) -> tuple[SweepResult, list[Trial], Launcher]:
     config = launcher.config
-    given = {
-        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        for key, value in launcher.options.items()
-    }
-    options = launcher_of({launcher.kind: given})
+    options = build_launcher(launcher.options)
     trials = compose_trials(
         config, launcher.hydra_context.config_loader, overrides, launcher.factor_keys
     )
     folder = _folder(config)
-    design = _design(trials, launcher.factor_keys) | {
-        "launcher": {launcher.kind: schema.plain(options)}
-    }
+    design = _design(trials, launcher.factor_keys) | {"launcher": describe(options)}
     # a mistake is told now
     contrasts_of(
         design["contrasts"], compared(design), control=any(trial.control for trial in trials)
@@ -290,7 +282,7 @@ def run_whole_trial(config: DictConfig) -> float | None:
         # trial.
         builder.refuse_unread()
         prepare([trial], typed, store_of(typed), sweep_folder, _design([trial], None))
-    result = run_trials([trial], typed, folder.parent, {}, Local(workers=1), within=True)
+    result = run_trials([trial], typed, folder.parent, {}, default_launcher(workers=1), within=True)
     done = next(found for found in result.trials if found.id == trial.id)
     if done.status != "succeeded":
         raise _failure(done)
@@ -310,7 +302,9 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     def task(job: DictConfig) -> float | None:
         nonlocal status
         folder = Path(HydraConfig.get().runtime.output_dir)
-        result = run_trials([trial], config_of(trial), folder, _design([trial], None), Local())
+        result = run_trials(
+            [trial], config_of(trial), folder, _design([trial], None), default_launcher()
+        )
         status = _exit_status(result.trials)
         return _objective(result.trials[0], trial.config)
 

@@ -22,6 +22,10 @@ _UNSET: Mapping[str, Any] = {"lora": Lora(), "optim": Optim(), "loop": Loop()}
 
 def takes(config: Config) -> tuple[str, ...]:
     """What the parts of the trial read, beside what concerns every trial."""
+    for part, base in ((config.backend, Backend), (config.eval, Evaluation)):
+        if not isinstance(part, base):
+            key = f"{'backend' if base is Backend else 'eval'}._target_"
+            raise ConfigError(key, type(part).__name__, f"is not a mosweep.{base.__name__}")
     found = [
         *_of(config.eval),
         *(name for part in config.transforms.values() for name in part.takes),
@@ -33,9 +37,7 @@ def takes(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _of(part: Any) -> Iterator[str]:
-    if not isinstance(part, Backend | Evaluation):
-        return
+def _of(part: Backend | Evaluation) -> Iterator[str]:
     yield from part.takes
     if part.section is not None:
         yield f"{part.section}.*"

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.files import write_whole
 from mosweep.core.store import Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Work
@@ -170,9 +171,7 @@ def _heed_signals(spec: dict[str, Any]) -> None:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data) + "\n")  # a line, as the job's script reads it
-    temporary.replace(path)
+    write_whole(path, json.dumps(data) + "\n")  # a line, as the job's script reads it
 
 
 if __name__ == "__main__":

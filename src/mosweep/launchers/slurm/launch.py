@@ -14,24 +14,16 @@ import re
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mosweep.core.claims import Claim
-from mosweep.core.errors import MissingExtra, MosweepError, UserError
-from mosweep.core.events import (
-    Notice,
-    Recorder,
-    StageFailed,
-    StageFinished,
-    StageQueued,
-    StageStarted,
-)
+from mosweep.core.errors import MosweepError
+from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
-from mosweep.cost.budget import Meter
-from mosweep.launchers.base import Outcome, dependents
+from mosweep.launchers.base import Outcome
+from mosweep.launchers.driver import PlanRun
 from mosweep.launchers.slurm.arrays import Array, Place, arrange
 from mosweep.launchers.slurm.client import (
     ARRAY_SIZE_MAX,
@@ -43,12 +35,13 @@ from mosweep.launchers.slurm.client import (
     SlurmSilent,
 )
 from mosweep.launchers.slurm.options import Slurm
+from mosweep.launchers.slurm.script import output, script
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.launchers.worker import at_once, perform
 from mosweep.sweep.folder import point
 from mosweep.sweep.plan import Plan
 
-__all__ = ["Launch", "check"]
+__all__ = ["Launch"]
 
 #: Files are looked at this often, in seconds.
 LOOK_S = 0.25
@@ -111,39 +104,7 @@ class _Ended:
     job: Job | None
 
 
-def check(options: Slurm, plan: Plan) -> None:
-    """``UserError`` if there is no Slurm here, or if it would never run what a stage asks for."""
-    if find_spec("submitit") is None:
-        raise MissingExtra("submitit", "slurm", "hydra/launcher=slurm")
-    client = SlurmClient()
-    asked: dict[str, Stage] = {}
-    for stage in plan.to_run:
-        asked.setdefault(str(options.parameters(stage.resources)), stage)
-    for stage in asked.values():
-        try:
-            client.test(options.parameters(stage.resources))
-        except SlurmSilent:
-            return  # it may answer by the time there is something to submit
-        except SlurmRefused as error:
-            raise UserError(_refusal(client, options, stage, error)) from None
-
-
-def _refusal(client: SlurmClient, options: Slurm, stage: Stage, error: SlurmRefused) -> str:
-    parameters = options.parameters(stage.resources)
-    given = " ".join(
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in parameters.items()
-    )
-    known = ""
-    if "partition" in str(error).lower():
-        with contextlib.suppress(SlurmSilent):
-            known = f"; valid partitions: {', '.join(client.partitions())}"
-    return (
-        f"Slurm refuses jobs for {stage.label}: {error}{known}\nasked for: {given} (from "
-        "resources.* and hydra.launcher.*)"
-    )
-
-
-class Launch:
+class Launch(PlanRun):
     """One run of one plan."""
 
     def __init__(
@@ -155,18 +116,10 @@ class Launch:
         sweep: Path,
         client: SlurmClient | None = None,
     ) -> None:
-        self.options, self.plan, self.store, self.recorder, self.sweep = (
-            options,
-            plan,
-            store,
-            recorder,
-            sweep,
-        )
+        super().__init__(plan, store, recorder)
+        self.options, self.sweep = options, sweep
         self.client = client or SlurmClient()
         self.submissions = Submissions(store.root / "slurm")
-        self.outcome = Outcome(finished=set(plan.records))
-        self.todo: dict[str, Stage] = {stage.key: stage for stage in plan.to_run}
-        self.dependents = dependents(plan)
         self.may_be_trivial = {
             key: None for key, stage in self.todo.items() if stage.work.traits.may_be_trivial
         }
@@ -185,7 +138,6 @@ class Launch:
         # submissions without an answer, and since when Slurm was seen not to know them
         self.unheard: dict[str, float | None] = {}
         self.doomed: set[str] = set()  # jobs that are yet to be cancelled
-        self.meter = Meter.of(plan, store)
         self.limit: int | None = None
         # the submit limit that we ran into, and until when it is believed
         self.most: tuple[int, float] | None = None
@@ -218,7 +170,7 @@ class Launch:
                     time.sleep(LOOK_S)
             self.tidy(last=True)
         except KeyboardInterrupt:
-            self.tell(
+            self.notice(
                 f"{self.living()} go on in Slurm: {self.verbs()}; the same command attaches to "
                 "them again"
             )
@@ -231,7 +183,7 @@ class Launch:
                 if rest
                 else ""
             )
-            self.tell(f"{self.living()} in Slurm: {self.verbs()}{more}")
+            self.notice(f"{self.living()} in Slurm: {self.verbs()}{more}")
         return self.outcome
 
     def living(self) -> str:
@@ -242,10 +194,6 @@ class Launch:
         """What can be done about them, in words."""
         folder = os.path.relpath(self.sweep)
         return f"`mosweep watch {folder}` follows them, `mosweep cancel {folder}` ends them"
-
-    def tell(self, text: str) -> None:
-        """Say something that concerns no one stage."""
-        self.recorder.notice(Notice(text))
 
     # -- submitting --------------------------------------------------------------------------------
 
@@ -273,7 +221,7 @@ class Launch:
         self.answered()
         for key, at in list(self.at.items()):
             if self.store.read(key):
-                self.finished(key, 0.0)
+                self.finished(key)
                 continue
             job, mark = jobs.get(str(at.place)), at.submission.end(at.index)
             running = job is not None and job.alive
@@ -292,7 +240,7 @@ class Launch:
                 self.submissions.close(submission)  # its launcher did not live to see this
                 self.unheard.pop(submission.name, None)
         if self.at:
-            self.tell(
+            self.notice(
                 f"{self.living()} of this sweep {'is' if len(self.at) == 1 else 'are'} in Slurm "
                 "already"
             )
@@ -391,7 +339,7 @@ class Launch:
                 self.hear()  # what has ended need not be waited for
                 for stage in self.unsubmitted():
                     if self.store.read(stage.key):
-                        self.finished(stage.key, 0.0, elsewhere=True)
+                        self.finished(stage.key, elsewhere=True)
                 elsewhere = self.store.claims.held()
                 size = ARRAY_SIZE_MAX
                 while (room := self.room()) and (stages := self.affordable(elsewhere)):
@@ -443,7 +391,7 @@ class Launch:
             if stage.key in self.meter.since:  # its last job was lost, and took what it took
                 self.meter.failed(stage.key)
             if why := self.meter.refusal(stage.key):
-                self.failed(stage.key, "budget", why, None)
+                self.failed(stage.key, "", why, cancelled=True)
             elif not self.meter.must_wait(stage.key):
                 self.meter.starts(stage.key)
                 chosen.append(stage)
@@ -526,7 +474,7 @@ class Launch:
     def full_of(self, error: SlurmFull) -> None:
         """Say once that not all can go in at once."""
         if not self.full:
-            self.tell(
+            self.notice(
                 f"Slurm takes no more jobs at present ({error}); the rest goes in as others end"
             )
         self.full = True
@@ -569,9 +517,9 @@ class Launch:
         keys = [stage.key for stage in array.stages.values()]
         tries = {key: self.tries[key] for key in keys if self.tries.get(key)}
         submission = self.submissions.create(
-            array, self.options.name, str(self.sweep), behind, tries, self.options.output
+            array, self.options.name, str(self.sweep), behind, tries, output(self.options)
         )
-        submission.script.write_text(self.options.script(array, submission, self.store.root))
+        submission.script.write_text(script(self.options, array, submission, self.store.root))
         try:
             submission.array = self.client.submit(submission.script, submission.answer)
         except SlurmSilent:
@@ -594,20 +542,9 @@ class Launch:
             self.ended.pop(key, None)
             if self.meter:
                 self.meter.starts(key)
-        self.recorder.stages_queued(
-            [
-                StageQueued(
-                    key,
-                    self.label(key),
-                    self.plan.trial_of[key],
-                    str(self.at[key].place),
-                    self.tries.get(key, ()),
-                )
-                for key in keys
-            ]
-        )
+        self.queued({key: str(self.at[key].place) for key in keys}, self.tries)
         self.link_script(submission)
-        self.tell(_handed_in(array, submission))
+        self.notice(_handed_in(array, submission))
 
     def link_script(self, submission: Submission) -> None:
         """Each trial's folder shows the script that its stage was submitted with."""
@@ -638,7 +575,7 @@ class Launch:
         begun, told = time.monotonic(), False
         while not isinstance(claim := self.store.claims.acquire(DECIDING), Claim):
             if time.monotonic() - begun > 10 and not told:
-                self.tell(f"waiting for {claim}, which is submitting jobs")
+                self.notice(f"waiting for {claim}, which is submitting jobs")
                 told = True
             time.sleep(0.1)
         try:
@@ -690,7 +627,7 @@ class Launch:
             if key in self.at:
                 self.at[key].submission.do(self.at[key].index, event)
             if event["event"] == "finished":
-                self.finished(key, event["seconds"], bool(event.get("elsewhere")), "here")
+                self.finished(key, "here", event["seconds"], bool(event.get("elsewhere")))
             else:
                 self.failed(key, "here", event["error"], Path(event["log"]))
 
@@ -708,7 +645,7 @@ class Launch:
         """A job's own word of its end. That it succeeded is believed when its record is there."""
         at = self.at[key]
         if self.store.read(key):
-            self.finished(key, float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
+            self.finished(key, "", float(mark.get("seconds", 0.0)), bool(mark.get("elsewhere")))
         elif mark["event"] == "failed":
             often = [tried["state"] for tried in self.tries.get(key, ())].count("OUT_OF_MEMORY")
             # what the stage had started was killed
@@ -773,7 +710,7 @@ class Launch:
                 self.waiting.add(key)
                 if _STUCK.search(job.reason) and (self.label(key), job.reason) not in self.stuck:
                     self.stuck.add((self.label(key), job.reason))
-                    self.tell(
+                    self.notice(
                         f"{self.label(key)} (job {at.place}) will not start as things are: Slurm "
                         f"says {job.reason}"
                     )
@@ -789,9 +726,7 @@ class Launch:
             if self.meter:
                 self.meter.starts(key)
             name = f"{at.place} {job.node}".strip()
-            self.recorder.stage_started(
-                StageStarted(key, self.label(key), self.plan.trial_of[key], name, Path(mark["log"]))
-            )
+            self.started(key, name, Path(mark["log"]))
         if owned or self.store.record_path(key).exists() or at.submission.mark(at.index, "ended"):
             self.gone.pop(key, None)
         elif time.monotonic() - self.gone.setdefault(key, time.monotonic()) > GONE_S:
@@ -813,7 +748,7 @@ class Launch:
             if key not in self.at:
                 continue
             if self.store.read(key):
-                self.finished(key, 0.0)
+                self.finished(key)
             elif mark := self.at[key].submission.mark(self.at[key].index, "ended"):
                 if mark["event"] == "failed":
                     self.heard_end(key, mark)
@@ -960,17 +895,10 @@ class Launch:
         for other in [key, *waiting]:
             self.leave(other)
         where = f" on {job.node}" if job.node else ""
-        self.tell(
+        self.notice(
             f"{self.label(key)} of {self.plan.trial_of[key]}: {job.state}{where} (job "
             f"{tried['job']}); goes in again"
         )
-
-    def descendants(self, key: str) -> set[str]:
-        """All that needs the stage, directly or not."""
-        found: set[str] = set()
-        for other in self.dependents[key]:
-            found |= {other} | self.descendants(other)
-        return found
 
     def cancel(self, keys: Sequence[str]) -> None:
         """Have the stages' jobs taken out of Slurm; nothing is handed in before that is done."""
@@ -1002,42 +930,26 @@ class Launch:
     # -- ends --------------------------------------------------------------------------------------
 
     def finished(
-        self, key: str, seconds: float, elsewhere: bool = False, job: str | None = None
+        self, key: str, job: str = "", seconds: float = 0.0, elsewhere: bool = False
     ) -> None:
         """The stage's record is there. ``job``: what made it, if not the stage's own job."""
         job = job or (str(self.at[key].place) if key in self.at else "another process")
         if key in self.at:
             self.leave(key)
-        del self.todo[key]
-        if self.meter:
-            (self.meter.returns if elsewhere else self.meter.finished)(key)
-        self.outcome.finished.add(key)
-        self.recorder.stage_finished(
-            StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere)
-        )
+        super().finished(key, job, seconds, elsewhere)
 
     def failed(
-        self, key: str, job: str, error: str, log: Path | None, *, cancelled: bool = False
-    ) -> None:
-        """The stage failed for good, and what needs it will not run."""
+        self, key: str, job: str, error: str, log: Path | None = None, *, cancelled: bool = False
+    ) -> list[str]:
+        """The stage failed for good. The jobs of what needs it are cancelled."""
         if key in self.at:
             self.leave(key)
-        del self.todo[key]
-        if self.meter:
-            self.meter.failed(key)
-        self.outcome.failed[key] = error
-        self.recorder.stage_failed(
-            StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log, cancelled)
-        )
-        waiting = [other for other in self.descendants(key) if other in self.todo]
-        self.cancel(waiting)
-        for other in waiting:
-            if self.meter:
-                self.meter.returns(other)
+        given_up = super().failed(key, job, error, log, cancelled=cancelled)
+        self.cancel(given_up)
+        for other in given_up:
             if other in self.at:
                 self.leave(other)
-            del self.todo[other]
-            self.outcome.failed[other] = f"not run: {self.label(key)} failed"
+        return given_up
 
     def close(self, submission: Submission) -> None:
         """Nothing of ours is at this submission any more; if nothing of anybody's is, it is
@@ -1052,10 +964,6 @@ class Launch:
             self.submissions.close(submission)
         del self.followed[submission.name]
 
-    def label(self, key: str) -> str:
-        """What the stage is called."""
-        return self.plan.stages[key].label
-
     # -- silence -----------------------------------------------------------------------------------
 
     def silence(self, error: SlurmSilent) -> None:
@@ -1067,7 +975,7 @@ class Launch:
         if now - self.silent_since > self.options.patience_min * 60:
             waited = f"Slurm has not answered for {self.options.patience_min:g} min ({error})"
             if not self.todo:
-                self.tell(
+                self.notice(
                     f"{waited}; jobs that nobody needs may go on there: "
                     f"{' '.join(sorted({*self.doomed, *self.unheard}))}"
                 )
@@ -1079,7 +987,7 @@ class Launch:
             )
         if now - max(self.silent_since, self.told) > TELL_S:
             self.told = now
-            self.tell(
+            self.notice(
                 f"Slurm has not answered for {now - self.silent_since:.0f} s ({error}); still "
                 "trying"
             )
@@ -1087,7 +995,7 @@ class Launch:
     def answered(self) -> None:
         """Slurm did answer."""
         if self.silent_since is not None and self.told > self.silent_since:
-            self.tell("Slurm answers again")
+            self.notice("Slurm answers again")
         self.silent_since = None
 
 

@@ -1,6 +1,4 @@
-"""What Slurm says of stages, for ``status``, ``watch`` and ``cancel``: from any shell that sees the
-store, changing nothing.
-"""
+"""Slurm's side of ``status``, ``watch`` and ``cancel``: from any shell that sees the store."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from mosweep.core.types import Status
 from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 
-__all__ = ["cancel", "observe"]
+__all__ = ["observe", "withdraw"]
 
 
 def observe(
@@ -48,7 +46,7 @@ def observe(
     }
 
 
-def cancel(
+def withdraw(
     store: Store, keys: Collection[str], client: SlurmClient | None = None
 ) -> dict[str, str]:
     """Take the jobs of those stages among ``keys`` that have no record out of Slurm; the jobs' ids
@@ -105,7 +103,7 @@ def _queued(submission: Submission, index: int, jobs: dict[str, Job], silent: st
     if job is None:
         state = "?" if silent or submission.array is None else "UNKNOWN"
         reason = silent or (
-            "being handed in" if submission.array is None else "Slurm does not know it any more"
+            "being submitted" if submission.array is None else "Slurm does not know it any more"
         )
         job = Job(name, state, reason=reason)
     elif status in ("failed", "cancelled"):

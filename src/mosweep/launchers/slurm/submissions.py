@@ -30,6 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.files import write_whole
 from mosweep.launchers.slurm.arrays import Array, Place
 from mosweep.launchers.slurm.client import read_answer
 
@@ -160,7 +161,9 @@ class Submission:
 
     def do(self, index: int, event: Mapping[str, Any]) -> None:
         """Leave word for the element's job that its stage is done, and how."""
-        _write(self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n")
+        write_whole(
+            self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n"
+        )
         self._heard["done"].add(index)
 
     @property
@@ -186,16 +189,26 @@ class Submissions:
         are.
         """
         known = known or {}
-        try:
-            names = os.listdir(self.root / "open")
-        except FileNotFoundError:
-            return {}
         found = {
             name: known.get(name) or Submission(self.root / name)
-            for name in names
+            for name in self._open_names()
             if (self.root / name / "intent.json").exists()
         }
         return dict(sorted(found.items(), key=lambda item: (item[1].intent["time"], item[0])))
+
+    def stages(self) -> set[str]:
+        """The stages of all open submissions, and what they need."""
+        keys: set[str] = set()
+        for name in self._open_names():
+            for spec in _specs(self.root / name / "stages.jsonl"):
+                keys |= {spec["key"], *spec["needs"].values()}
+        return keys
+
+    def _open_names(self) -> list[str]:
+        try:
+            return os.listdir(self.root / "open")
+        except FileNotFoundError:
+            return []
 
     def create(
         self,
@@ -236,7 +249,7 @@ class Submissions:
                 )
                 file.write(f'{{"index":{index},"spec":{spec}}}\n')
         (self.root / "open" / token).touch()
-        _write(submission.folder / "intent.json", json.dumps(intent, ensure_ascii=False))
+        write_whole(submission.folder / "intent.json", json.dumps(intent, ensure_ascii=False))
         return submission
 
     def close(self, submission: Submission, *, void: bool = False) -> None:
@@ -251,7 +264,9 @@ class Submissions:
         shutil.rmtree(submission.folder, ignore_errors=True)
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _specs(path: Path) -> Iterator[dict[str, Any]]:
+    """The stages of a submission in full, as far as they are written."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)["spec"]
