@@ -24,7 +24,7 @@ _OF_ALL = frozenset(each.name for each in fields(Config)) - _OF_SOME
 def taken(key: str, patterns: Iterable[str]) -> bool:
     """Whether a trial that takes ``patterns`` reads the setting or factor ``key``."""
     root = key.partition(".")[0]
-    if root in _OF_ALL or (key == root and root not in _OF_SOME):  # the choice of a group
+    if root in _OF_ALL:
         return True
     return any(meets(key, pattern) for pattern in patterns)
 

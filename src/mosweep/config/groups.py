@@ -35,6 +35,7 @@ __all__ = [
         "StoreConfig",
         "Task",
     ),
+    "TOP_LEVEL",
     "Tracking",
 ]
 
@@ -297,8 +298,8 @@ class Loop:
 class Config:
     """Everything about one trial.
 
-    ``transforms`` are further sections that name a class in ``_target_``, ``native`` all others:
-    the native settings of backends and evaluators.
+    ``transforms`` are further sections that name a class in ``_target_``, or are ``null``;
+    ``native`` are all others: the native settings of backends and evaluators.
     """
 
     model: Model
@@ -348,11 +349,11 @@ class Sections:
         found: dict[str, Any] = {"native": {}, "transforms": {}}
         for name, value in data.items():
             section = self.section(name, value)
-            if name in _FIELDS:
+            if name in TOP_LEVEL:
                 found[name] = section
-            elif isinstance(value, Mapping) and schema.TARGET in value:
+            elif value is None or (isinstance(value, Mapping) and schema.TARGET in value):
                 found["transforms"][name] = section
-            elif section is not None:
+            else:
                 found["native"][name] = section
         return schema.build(Config, found)
 
@@ -371,7 +372,7 @@ class Sections:
     @staticmethod
     def _build(name: str, value: Mapping[str, Any]) -> Any:
         value = _without_missing(value)
-        if name in ("backend", "eval") or (name not in _FIELDS and schema.TARGET in value):
+        if name in ("backend", "eval") or (name not in TOP_LEVEL and schema.TARGET in value):
             return schema.build_target(value, name)
         if name == "resources":
             from mosweep.config.resources import Request
@@ -381,7 +382,7 @@ class Sections:
 
 
 #: The keys that a configuration may have beside native sections and transforms.
-_FIELDS = frozenset(each.name for each in fields(Config)) - {"native", "transforms"}
+TOP_LEVEL = frozenset(each.name for each in fields(Config)) - {"native", "transforms"}
 
 _SECTIONS: dict[str, type[Any]] = {
     "model": Model,

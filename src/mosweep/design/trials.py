@@ -160,8 +160,8 @@ def _last_stages(trial: TrialConfig) -> list[Stage]:
     elif not config.control:
         tuned = config.backend.finetune(trial)
     model: Stage | None = tuned
-    by_order = sorted(config.transforms.items(), key=lambda part: (part[1].order, part[0]))
-    for name, part in by_order:
+    parts = ((name, part) for name, part in config.transforms.items() if part is not None)
+    for name, part in sorted(parts, key=lambda one: (getattr(one[1], "order", 0), one[0])):
         if not isinstance(part, Transform):
             raise ConfigError(f"{name}._target_", type(part).__name__, "is not a mosweep.Transform")
         model = part.stage(trial, model) or model

@@ -10,8 +10,8 @@ from typing import Any
 from mosweep.backends.base import Backend
 from mosweep.config.choices import choices_of
 from mosweep.config.claims import meets
-from mosweep.config.groups import Config, Loop, Lora, Optim
-from mosweep.core.errors import ConfigError
+from mosweep.config.groups import TOP_LEVEL, Config, Loop, Lora, Optim
+from mosweep.core.errors import ConfigError, choices
 from mosweep.evals.evaluation import Evaluation
 
 __all__ = ["given", "refusal", "takes"]
@@ -26,10 +26,9 @@ def takes(config: Config) -> tuple[str, ...]:
         if not isinstance(part, base):
             key = f"{'backend' if base is Backend else 'eval'}._target_"
             raise ConfigError(key, type(part).__name__, f"is not a mosweep.{base.__name__}")
-    found = [
-        *_of(config.eval),
-        *(name for part in config.transforms.values() for name in part.takes),
-    ]
+    found = [*_of(config.eval)]
+    for name, part in config.transforms.items():
+        found += [name, f"{name}.*", *(part.takes if part is not None else ())]
     if not config.control:
         found += ["backend", "backend.*", *_of(config.backend)]
         if config.loop.enabled:
@@ -87,5 +86,8 @@ def refusal(key: str, value: Any, config: Config) -> ConfigError:
                 mine = (*part.takes, *([f"{part.section}.*"] if part.section else []))
                 if any(meets(key, pattern) for pattern in mine):
                     who.append(f"{group}={name}")
-    problem = "nothing in this sweep takes this setting"
-    return ConfigError(key, value, f"{problem}; {' or '.join(who)} would" if who else problem)
+    if who:
+        problem = f"nothing in this sweep takes this setting; {' or '.join(who)} would"
+    else:
+        problem = f"no such key; {choices(key.partition('.')[0], TOP_LEVEL)}"
+    return ConfigError(key, value, problem)
