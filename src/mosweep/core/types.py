@@ -57,7 +57,7 @@ class Stage:
         """Everything that a worker in another process needs, as JSON; ``load_work`` reads it
         back.
         """
-        work = type(self.work)
+        work, libraries = type(self.work), list(self.work.traits.requires)
         return {
             "key": self.key,
             "label": self.label,
@@ -69,6 +69,7 @@ class Stage:
             "resources": {
                 k: v for k, v in schema.plain(self.resources).items() if v is not None and v != {}
             },
+            **({"libraries": libraries} if libraries else {}),
         }
 
 

@@ -185,6 +185,8 @@ class Driver(PlanRun):
     def first(self, line: str) -> str | None:
         """The first in line, if it may start now. Those that a cap keeps from ever starting fail."""
         waiting = self.lines.get(line, [])
+        while waiting and waiting[0][2] not in self.todo:  # it ended in a job that was there before
+            heapq.heappop(waiting)
         while waiting and self.meter and (why := self.meter.refusal(waiting[0][2])):
             self.failed(heapq.heappop(waiting)[2], "", why, cancelled=True)
         if not waiting or (self.meter and self.meter.must_wait(waiting[0][2])):
