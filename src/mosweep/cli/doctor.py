@@ -59,7 +59,7 @@ def _launchers() -> list[Check]:
         check
         for found in choices_of("hydra/launcher").values()
         if issubclass(found, Launcher)
-        for check in found.checks()
+        for check in found.doctor()
     ]
 
 
