@@ -53,7 +53,7 @@ def plan(arguments: Sequence[str]) -> int:
         asked = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
     else:
         from mosweep.design.application import planned
-        from mosweep.design.trials import bundles_of
+        from mosweep.design.factors import bundles_of
         from mosweep.execution.launch import store_of
 
         trials, config = planned(args.overrides)

@@ -1,5 +1,4 @@
-"""From a configuration to trials: controls and treatments to overrides, overrides to trials, and
-the control trials beside them.
+"""From resolved configurations to trials, and the control trials beside them.
 
 The only place that knows what the config groups mean for a trial. Hydra's configuration comes in as
 plain data.
@@ -11,9 +10,6 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 from mosweep.config.claims import taken
@@ -21,11 +17,10 @@ from mosweep.config.groups import Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage, Trial, in_order
-from mosweep.design.settings import selected_overrides
 from mosweep.stages.base import Transform, TrialConfig
 from mosweep.stages.claims import given, refusal, takes
 
-__all__ = ["Builder", "Factors", "bundles_of", "design_overrides", "trial_name"]
+__all__ = ["Builder", "Factors", "level_text", "trial_name"]
 
 Factors = Mapping[str, Any]
 
@@ -173,7 +168,7 @@ def _last_stages(trial: TrialConfig) -> list[Stage]:
 
 def trial_name(factors: Factors) -> str:
     """A readable folder name: ``model=a,lora.rank=4``."""
-    name = ",".join(f"{key}={_level(value)}" for key, value in factors.items()) or "trial"
+    name = ",".join(f"{key}={level_text(value)}" for key, value in factors.items()) or "trial"
     if len(name.encode()) <= 180:
         return name
     return (
@@ -183,193 +178,11 @@ def trial_name(factors: Factors) -> str:
     )
 
 
-def _level(value: Any) -> str:
+def level_text(value: Any) -> str:
+    """A level as part of a folder name."""
     text = (
         json.dumps(value, separators=(",", ":"))
         if isinstance(value, list | dict | bool) or value is None
         else str(value)
     )
     return re.sub(r"[^\w.+@~:\[\]{}-]", "_", text)
-
-
-@dataclass(frozen=True)
-class _Level:
-    key: str
-    value: Any
-
-    def override(self) -> str:
-        """As a Hydra override."""
-        return f"{self.key}={_as_override(self.value)}"
-
-
-def design_overrides(
-    controls: Any, treatments: Any, seeds: Any, setting: Any = None, tags: Any = None
-) -> tuple[list[list[str]], list[str]]:
-    """The override lists of a design written as ``controls``, ``treatments`` and ``seeds``, and the
-    keys of its factors.
-
-    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle.
-    Without a design: one empty list. The data sets of a ``setting`` are crossed with all that,
-    unless the design chooses data sets itself; its evaluations hold for all.
-    """
-    datasets, held = selected_overrides(setting, tags)
-    fixed = [_Level(key, value).override() for key, value in _mapping("controls", controls).items()]
-    data = _loaded("treatments", treatments)
-    if isinstance(data, list):
-        mappings = [levels for _, levels in _bundles(data)]
-        if not mappings:
-            raise ConfigError("treatments", "[]", "expected at least one bundle of levels")
-        bundles = [
-            [_Level(key, value).override() for key, value in mapping.items()]
-            for mapping in mappings
-        ]
-        factors = list(dict.fromkeys(key for mapping in mappings for key in mapping))
-    else:
-        levels = {
-            key: value if isinstance(value, list) else [value]
-            for key, value in _mapping("treatments", data).items()
-        }
-        for key, values in levels.items():
-            if not values:
-                raise ConfigError(f"treatments.{key}", "[]", "a treatment needs at least one level")
-        bundles = [
-            list(bundle)
-            for bundle in product(
-                *([_Level(key, v).override() for v in values] for key, values in levels.items())
-            )
-        ]
-        factors = list(levels)
-    if seeds is not None:
-        values = (
-            list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-        )
-        if not values or not isinstance(values, list):
-            raise ConfigError("seeds", seeds, "expected a list of whole numbers, or how many")
-        bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
-        factors.append("seed")
-    written = {override.partition("=")[0] for bundle in [fixed, *bundles] for override in bundle}
-    fixed = [
-        *(_Level(key, value).override() for key, value in held.items() if key not in written),
-        *fixed,
-    ]
-    if datasets and not written & {key for levels in datasets for key in levels}:
-        choices = [
-            [_Level(key, value).override() for key, value in levels.items()] for levels in datasets
-        ]
-        bundles = [[*choice, *bundle] for choice in choices for bundle in bundles]
-        factors = list(dict.fromkeys([*(key for levels in datasets for key in levels), *factors]))
-    return [[*fixed, *bundle] for bundle in bundles], factors
-
-
-def bundles_of(treatments: Any, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """Treatments that were given as bundles, by name, each with its levels but for the seed; empty
-    where levels are crossed.
-
-    A bundle is called by its key ``name`` or else by its levels. A factor that the command line has
-    overridden is in none.
-    """
-    data = _loaded("treatments", treatments)
-    if not isinstance(data, list):
-        return {}
-    there = {(key, _level(level)) for trial in trials for key, level in trial.factors.items()}
-    bundles = _bundles(data)
-    gone = {
-        key
-        for _, levels in bundles
-        for key, level in levels.items()
-        if (key, _level(level)) not in there
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for name, levels in bundles:
-        mine = {key: level for key, level in levels.items() if key not in gone and key != "seed"}
-        found.setdefault(name or trial_name(mine), mine)
-    return found
-
-
-def _bundles(data: Sequence[Any]) -> list[tuple[str | None, dict[str, Any]]]:
-    """Name, if it has one, and levels of each bundle."""
-    found = []
-    for index, bundle in enumerate(data):
-        levels = dict(_mapping(f"treatments[{index}]", bundle))
-        name = levels.pop("name", None)
-        found.append((None if name is None else str(name), levels))
-    return found
-
-
-def _mapping(key: str, value: Any) -> Mapping[str, Any]:
-    value = _loaded(key, value)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(
-            key, value, "expected a mapping from factor to level, such as {lora.alpha: 32}"
-        )
-    return _flat(value)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys, so that ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are one
-    design.
-    """
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            result |= _flat(item, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = item
-    return result
-
-
-def _loaded(key: str, value: Any) -> Any:
-    """JSON given inline or as ``@file`` as data."""
-    if not isinstance(value, str):
-        return value
-    text = value
-    if value.startswith("@"):
-        try:
-            text = Path(value[1:]).read_text()
-        except OSError as error:
-            raise ConfigError(key, value, f"cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(key, value, "is not text in UTF-8") from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            key, value, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
-
-
-def _as_override(value: Any) -> str:
-    """A value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list):
-        return "[" + ",".join(_as_override(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return (
-            "{"
-            + ",".join(f"{_escaped(str(key))}:{_as_override(item)}" for key, item in value.items())
-            + "}"
-        )
-    text = str(value)
-    if re.fullmatch(r"[A-Za-z_][\w.-]*", text, re.ASCII) and text.lower() not in (
-        "true",
-        "false",
-        "null",
-        "nan",
-        "inf",
-    ):
-        return text
-    return (
-        "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and r"\'"), text) + "'"
-    )
-
-
-def _escaped(key: str) -> str:
-    """A mapping's key in Hydra's override grammar, which has no quotes there."""
-    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
