@@ -27,7 +27,7 @@ from mosweep.analysis.statistics import Components
 from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.errors import ConfigError, CorruptRecord, MissingExtra
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.work import Context, Resources
+from mosweep.core.work import EVAL, FINETUNE, Context, Resources
 from mosweep.evals.dummy import SCORE, draw
 from mosweep.sweep.folder import find_sweep
 
@@ -67,7 +67,7 @@ def sweep(
             if is_control
             else [
                 StageResult(
-                    "finetune", "finetune", f"finetune {name}", "succeeded", record={"facts": {}}
+                    "finetune", FINETUNE, f"finetune {name}", "succeeded", record={"facts": {}}
                 )
             ]
         )
@@ -81,7 +81,7 @@ def sweep(
                 "facts": {"task": "words", "metrics": dict(metrics or {}), "n": len(found or ())}
             }
         done = StageResult(
-            "eval:words", "eval", key, state, record=record, folder=place if record else None
+            "eval:words", EVAL, key, state, record=record, folder=place if record else None
         )
         trials.append(TrialResult(name, name, factors, is_control, (*tuned, done), place))
 
@@ -649,7 +649,7 @@ def test_importing_it_loads_nothing_heavy():
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.special", None)
     monkeypatch.delitem(sys.modules, "mosweep.analysis.statistics", raising=False)
-    monkeypatch.delattr(sys.modules["mosweep.reports"], "statistics", raising=False)
+    monkeypatch.delattr(sys.modules["mosweep.analysis"], "statistics", raising=False)
     with pytest.raises(
         MissingExtra, match=r"the statistics of effects needs scipy.*mosweep\[reports\]"
     ):
