@@ -16,7 +16,7 @@ from mosweep.cli.verbs import run_verb
 from mosweep.core.results import SweepResult
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
-from mosweep.core.work import Context
+from mosweep.core.work import DATA, EVAL, FINETUNE, Context, Kind, Work
 from mosweep.reports.summary import summary_data, summary_text
 from mosweep.sweep.folder import Sweep
 
@@ -35,11 +35,10 @@ JAPANESE = (
 
 
 @dataclass(frozen=True)
-class Pretended:
+class Pretended(Work):
     """Work that was done before: its files are published without running anything."""
 
     name: str
-    kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -48,17 +47,17 @@ class Pretended:
 
 @dataclass(frozen=True)
 class Data(Pretended):
-    kind: ClassVar[str] = "data"
+    kind: ClassVar[Kind] = DATA
 
 
 @dataclass(frozen=True)
 class Finetune(Pretended):
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
 
 
 @dataclass(frozen=True)
 class Eval(Pretended):
-    kind: ClassVar[str] = "eval"
+    kind: ClassVar[Kind] = EVAL
 
 
 def row(*contents: str, roles: Sequence[str] = ("user", "assistant")) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from mosweep.analysis.statistics import Components
 from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.errors import ConfigError, CorruptRecord, MissingExtra
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.work import Context, Resources
-from mosweep.evals.dummy.backend import SCORE, draw
+from mosweep.core.work import EVAL, FINETUNE, Context, Resources
+from mosweep.evals.dummy import SCORE, draw
 from mosweep.sweep.folder import find_sweep
 
 TREATMENTS = {"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64], "seed": [0, 1, 2]}
@@ -67,7 +67,7 @@ def sweep(
             if is_control
             else [
                 StageResult(
-                    "finetune", "finetune", f"finetune {name}", "succeeded", record={"facts": {}}
+                    "finetune", FINETUNE, f"finetune {name}", "succeeded", record={"facts": {}}
                 )
             ]
         )
@@ -81,7 +81,7 @@ def sweep(
                 "facts": {"task": "words", "metrics": dict(metrics or {}), "n": len(found or ())}
             }
         done = StageResult(
-            "eval:words", "eval", key, state, record=record, folder=place if record else None
+            "eval:words", EVAL, key, state, record=record, folder=place if record else None
         )
         trials.append(TrialResult(name, name, factors, is_control, (*tuned, done), place))
 

@@ -10,6 +10,7 @@ import pytest
 
 from mosweep.core.fingerprint import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.work import Kind
 
 #: When the pretended sweep began, in seconds.
 BEGIN = 1_760_000_000.0
@@ -28,7 +29,13 @@ def stage(
     key = fingerprint([label, what])
     if error:
         return StageResult(
-            label, kind, key, "failed", needs or {}, error=error, log=folder / key / "log.txt"
+            label,
+            Kind.of(kind),
+            key,
+            "failed",
+            needs or {},
+            error=error,
+            log=folder / key / "log.txt",
         )
     began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(kind)
     record = {
@@ -40,7 +47,13 @@ def stage(
         "finished": began + 30.0,
     }
     return StageResult(
-        label, kind, key, "succeeded", needs or {}, record=record, folder=folder / "store" / key
+        label,
+        Kind.of(kind),
+        key,
+        "succeeded",
+        needs or {},
+        record=record,
+        folder=folder / "store" / key,
     )
 
 
