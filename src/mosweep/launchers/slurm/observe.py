@@ -10,6 +10,7 @@ from mosweep.core.store import Store
 from mosweep.core.types import Status
 from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
 from mosweep.launchers.slurm.submissions import Submission, Submissions
+from mosweep.launchers.slurm.verdict import is_unclear
 
 __all__ = ["observe", "withdraw"]
 
@@ -34,7 +35,7 @@ def observe(
         unknown = {
             s.array
             for s, index in places.values()
-            if s.array and _unclear(jobs.get(f"{s.array}_{index}"))
+            if s.array and is_unclear(jobs.get(f"{s.array}_{index}"))
         }
         if unknown:
             jobs |= _accounted(client, {array: arrays[array] for array in unknown}, jobs)
@@ -76,10 +77,6 @@ def _places(store: Store, keys: Collection[str]) -> dict[str, tuple[Submission, 
     return places
 
 
-def _unclear(job: Job | None) -> bool:
-    return job is None or job.state in ("CANCELLED", "FAILED")
-
-
 def _accounted(
     client: SlurmClient, arrays: Mapping[str, str], jobs: dict[str, Job]
 ) -> dict[str, Job]:
@@ -90,7 +87,7 @@ def _accounted(
     return {
         name: job
         for name, job in found.items()
-        if _unclear(jobs.get(name)) and not (name in jobs and job.alive)
+        if is_unclear(jobs.get(name)) and not (name in jobs and job.alive)
     }
 
 

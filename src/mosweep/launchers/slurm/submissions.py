@@ -1,13 +1,16 @@
-"""Submissions: what was, or is about to be, given to Slurm, on disk before Slurm hears of it.
+"""Submissions: what was, or is about to be, given to Slurm, on disk before sbatch runs.
 
     slurm/open/<name>            a mark per submission that may still have jobs in Slurm
     slurm/<name>/intent.json     which stages, in which order, behind which jobs; written first
     slurm/<name>/stages.jsonl    the stages in full, a line per array element
     slurm/<name>/job.sh          the script as given to sbatch
-    slurm/<name>/answer          sbatch's output: the array's number, also if we die meanwhile
-    slurm/<name>/void            sbatch never got through: a job of this name ends at once
+    slurm/<name>/answer          sbatch's own output: the number of the array, also if we die while
+                                 sbatch runs
+    slurm/<name>/void            sbatch never got through: should a job of this name turn up after
+                                 all, it ends at once
     slurm/<name>/<i>.started     element i began: its log, when, where
-    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage
+    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage: what i's
+                                 job will leave as its own word
     slurm/<name>/<i>.ended       element i came to an end of its own: how
 
 They lie in the store, so that every sweep which wants a stage finds the job that another one has
@@ -46,7 +49,7 @@ class Submission:
 
     folder: Path
     array: str | None = None
-    _heard: dict[str, set[int]] = field(
+    _seen: dict[str, set[int]] = field(
         default_factory=lambda: {what: set() for what in MARKS}, repr=False
     )
 
@@ -136,8 +139,8 @@ class Submission:
             return
         for name in names:
             index, _, what = name.partition(".")
-            if what in MARKS and int(index) not in self._heard[what]:
-                self._heard[what].add(int(index))
+            if what in MARKS and int(index) not in self._seen[what]:
+                self._seen[what].add(int(index))
                 yield int(index), what
 
     def mark(self, index: int, what: str) -> dict[str, Any] | None:
@@ -152,30 +155,30 @@ class Submission:
         """How the element's stage came to an end, in its own job or in another's, if it did."""
         return self.mark(index, "ended") or self.mark(index, "done")
 
-    def unhear(self, index: int) -> None:
+    def read_again(self, index: int) -> None:
         """The element runs again, or is about to write what could not be read yet: that will be
         news.
         """
-        for heard in self._heard.values():
-            heard.discard(index)
+        for seen in self._seen.values():
+            seen.discard(index)
 
     def do(self, index: int, event: Mapping[str, Any]) -> None:
         """Leave word for the element's job that its stage is done, and how."""
         write_whole(
             self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n"
         )
-        self._heard["done"].add(index)
+        self._seen["done"].add(index)
 
     @property
     def spare(self) -> set[int]:
         """The elements that others are known to have done, and that have not said so themselves:
         their jobs are not needed any more.
         """
-        return self._heard["done"] - self._heard["ended"]
+        return self._seen["done"] - self._seen["ended"]
 
     def dismiss(self) -> None:
         """Wait for no word of the spare elements any more."""
-        self._heard["ended"] |= self.spare
+        self._seen["ended"] |= self.spare
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ class Submissions:
         return submission
 
     def close(self, submission: Submission, *, void: bool = False) -> None:
-        """Nothing more will be heard of its jobs; ``void``: it never had any."""
+        """Nothing more will come of its jobs; ``void``: it never had any."""
         if void:
             (submission.folder / "void").touch()
         (self.root / "open" / submission.name).unlink(missing_ok=True)
