@@ -19,7 +19,6 @@ import gzip
 import importlib
 import io
 import json
-import os
 import sys
 import tarfile
 import time
@@ -44,6 +43,7 @@ from mosweep.archive.verify import (
 from mosweep.config.secrets import find_secrets, masked
 from mosweep.core import fingerprint
 from mosweep.core.errors import MosweepError, UserError
+from mosweep.core.files import replacing
 from mosweep.core.results import SweepResult, TrialResult
 from mosweep.core.store import Record
 from mosweep.core.work import DATA, Kind
@@ -152,8 +152,8 @@ def pack(
     }
     manifest |= {"not_recomputable": exceptions}
     entries[MANIFEST] = _json({**manifest, "seal": seal_of(manifest)})
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
         _write(temporary, result.name, entries, digests)
         verdict = verify(temporary)
         if not verdict.holds:
@@ -161,9 +161,6 @@ def pack(
                 f"{sweep.folder} is not as it was launched and recorded: "
                 f"{'; '.join(verdict.problems[:3])}"
             )
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     verdict.bundle = str(target)
     return verdict
 
@@ -328,7 +325,6 @@ def _write(
     digests: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Sorted, of no time and no owner, and with the content that the manifest promises."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(target, "wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped,

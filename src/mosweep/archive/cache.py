@@ -24,6 +24,7 @@ from mosweep.core import fingerprint
 from mosweep.core.claims import Owner
 from mosweep.core.drivers import sweeps_at_work
 from mosweep.core.errors import MosweepError, UserError, choices
+from mosweep.core.files import replacing
 from mosweep.core.store import LOG, DamageWarning, Store
 from mosweep.core.table import format_table
 from mosweep.core.work import Kind
@@ -357,26 +358,21 @@ def export(store: Store, keys: Iterable[str], target: Path) -> int:
         raise UserError(f"{target} exists")
     if damage := verified(store, {key: entries[key] for key in chosen}):
         raise MosweepError(f"not exported, for it is damaged: {'; '.join(damage.values())}")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with tarfile.open(temporary, "w:gz") as archive:
-            order = [key for key in entries if key in chosen]
-            about = json.dumps({"format": FORMAT, "keys": order}).encode()
-            info = tarfile.TarInfo("mosweep-cache.json")
-            info.size = len(about)
-            archive.addfile(info, io.BytesIO(about))
-            for key in order:
-                folder = store.root / entries[key].folder
-                for file in sorted(
-                    path
-                    for path in folder.rglob("*")
-                    if path.is_file() and path.relative_to(folder) != Path(LOG)
-                ):
-                    archive.add(file, f"{entries[key].folder}/{file.relative_to(folder)}")
-                archive.add(store.record_path(key), f"records/{key[:1]}/{key}.json")
-        temporary.rename(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, tarfile.open(temporary, "w:gz") as archive:
+        order = [key for key in entries if key in chosen]
+        about = json.dumps({"format": FORMAT, "keys": order}).encode()
+        info = tarfile.TarInfo("mosweep-cache.json")
+        info.size = len(about)
+        archive.addfile(info, io.BytesIO(about))
+        for key in order:
+            folder = store.root / entries[key].folder
+            for file in sorted(
+                path
+                for path in folder.rglob("*")
+                if path.is_file() and path.relative_to(folder) != Path(LOG)
+            ):
+                archive.add(file, f"{entries[key].folder}/{file.relative_to(folder)}")
+            archive.add(store.record_path(key), f"records/{key[:1]}/{key}.json")
     return len(chosen)
 
 

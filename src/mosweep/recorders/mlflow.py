@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 
 from mosweep.core import fingerprint
 from mosweep.core.events import Recorder, SweepFinished
+from mosweep.core.files import write_whole
 from mosweep.core.results import SweepResult
 from mosweep.recorders import mlflow_client, mlflow_sqlite
 from mosweep.recorders.base import Projection, ProjectionWarning, turn
@@ -208,10 +208,7 @@ def _is_there(uri: str, run_id: str) -> bool:
 
 
 def _mark(result: SweepResult, marker: Mapping[str, Any]) -> None:
-    path = result.folder / MARKER
-    temporary = path.with_name(f"{MARKER}.{os.getpid()}")
-    temporary.write_text(json.dumps(marker, separators=(",", ":")))
-    temporary.replace(path)
+    write_whole(result.folder / MARKER, json.dumps(marker, separators=(",", ":")))
 
 
 def _anonymous(uri: str) -> str:

@@ -34,6 +34,7 @@ from mosweep.analysis.effects import (
 )
 from mosweep.config.secrets import masked
 from mosweep.core.errors import MissingExtra, UserError
+from mosweep.core.files import write_whole
 from mosweep.core.fingerprint import digest_bytes
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.cost.spending import spending
@@ -80,12 +81,12 @@ def analyze(sweep: Sweep, result: SweepResult, folder: Path) -> Analysis:
     }
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     files = ["report.html", "report.md"]
-    _write(folder / "report.html", page.html(report))
-    _write(folder / "report.md", page.markdown(report))
+    write_whole(folder / "report.html", page.html(report))
+    write_whole(folder / "report.md", page.markdown(report))
     for name in ("effects", "scores", "interaction", "loss"):
         if name in drawn:
             files.append(f"plots/{name}.svg")
-            _write(folder / "plots" / f"{name}.svg", drawn[name].svg)
+            write_whole(folder / "plots" / f"{name}.svg", drawn[name].svg)
         else:
             (folder / "plots" / f"{name}.svg").unlink(missing_ok=True)
     for name, table in tables.items():
@@ -93,10 +94,6 @@ def analyze(sweep: Sweep, result: SweepResult, folder: Path) -> Analysis:
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         table.to_parquet(folder / f"{name}.parquet", engine="pyarrow", index=False)
     return Analysis(folder, tuple(files), content.effects, content.problem)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 class Content:
