@@ -26,8 +26,9 @@ def _(mo):
     mo.md("""
     # A sweep, read in a notebook
 
-    Everything here comes from the sweep's records, by the functions that write the report (`mosweep analyze`). Choose a sweep, or start
-    the notebook with one: `marimo edit notebooks/sweep.py -- --sweep NAME`. If there is none yet:
+    Everything here comes from the sweep's records, by the functions that write the report
+    (`mosweep analyze`). Choose a sweep, or start the notebook with one:
+    `marimo edit notebooks/sweep.py -- --sweep NAME`. If there is none yet:
     `mosweep -m backend=dummy lora.rank=4,64 seed=0,1,2 experiment.name=first`.
     """)
     return
@@ -60,7 +61,8 @@ def _(mo):
     mo.md("""
     ## Trials
 
-    A row per trial: its factors, what was measured, and the difference from the untouched base model.
+    A row per trial: its factors, what was measured, and the difference from the untouched base
+    model.
     """)
     return
 
@@ -77,7 +79,8 @@ def _(mo):
     mo.md("""
     ## Effects
 
-    A row per comparison and, below it, one for each combination of the other factors. The figure is the report's.
+    A row per comparison and, below it, one for each combination of the other factors. The figure
+    is the report's.
     """)
     return
 

@@ -28,7 +28,10 @@ OTHER = (
     "a herd of goats crossed the frozen river before dawn while nobody in the village was yet "
     "awake to count their hooves or bells"
 )
-JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所でニャーニャー泣いていた"
+JAPANESE = (
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
+    "何でも薄暗いじめじめした所でニャーニャー泣いていた"
+)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """``bundle``: a sweep as one archive that anyone can check anywhere with ``mosweep verify``.
 
     NAME/
-      README.md, CITATION.cff     for people MANIFEST.json               size and SHA-256 of every
-      other file, the design's hash, what became of each trial environment.txt             what is
-      installed where it was packed provenance.json             git, platform and versions: of every
-      launch, and of the stages as they ran sweep/                      the frozen design:
-      experiment.yaml, launches/, every trial's config.yaml store/records/              the record
-      of every stage, byte by byte store/artifacts/            what the stages left; weights and
-      data sets only if asked for
+      README.md, CITATION.cff     for people
+      MANIFEST.json               size and SHA-256 of every other file, the design's hash, and what
+                                  became of each trial
+      environment.txt             what is installed where it was packed
+      provenance.json             git, platform and versions: of every launch, and of the stages
+      sweep/                      the frozen design: experiment.yaml, launches/, every config.yaml
+      store/records/              the record of every stage, byte by byte
+      store/artifacts/            what the stages left; weights and data sets only if asked for
 
 The same content gives the same bytes. What looks like a secret is refused.
 """
@@ -53,7 +54,8 @@ __all__ = ["README", "pack"]
 
 README = """# {title}
 
-A sweep run with mosweep {version}, packed with everything that its numbers rest on. To check it, on any machine that has mosweep:
+A sweep run with mosweep {version}, packed with everything that its numbers rest on. To check it, \
+on any machine that has mosweep:
 
     mosweep verify {name}.tar.gz
 
@@ -63,23 +65,32 @@ Everything here follows from everything else here, as mosweep derives it:
 
 - every file is the one that `MANIFEST.json` lists, none is missing, none was added;
 - every record of `store/records` bears its own digest, and the digest of its files and facts;
-- every stage's key follows from what defines it (configuration, code, and the keys of its inputs), every trial's id from its stages, every
-  launch's file name from its trials and stages, and every trial's `config.yaml` is the one that was launched;
-- means and accuracies are those of the samples in `samples.jsonl`. Other metrics, such as standard errors, are taken as recorded.
+- every stage's key follows from what defines it (configuration, code, and the keys of its \
+inputs), every trial's id from its stages, every
+  launch's file name from its trials and stages, and every trial's `config.yaml` is the one that \
+was launched;
+- means and accuracies are those of the samples in `samples.jsonl`. Other metrics, such as \
+standard errors, are taken as recorded.
 
-Weights and data sets may have been left out. Their SHA-256 is in the records, so a copy from elsewhere can be compared.
+Weights and data sets may have been left out. Their SHA-256 is in the records, so a copy from \
+elsewhere can be compared.
 
 ## What it cannot show
 
-That the numbers were measured. Who rewrites scores, samples, records and manifest alike, and consistently, makes a bundle that verifies:
-digests bind the parts to one another, not to the world. So compare two lines of `mosweep verify` with what the authors published
-elsewhere (in a paper, a preregistration, a repository), the second of them best before the results were known:
+That the numbers were measured. Who rewrites scores, samples, records and manifest alike, and \
+consistently, makes a bundle that verifies:
+digests bind the parts to one another, not to the world. So compare two lines of `mosweep verify` \
+with what the authors published
+elsewhere (in a paper, a preregistration, a repository), the second of them best before the \
+results were known:
 
 - `archive`, the SHA-256 of the whole file: nothing has changed since;
-- `design`, the hash of what is in `sweep/` (`sha256sum` of its files, sorted by path, and `sha256sum` of that): these are the trials that
+- `design`, the hash of what is in `sweep/` (`sha256sum` of its files, sorted by path, and \
+`sha256sum` of that): these are the trials that
   were to be run, all of them.
 
-To show more, run it again: `sweep/experiment.yaml` holds the command, `provenance.json` and `environment.txt` the versions.
+To show more, run it again: `sweep/experiment.yaml` holds the command, `provenance.json` and \
+`environment.txt` the versions.
 
 Records and launches name folders and the host of the machine that they ran on.
 """

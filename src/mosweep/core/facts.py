@@ -6,8 +6,9 @@ evaluator reports travels in ``more`` and stands beside the typed fields in JSON
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, Self
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "EvalFacts",
     "HostedAccess",
     "ModelFacts",
+    "RoundFacts",
     "Usage",
     "WeightsAccess",
 ]
@@ -114,15 +116,21 @@ class _Facts:
 
     def to_json(self) -> dict[str, Json]:
         """As a record keeps it; what is unknown or empty is left out."""
-        found = {name: getattr(self, name) for name in _names(type(self))}
-        kept = {name: value for name, value in found.items() if value not in (None, (), {}, False)}
+        values = {name: getattr(self, name) for name in _names(type(self))}
+        kept = {name: value for name, value in values.items() if not _is_empty(value)}
         if isinstance(dataset := kept.get("dataset"), DatasetRef):
             kept["dataset"] = asdict(dataset)
         return {"version": self.version, **kept, **self.more}
 
 
-def _names(kind: type[_Facts]) -> list[str]:
-    return [each.name for each in fields(kind) if each.name != "more"]
+@cache
+def _names(kind: type[_Facts]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind) if each.name != "more")
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a fact says nothing. A count or a loss of 0 says something."""
+    return value is None or value is False or (isinstance(value, Sized) and not len(value))
 
 
 @dataclass(frozen=True)
@@ -190,3 +198,21 @@ class EvalFacts(_Facts):
     n: int
     dataset: DatasetRef | None = None
     usage: Json = None
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What a loop knows of a round that it evaluated, besides the evaluation itself.
+
+    ``watched`` is the metric, without its task, that decides whether there is another round, and
+    ``score`` its value.
+    """
+
+    number: int
+    watched: str
+    score: float
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Json]) -> RoundFacts:
+        """Read the facts of a round's evaluation."""
+        return cls(int(facts["round"]), str(facts["watched"]), float(facts["score"]))

@@ -2,9 +2,9 @@
 
     records/a/abcd….json     one per finished stage; written last, whole, and never changed
     artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
-    claims/                  who works on what right now quarantine/              what was found
-    damaged, kept for inspection spent/a/abcd…            the provider's jobs behind records that
-    were forgotten so as to be made anew
+    claims/                  who works on what right now
+    quarantine/              what was found damaged, kept for inspection
+    spent/a/abcd…            a provider's jobs behind records that were forgotten, to be made anew
 
 A stage is done if and only if its record exists and it and its files are what was published.
 Reading verifies: a record carries its own digest and, per file, size, modification time and

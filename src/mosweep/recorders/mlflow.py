@@ -97,7 +97,10 @@ def project(
                 [name for name, digest in wanted.items() if known.get(name) != digest],
             )
             writer.show(content.columns)
-            page = f"#/experiments/{writer.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={mlflow_client.VIEW}"
+            page = (
+                f"#/experiments/{writer.experiment_id}/runs?workflowType=machine_learning"
+                f"&viewStateShareKey={mlflow_client.VIEW}"
+            )
             recorded = {name: digest for name, digest in wanted.items() if name not in failed}
             _mark(
                 result,

@@ -52,7 +52,8 @@ def run_digest(result: SweepResult | TrialResult) -> str:
     """Changes whenever the run should be written again."""
     if isinstance(result, TrialResult):
         return f"{FORMAT}-{result.digest}"
-    return f"{FORMAT}-{fingerprint.digest_bytes(''.join(trial.digest for trial in result.trials).encode())}"
+    trials = "".join(trial.digest for trial in result.trials)
+    return f"{FORMAT}-{fingerprint.digest_bytes(trials.encode())}"
 
 
 @dataclass(frozen=True)

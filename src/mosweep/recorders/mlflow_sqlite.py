@@ -35,35 +35,35 @@ _BUSY_S = 60.0
 
 _INSERT = {
     "runs": "insert into runs (run_uuid, name, status, start_time, end_time, artifact_uri, "
-    "experiment_id, source_type, source_name, "
-    "entry_point_name, source_version, user_id, lifecycle_stage) values "
-    "(?,?,?,?,?,?,?,'UNKNOWN','','','','unknown','active') "
+    "experiment_id, source_type, source_name, entry_point_name, source_version, user_id, "
+    "lifecycle_stage) values (?,?,?,?,?,?,?,'UNKNOWN','','','','unknown','active') "
     "on conflict (run_uuid) do update set name=excluded.name, status=excluded.status, "
-    "start_time=excluded.start_time, "
-    "end_time=excluded.end_time, lifecycle_stage='active', deleted_time=null",
+    "start_time=excluded.start_time, end_time=excluded.end_time, lifecycle_stage='active', "
+    "deleted_time=null",
     "tags": "insert or replace into tags (run_uuid, key, value) values (?,?,?)",
     "params": "insert into params (run_uuid, key, value) values (?,?,?)",
-    "metrics": "insert into metrics (run_uuid, key, value, timestamp, step, is_nan) values (?,?,?,?,?,0)",
-    "latest_metrics": "insert into latest_metrics (run_uuid, key, value, timestamp, step, is_nan) values "
-    "(?,?,?,?,?,0)",
-    "datasets": "insert into datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, "
-    "dataset_source, dataset_profile) "
-    "values (?,?,?,?,'local',?,?)",
-    "logged_models": "insert into logged_models (model_id, experiment_id, name, artifact_location, "
-    "creation_timestamp_ms, "
-    "last_updated_timestamp_ms, status, lifecycle_stage, model_type, source_run_id) values "
+    "metrics": "insert into metrics (run_uuid, key, value, timestamp, step, is_nan) "
+    "values (?,?,?,?,?,0)",
+    "latest_metrics": "insert into latest_metrics (run_uuid, key, value, timestamp, step, is_nan) "
+    "values (?,?,?,?,?,0)",
+    "datasets": "insert into datasets (dataset_uuid, experiment_id, name, digest, "
+    "dataset_source_type, dataset_source, dataset_profile) values (?,?,?,?,'local',?,?)",
+    "logged_models": "insert into logged_models (model_id, experiment_id, name, "
+    "artifact_location, creation_timestamp_ms, last_updated_timestamp_ms, status, "
+    "lifecycle_stage, model_type, source_run_id) values "
     f"(?,?,?,?,?,?,{_READY},'active',?,?) "
     "on conflict (model_id) do update set lifecycle_stage='active'",  # the user had deleted it
-    "logged_model_params": "insert or replace into logged_model_params (model_id, experiment_id, param_key, "
-    "param_value) values (?,?,?,?)",
-    "logged_model_tags": "insert or replace into logged_model_tags (model_id, experiment_id, tag_key, tag_value) "
-    "values (?,?,?,?)",
+    "logged_model_params": "insert or replace into logged_model_params (model_id, experiment_id, "
+    "param_key, param_value) values (?,?,?,?)",
+    "logged_model_tags": "insert or replace into logged_model_tags (model_id, experiment_id, "
+    "tag_key, tag_value) values (?,?,?,?)",
     "logged_model_metrics": "insert into logged_model_metrics (run_id, metric_name, metric_value, "
-    "metric_timestamp_ms, metric_step, "
-    "model_id, experiment_id, dataset_name, dataset_digest) values (?,?,?,?,?,?,?,?,?)",
+    "metric_timestamp_ms, metric_step, model_id, experiment_id, dataset_name, dataset_digest) "
+    "values (?,?,?,?,?,?,?,?,?)",
     "inputs": "insert into inputs (input_uuid, source_type, source_id, destination_type, "
     "destination_id, step) values (?,?,?,?,?,0)",
-    "input_tags": "insert into input_tags (input_uuid, name, value) values (?,'mlflow.data.context',?)",
+    "input_tags": "insert into input_tags (input_uuid, name, value) "
+    "values (?,'mlflow.data.context',?)",
 }
 
 #: What is removed of a run before it is written anew. Tags that are not ours stay.
@@ -90,8 +90,8 @@ def file_of(uri: str) -> Path | None:
 def has_run(file: Path, run_id: str) -> bool:
     """Whether the file holds the run, and neither it nor its experiment was deleted."""
     query = (
-        "select 1 from runs join experiments using (experiment_id) where run_uuid=? and runs.lifecycle_stage='active' \
-             and experiments.lifecycle_stage='active'"
+        "select 1 from runs join experiments using (experiment_id) where run_uuid=? "
+        "and runs.lifecycle_stage='active' and experiments.lifecycle_stage='active'"
     )
     try:
         with contextlib.closing(

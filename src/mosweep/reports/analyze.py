@@ -1,9 +1,9 @@
 """``analyze``: a sweep's report as a folder: one page to read, the same as Markdown, and its
 numbers as tables.
 
-    report.html  report.md       what was compared, found and not found, what failed, and where it
-    all comes from plots/*.svg                  the page's plots trials, items, effects       .csv
-    and .parquet, each
+    report.html  report.md       what was compared and found, what failed, where it comes from
+    plots/*.svg                  the page's plots
+    trials, items, effects       .csv and .parquet, each
 
 Everything is made of records alone: the same records make the same files.
 """

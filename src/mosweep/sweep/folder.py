@@ -2,10 +2,10 @@
 (``journal.jsonl``), one folder per trial.
 
     multirun/NAME/
-      experiment.yaml       the design, frozen when the sweep was first launched launches/
-      the trials of every launch, and their stages in full; the same command writes the same files
-      journal.jsonl         what happened, for people and for ``status`` <trial>/config.yaml   the
-      trial's whole configuration, and a link per stage to what it left
+      experiment.yaml       the design, frozen when the sweep was first launched
+      launches/             the trials and stages of every launch; the same command, the same files
+      journal.jsonl         what happened, for people and for ``status``
+      <trial>/config.yaml   the trial's configuration, and a link per stage to what it left
 
 Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor
 any other heavy library.
