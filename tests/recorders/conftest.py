@@ -10,6 +10,7 @@ import pytest
 
 from mosweep.core.fingerprint import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.work import Kind
 
 #: When the pretended sweep began, in seconds.
 BEGIN = 1_760_000_000.0
@@ -24,16 +25,17 @@ def stage(
     error: str | None = None,
 ) -> StageResult:
     """A finished stage, identified by ``what``; or one that failed with ``error``."""
-    kind = label.partition(":")[0]
+    name = label.partition(":")[0]
+    kind = Kind.of(name)
     key = fingerprint([label, what])
     if error:
         return StageResult(
             label, kind, key, "failed", needs or {}, error=error, log=folder / key / "log.txt"
         )
-    began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(kind)
+    began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(name)
     record = {
         "key": key,
-        "kind": kind,
+        "kind": name,
         "facts": facts,
         "artifact_digest": fingerprint(facts),
         "started": began,
@@ -61,7 +63,10 @@ def build(
     for model in models:
         base = stage(folder, "model", model, {"name": model, **mark})
         data = stage(
-            folder, "data", "words", {"name": "words", "digest": "d1" * 32, "rows": 1000, **mark}
+            folder,
+            "data",
+            "words",
+            {"name": "words", "folder": "data", "digest": "d1" * 32, "rows": 1000, **mark},
         )
 
         def evals(tuned: StageResult, score: float, data: StageResult = data) -> list[StageResult]:
@@ -69,6 +74,7 @@ def build(
             facts = [
                 {
                     "task": t,
+                    "model_id": "local/model",
                     "metrics": {"accuracy": score + i / 10, "stderr": 0.01},
                     "n": 100,
                     **mark,

@@ -21,6 +21,7 @@ import pytest
 from mosweep.core.errors import MissingExtra
 from mosweep.core.events import SweepFinished
 from mosweep.core.results import SweepResult, TrialResult
+from mosweep.core.work import EVAL
 from mosweep.recorders import mlflow_sqlite
 from mosweep.recorders.mlflow import MARKER, MLflowRecorder, Projection, ProjectionWarning, project
 
@@ -524,13 +525,11 @@ def test_models_and_data_are_named_where_no_factor_does(
             "eval": {"model_id": "tiny" if trial.control else "torchtune/tiny@0123abc"},
         }
         records = [
-            {**stage.record, "facts": {**stage.facts, **changes.get(stage.kind, {})}}
+            {**stage.record, "facts": {**stage.facts, **changes.get(stage.kind.name, {})}}
             for stage in trial.stages
         ]  # type: ignore[dict-item]
         needs = [
-            {"tuned": s.needs["model"], "model": trial.stages[0].key}
-            if s.kind == "eval"
-            else s.needs
+            {"tuned": s.needs["model"], "model": trial.stages[0].key} if s.kind == EVAL else s.needs
             for s in trial.stages
         ]
         stages = tuple(

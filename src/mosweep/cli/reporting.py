@@ -34,7 +34,8 @@ def contamination(arguments: Sequence[str]) -> int:
     if args.max_overlap is not None and not 0 <= args.max_overlap <= 1:
         raise UserError(f"--max-overlap {args.max_overlap}: must be between 0 and 1")
     result = find_sweep(args.sweep).result()
-    from mosweep.analysis.contamination import limit_of, overlap, overlap_text
+    from mosweep.analysis.contamination import limit_of, overlap
+    from mosweep.reports.contamination import overlap_text
 
     overlaps, limit = (
         overlap(result),

@@ -25,7 +25,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mosweep.analysis.effects import compared, contrasts_of
+from mosweep.analysis.contrasts import compared, contrasts_of
 from mosweep.config.groups import Config
 from mosweep.config.resources import whole
 from mosweep.core import schema
