@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from mosweep.reports.table import table_lines
+from mosweep.core.table import table_lines
 
 from mosweep.analysis.statistics import Components, Scores, compare, minimum_effect
 
