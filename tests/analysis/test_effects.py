@@ -463,7 +463,9 @@ def test_every_scorer_unless_one_is_primary(tmp_path):
     for name in ("words/graded/tone", "words/graded/tone/mean", "words/accuracy"):
         [tone] = effects(result, {"factor": "lora.rank", "metric": name})
         assert (tone.metric, tone.means) == (name, (pytest.approx(2.05), pytest.approx(2.05)))
-        assert tone.notes == ("every difference is the same, so there is no variance to test against",)
+        assert tone.notes == (
+            "every difference is the same, so there is no variance to test against",
+        )
     with pytest.raises(
         ConfigError,
         match=r"metric=words/acuracy: no metric of this sweep; .*valid: words/graded/tone, "

@@ -129,7 +129,7 @@ def bundle(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     sweep = find_sweep(args.sweep)
     from mosweep.archive.bundle import pack
-    from mosweep.archive.verify import verdict_text
+    from mosweep.archive.verdict import verdict_text
 
     output = args.output or Path(f"{sweep.folder.name}.tar.gz")
     verdict = pack(
@@ -154,7 +154,8 @@ def verify(arguments: Sequence[str]) -> int:
     parser.add_argument("bundle", type=Path, help="the archive that mosweep bundle wrote")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
-    from mosweep.archive.verify import verdict_text, verify
+    from mosweep.archive.verdict import verdict_text
+    from mosweep.archive.verify import verify
 
     verdict = verify(args.bundle)
     if args.json:
