@@ -179,15 +179,16 @@ def zoo(arguments: Sequence[str]) -> int:
         "show", help="all about one, and the command that measures it", parents=[printed]
     ).add_argument("name")
     args = parser.parse_args(arguments)
-    from mosweep.datasets import zoo
+    from mosweep.datasets.zoo import organisms, the_organism
+    from mosweep.reports.zoo import organism_text, zoo_text
 
     if args.action == "show":
-        organism = zoo.the_organism(args.name)
-        print_json(asdict(organism)) if args.json else print(zoo.show_text(organism))
+        organism = the_organism(args.name)
+        print_json(asdict(organism)) if args.json else print(organism_text(organism))
         return 0
-    everything = zoo.organisms()
+    everything = organisms()
     print_json([asdict(organism) for organism in everything]) if args.json else print(
-        zoo.list_text(everything)
+        zoo_text(everything)
     )
     return 0
 
