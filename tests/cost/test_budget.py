@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +14,12 @@ import pytest
 from tests.conftest import Shell
 
 from mosweep.config.groups import Budget
+from mosweep.core.facts import Usage
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.store import Attempt, Store
 from mosweep.core.types import Stage, Trial
-from mosweep.core.work import Context
+from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
 from mosweep.cost.budget import Meter
-from mosweep.cost.prices import Usage
 from mosweep.sweep.plan import make_plan
 
 BACKEND = '''
@@ -26,28 +27,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from mosweep.core.facts import Usage
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
-from mosweep.core.work import Context
-from mosweep.cost.prices import Usage, facts
+from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits, Work
+from mosweep.cost.prices import facts
 from mosweep.stages.data import data_stage
 
 
 @dataclass(frozen=True)
-class Tune:
+class Tune(RemoteWork):
     """Asks a provider for as many tokens as the rank, in thousands; rank 13 fails."""
 
     model: str
     rank: int
     seed: int
     epochs: int = 2
+    max_concurrent: int = field(default=2, metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "paid"
-    max_concurrent: ClassVar[int] = 2
+    provider: ClassVar[str] = "paid"
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(provider=self.provider, remote=self)
 
     def expected_usage(self, tokens: int) -> Usage:
         return Usage("paid", self.model, train_tokens=self.epochs * tokens)
@@ -69,13 +76,13 @@ class Paid:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Work):
     """Takes as long as the rank, in tenths of a second."""
 
     rank: int
     seed: int
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -206,15 +213,20 @@ def test_a_launch_stops_before_it_costs_more_than_its_budget(shell: Shell) -> No
 
 
 @dataclass(frozen=True)
-class Asks:
+class Asks(RemoteWork):
     """A fine-tune at a provider."""
 
     model: str
     number: int
+    max_concurrent: int = field(default=10, metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "paid"
+    provider: ClassVar[str] = "paid"
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(provider=self.provider, remote=self)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         raise NotImplementedError

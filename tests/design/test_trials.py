@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Trial
+from mosweep.core.work import FINETUNE
 from mosweep.design.application import planned
 from mosweep.design.trials import design_overrides, trial_name
 
@@ -340,7 +341,7 @@ def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
         for task in "ab"
         for tokens in (5, 6)
     }
-    assert all(stage.kind != "finetune" for trial in controls for stage in trial.stages)
+    assert all(stage.kind != FINETUNE for trial in controls for stage in trial.stages)
 
 
 def test_control_trials_are_per_data_set_and_task_where_the_evaluation_depends_on_them(

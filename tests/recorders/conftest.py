@@ -30,7 +30,13 @@ def stage(
     key = fingerprint([label, what])
     if error:
         return StageResult(
-            label, kind, key, "failed", needs or {}, error=error, log=folder / key / "log.txt"
+            label,
+            Kind.of(kind),
+            key,
+            "failed",
+            needs or {},
+            error=error,
+            log=folder / key / "log.txt",
         )
     began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(name)
     record = {
@@ -42,7 +48,13 @@ def stage(
         "finished": began + 30.0,
     }
     return StageResult(
-        label, kind, key, "succeeded", needs or {}, record=record, folder=folder / "store" / key
+        label,
+        Kind.of(kind),
+        key,
+        "succeeded",
+        needs or {},
+        record=record,
+        folder=folder / "store" / key,
     )
 
 

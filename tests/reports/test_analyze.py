@@ -21,6 +21,7 @@ from mosweep.analysis.contamination import Overlap
 from mosweep.analysis.effects import effects
 from mosweep.analysis.matching import Hit
 from mosweep.core.results import StageResult, SweepResult
+from mosweep.core.work import FINETUNE
 from mosweep.reports.analyze import Analysis, analyze
 from mosweep.reports.plots import CURVES, evenly
 from mosweep.reports.summary import summary_data
@@ -70,7 +71,7 @@ def trained(stage: StageResult, number: int) -> StageResult:
     """The stage with what a real fine-tune says of its losses, or an error to escape."""
     if stage.error:
         return replace(stage, error=EVIL)
-    if not stage.kind.tunes or not stage.record:
+    if stage.kind != FINETUNE or not stage.record:
         return stage
     loss = [[step, 3 / (1 + step / (20 + number))] for step in range(300)]
     return replace(stage, record={**stage.record, "facts": {**stage.facts, "loss": loss}})

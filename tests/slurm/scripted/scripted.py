@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mosweep.core.types import Stage
-from mosweep.core.work import Context
+from mosweep.core.work import FINETUNE, Context, Kind, Work
 from mosweep.stages.base import Setting
 
 
 @dataclass(frozen=True)
-class ScriptedFinetune:
+class ScriptedFinetune(Work):
     """``play``: what to do at the first attempt, the second …, the last again and again; every
     attempt leaves a line in ``runs``.
     """
@@ -26,7 +26,7 @@ class ScriptedFinetune:
     seed: int
     runs: str
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
