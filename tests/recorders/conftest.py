@@ -25,8 +25,7 @@ def stage(
     error: str | None = None,
 ) -> StageResult:
     """A finished stage, identified by ``what``; or one that failed with ``error``."""
-    name = label.partition(":")[0]
-    kind = Kind.of(name)
+    kind = label.partition(":")[0]
     key = fingerprint([label, what])
     if error:
         return StageResult(
@@ -38,10 +37,10 @@ def stage(
             error=error,
             log=folder / key / "log.txt",
         )
-    began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(name)
+    began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(kind)
     record = {
         "key": key,
-        "kind": name,
+        "kind": kind,
         "facts": facts,
         "artifact_digest": fingerprint(facts),
         "started": began,
