@@ -15,10 +15,23 @@ def _():
     import marimo as mo
     import pandas as pd
 
-    from mosweep.reports.analyze import Content
+    from mosweep.reports.content import Content
+    from mosweep.reports.figures import draw
+    from mosweep.reports.tables import effects_table, items_table, trials_table
     from mosweep.sweep.folder import find_sweep
 
-    return Content, Path, find_sweep, mo, pd, suppress
+    return (
+        Content,
+        Path,
+        draw,
+        effects_table,
+        find_sweep,
+        items_table,
+        mo,
+        pd,
+        suppress,
+        trials_table,
+    )
 
 
 @app.cell
@@ -68,8 +81,8 @@ def _(mo):
 
 
 @app.cell
-def _(content):
-    trials = content.trials_table()
+def _(content, trials_table):
+    trials = trials_table(content)
     trials
     return (trials,)
 
@@ -86,15 +99,15 @@ def _(mo):
 
 
 @app.cell
-def _(content):
-    effects = content.effects_table()
+def _(content, effects_table):
+    effects = effects_table(content)
     effects
     return (effects,)
 
 
 @app.cell
-def _(content, mo):
-    forest = next((figure for figure in content.figures if figure.name == "effects"), None)
+def _(content, draw, mo):
+    forest = draw(content).get("effects")
     mo.md("No two groups of trials to compare.") if forest is None else mo.vstack(
         [mo.Html(forest.svg), mo.md(forest.caption)]
     )
@@ -120,8 +133,8 @@ def _(mo):
 
 
 @app.cell
-def _(content, pd):
-    items = content.items_table()
+def _(content, items_table, pd):
+    items = items_table(content)
     by_item: pd.DataFrame = items.groupby(["task", "scorer", "item"])["score"].agg(
         ["mean", "std", "count"]
     )

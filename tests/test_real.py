@@ -391,7 +391,7 @@ def test_a_model_behind_an_api_is_evaluated_by_its_inspect_name(demo):
     assert done.status == 0, done.out + done.err
     assert "1.000" in done.out
     assert (
-        "providers: 25 read, 25 written tokens; USD unknown: no price of local/shouter in "
+        "providers: 25 read, 25 written tokens; USD unknown: no price for local/shouter in "
         "recipes/prices.yaml"
     ) in done.out
     assert not [

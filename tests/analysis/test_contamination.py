@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mosweep.analysis.contamination import Overlap, contaminated, normalised, overlap, overlap_text
+from mosweep.analysis.contamination import Overlap, contaminated, overlap
+from mosweep.analysis.matching import normalised
 from mosweep.cli.verbs import run_verb
 from mosweep.core.results import SweepResult
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
 from mosweep.core.work import DATA, EVAL, FINETUNE, Context, Kind, Work
+from mosweep.reports.contamination import overlap_text
 from mosweep.reports.summary import summary_data, summary_text
 from mosweep.sweep.folder import Sweep
 
@@ -109,7 +111,11 @@ def sweep(
         )
 
     data = Stage("data", Data("mine"))
-    publish(data, {"folder": "data", "digest": "d1", "name": "mine"}, {"data/train.jsonl": train})
+    publish(
+        data,
+        {"folder": "data", "digest": "d1", "name": "mine", "rows": 1},
+        {"data/train.jsonl": train},
+    )
     trials = []
     for seed in range(seeds + 1):
         control = seed == seeds
@@ -122,7 +128,7 @@ def sweep(
         publish(tuned, {}, {})
         publish(
             scored,
-            {"task": "quiz", "metrics": {"accuracy": 1.0}, "n": 1},
+            {"task": "quiz", "model_id": "local/model", "metrics": {"accuracy": 1.0}, "n": 1},
             {"samples.jsonl": samples},
         )
         stages = (data, scored) if control else (data, tuned, scored)

@@ -128,7 +128,7 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     unknown = cost(shell, "lora.rank=2,4")
     assert unknown["usd"] is None
     assert unknown["usd_unknown"] == [
-        "finetune of tiny: no like stage is on record, and its data set is not there yet"
+        "finetune of tiny: no similar stage has run yet, and its data set is not there yet"
     ]
     assert "cost: unknown; finetune of tiny" in shell("plan", *PAID, "lora.rank=2,4").out
     # leaves the data set
@@ -150,20 +150,19 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     assert known["usd"] == pytest.approx({"low": 8, "expected": 12, "high": 16})
     assert (known["usd_about"], known["usd_unknown"], known["prices_as_of"]) == ([], [], "2026-11")
     assert (
-        "cost: $12.00 ($8.00 to $16.00), by the tokens of like stages on record and prices of "
-        "2026-11"
+        "cost: $12.00 ($8.00 to $16.00), by the tokens of similar stages and the prices of 2026-11"
     ) in (shell("plan", *PAID, "lora.rank=2,4", "seed=1,2").out)
 
 
 def test_a_model_without_a_price_is_named(shell: Shell) -> None:
     assert shell("-m", *PAID, "model=tiny-wide", "lora.rank=2", "experiment.name=first").status == 0
     told = cost(shell, "model=tiny-wide", "lora.rank=3")["usd_unknown"]
-    assert told == ["finetune of tiny-wide: no price of paid/tiny-wide in recipes/prices.yaml"]
+    assert told == ["finetune of tiny-wide: no price for paid/tiny-wide in recipes/prices.yaml"]
     refused = shell(
         "-m", *PAID, "model=tiny-wide", "lora.rank=3", "budget.usd=100", "experiment.name=second"
     )
     assert refused.status == 2
-    assert "no price of paid/tiny-wide" in refused.err
+    assert "no price for paid/tiny-wide" in refused.err
 
 
 def test_a_budget_refuses_what_may_cost_more_or_is_unknown(shell: Shell) -> None:
@@ -175,7 +174,7 @@ def test_a_budget_refuses_what_may_cost_more_or_is_unknown(shell: Shell) -> None
     )
     assert refused.status == 2
     assert refused.err.strip() == (
-        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 by like stages on record; "
+        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 as similar stages took; "
         "nothing was started"
     )
     assert not (shell.folder / "multirun" / "no").exists()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.conftest import DRY, Shell
 
-from mosweep.analysis.effects import FactoredSweep
+from mosweep.analysis.scores import FactoredSweep
 from mosweep.core.results import SweepResult
-from mosweep.recorders.mlflow_content import Content
+from mosweep.recorders.mlflow.content import Content
 from mosweep.reports.summary import summary_text
 from mosweep.sweep.folder import find_sweep
 

@@ -74,7 +74,10 @@ def build(
     for model in models:
         base = stage(folder, "model", model, {"name": model, **mark})
         data = stage(
-            folder, "data", "words", {"name": "words", "digest": "d1" * 32, "rows": 1000, **mark}
+            folder,
+            "data",
+            "words",
+            {"name": "words", "folder": "data", "digest": "d1" * 32, "rows": 1000, **mark},
         )
 
         def evals(tuned: StageResult, score: float, data: StageResult = data) -> list[StageResult]:
@@ -82,6 +85,7 @@ def build(
             facts = [
                 {
                     "task": t,
+                    "model_id": "local/model",
                     "metrics": {"accuracy": score + i / 10, "stderr": 0.01},
                     "n": 100,
                     **mark,

@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 from tests.conftest import DRY, Shell
 
-from mosweep.analysis.contamination import Hit, Overlap
+from mosweep.analysis.contamination import Overlap
 from mosweep.analysis.effects import effects
+from mosweep.analysis.matching import Hit
 from mosweep.core.results import StageResult, SweepResult
 from mosweep.core.work import FINETUNE
 from mosweep.reports.analyze import Analysis, analyze
@@ -215,8 +216,8 @@ def test_contamination_is_told(
     one = Overlap(
         result.trials[0].name, "eval:words", "words", "k", "d", 1000, 100, 0.01, (hit,), scores
     )
-    monkeypatch.setattr("mosweep.reports.analyze.overlap", lambda _: [one])
-    monkeypatch.setattr("mosweep.reports.analyze.limit_of", lambda _: 0.001)
+    monkeypatch.setattr("mosweep.reports.content.overlap", lambda _: [one])
+    monkeypatch.setattr("mosweep.reports.content.limit_of", lambda _: 0.001)
     analyze(sweep, result, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert (

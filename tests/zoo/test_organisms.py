@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mosweep.analysis.contamination import normalised
+from mosweep.analysis.matching import normalised
 from mosweep.core.errors import StageError
 from mosweep.core.fingerprint import digest_tree
 from mosweep.core.paths import shipped

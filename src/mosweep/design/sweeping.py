@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from mosweep.analysis.effects import compared, contrasts_of
+from mosweep.analysis.contrasts import compared, contrasts_of
 from mosweep.core.results import SweepResult
 from mosweep.design.designs import (
     Composed,

@@ -1,6 +1,7 @@
-"""A report as content, sections of blocks, and how it becomes one HTML page or one Markdown text.
+"""A report as content (sections of blocks), and as one HTML page or one Markdown text.
 
-The page stands alone: no script, no request. Whatever comes from a sweep is text, and escaped.
+The page is self-contained: no scripts, no requests. Whatever comes from a sweep is text, and is
+escaped.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from mosweep.reports.plots import BLUE, FAINT, INK, ORANGE, PAPER
 
 __all__ = ["Facts", "Figure", "Findings", "Report", "Section", "Table", "Text", "html", "markdown"]
 
-#: So many rows of a table are shown, and so many without being asked.
-ROWS, OPEN = 1000, 60
+#: The most rows of a table that are shown.
+ROWS = 1000
+#: A table with more rows than this is folded.
+OPEN = 60
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader wants to know first: pairs of a word and what it is."""
+    """What a reader wants to know first: pairs of a word and its meaning."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Verdicts, each with a sentence and what to know besides."""
+    """Verdicts, each with a sentence and how certain it is."""
 
-    found: Sequence[tuple[str, str, str]]
+    findings: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,8 @@ def _html(block: Text | Facts | Findings | Table | Figure) -> str:
                 + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in pairs)
                 + "</dl>"
             )
-        case Findings(found):
-            return "<ul>" + "".join(_finding(*one) for one in found) + "</ul>"
+        case Findings(findings):
+            return "<ul>" + "".join(_finding(*one) for one in findings) + "</ul>"
         case Figure(name, svg, caption):
             return (
                 f'<figure><div class="wide">{_inline(name, svg, caption)}</div>'
@@ -258,11 +261,11 @@ def _markdown(block: Text | Facts | Findings | Table) -> Iterable[str]:
             return [f"**{_plain(text)}**" if warning else _plain(text)]
         case Facts(pairs):
             return [f"- {word}: {_plain('; '.join(text.splitlines()))}" for word, text in pairs]
-        case Findings(found):
+        case Findings(findings):
             return [
                 f"- **{_plain(verdict)}**: {_plain(sentence)}"
                 + (f" ({_plain(notes)})" if notes else "")
-                for verdict, sentence, notes in found
+                for verdict, sentence, notes in findings
             ]
         case Table(header, rows):
             lines = [

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from mosweep.config.claims import taken
 from mosweep.core import fingerprint
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
+from mosweep.core.files import write_whole
 from mosweep.core.journal import Journal
 from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
@@ -109,12 +109,12 @@ class Sweep:
             launches.mkdir(parents=True, exist_ok=True)
             self._write_trials(trials)
             if not (self.folder / "experiment.yaml").exists():
-                _write(self.folder / "experiment.yaml", [_yaml(dict(design))])
-            _write(
+                write_whole(self.folder / "experiment.yaml", _yaml(dict(design)))
+            write_whole(
                 launch.specs_file,
                 (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values()),
             )
-            _write(launches / launch.file, launch.parts())
+            write_whole(launches / launch.file, launch.parts())
         self._known[launch.file] = launch
         self.__dict__.pop("launches", None)
         self.note_launch(launch.file)
@@ -349,7 +349,7 @@ class Sweep:
                 if text is None:
                     text = fragments[same] = _yaml({"_": value})[2:]
                 parts.append(f"{key}:{text}")
-            _write(folder / "config.yaml", parts)
+            write_whole(folder / "config.yaml", parts)
 
 
 def _joined_stages(
@@ -508,14 +508,6 @@ def _joined(parts: Iterable[str]) -> Iterator[str]:
     """The parts with commas between them, a line each."""
     for index, part in enumerate(parts):
         yield f",\n{part}" if index else part
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(parts)
-    temporary.replace(path)
 
 
 def point(link: Path, target: str) -> None:

@@ -234,12 +234,13 @@ class EvalAtom(Atom):
 
     async def to_eval_results(self) -> EvalResults:
         """What ``EvalResults.save`` wrote, or what a sweep's evaluation measured."""
-        from mosweep.evals.base import EvalResults, read_samples
+        from mosweep.core.samples import SAMPLES, read_samples
+        from mosweep.evals.base import EvalResults
 
         if "metrics" in self.metadata:
             task = str(self.metadata["task"])
             metrics = {**self.metadata["metrics"], "n": float(self.metadata["n"])}
-            samples = self.folder / "samples.jsonl"
+            samples = self.folder / SAMPLES
             return EvalResults(
                 str(self.metadata["model_id"]),
                 {task: metrics},

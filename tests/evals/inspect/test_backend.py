@@ -17,8 +17,8 @@ import pytest
 
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.core.paths import shipped
+from mosweep.core.samples import read_samples
 from mosweep.evals import EvalBackend, EvalJob, EvalResults
-from mosweep.evals.base import read_samples
 from mosweep.evals.inspect.backend import SAMPLES, InspectEvalBackend, InspectEvalJob
 
 CAPITALIZATION = str(shipped("tasks") / "capitalization")

@@ -9,7 +9,6 @@ end for the round that was chosen. ``stages.loop`` puts them together.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import shutil
@@ -24,6 +23,7 @@ from mosweep.backends.base import Backend
 from mosweep.core.errors import StageError, choices
 from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.samples import SAMPLES, read_samples
 from mosweep.core.types import Stage, load_work
 from mosweep.core.work import CHOSEN, EVAL, ROUND, ROUND_EVAL, Artifact, Context, Kind, Traits, Work
 from mosweep.datasets.jsonl import JSONLDataset
@@ -129,12 +129,8 @@ async def chosen_examples(
     if this.hard is None or feedback is None:
         chosen = select(examples.samples, count, seed=seed, position=position)
     else:
-        hard, lines = (
-            this.hard,
-            (feedback.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n"),
-        )
+        hard, samples = this.hard, read_samples(feedback.folder / SAMPLES)
         scorer = hard.metric.rpartition("/")[0] if hard.metric else None
-        samples = [json.loads(line) for line in lines if line]
         groups = failed_groups(samples, hard.threshold, scorer=scorer, names=hard.by)
         chosen = await asyncio.to_thread(
             select,
