@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.tinker.runs import MODEL, events, in_loop, kill_group, names
 
-from mosweep.backends.tinker.backend import TinkerFinetune
 from mosweep.backends.tinker.recipe import TinkerRecipe, load_recipe
 from mosweep.backends.tinker.service import Service
 from mosweep.backends.tinker.training import JOURNAL, TinkerTrainingBackend, TinkerTrainingRun
+from mosweep.backends.tinker.works import TinkerFinetune
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.datasets.jsonl import JSONLDataset
 
