@@ -22,7 +22,8 @@ from mosweep.design.compose import Composer
 from mosweep.design.factors import bundles_of, design_overrides
 from mosweep.design.overrides import Levels, key_of, plain_value
 from mosweep.design.trials import Builder
-from mosweep.sweep.folder import UNKNOWN, Sweep, level_of
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.launches import UNKNOWN, level_of
 
 __all__ = [
     "Composed",

@@ -29,7 +29,8 @@ from mosweep.launchers.lookup import remember
 from mosweep.recorders.journal import JournalRecorder
 from mosweep.recorders.progress import Progress
 from mosweep.reports.summary import print_outcome
-from mosweep.sweep.folder import Launch, Sweep
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.launches import Launch
 from mosweep.sweep.plan import Plan, make_plan
 
 __all__ = [

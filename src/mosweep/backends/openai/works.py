@@ -177,7 +177,7 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
             key, value = (
                 ("backend.method", method)
                 if "method" in (trouble.param or "")
-                else ("model.inspect", f"{PROVIDER}{model}")
+                else ("model.inspect", f"openai/{model}")
             )
             raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
 
