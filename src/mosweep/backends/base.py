@@ -34,7 +34,8 @@ class HostedBase:
 class Backend(ABC):
     """How a model is fine-tuned.
 
-    - ``section``: the top-level key of its native settings (``<section>.<path>``), if it has any.
+    - ``section``: the top-level key of its native settings (``<section>.<path>``), if it has any;
+      ``section_help`` says in one sentence what they are.
     - ``takes``: the keys of the shared groups that it reads, such as ``lora.rank`` or ``optim.*``.
       A trial never drops a setting: one that nobody takes is an error, and ``hints`` may say what
       to do instead.
@@ -42,6 +43,7 @@ class Backend(ABC):
     """
 
     section: ClassVar[str | None] = None
+    section_help: ClassVar[str] = ""
     stands_in: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("lora.*", "optim.*", "seed")
     hints: ClassVar[Mapping[str, str]] = {}

@@ -16,10 +16,12 @@ __all__ = ["Evaluation"]
 class Evaluation(ABC):
     """How a model is evaluated. Subclass it as a frozen dataclass with a field ``tasks``.
 
-    ``section``, ``takes`` and ``stands_in`` are as those of ``mosweep.backends.base.Backend``.
+    ``section``, ``section_help``, ``takes`` and ``stands_in`` are as those of
+    ``mosweep.backends.base.Backend``.
     """
 
     section: ClassVar[str | None] = None
+    section_help: ClassVar[str] = ""
     stands_in: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ()
 

@@ -133,17 +133,26 @@ def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 @dataclass(frozen=True)
 class DummyBackend(RoundBackend):
-    """The group ``backend=dummy``. ``like`` is the section of the backend that it pretends to be."""
+    """The group ``backend=dummy``. ``like`` is the section of the backend that it pretends to
+    be.
+    """
 
     stands_in: ClassVar[bool] = True
 
     delay_s: float = field(default=0.0, metadata=between(ge=0))
+    """How long a fine-tune pretends to take, in seconds."""
     fail: Failure = "none"
+    """How a fine-tune fails: ``none``, ``raise``, ``exit``, ``oom`` or ``hang``."""
     effects: Mapping[str, Any] | None = None
+    """Shift of the metric at a factor's level: ``{lora.rank=64: 0.2}``."""
     item_sd: float = field(default=0.1, metadata=between(ge=0))
+    """Noise over items (a standard deviation)."""
     seed_sd: float = field(default=0.02, metadata=between(ge=0))
+    """Noise over fine-tunes that differ in their seed alone (a standard deviation)."""
     rounds: Sequence[float] | None = None
+    """In a loop, the score after each round. The last one holds from then on."""
     like: str | None = None
+    """The section of the backend that it pretends to be."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "effects", dict(_effects(self.effects or {})))

@@ -17,6 +17,7 @@ from mosweep.backends.openai.training import (
 )
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between, build
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
@@ -47,13 +48,21 @@ class OpenAIBackend(Backend):
     }
 
     method: Method = "supervised"
+    """``supervised``, or ``dpo`` on rows whose other answer is in ``rejected``."""
     learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
+    """In the place of ``optim.lr``."""
     beta: float | None = field(default=None, metadata=between(gt=0, le=2))
+    """Of dpo: the weight of the reference model."""
     validation: bool = False
-    suffix: str | None = "mosweep"
-    max_concurrent: int = field(default=8, metadata=between(ge=1))
-    poll_s: float = field(default=20.0, metadata=between(gt=0))
-    patience_min: float = field(default=30.0, metadata=between(gt=0))
+    """Also measure the loss on the data set's ``validation.jsonl``."""
+    suffix: str | None = field(default="mosweep", metadata=unkeyed)
+    """Part of the fine-tuned model's name."""
+    max_concurrent: int = field(default=8, metadata={**between(ge=1), **unkeyed})
+    """Jobs at a time."""
+    poll_s: float = field(default=20.0, metadata={**between(gt=0), **unkeyed})
+    """How often a job is polled, in seconds."""
+    patience_min: float = field(default=30.0, metadata={**between(gt=0), **unkeyed})
+    """How long OpenAI may be out of reach before a job fails, in minutes."""
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":

@@ -15,6 +15,7 @@ from mosweep.backends.base import HostedBase
 from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError, UserError
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
 from mosweep.datasets.preferences import check_preferences
@@ -52,6 +53,9 @@ class TinkerBackend(RoundBackend):
     """The group ``backend=tinker``. ``beta`` is the method dpo's, by default its recipe's."""
 
     section: ClassVar[str] = SECTION
+    section_help: ClassVar[str] = (
+        "Any key of ``recipes/tinker/default.yaml``: ``tinker.learning_rate=1e-4``."
+    )
     takes: ClassVar[tuple[str, ...]] = ("lora.rank", "lora.dropout", "optim.*", "seed")
     hints: ClassVar[Mapping[str, str]] = {
         "lora.alpha": "Tinker sets alpha itself: leave it null (and tune optim.lr)"
@@ -63,12 +67,19 @@ class TinkerBackend(RoundBackend):
     }
 
     method: Method = "supervised"
+    """``supervised``, or ``dpo`` on rows whose other answer is in ``rejected``."""
     beta: float | None = field(default=None, metadata=between(gt=0))
+    """Of dpo: the weight of the reference model. By default the recipe's, 0.1."""
     config: str | None = None
-    base_url: str | None = None
+    """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's own, else ``default``."""
+    base_url: str | None = field(default=None, metadata=unkeyed)
+    """Another server than Tinker's. ``TINKER_BASE_URL`` does the same."""
     use_recommended_lr: bool = False
-    max_concurrent: int = field(default=16, metadata=between(ge=1))
-    patience_min: float = field(default=15.0, metadata=between(gt=0))
+    """Take the learning rate that tinker-cookbook recommends for LoRA on the model."""
+    max_concurrent: int = field(default=16, metadata={**between(ge=1), **unkeyed})
+    """Fine-tunes at a time."""
+    patience_min: float = field(default=15.0, metadata={**between(gt=0), **unkeyed})
+    """How long Tinker may be silent before a fine-tune fails, in minutes."""
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mosweep.backends.torchtune import config as torchtune_config
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
@@ -48,6 +49,9 @@ class TorchtuneBackend(RoundBackend):
     """The group ``backend=torchtune``."""
 
     section: ClassVar[str] = SECTION
+    section_help: ClassVar[str] = (
+        "Any key of torchtune's own configuration: ``torchtune.optimizer.betas=[0.9,0.95]``."
+    )
     loop_settings: ClassVar[Mapping[str, str]] = {
         "use_recommended_lr": "optimizer.lr",
         "batch_size": "batch_size",
@@ -55,11 +59,17 @@ class TorchtuneBackend(RoundBackend):
     }
 
     recipe: str = "lora_finetune_single_device"
+    """torchtune's recipe, by name. With ``resources.gpus`` above 1, its distributed counterpart runs."""
     config: str | None = None
-    python: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Native defaults: a path, or a name under ``recipes/torchtune/``. By default the model's recipe."""
+    python: str | None = field(default=None, metadata=unkeyed)
+    """The interpreter that has torchtune. By default this one."""
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=unkeyed)
+    """The device to train on."""
     merged: bool = True
-    environment: Mapping[str, str] | None = None
+    """Also write the full model, with the adapter merged in."""
+    environment: Mapping[str, str] | None = field(default=None, metadata=unkeyed)
+    """More environment variables for the training process."""
 
     def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its

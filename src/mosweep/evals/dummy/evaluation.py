@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mosweep.core.checks import Check
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
@@ -64,9 +65,12 @@ class DummyEvaluation(Evaluation):
 
     stands_in: ClassVar[bool] = True
 
-    tasks: Sequence[str] | None = None
+    tasks: Sequence[str] | None = field(default=None, metadata=unkeyed)
+    """Evaluation tasks by name. By default the trial's own task."""
     items: int = field(default=100, metadata=between(ge=1))
+    """Items that an evaluation pretends to ask."""
     like: str | None = None
+    """The section of the evaluator that it pretends to be."""
 
     @classmethod
     def checks(cls) -> Iterable[Check]:

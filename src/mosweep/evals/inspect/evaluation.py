@@ -137,8 +137,12 @@ class InspectEvaluation(Evaluation):
     """
 
     section: ClassVar[str] = SECTION
+    section_help: ClassVar[str] = (
+        "Any option of Inspect: ``inspect.temperature=0.7``, ``inspect.task_args.limit=50``."
+    )
 
-    tasks: Sequence[str] | None = None
+    tasks: Sequence[str] | None = field(default=None, metadata=unkeyed)
+    """Task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect knows. By default the trial's own task."""
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
