@@ -1,11 +1,11 @@
 """The evaluation-driven loop: train a round, evaluate it, and so on until a score is reached. Every
 step is an ordinary stage.
 
-    data → round 1 → eval 1 → round 2 → eval 2 → … → optimize → the trial's evaluations
+    data → round 1 → eval 1 → round 2 → eval 2 → … → chosen → the trial's evaluations
 
 The chain is known before anything runs, so that cache, resume, launchers and plan take it like any
 other. What is decided on the way is decided inside the stages: once a round has reached the
-threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``optimize`` stands
+threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``chosen`` stands
 for the tuned model: its facts and files are those of the round that reached the threshold. A loop
 in which none did fails there, and says which round was best.
 
@@ -25,10 +25,10 @@ from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.types import Stage
 from mosweep.stages.base import Setting
 from mosweep.stages.loop.rounds import (
+    Chosen,
     ChosenEval,
     HardExamples,
     NextRound,
-    Optimize,
     Round,
     RoundBackend,
     RoundEval,
@@ -114,14 +114,12 @@ def _evaluation(setting: Setting, task: str, trained: Stage) -> Stage:
 def _end(setting: Setting, task: str, chain: Mapping[str, Stage]) -> tuple[Stage, list[Stage]]:
     first, merged = chain["round 1"], bool(getattr(setting.config.backend, "merged", False))
     made = {"model": first.needs["model"]} if merged and "model" in first.needs else {}
-    work = Optimize(
+    work = Chosen(
         setting.config.loop.threshold,
         merged,
         getattr(first.work, "source", None) if merged else None,
     )
-    tuned = Stage(
-        "optimize", work, {**chain, **made}, setting.resources("optimize", computes=False)
-    )
+    tuned = Stage("chosen", work, {**chain, **made}, setting.resources("chosen", computes=False))
     final = []
     for stage in setting.config.eval.stages(setting, tuned):
         if stage.label == setting.eval_label(task):
