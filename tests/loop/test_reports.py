@@ -40,7 +40,7 @@ def test_a_projection_has_the_curve_of_the_rounds_and_one_model_per_loop(shell):
         ("rounds/capitalization/score", 1): 0.3,
         ("rounds/capitalization/score", 2): 0.7,
     }
-    assert [model.type for model in passed.outputs] == ["optimize"]
+    assert [model.type for model in passed.outputs] == ["chosen"]
     assert {metric.name: metric.value for metric in passed.metrics}["capitalization/score"] == 0.7
     assert failed.outputs == ()
     assert sorted(metric.step for metric in failed.metrics) == [1, 2, 3, 4]

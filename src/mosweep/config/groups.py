@@ -72,7 +72,7 @@ class Model:
     tinker: str | None = field(default=None, metadata=_RESOLVED)
     """What Tinker calls the model; null: its hub id."""
     renderer: str | None = field(default=None, metadata=_RESOLVED)
-    """Which of tinker-cookbook's renderers writes chats for the model; null: the recommended one.
+    """For Tinker: which of tinker-cookbook's renderers writes chats; null: the recommended one.
     """
 
     def __post_init__(self) -> None:
@@ -85,6 +85,10 @@ class Model:
             raise ConfigError(
                 "path", self.path, f"give one source of the model, not {' and '.join(sources)}"
             )
+        if self.revision is not None and self.hub is None:
+            raise ConfigError("revision", self.revision, "belongs to a model with a hub id")
+        if self.generate_seed and self.generate is None:
+            raise ConfigError("generate_seed", self.generate_seed, "belongs to a generated model")
 
 
 @dataclass(frozen=True)
@@ -315,6 +319,10 @@ class Loop:
             object.__setattr__(self, "hard_examples", "off")
         if self.hard_examples is True:
             raise ConfigError("hard_examples", "true", "valid: off, boost, mine")
+        if self.hard_factor != 3.0 and self.hard_examples != "boost":
+            raise ConfigError("hard_factor", self.hard_factor, "belongs to hard_examples=boost")
+        if self.hard_by is not None and self.hard_examples == "off":
+            raise ConfigError("hard_by", list(self.hard_by), "belongs to hard_examples=boost, mine")
         if self.hard_by is not None and not self.hard_by:
             raise ConfigError(
                 "hard_by", "[]", "names no metadata; null for topic, task and what scorers note"

@@ -166,6 +166,9 @@ class DummyBackend(RoundBackend):
 
     def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial."""
+        if self.rounds is not None:
+            problem = "belongs to a loop: give loop.enabled=true"
+            raise ConfigError("backend.rounds", list(self.rounds), problem)
         return Stage(
             "finetune",
             DummyFinetune(**self._pretended(trial)),

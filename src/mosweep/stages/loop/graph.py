@@ -1,11 +1,11 @@
 """The evaluation-driven loop: train a round, evaluate it, and so on until a score is reached. Every
 step is an ordinary stage.
 
-    data → round 1 → eval 1 → round 2 → eval 2 → … → optimize → the trial's evaluations
+    data → round 1 → eval 1 → round 2 → eval 2 → … → chosen → the trial's evaluations
 
 The chain is known before anything runs, so that cache, resume, launchers and plan take it like any
 other. What is decided on the way is decided inside the stages: once a round has reached the
-threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``optimize`` stands
+threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``chosen`` stands
 for the tuned model: its facts and files are those of the round that reached the threshold. A loop
 in which none did fails there, and says which round was best.
 
@@ -27,10 +27,10 @@ from mosweep.core.types import Stage
 from mosweep.models.learning_rate import recommended_lr
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.loop.rounds import (
+    Chosen,
     ChosenEval,
     HardExamples,
     NextRound,
-    Optimize,
     Round,
     RoundBackend,
     RoundEval,
@@ -133,8 +133,8 @@ def _chosen(trial: TrialConfig, chain: Mapping[str, Stage]) -> Stage:
     first, merged = chain["round 1"], trial.config.backend.merges
     made = {"model": first.needs["model"]} if merged and "model" in first.needs else {}
     source = base_model(trial)[1] if merged else None
-    work = Optimize(trial.config.loop.threshold, merged, source)
-    return Stage("optimize", work, {**chain, **made}, trial.resources("optimize", computes=False))
+    work = Chosen(trial.config.loop.threshold, merged, source)
+    return Stage("chosen", work, {**chain, **made}, trial.resources("chosen", computes=False))
 
 
 def _hard(trial: TrialConfig, metric: str | None) -> HardExamples | None:

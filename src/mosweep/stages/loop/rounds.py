@@ -2,7 +2,7 @@
 around theirs.
 
 ``NextRound`` and ``RoundEval`` hold another work each (a backend's round, an evaluation) and
-decide, when they run, whether that is still needed. ``Optimize`` and ``ChosenEval`` stand at the
+decide, when they run, whether that is still needed. ``Chosen`` and ``ChosenEval`` stand at the
 end for the round that was chosen. ``stages.loop`` puts them together.
 """
 
@@ -33,10 +33,10 @@ from mosweep.stages.loop.schedule import Schedule
 from mosweep.stages.model import ModelSource, folder_of
 
 __all__ = [
+    "Chosen",
     "ChosenEval",
     "HardExamples",
     "NextRound",
-    "Optimize",
     "Round",
     "RoundBackend",
     "RoundEval",
@@ -269,7 +269,7 @@ def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Optimize(Work):
+class Chosen(Work):
     """The end of a loop: the round that reached the threshold. ``merged``: also write the full
     model, its adapter merged in.
     """
@@ -361,8 +361,8 @@ class ChosenEval(Work):
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """The facts and files of the chosen round's evaluation."""
-        optimized = next(artifact for artifact in context.inputs.values() if artifact.kind.tunes)
-        found = context.inputs[f"eval {optimized.facts['round']}"]
+        chosen = next(artifact for artifact in context.inputs.values() if artifact.kind.tunes)
+        found = context.inputs[f"eval {chosen.facts['round']}"]
         _link_files(found.folder, context.out)
         return {
             name: value
