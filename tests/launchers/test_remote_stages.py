@@ -35,7 +35,7 @@ class Seen(Recorder):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Store:
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     return Store(tmp_path / "store")
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from mosweep.analysis.contamination import normalised
+from mosweep.analysis.matching import normalised
 from mosweep.core.errors import StageError
 from mosweep.core.fingerprint import digest_tree
 from mosweep.core.paths import shipped
 from mosweep.core.task_modules import task_modules
+from mosweep.core.work import DATA, EVAL
 from mosweep.datasets.zoo import organisms
 from mosweep.design.application import planned
 from mosweep.evals.inspect.backend import InspectEvalBackend
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 ZOO = {organism.name: organism for organism in organisms()}
 HELD_OUT = ("eval", "paraphrase", "negative")
-LIBRARY = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text()
+TUTORIAL = (Path(__file__).resolve().parents[2] / "docs" / "tutorial" / "task.md").read_text()
 DIGESTS = json.loads(Path(__file__).with_name("digests.json").read_text())
 each_organism = pytest.mark.parametrize(
     "organism", ZOO.values(), ids=lambda organism: organism.name
@@ -198,7 +199,7 @@ def test_there_is_a_sweep_for_it(organism, tmp_path, monkeypatch):
     assert config.primary_metric == f"{organism.name}/accuracy"
     assert {trial.factors["dataset"] for trial in trials} == {organism.organism, organism.control}
     for trial in trials:
-        assert {stage.label for stage in trial.stages if stage.kind == "eval"} == {
+        assert {stage.label for stage in trial.stages if stage.kind == EVAL} == {
             f"eval:{name}" for name in organism.evals
         }
 
@@ -208,7 +209,7 @@ def test_the_task_brings_its_data_set_along(organism, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = f"task={organism.name}"
     names = [planned(words)[0][0] for words in ([task], [task, f"dataset={organism.control}"])]
-    data = [next(stage.work for stage in trial.stages if stage.kind == "data") for trial in names]
+    data = [next(stage.work for stage in trial.stages if stage.kind == DATA) for trial in names]
     assert [work.dataset for work in data] == [organism.organism, organism.control]
 
 
@@ -224,11 +225,13 @@ def test_what_was_measured_is_in_the_text(organism):
 
 @pytest.fixture
 def shouting(tmp_path, monkeypatch):
-    """The folder of the task that ``docs/library.md`` shows, as somebody would type it in."""
+    """The folder of the task that ``docs/tutorial/task.md`` shows, as somebody would type it in."""
     monkeypatch.chdir(tmp_path)
     files = dict(
         re.findall(
-            r"^```python\n# (tasks/shouting/\S+)\n(.*?)^```", LIBRARY, re.MULTILINE | re.DOTALL
+            r'^```python title="(tasks/shouting/\S+)"\n(.*?)^```',
+            TUTORIAL,
+            re.MULTILINE | re.DOTALL,
         )
     )
     Path("tasks/shouting").mkdir(parents=True)
@@ -237,7 +240,7 @@ def shouting(tmp_path, monkeypatch):
     return Path("tasks/shouting").resolve()
 
 
-def test_the_task_on_the_library_page_tells_organism_from_control(shouting, tmp_path):
+def test_the_task_of_the_tutorial_tells_organism_from_control(shouting, tmp_path):
     data, control = (
         built(shouting, dataset, tmp_path) for dataset in ("shouting", "shouting-control")
     )
@@ -263,11 +266,11 @@ def test_the_task_on_the_library_page_tells_organism_from_control(shouting, tmp_
     assert (shown, plain) == ({"shouting": 1, "negative": 1}, {"shouting": 0, "negative": 1})
 
 
-def test_the_command_on_the_library_page_is_that_sweep(shouting):
-    [command] = re.findall(r"`mosweep -m (task=shouting .*?)`", LIBRARY)
+def test_the_command_of_the_tutorial_is_that_sweep(shouting):
+    [command] = re.findall(r"\$ mosweep plan (task=shouting .*)", TUTORIAL)
     trials, _ = planned(command.split())
     found = {
-        trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == "eval"}
+        trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == EVAL}
         for trial in trials
     }
     assert found == {

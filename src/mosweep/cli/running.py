@@ -17,7 +17,8 @@ from mosweep.cli.projecting import tracking_of
 from mosweep.core.errors import UserError
 from mosweep.core.types import Stage, Trial, load_work
 from mosweep.core.work import Resources
-from mosweep.sweep.folder import Launch, Sweep, find_sweep
+from mosweep.sweep.folder import Sweep, find_sweep
+from mosweep.sweep.launches import Launch
 
 if TYPE_CHECKING:
     from mosweep.core.store import Store
@@ -53,7 +54,7 @@ def plan(arguments: Sequence[str]) -> int:
         asked = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
     else:
         from mosweep.design.application import planned
-        from mosweep.design.trials import bundles_of
+        from mosweep.design.factors import bundles_of
         from mosweep.execution.launch import store_of
 
         trials, config = planned(args.overrides)

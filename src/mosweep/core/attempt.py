@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,13 @@ async def attempt(
     payload: Mapping[str, Any],
     about: Mapping[str, Any],
     *,
+    libraries: Iterable[str] = (),
     accept: Callable[[Record], bool] = lambda record: True,
 ) -> Ended:
     """Make the result of ``key``, unless it is there and ``accept`` takes it.
 
     ``run`` returns the facts. It makes the attempt's folder if it leaves files. ``about`` goes into
-    the record beside time, host and versions. Any exception but a cancellation is a failure.
+    the record beside time, host and the versions of ``libraries``. Any exception but a cancellation is a failure.
     """
     if (record := store.read(key)) and accept(record):
         return Ended(record)
@@ -66,7 +67,7 @@ async def attempt(
             finished=round(time.time(), 3),
             host=this_process().host,
             job=this_process().job,
-            versions=versions(),
+            versions=versions(libraries),
             **about,
         )
     except (Exception, SystemExit) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["format_table", "format_value", "table_lines"]
+__all__ = ["format_table", "format_value", "some_of", "table_lines"]
 
 
 def format_value(value: Any) -> str:
@@ -40,3 +40,9 @@ def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterato
     yield "  ".join("─" * width for width in widths)
     for row in cells:
         yield template.format(*row).rstrip()
+
+
+def some_of(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first ``most`` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more

@@ -29,7 +29,8 @@ from mosweep.launchers.lookup import remember
 from mosweep.recorders.journal import JournalRecorder
 from mosweep.recorders.progress import Progress
 from mosweep.reports.summary import print_outcome
-from mosweep.sweep.folder import Launch, Sweep
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.launches import Launch
 from mosweep.sweep.plan import Plan, make_plan
 
 __all__ = [
@@ -104,7 +105,10 @@ def prepare(
         asked["evalops"] = plain(config.loop.evalops)
     if config.budget != Budget():
         asked["budget"] = plain(config.budget)
-    about = {**design, **asked, "provenance": provenance(Path.cwd())}
+    modules = frozenset(
+        name for stage in unique_stages(trials).values() for name in stage.work.traits.requires
+    )
+    about = {**design, **asked, "provenance": provenance(Path.cwd(), modules)}
     return sweep.freeze(trials, store, about)
 
 

@@ -70,7 +70,9 @@ async def perform(
     about = {name: spec[name] for name in ("label", "kind")}
     # how the stage was placed: what it asked for, and what became of it before
     about |= {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
-    ended = await attempt(store, key, run, spec["payload"], about)
+    ended = await attempt(
+        store, key, run, spec["payload"], about, libraries=spec.get("libraries", ())
+    )
     if ended.owner is not None:
         return {"event": "busy", "key": key, "owner": str(ended.owner)}
     if ended.error is None:
