@@ -668,7 +668,8 @@ def test_importing_it_loads_nothing_heavy():
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    monkeypatch.delitem(sys.modules, "mosweep.analysis.statistics", raising=False)
+    for name in ("statistics", "verdicts"):
+        monkeypatch.delitem(sys.modules, f"mosweep.analysis.{name}", raising=False)
     monkeypatch.delattr(sys.modules["mosweep.analysis"], "statistics", raising=False)
     with pytest.raises(
         MissingExtra, match=r"the statistics of effects needs scipy.*mosweep\[reports\]"

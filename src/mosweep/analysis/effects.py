@@ -1,6 +1,6 @@
 """What the treatments of a sweep did: each contrast with an interval, a p value and a verdict.
 
-``statistics`` has the formulas; it and numpy are loaded when effects are computed, not before.
+``statistics`` has the formulas. It and numpy are loaded when effects are computed, not before.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def effects(
     if delta is not None and not delta > 0:
         raise ConfigError("delta", delta, "must be > 0")
     try:
-        from mosweep.analysis import statistics
+        from mosweep.analysis.verdicts import holm
     except ImportError as error:
         raise MissingExtra(error.name or "scipy", "reports", "the statistics of effects") from error
 
@@ -117,8 +117,8 @@ def effects(
         )
         for metric in sweep.metrics(contrast.metric or result.design.get("primary_metric")):
             compared.append(compare_levels(sweep, contrast, metric))
-    p_values = statistics.holm([one.p for one in compared])
-    margins = statistics.holm([one.p_equivalence for one in compared])
+    p_values = holm([one.p for one in compared])
+    margins = holm([one.p_equivalence for one in compared])
     return [
         _effect(one, p, margin, level, one_seed)
         for one, p, margin in zip(compared, p_values, margins, strict=True)
@@ -133,7 +133,7 @@ def effects_data(effects: Iterable[Effect]) -> list[dict[str, Any]]:
 def _effect(
     compared: Compared, p_holm: float, margin: float, level: float, one_seed: bool
 ) -> Effect:
-    from mosweep.analysis.statistics import NOT_DECISIVE, heterogeneity, verdict
+    from mosweep.analysis.verdicts import NOT_DECISIVE, heterogeneity, verdict
 
     comparison, delta, alpha = compared.comparison, compared.contrast.delta, 1 - level
     if comparison is None:
