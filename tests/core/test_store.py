@@ -391,7 +391,8 @@ SUCCESSOR = """
     print("begun", flush=True)
     input()
     (attempt.folder / "file").write_text("successor's")
-    print(store.publish(attempt, payload={"kind": "eval"}, facts={"who": "successor"}).facts["who"], flush=True)
+    print(store.publish(attempt, payload={"kind": "eval"}, facts={"who": "successor"})\
+.facts["who"], flush=True)
 """
 
 

@@ -93,7 +93,8 @@ class Train(Work):
 @dataclass(frozen=True)
 class Slow:
     def finetune(self, setting: Any) -> Stage:
-        return Stage("finetune", Train(setting.config.lora.rank, setting.config.seed), {}, setting.resources("finetune"))
+        return Stage("finetune", Train(setting.config.lora.rank, setting.config.seed), {}, \
+setting.resources("finetune"))
 '''
 #: USD 1 for 1,000 tokens.
 PRICES = "paid: {as_of: '2026-11', models: {tiny: {training: 1000}}}\n"

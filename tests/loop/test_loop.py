@@ -251,7 +251,8 @@ def test_what_is_watched(
 def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: Loops) -> None:
     done = loops.run(loops.trial(metric="accuracy"))
     assert done.failed == {
-        "eval 1:capitalization": "loop.metric=accuracy: the evaluation has no such metric; valid: score"
+        "eval 1:capitalization": "loop.metric=accuracy: the evaluation has no such metric; "
+        "valid: score"
     }
     assert done.ran == ["round 1", "eval 1:capitalization"]
 

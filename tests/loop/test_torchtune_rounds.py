@@ -216,8 +216,10 @@ def touchy():
 
 @task
 def broken(data_path: str) -> Task:
-    rows = [json.loads(line) for line in (Path(data_path) / "eval.jsonl").read_text().splitlines()[:4]]
-    samples = [Sample(id=i, input=row["messages"][0]["content"], target="x") for i, row in enumerate(rows, 1)]
+    rows = [json.loads(line) for line in \
+(Path(data_path) / "eval.jsonl").read_text().splitlines()[:4]]
+    samples = [Sample(id=i, input=row["messages"][0]["content"], target="x") \
+for i, row in enumerate(rows, 1)]
     return Task(dataset=samples, scorer=touchy(), config=GenerateConfig(max_tokens=4))
 """
 

@@ -77,7 +77,7 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
     store = Store(shell.folder / ".mosweep" / "store")
     [record] = [
         record
-        for key in store.keys()
+        for key in store.keys()  # noqa: SIM118
         if (record := store.read(key)) and record.data["kind"] == "finetune"
     ]
     left = record.facts

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from mosweep.archive.inventory import Entry, contents, reachable, stages_of
 from mosweep.core.drivers import sweeps_at_work
 from mosweep.core.store import Store
+from mosweep.launchers.lookup import launchers_with_jobs
 from mosweep.sweep.folder import Sweep
 
 __all__ = ["collect_garbage", "garbage", "in_use", "remove", "size_of"]
@@ -28,17 +27,9 @@ def in_use(store: Store) -> set[str]:
     busy = {key for key in store.claims.held() if re.fullmatch(r"[0-9a-f]{64}", key)}
     for folder in sweeps_at_work(store):
         busy |= stages_of(Sweep(folder))
-    for mark in (store.root / "slurm" / "open").glob("*"):
-        for line in _lines(store.root / "slurm" / mark.name / "stages.jsonl"):
-            busy |= {line["spec"]["key"], *line["spec"]["needs"].values()}
+    for launcher in launchers_with_jobs(store):
+        busy |= launcher.in_use(store)
     return busy | reachable(busy, contents(store))
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
 
 
 def remove(store: Store, entries: Mapping[str, Entry]) -> int:

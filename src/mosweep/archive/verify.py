@@ -33,7 +33,7 @@ from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
 from mosweep.core.samples import SAMPLES
 from mosweep.core.work import Kind
-from mosweep.sweep.folder import config_digest
+from mosweep.sweep.launches import config_digest
 
 __all__ = ["verify"]
 

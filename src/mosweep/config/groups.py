@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -35,36 +35,45 @@ __all__ = [
         "StoreConfig",
         "Task",
     ),
-    *("OF_TRAINING", "Tracking"),
+    "TOP_LEVEL",
+    "Tracking",
 ]
 
 
-#: Group choices and keys that do not matter to a control trial: it trains nothing.
-OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "tinker", "seed")
+#: Not in a key as it is written, but a key holds what it comes to.
+_RESOLVED = {**unkeyed, "resolved": True}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A base model: generated (``generate``), a local folder (``path``), a hub id (``hub``), or
-    reached by name (``inspect``).
+    """The group ``model``: the base model that a trial starts from.
 
-    ``recipe`` names the file ``recipes/<backend>/<recipe>.yaml`` with the native defaults for this
-    model; without it ``name`` does. ``path`` may be relative to ``model_dir`` or the working
-    directory. ``inspect`` is an Inspect model name (``openai/gpt-4o-mini``). ``tinker`` is what
-    Tinker calls the model, by default its hub id, and ``renderer`` how tinker-cookbook writes chats
-    for it.
+    Give one source: ``generate``, ``path``, ``hub`` or ``inspect``.
     """
 
     name: str
+    """What the model is called in tables, folders and on the command line."""
     recipe: str | None = None
+    """The file ``recipes/<backend>/<recipe>.yaml`` with the native defaults; null: the name."""
     generate: TinyArchitecture | None = None
+    """Sizes of a tiny model that is made on the spot and needs no download."""
     generate_seed: int = 0
+    """Seed of a generated model. Another seed gives another base model."""
     path: str | None = None
+    """A folder in Hugging Face's layout. It may be relative to ``model_dir`` or to the working
+    folder.
+    """
     hub: str | None = None
+    """A model on the Hugging Face hub, such as ``Qwen/Qwen3-8B``. It is downloaded when needed."""
     revision: str | None = None
+    """The branch, tag or commit on the hub."""
     inspect: str | None = None
-    tinker: str | None = field(default=None, metadata=unkeyed)
-    renderer: str | None = field(default=None, metadata=unkeyed)
+    """Inspect's name of a model behind an API, such as ``openai/gpt-4o-mini``."""
+    tinker: str | None = field(default=None, metadata=_RESOLVED)
+    """What Tinker calls the model; null: its hub id."""
+    renderer: str | None = field(default=None, metadata=_RESOLVED)
+    """Which of tinker-cookbook's renderers writes chats for the model; null: the recommended one.
+    """
 
     def __post_init__(self) -> None:
         sources = [
@@ -80,30 +89,35 @@ class Model:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: its ``name`` as the task's ``data.build`` knows it, or a file or folder of one's
-    own (``path``).
-    """
+    """The group ``dataset``: what a trial is trained on."""
 
     name: str
+    """The data set's name. The task's ``data.py`` builds it, unless ``path`` is given."""
     path: str | None = None
+    """A JSONL file, or a folder with ``train.jsonl``, of your own."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task folder ``tasks/<name>/`` with ``data.py``, ``eval.py`` and ``eval.yaml``."""
+    """The group ``task``: what is trained and evaluated."""
 
     name: str
+    """The folder ``tasks/<name>/`` with ``data.py``, ``eval.py`` and ``eval.yaml``."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685). What is ``None`` is as the backend's
-    recipe says.
+    """The group ``lora``: low-rank adaptation (Hu et al. 2021, arXiv:2106.09685).
+
+    ``None`` leaves a value to the backend's recipe.
     """
 
     rank: int | None = field(default=None, metadata=between(ge=1))
+    """Rank of the adapter; null: as the recipe says."""
     alpha: float | None = field(default=None, metadata=between(gt=0))
+    """Scale of the adapter; null: twice a given rank, else as the recipe says."""
     dropout: float | None = field(default=None, metadata=between(ge=0, lt=1))
+    """Share of the adapter's inputs that are dropped in training; null: as the recipe says."""
 
     @cached_property
     def in_force(self) -> Lora:
@@ -117,28 +131,33 @@ class Lora:
 
 @dataclass(frozen=True)
 class Optim:
-    """Optimisation: peak learning rate, batch size in samples, passes over the data, optional cap
-    on steps per epoch.
+    """The group ``optim``: how a fine-tune is optimised.
 
-    What is ``None`` is as the backend's recipe says.
+    ``None`` leaves a value to the backend's recipe.
     """
 
     lr: float | None = field(default=None, metadata=between(gt=0))
+    """Peak learning rate; null: as the recipe says."""
     batch_size: int | None = field(default=None, metadata=between(ge=1))
+    """Samples in one optimizer step, over all GPUs; null: as the recipe says."""
     epochs: int | None = field(default=None, metadata=between(ge=1))
+    """Passes over the training data; null: as the recipe says."""
     max_steps_per_epoch: int | None = field(default=None, metadata=between(ge=1))
+    """Optimizer steps after which an epoch ends early; null: none."""
     warmup_steps: int | None = field(default=None, metadata=between(ge=0))
+    """Steps in which the learning rate rises to its peak; null: as the recipe says."""
     weight_decay: float | None = field(default=None, metadata=between(ge=0))
+    """Weight decay of the optimizer; null: as the recipe says."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The experiment's ``name`` (its folder under ``multirun/`` and its name in MLflow) and what it
-    is about.
-    """
+    """The group ``experiment``: which sweep a launch belongs to."""
 
     name: str | None = None
+    """The sweep's name. Its folder is ``multirun/<name>``; the same name continues the sweep."""
     description: str | None = None
+    """What the experiment is about, for people."""
 
     def __post_init__(self) -> None:
         if self.name is not None and (
@@ -149,18 +168,18 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where results are projected. ``uri`` is MLflow's tracking URI, by default SQLite in mosweep's
-    home.
-
-    ``project``, ``entity`` and ``mode`` are W&B's; offline, runs are written below mosweep's home
-    for ``wandb sync``.
-    """
+    """The group ``tracking``: where results are shown besides the report."""
 
     recorder: Literal["mlflow", "wandb", "mlflow+wandb", "none"] = "mlflow"
+    """Which trackers get a copy of the results."""
     uri: str | None = None
+    """MLflow's tracking URI; null: an SQLite file in mosweep's home."""
     project: str = "mosweep"
+    """The project at W&B."""
     entity: str | None = None
+    """The team or user at W&B; null: your default there."""
     mode: Literal["online", "offline"] | None = None
+    """W&B's mode. ``offline`` writes runs below mosweep's home, for ``wandb sync``."""
 
     @property
     def recorders(self) -> list[str]:
@@ -170,45 +189,53 @@ class Tracking:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """``dir``: where the store lies, by default in mosweep's home."""
+    """The group ``store``: where results are kept."""
 
     dir: str | None = None
+    """The store's folder; null: ``store`` in mosweep's home (``$MOSWEEP_HOME``)."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a launch may take at most, by records of like stages; ``None``: any. ``usd`` is what
-    providers ask for tokens.
+    """The group ``budget``: what a launch may take at most; ``None``: no limit.
+
+    A launch that may take more, by records of similar stages, is refused. One that turns out to
+    take more is stopped before it does.
     """
 
     gpu_hours: float | None = field(default=None, metadata=between(ge=0))
+    """GPU-hours that a launch may take; null: no limit."""
     usd: float | None = field(default=None, metadata=between(ge=0))
+    """US dollars that providers may ask for a launch's tokens; null: no limit."""
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """``max_overlap``: the fraction of evaluation items that may occur in the training data before
-    scores are marked; ``None``: any.
-    """
+    """The group ``contamination``: evaluation items that were in the training data."""
 
     max_overlap: float | None = field(default=None, metadata=between(ge=0, le=1))
+    """Share of evaluation items that may occur in the training data before scores are marked;
+    null: any.
+    """
 
 
 @dataclass(frozen=True)
 class EvalOps:
-    """Where each round is told of: ``url`` of an EvalOps service and the ``suite`` (id) that its
-    test runs belong to; ``None``: nowhere.
+    """The section ``loop.evalops``: an EvalOps service that hears of each round as it ends.
 
-    The key is read from ``EVALOPS_API_KEY``. The service is asked up to ``tries`` times,
-    ``timeout_s`` seconds each, beside the work; one that does not answer costs a warning. The end
-    of a launch waits for an answer that is due, ``timeout_s`` at most; for five seconds, rounds
-    that are left are told, too.
+    The key is read from ``EVALOPS_API_KEY``. A service that does not answer costs a warning, never
+    a round. At its end, a launch spends up to five seconds on rounds that are still to be reported
+    and waits for an answer that is due, ``timeout_s`` at most.
     """
 
     url: str | None = None
+    """Address of the service; null: nobody is told."""
     suite: str | None = None
+    """Id of the test suite that the test runs belong to."""
     tries: int = field(default=3, metadata=between(ge=1, le=10))
+    """How often a request is sent before the service is left alone for a while."""
     timeout_s: float = field(default=10.0, metadata=between(gt=0, le=300))
+    """Seconds that one request may take."""
 
     def __post_init__(self) -> None:
         if self.url is not None and not _is_address(self.url):
@@ -234,36 +261,54 @@ def _is_address(url: str) -> bool:
 
 @dataclass(frozen=True)
 class Loop:
-    """Evaluation-driven fine-tuning: rounds of ``steps_per_round`` optimizer steps, each evaluated,
-    until one reaches ``threshold``.
+    """The group ``loop``: fine-tuning in rounds, each evaluated, until one is good enough.
 
-    Watched is ``metric`` of ``task``, by default those of ``primary_metric``, else the trial's task
-    and its only metric. The learning rate of round k peaks at ``lr · lr_decay^(k-1)``, not below
-    ``min_lr``; over the whole run it warms up and falls as a cosine (``training.schedule``). The
-    run is ``max_steps`` long, by default ``max_rounds · steps_per_round``. ``hard_examples``
-    decides what the examples of the groups in which evaluation samples failed are worth in the next
-    round: as any other (``off``), up to ``hard_factor`` times as much (``boost``), or everything
-    (``mine``); ``hard_by`` are the names in the metadata that make groups.
+    The learning rate of round k peaks at ``lr · lr_decay^(k-1)``, not below ``min_lr``. Over the
+    whole run it warms up and falls as a cosine (``stages.loop.schedule``).
     """
 
     enabled: bool = False
+    """Train in rounds."""
     task: str | None = None
+    """The evaluation that is watched; null: that of ``primary_metric``, else the trial's task."""
     metric: str | None = None
+    """The metric that is watched; null: that of ``primary_metric``, else the only one."""
     threshold: float = field(default=0.8, metadata=between(ge=0, le=1))
+    """A score of at least this ends the loop. If no round reaches it, the trial has failed."""
     max_rounds: int = field(default=3, metadata=between(ge=1, le=100))
+    """Rounds at most."""
     steps_per_round: int = field(default=100, metadata=between(ge=1))
+    """Optimizer steps in a round."""
     max_steps: int | None = field(default=None, metadata=between(ge=1))
+    """Length of the whole run in optimizer steps; null: ``max_rounds · steps_per_round``."""
     lr_decay: float = field(default=0.8, metadata=between(gt=0, le=1))
+    """Factor by which the peak learning rate falls from round to round."""
     min_lr: float = field(default=0.0, metadata=between(ge=0))
+    """The learning rate that the run ends with, and the lowest peak."""
     warmup_steps: int = field(default=0, metadata=between(ge=0))
+    """Steps in which the learning rate rises to its peak, once per run."""
     use_recommended_lr: bool = False
+    """Take tinker-cookbook's learning rate for the model. It is refused beside a rate that is
+    given.
+    """
     batch_size: int | None = field(default=None, metadata=between(ge=1))
+    """Samples in one optimizer step; null: ``optim.batch_size``, else as the recipe says."""
     max_seq_length: int | None = field(default=None, metadata=between(ge=1))
+    """Tokens after which a sample is cut; null: as the recipe says."""
     renderer: str | None = None
+    """Which of tinker-cookbook's renderers writes chats; null: the model's."""
     hard_examples: Literal["off", "boost", "mine"] | bool = "off"
+    """How the next round treats examples of the groups in which evaluation samples failed: like
+    all others (``off``), more often (``boost``), or as its only examples (``mine``).
+    """
     hard_factor: float = field(default=3.0, metadata=between(ge=1))
+    """With ``boost``: weight of an example whose group failed completely."""
     hard_by: Sequence[str] | None = None
-    evalops: EvalOps = EvalOps()
+    """Names in the samples' metadata that make groups; null: ``topic``, ``task`` and what scorers
+    note.
+    """
+    evalops: EvalOps = field(default=EvalOps(), metadata=unkeyed)
+    """An EvalOps service that hears of each round."""
 
     def __post_init__(self) -> None:
         if self.hard_examples is False:  # what YAML makes of an unquoted off
@@ -286,9 +331,7 @@ class Loop:
 
     @property
     def total_steps(self) -> int:
-        """Length of the whole run, in optimizer steps: where the schedule of the learning rate
-        ends.
-        """
+        """Optimizer steps of the whole run: where the schedule of the learning rate ends."""
         return self.max_steps or self.max_rounds * self.steps_per_round
 
     @property
@@ -299,39 +342,74 @@ class Loop:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything about one trial."""
+    """Everything about one trial.
+
+    ``transforms`` are further sections that name a class in ``_target_``, or are ``null``;
+    ``native`` are all others: the native settings of backends and evaluators.
+    """
 
     model: Model
+    """The base model."""
     dataset: Dataset
+    """The training data."""
     task: Task
+    """What is trained and evaluated."""
     backend: Any
+    """Who fine-tunes."""
     eval: Any
+    """Who evaluates."""
     lora: Lora = Lora()
+    """The adapter."""
     optim: Optim = Optim()
+    """The optimisation."""
     loop: Loop = Loop()
+    """Fine-tuning in rounds."""
     seed: int = field(default=0, metadata=between(ge=0))
-    control: bool = False
-    resources: Any = None
-    experiment: Experiment = Experiment()
-    tracking: Tracking = Tracking()
-    store: StoreConfig = StoreConfig()
-    budget: Budget = Budget()
-    contamination: Contamination = Contamination()
-    torchtune: Mapping[str, Any] = field(default_factory=dict)
-    tinker: Mapping[str, Any] = field(default_factory=dict)
-    inspect: Mapping[str, Any] = field(default_factory=dict)
-    tasks_dir: str | None = None
-    data_dir: str | None = None
-    model_dir: str | None = None
-    controls: Any = None
-    treatments: Any = None
-    seeds: Any = None
-    setting: Any = None
-    tags: Any = None
-    run_control_trials: bool = True
-    primary_metric: str | None = None
-    contrasts: Any = None
-    delta: float | None = field(default=None, metadata=between(gt=0))
+    """Seed of the fine-tune, a factor like any other: ``seed=0,1,2``."""
+    control: bool = field(default=False, metadata=unkeyed)
+    """Evaluate the base model, without any fine-tune."""
+    resources: Any = field(default=None, metadata=unkeyed)
+    """What stages ask of a cluster."""
+    experiment: Experiment = field(default=Experiment(), metadata=unkeyed)
+    """Which sweep a launch belongs to."""
+    tracking: Tracking = field(default=Tracking(), metadata=unkeyed)
+    """Where results are shown."""
+    store: StoreConfig = field(default=StoreConfig(), metadata=unkeyed)
+    """Where results are kept."""
+    budget: Budget = field(default=Budget(), metadata=unkeyed)
+    """What a launch may take at most."""
+    contamination: Contamination = field(default=Contamination(), metadata=unkeyed)
+    """Evaluation items in the training data."""
+    transforms: Mapping[str, Any] = field(default_factory=dict)
+    """Stages between fine-tune and evaluation, each a group of its own."""
+    native: Mapping[str, Any] = field(default_factory=dict)
+    """Native settings of backends and evaluators, by section."""
+    tasks_dir: str | None = field(default=None, metadata=unkeyed)
+    """A folder of task folders of your own; null: ``tasks/`` in the working folder."""
+    data_dir: str | None = field(default=None, metadata=unkeyed)
+    """A folder of data sets of your own, ``<data_dir>/<dataset>/train.jsonl``."""
+    model_dir: str | None = field(default=None, metadata=unkeyed)
+    """A folder of model folders of your own, for ``model.path``."""
+    controls: Any = field(default=None, metadata=unkeyed)
+    """Factors that are held constant, ``{lora.alpha: 32}``, or ``@file.json``."""
+    treatments: Any = field(default=None, metadata=unkeyed)
+    """Factors and their levels, ``{lora.rank: [4, 64]}``, a list of bundles, or ``@file.json``."""
+    seeds: Any = field(default=None, metadata=unkeyed)
+    """Levels of the factor ``seed``, ``[0, 1, 2]``, or how many."""
+    setting: Any = field(default=None, metadata=unkeyed)
+    """Data sets and evaluations that belong together, ``conf/setting/<name>.yaml``."""
+    tags: Any = field(default=None, metadata=unkeyed)
+    """With a setting: only the data sets and evaluations that have any of these tags."""
+    run_control_trials: bool = field(default=True, metadata=unkeyed)
+    """Add trials of the base models to a sweep, one per model, data set, task and evaluation."""
+    primary_metric: str | None = field(default=None, metadata=unkeyed)
+    """``<task>/<metric>``: what reports and optimisers look at first."""
+    contrasts: Any = field(default=None, metadata=unkeyed)
+    """Comparisons that the report makes, ``["lora.rank: 4 -> 64"]``; null: each level against the
+    first.
+    """
+    delta: float | None = field(default=None, metadata={**between(gt=0), **unkeyed})
+    """A difference smaller than this counts as none, in units of the metric."""
 
 
 class Sections:
@@ -346,11 +424,19 @@ class Sections:
 
     def config(self, data: Mapping[str, Any]) -> Config:
         """Check ``data``, the resolved configuration of a trial, and make it a ``Config``."""
-        return schema.build(
-            Config, {name: self._section(name, value) for name, value in data.items()}
-        )
+        found: dict[str, Any] = {"native": {}, "transforms": {}}
+        for name, value in data.items():
+            section = self.section(name, value)
+            if name in TOP_LEVEL:
+                found[name] = section
+            elif value is None or (isinstance(value, Mapping) and schema.TARGET in value):
+                found["transforms"][name] = section
+            else:
+                found["native"][name] = section
+        return schema.build(Config, found)
 
-    def _section(self, name: str, value: Any) -> Any:
+    def section(self, name: str, value: Any) -> Any:
+        """The typed section ``name``; the same mapping gives the same object."""
         if not isinstance(value, Mapping):
             return value
         found = self._built.get((name, id(value)))
@@ -364,7 +450,7 @@ class Sections:
     @staticmethod
     def _build(name: str, value: Mapping[str, Any]) -> Any:
         value = _without_missing(value)
-        if name in ("backend", "eval"):
+        if name in ("backend", "eval") or (name not in TOP_LEVEL and schema.TARGET in value):
             return schema.build_target(value, name)
         if name == "resources":
             from mosweep.config.resources import Request
@@ -372,6 +458,9 @@ class Sections:
             return schema.build(Request, value, name)
         return schema.build(_SECTIONS[name], value, name) if name in _SECTIONS else value
 
+
+#: The keys that a configuration may have beside native sections and transforms.
+TOP_LEVEL = frozenset(each.name for each in fields(Config)) - {"native", "transforms"}
 
 _SECTIONS: dict[str, type[Any]] = {
     "model": Model,

@@ -17,13 +17,19 @@ __all__ = ["Request", "whole"]
 
 @dataclass(frozen=True)
 class Request:
-    """The group ``resources``. Sections hold the keys of ``Resources``, or Slurm's ``mem``,
-    ``time`` and ``gres``.
+    """The group ``resources``: what stages ask of a cluster, key by key.
+
+    Sections hold the keys of ``Resources``, or Slurm's ``mem``, ``time`` and ``gres``.
     """
 
     default: Mapping[str, Any] = field(default_factory=dict)
+    """What all stages ask for."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What stages of a model ask for, by the model's name. It goes before ``default``."""
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What stages of a kind ask for (``data``, ``finetune``, ``eval`` …). It goes before
+    ``models``.
+    """
 
     def __post_init__(self) -> None:
         _resources("default", self.default)

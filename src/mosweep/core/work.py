@@ -98,16 +98,27 @@ class Resources:
     """What a stage asks of the machine that runs it. ``None`` leaves the choice to the launcher."""
 
     nodes: int | None = field(default=None, metadata=schema.between(ge=1))
+    """Machines."""
     ntasks_per_node: int | None = field(default=None, metadata=schema.between(ge=1))
+    """Processes on each machine."""
     cpus: int | None = field(default=None, metadata=schema.between(ge=1))
+    """CPU cores of a process."""
     gpus: int | None = field(default=None, metadata=schema.between(ge=0))
+    """GPUs on each machine. With more than one, torchtune trains with its distributed recipe."""
     mem_gb: float | None = field(default=None, metadata=schema.between(gt=0))
+    """Memory on each machine, in GiB. Slurm's ``mem: 80G`` means the same."""
     time_min: float | None = field(default=None, metadata=schema.between(gt=0))
+    """Time limit in minutes. Slurm's ``time: "08:00:00"`` means the same."""
     account: str | None = None
+    """Slurm's account."""
     partition: str | None = None
+    """Slurm's partition."""
     qos: str | None = None
+    """Slurm's quality of service."""
     constraint: str | None = None
+    """Features that a node must have, such as ``a100``."""
     additional_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Any other option of ``sbatch``, without its dashes."""
 
 
 @dataclass(frozen=True)

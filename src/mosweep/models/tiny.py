@@ -59,10 +59,15 @@ class TinyArchitecture:
     """
 
     dim: int = 64
+    """Width of the model."""
     layers: int = 2
+    """Transformer layers, two at least."""
     heads: int = 4
+    """Attention heads."""
     kv_heads: int = 2
+    """Heads for keys and values."""
     ffn: int = 128
+    """Width of the feed-forward layers."""
 
     def __post_init__(self) -> None:
         if min(self.dim, self.heads, self.kv_heads, self.ffn) < 1 or self.layers < 2:

@@ -14,7 +14,8 @@ from mosweep.config.secrets import masked
 from mosweep.core.errors import UserError
 from mosweep.core.levels import level_text
 from mosweep.core.results import SweepResult, TrialResult
-from mosweep.sweep.folder import Launch, Sweep
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.launches import Launch
 
 __all__ = ["Content"]
 

@@ -156,7 +156,9 @@ class Atom:
         return "\n".join(self._lines("", ""))
 
     def _lines(self, name: str, indent: str) -> Iterator[str]:
-        yield f"{indent}{f'{name}: ' if name else ''}{self.id}{f'  ({self.step})' if self.step else ''}"
+        label = f"{name}: " if name else ""
+        origin = f"  ({self.step})" if self.step else ""
+        yield f"{indent}{label}{self.id}{origin}"
         for argument, parent in self.parents().items():
             yield from parent._lines(argument, indent + "  ")
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep.backends.base import Backend
 from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, Context, Kind, Work
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class ScriptedFinetune(Work):
 
 
 @dataclass(frozen=True)
-class ScriptedBackend:
+class ScriptedBackend(Backend):
     play: str
     runs: str
 
-    def finetune(self, setting: Setting) -> Stage:
-        work = ScriptedFinetune(self.play, setting.config.seed, self.runs)
-        return Stage("finetune", work, resources=setting.resources("finetune"))
+    def finetune(self, trial: TrialConfig) -> Stage:
+        work = ScriptedFinetune(self.play, trial.config.seed, self.runs)
+        return Stage("finetune", work, resources=trial.resources("finetune"))

@@ -25,19 +25,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.files import write_whole
 from mosweep.core.store import Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Work
-from mosweep.launchers.worker import at_once, perform, perform_now
+from mosweep.launchers.job import await_inputs, bring_to_end, has_inputs
+from mosweep.launchers.worker import at_once, perform
 
 __all__ = ["main"]
 
-#: How long an input's record may take to be seen on this machine, and how often, at first and
-#: later, another owner of the stage is looked at, in seconds.
-VISIBLE_S, SOON_S, LOOK_S = 30.0, 0.05, 2.0
-#: How long a job may go on with its siblings' immediate stages, in seconds, and how many elements
-#: an array has for that to be worth it.
-SHARE_S, SHARE_FROM = 5.0, 64
+#: How long a job may go on with its siblings' immediate stages, in seconds.
+SHARE_S = 5.0
+#: How many elements an array has for that to be worth it.
+SHARE_FROM = 64
 
 
 def main(store: Store, folder: Path) -> int:
@@ -51,7 +51,7 @@ def main(store: Store, folder: Path) -> int:
     if spec is None:
         raise SystemExit(f"{folder}/stages.jsonl has no element {index}")
     _heed_signals(spec)
-    _await_inputs(store, spec)
+    await_inputs(store, spec)
 
     def started(event: dict[str, Any]) -> None:
         _write(
@@ -59,10 +59,7 @@ def main(store: Store, folder: Path) -> int:
             {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")},
         )
 
-    pause = SOON_S
-    while (event := perform_now(store, spec, started))["event"] == "busy":
-        time.sleep(pause)  # another process is at it: its result will do, or its end makes room
-        pause = min(2 * pause, LOOK_S)
+    event = bring_to_end(store, spec, started)
     done = folder / f"{index}.done"
     by_sibling = bool(event.get("elsewhere")) and done.exists()
     _write(
@@ -95,7 +92,7 @@ def _share(store: Store, folder: Path) -> None:
         if time.monotonic() > deadline:
             return
         taken = any((folder / f"{index}.{what}").exists() for what in ("started", "done"))
-        if taken or not _has_inputs(store, spec) or (work := _immediate(spec)) is None:
+        if taken or not has_inputs(store, spec) or (work := _immediate(spec)) is None:
             continue
         event = at_once(perform(store, spec, lambda event: None, work=work))
         if event["event"] != "busy" and not event.get("elsewhere"):
@@ -113,17 +110,6 @@ def _specs(folder: Path, only: int | None = None) -> Iterator[tuple[int, dict[st
             if line.startswith(start):
                 element = json.loads(line)
                 yield element["index"], element["spec"]
-
-
-def _await_inputs(store: Store, spec: dict[str, Any]) -> None:
-    """Slurm started us, so the inputs are there; a network file system may show them late."""
-    deadline = time.monotonic() + VISIBLE_S
-    while time.monotonic() < deadline and not _has_inputs(store, spec):
-        time.sleep(0.5)
-
-
-def _has_inputs(store: Store, spec: dict[str, Any]) -> bool:
-    return all(store.record_path(key).exists() for key in spec["needs"].values())
 
 
 def _immediate(spec: dict[str, Any]) -> Work | None:
@@ -170,9 +156,7 @@ def _heed_signals(spec: dict[str, Any]) -> None:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data) + "\n")  # a line, as the job's script reads it
-    temporary.replace(path)
+    write_whole(path, json.dumps(data) + "\n")  # a line, as the job's script reads it
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ import asyncio
 import math
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
+from mosweep.backends.base import Backend
 from mosweep.core.errors import StageError, choices
 from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
@@ -26,7 +28,7 @@ from mosweep.core.types import Stage, load_work
 from mosweep.core.work import CHOSEN, EVAL, ROUND, ROUND_EVAL, Artifact, Context, Kind, Traits, Work
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.datasets.rounds import Selection, failed_groups, select
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 from mosweep.stages.loop.schedule import Schedule
 from mosweep.stages.model import ModelSource, folder_of
 
@@ -85,23 +87,33 @@ class Round:
         return [self.schedule.lr(self.before + step) for step in range(1, self.steps + 1)]
 
 
-@runtime_checkable
-class RoundBackend(Protocol):
-    """A backend that can train in rounds."""
+class RoundBackend(Backend):
+    """A backend that can train in rounds.
 
-    def peak_lr(self, setting: Setting) -> float:
-        """The peak learning rate of a fine-tune of this setting, which the first round has."""
-        ...
+    ``loop_settings`` names its native setting, below ``section``, for each setting of the loop that
+    says the same: ``batch_size``, ``max_seq_length``, ``use_recommended_lr``.
+    """
 
-    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
-        """The stage that trains ``this`` round, from the adapter, the optimizer's state and the
-        place in the data that ``previous`` left.
+    loop_settings: ClassVar[Mapping[str, str]] = {}
 
-        Its work has the kind ``round`` and leaves the facts of a fine-tune. It finds ``previous``
-        among its inputs where it asked for it, and, except in the first round, the evaluation of
-        the round before as ``feedback`` (for ``chosen_examples``).
+    @property
+    def merges(self) -> bool:
+        """Whether the chosen round's adapter is also merged into a full model."""
+        return False
+
+    @abstractmethod
+    def peak_lr(self, trial: TrialConfig) -> float:
+        """The peak learning rate of a fine-tune of this trial, which the first round has."""
+
+    @abstractmethod
+    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
+        """The stage that trains ``this`` round.
+
+        It goes on from the adapter, the optimizer's state and the place in the data that
+        ``previous`` left. Its work has the kind ``ROUND`` and leaves the facts of a fine-tune. It
+        finds ``previous`` among its inputs where it asked for it and, except in the first round,
+        the evaluation of the round before as ``feedback`` (for ``chosen_examples``).
         """
-        ...
 
 
 async def chosen_examples(
