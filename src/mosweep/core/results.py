@@ -1,4 +1,4 @@
-"""The state of stages and trials, from records and journal. Recorders and reports read only this."""
+"""The state of stages and trials, from records and journal: what recorders and reports read."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class StageResult:
     """One stage of one trial.
 
     - ``label``: its name in the trial, such as ``finetune`` or ``eval:capitalization``.
-    - ``record``: the data of its record (``facts``, ``started``, ``finished`` …), and ``folder`` the
-      artifact's folder; both are ``None`` until the stage has succeeded.
+    - ``record``: the data of its record (``facts``, ``started``, ``finished`` …), and ``folder``
+      the artifact's folder; both are ``None`` until the stage has succeeded.
     - ``cached``: whether it was done before the latest launch.
     - ``needs``: the keys of other stages, by role.
     - ``queue``: what a queue says of its job, if one was asked.
@@ -156,7 +156,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. ``id`` is the digest of its stages' keys, ``factors`` has the levels it varies."""
+    """One trial. ``id`` is the digest of its stages' keys; ``factors`` are its levels."""
 
     name: str
     id: str
