@@ -167,7 +167,7 @@ class TrialResult:
 
     @cached_property
     def status(self) -> Status:
-        """``succeeded`` if all stages did, else the first of failed, cancelled, running, pending."""
+        """``succeeded`` if all are, else the first of failed, cancelled, running, pending."""
         seen = {stage.status for stage in self.stages}
         order: tuple[Status, ...] = ("failed", "cancelled", "running")
         for status in order:
