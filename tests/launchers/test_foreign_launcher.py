@@ -1,4 +1,4 @@
-"""Somebody else's launcher: one Python file and one YAML, in a folder outside the package, and every
+"""Somebody else's launcher: one Python file and one YAML, in a folder outside the package. Every
 verb works with it.
 """
 
@@ -148,7 +148,8 @@ def test_jobs_go_on_alone_and_every_verb_knows_them(mine: Shell) -> None:
     assert {job["node"] for job in jobs} == {"here"}
     code = (
         "from pathlib import Path; from mosweep.core.store import Store; "
-        "from mosweep.launchers.lookup import launchers_with_jobs; store = Store(Path('.mosweep/store')); "
+        "from mosweep.launchers.lookup import launchers_with_jobs; "
+        "store = Store(Path('.mosweep/store')); "
         "print(*[key for each in launchers_with_jobs(store) for key in each.in_use(store)])"
     )
     held = subprocess.run(
@@ -168,7 +169,7 @@ def test_jobs_go_on_alone_and_every_verb_knows_them(mine: Shell) -> None:
     assert "2 jobs of this sweep are in processes of their own" in out
     assert {job["job"] for job in running(mine, "slow")} == {job["job"] for job in jobs}
     done = ok(mine("cancel", "slow")).out
-    assert "2 in processes of their own" in done
+    assert "2 jobs in processes of their own" in done
     assert running(mine, "slow") == []
     for job in jobs:
         with pytest.raises(ProcessLookupError):

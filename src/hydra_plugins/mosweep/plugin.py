@@ -74,7 +74,7 @@ class PlanningLauncher(Launcher):
 
 
 def wrap_launcher(config: DictConfig) -> None:
-    """Let ``hydra.launcher`` be what Hydra instantiates, if it names a launcher of mosweep's kind."""
+    """Make a mosweep launcher in ``hydra.launcher`` something that Hydra instantiates."""
     chosen = config.hydra.launcher
     if str(chosen.get("_target_", "hydra.")).startswith(("hydra.", "hydra_plugins.")):
         return

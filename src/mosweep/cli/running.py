@@ -191,8 +191,8 @@ def _forget(redo: Mapping[str, Stage], store: Store) -> None:
 def cancel(arguments: Sequence[str]) -> int:
     """End what a sweep has running or waiting."""
     text = (
-        "End what a sweep has running or waiting, here, on a cluster or at a provider. What is done "
-        "stays; mosweep run goes on with it."
+        "End what a sweep has running or waiting, here, on a cluster or at a provider. What is "
+        "done stays; mosweep run goes on with it."
     )
     parser = parser_of("cancel", text)
     args = parser.parse_args(arguments)
@@ -214,7 +214,7 @@ def cancel(arguments: Sequence[str]) -> int:
             wanted = [key for key in launch.stages if key in open_ones and key not in jobs]
             ended = launcher.withdraw(launch.store, wanted)
             jobs |= ended
-            places[f"in {launcher.title}"] += len(ended)
+            places[f"jobs in {launcher.title}"] += len(ended)
     from mosweep.execution.launch import cancel_jobs
 
     begun = {
@@ -247,8 +247,8 @@ def cancel(arguments: Sequence[str]) -> int:
     elif open_ones or remote:
         places["at a provider"] += len(remote)
         where = " and ".join(f"{count} {place}" for place, count in places.items() if count)
-        jobs_text = f", with their jobs ({where})" if where else ""
-        print(f"cancelled: {len(open_ones)} stages{jobs_text}; mosweep run goes on with them")
+        among = f", among them {where}" if where else ""
+        print(f"cancelled: {len(open_ones)} stages{among}; mosweep run goes on with them")
     else:
         print("nothing to cancel: no stage is running or waiting")
     return 0

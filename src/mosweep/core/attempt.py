@@ -80,7 +80,7 @@ async def attempt(
 
 
 def note_failure(place: Attempt, error: BaseException) -> None:
-    """Add why an attempt failed to its log: the message, or the traceback of what nobody foresaw."""
+    """Add to an attempt's log why it failed: a message of mosweep's, or else the traceback."""
     text = (
         str(error)
         if isinstance(error, MosweepError)

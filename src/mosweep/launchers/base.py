@@ -35,12 +35,12 @@ class Outcome:
 
 
 class Launcher(ABC):
-    """Runs plans. Subclass it as a frozen dataclass whose fields are the keys of ``hydra.launcher``.
+    """Runs plans. Subclass it as a frozen dataclass; its fields are the keys of ``hydra.launcher``.
 
     - ``kind``: its name, such as ``slurm``: in the frozen design of a sweep and in the store.
     - ``title``: what people call the place, such as ``Slurm``.
     - ``outlives``: its jobs go on when our process ends. Then ``observe``, ``withdraw`` and
-      ``in_use`` work from any process that sees the store, with whatever options.
+      ``in_use`` must work from any process that sees the store, whatever the options.
     """
 
     kind: ClassVar[str]

@@ -1,9 +1,8 @@
-"""Running a plan, whoever runs its stages: what is left, what is ready, what it may take, who is
-told.
+"""Running a plan, whichever launcher runs its stages. This module knows none of them.
 
-``PlanRun`` keeps the books: outcome, budget, events, what fails with a failed stage. ``Driver`` adds
-the ready set and a loop for launchers that start a stage once what it needs is done. Slurm takes
-jobs before what they wait for is done, so ``launchers.slurm`` has a loop of its own over a
+``PlanRun`` keeps the books: outcome, budget, events, and what cannot run after a failure.
+``Driver`` adds the ready set, and a loop that starts a stage once everything it needs is done.
+Slurm takes jobs before their inputs are done, so ``launchers.slurm`` has a loop of its own over a
 ``PlanRun``.
 """
 
@@ -75,7 +74,7 @@ class PlanRun:
         jobs: Mapping[str, str],
         tries: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
     ) -> None:
-        """The stages were given to a queue, as these jobs. ``tries``: what became of them before."""
+        """The stages were given to a queue as these jobs. ``tries``: how earlier jobs ended."""
         self.recorder.stages_queued(
             [
                 StageQueued(
@@ -129,7 +128,7 @@ class Site(Protocol):
         ...
 
     def listen(self, patience: float | None) -> None:
-        """Wait for news, at most ``patience`` seconds where given, and tell the driver."""
+        """Wait for events, at most ``patience`` seconds if given, and report them to the driver."""
         ...
 
 
@@ -183,7 +182,7 @@ class Driver(PlanRun):
         heapq.heappush(line, (-self.height[key], self.order[key], key))
 
     def first(self, line: str) -> str | None:
-        """The first in line, if it may start now. Those that a cap keeps from ever starting fail."""
+        """The first in line, if it may start now. Fails those that a cap keeps from starting."""
         waiting = self.lines.get(line, [])
         while waiting and waiting[0][2] not in self.todo:  # it ended in a job that was there before
             heapq.heappop(waiting)
@@ -214,7 +213,7 @@ class Driver(PlanRun):
                 self.offer(other)
 
     def look_elsewhere(self) -> None:
-        """See after the stages that other processes have claimed."""
+        """Check on the stages that other processes have claimed."""
         now = time.monotonic()
         for key in [key for key, due in self.elsewhere.items() if due <= now]:
             if self.store.read(key):

@@ -54,7 +54,7 @@ class Order:
 
 @dataclass(frozen=True)
 class JobState:
-    """What a launcher knows of a job: whether it waits, runs or has ended; why; on which machine."""
+    """What a launcher knows of a job. ``node`` is the machine that it runs on."""
 
     status: Literal["pending", "running", "ended"]
     reason: str = ""
@@ -72,7 +72,7 @@ class JobLauncher(Launcher):
     outlives: ClassVar[bool] = True
 
     wait: bool = True
-    """Stay until all is done. Otherwise submit what is ready and return; ``mosweep run`` goes on."""
+    """Stay until all is done. Otherwise submit what is ready; ``mosweep run`` submits the rest."""
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
     """Our jobs at a time, waiting ones included."""
     poll_s: float = field(default=2.0, metadata=between(gt=0))
@@ -80,7 +80,7 @@ class JobLauncher(Launcher):
 
     @abstractmethod
     def submit(self, order: Order) -> str:
-        """Start a job, and return its name. Raises ``MosweepError`` or ``OSError`` if it is refused."""
+        """Start a job and return its name. Raise ``MosweepError`` or ``OSError`` to refuse it."""
 
     @abstractmethod
     def states(self, jobs: Collection[str]) -> Mapping[str, JobState]:

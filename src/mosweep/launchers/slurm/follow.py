@@ -46,7 +46,7 @@ class Follower:
         self.may_be_trivial = {
             key: None for key, stage in jobs.todo.items() if stage.work.traits.may_be_trivial
         }
-        self.stuck: set[tuple[str, str]] = set()  # label and reason that the user was told of
+        self.stuck: set[tuple[str, str]] = set()  # labels and reasons that were reported
         self.begun = time.time()
         self.ask_at = 0.0
         self.asked = 0
@@ -69,7 +69,7 @@ class Follower:
         jobs.tidy()
 
     def end_by_mark(self, key: str, mark: Mapping[str, Any]) -> None:
-        """A job's own word of its end. That it succeeded is believed when its record is there."""
+        """A job says that it ended. That it succeeded is believed when its record is there."""
         jobs, at = self.jobs, self.jobs.at[key]
         if jobs.store.read(key):
             elsewhere = bool(mark.get("elsewhere"))
@@ -85,7 +85,7 @@ class Follower:
             else:
                 jobs.failed(key, str(at.place), mark["error"], Path(mark["log"]))
         else:
-            # the record is seen late; Slurm's word and time will tell
+            # the record is seen late: ``settle`` decides later
             at.submission.read_again(at.index)
 
     def do_trivial(self) -> None:
@@ -268,7 +268,7 @@ class Follower:
         if verdict.again:
             jobs.retry(key, replace(job, state=verdict.state))
         elif verdict.leave:
-            jobs.leave(key)  # with what it waited for; it goes in again behind the next try
+            jobs.leave(key)  # with what it waited for; it is submitted again behind the next try
         else:
             log = jobs.log_of(at)
             jobs.failed(key, str(at.place), verdict.error, log, cancelled=verdict.cancelled)

@@ -9,7 +9,7 @@ for it.
 Starting a process takes longer than a dry run's stage. In a large array, an element whose stage was
 immediate therefore goes on with others that are and that wait for their own jobs, for ``SHARE_S``
 seconds at most, and leaves ``<j>.done`` for each. Job *j*, if it still comes to that, makes this
-its own word and ends before it starts Python (``Slurm.script``). So a stage runs once, whoever runs
+its own word and ends before it starts Python (``slurm.script``). So a stage runs once, whoever runs
 it.
 """
 
@@ -50,7 +50,7 @@ def main(store: Store, folder: Path) -> int:
     _, spec = next(_specs(folder, only=index), (index, None))
     if spec is None:
         raise SystemExit(f"{folder}/stages.jsonl has no element {index}")
-    _heed_signals(spec)
+    _handle_signals(spec)
     await_inputs(store, spec)
 
     def started(event: dict[str, Any]) -> None:
@@ -118,18 +118,16 @@ def _immediate(spec: dict[str, Any]) -> Work | None:
     return work if work.traits.immediate else None
 
 
-def _heed_signals(spec: dict[str, Any]) -> None:
+def _handle_signals(spec: dict[str, Any]) -> None:
     """When Slurm announces the end of the time limit, go back into the queue with what was saved so
     far, a bounded number of times.
 
-    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last.
-    Who ends at the first has failed, as Slurm sees it, and is not requeued; and what gets done in
-    between counts.
+    A preemption, a cancellation and a time-out begin with SIGTERM and end with SIGKILL. A job that
+    ends at SIGTERM has failed, as Slurm sees it, and is not requeued; so it goes on, and what gets
+    done in between counts.
     """
-    end, allowed = (
-        os.environ.get("SLURM_JOB_END_TIME"),
-        int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0")),
-    )
+    end = os.environ.get("SLURM_JOB_END_TIME")
+    allowed = int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0"))
     margin = float(os.environ.get("MOSWEEP_SIGNAL_DELAY_S", "0")) + 60
 
     def warned(number: int, frame: object) -> None:
@@ -148,11 +146,11 @@ def _heed_signals(spec: dict[str, Any]) -> None:
         else:
             print(f"mosweep: {spec['label']} is near its time limit", file=sys.stderr, flush=True)
 
-    def told(number: int, frame: object) -> None:
+    def ending(number: int, frame: object) -> None:
         print("mosweep: Slurm will end this job", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGUSR2, warned)
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, ending)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -19,8 +19,8 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["At", "Ended", "Jobs"]
 
-#: After this long without an answer from Slurm the user is told, in seconds; and told again at
-#: every multiple.
+#: After this long without an answer from Slurm the user gets a notice, in seconds, and another one
+#: at every multiple.
 NOTICE_S = 60.0
 
 

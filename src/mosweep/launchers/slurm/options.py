@@ -86,8 +86,8 @@ class Slurm(Launcher):
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
     """Our jobs in Slurm at a time, waiting ones included."""
     wait: bool = True
-    """Stay until all is done. Otherwise submit and return; ``mosweep watch``, ``run`` and ``cancel``
-    go on from there."""
+    """Stay until all is done. Otherwise submit and return; ``mosweep watch``, ``run`` and
+    ``cancel`` go on from there."""
     retries: int = field(default=2, metadata=between(ge=0))
     """How often a stage whose job was lost is submitted again: node failure, preemption without
     requeue, failed boot, an end without a trace."""

@@ -117,13 +117,10 @@ def _command(options: Slurm, submission: Submission, store: Path) -> str:
         [*([options.command_prefix] if options.command_prefix else []), shlex.join(words)]
     )
     if options.container_image:
-        mounts = (
-            [f"--container-mounts={options.container_mounts}"] if options.container_mounts else []
-        )
-        command = (
-            f"{shlex.join(['srun', '--ntasks=1', f'--container-image={options.container_image}', *mounts])} "
-            f"{command}"
-        )
+        srun = ["srun", "--ntasks=1", f"--container-image={options.container_image}"]
+        if options.container_mounts:
+            srun.append(f"--container-mounts={options.container_mounts}")
+        command = f"{shlex.join(srun)} {command}"
     # the stage's process is the job's own: signals reach it, and its end is the job's
     return f"exec {command}"
 

@@ -1,5 +1,5 @@
-"""Submitting what is missing: as few arrays as possible, behind what they wait for; the intent is on
-disk before sbatch runs.
+"""Submitting what is missing: as few arrays as possible, behind what they wait for. The intent is
+on disk before sbatch runs.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ class Submitter:
         ``SlurmSilent``.
         """
         jobs, begun = self.jobs, time.monotonic()
-        while submission.read_answer():  # sbatch still runs, though who started it may be dead
+        while submission.read_answer():  # sbatch still runs, though its launcher may be dead
             if time.monotonic() - begun > UNANSWERED_S:
                 raise SlurmSilent(f"the sbatch of {submission.job_name} has not ended yet")
             time.sleep(0.1)

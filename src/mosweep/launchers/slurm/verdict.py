@@ -56,8 +56,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``again``: submit the stage again. ``leave``: take it out of its job, it goes in again with
-    what it waited for. Otherwise it has failed, with ``error``.
+    """``again``: submit the stage again. ``leave``: take it out of its job; it is
+    submitted again with what it waited for. Otherwise it has failed, with ``error``.
     """
 
     state: str
@@ -126,7 +126,7 @@ def final_state(
 
 
 def is_unclear(job: Job | None) -> bool:
-    """Whether the accounting may know better: who cancelled it, whether it was memory."""
+    """Whether the accounting may know better: who cancelled it, whether memory ran out."""
     return job is None or job.state in ("CANCELLED", "FAILED")
 
 
