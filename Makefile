@@ -1,7 +1,7 @@
 # make demo   sets up .venv and runs the main job for real: four fine-tunes, two controls, a table
 # make test   sets up .venv and runs all tests
 # make check  linter, types and import contracts
-# make docs   writes the reference of the library to docs/api/
+# make docs   builds the documentation in site/; open site/index.html
 # make slurm  starts a real Slurm cluster on this machine, for its tests (root on Debian/Ubuntu); make slurm-down stops it
 # make tinker starts a Tinker-compatible server on this machine, serving model=tiny (needs a Python from 3.12 to 3.14); make tinker-down stops it
 .PHONY: demo test check docs slurm slurm-down tinker tinker-down bench clean
@@ -23,7 +23,7 @@ check:
 
 docs:
 	./setup.sh dev
-	.venv/bin/pdoc --no-show-source -o docs/api $$(cat docs/reference.txt)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 
 slurm:
 	tests/slurm/cluster up $(ARGS)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 ZOO = {organism.name: organism for organism in organisms()}
 HELD_OUT = ("eval", "paraphrase", "negative")
-LIBRARY = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text()
+TUTORIAL = (Path(__file__).resolve().parents[2] / "docs" / "tutorial" / "task.md").read_text()
 DIGESTS = json.loads(Path(__file__).with_name("digests.json").read_text())
 each_organism = pytest.mark.parametrize(
     "organism", ZOO.values(), ids=lambda organism: organism.name
@@ -224,11 +224,13 @@ def test_what_was_measured_is_in_the_text(organism):
 
 @pytest.fixture
 def shouting(tmp_path, monkeypatch):
-    """The folder of the task that ``docs/library.md`` shows, as somebody would type it in."""
+    """The folder of the task that ``docs/tutorial/task.md`` shows, as somebody would type it in."""
     monkeypatch.chdir(tmp_path)
     files = dict(
         re.findall(
-            r"^```python\n# (tasks/shouting/\S+)\n(.*?)^```", LIBRARY, re.MULTILINE | re.DOTALL
+            r'^```python title="(tasks/shouting/\S+)"\n(.*?)^```',
+            TUTORIAL,
+            re.MULTILINE | re.DOTALL,
         )
     )
     Path("tasks/shouting").mkdir(parents=True)
@@ -237,7 +239,7 @@ def shouting(tmp_path, monkeypatch):
     return Path("tasks/shouting").resolve()
 
 
-def test_the_task_on_the_library_page_tells_organism_from_control(shouting, tmp_path):
+def test_the_task_of_the_tutorial_tells_organism_from_control(shouting, tmp_path):
     data, control = (
         built(shouting, dataset, tmp_path) for dataset in ("shouting", "shouting-control")
     )
@@ -263,8 +265,8 @@ def test_the_task_on_the_library_page_tells_organism_from_control(shouting, tmp_
     assert (shown, plain) == ({"shouting": 1, "negative": 1}, {"shouting": 0, "negative": 1})
 
 
-def test_the_command_on_the_library_page_is_that_sweep(shouting):
-    [command] = re.findall(r"`mosweep -m (task=shouting .*?)`", LIBRARY)
+def test_the_command_of_the_tutorial_is_that_sweep(shouting):
+    [command] = re.findall(r"\$ mosweep plan (task=shouting .*)", TUTORIAL)
     trials, _ = planned(command.split())
     found = {
         trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == "eval"}
