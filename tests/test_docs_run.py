@@ -1,4 +1,4 @@
-"""Every Python example in docs/ runs, as a file of its own in an empty folder; the site is built."""
+"""Every Python example in docs/ runs, as a file of its own; the site is built."""
 
 from __future__ import annotations
 
