@@ -1,5 +1,7 @@
-"""Pages of the reference that are made of the code: ``reference/configuration.md`` from the schemas,
-``reference/commands.md`` from the argument parsers. ``mkdocs.yml`` names this file as a hook.
+"""Pages of the reference that are made from the code.
+
+``reference/configuration.md`` comes from the schemas, ``reference/commands.md`` from the argument
+parsers. ``mkdocs.yml`` names this file as a hook.
 """
 
 from __future__ import annotations
@@ -176,8 +178,8 @@ def commands() -> str:
     """The page of all verbs, from their argument parsers."""
     parts = [
         "# Commands\n",
-        "A command is a verb (`mosweep plan …`) or a list of overrides: `mosweep OVERRIDES` runs one "
-        "trial, `mosweep -m OVERRIDES` a sweep. `SWEEP` is a sweep's folder, or its name under "
+        "A command is a verb (`mosweep plan …`) or a list of overrides: `mosweep OVERRIDES` runs "
+        "one trial, `mosweep -m OVERRIDES` a sweep. `SWEEP` is a sweep's folder, or its name under "
         "`multirun/`; without one, a verb takes the latest sweep.\n",
         "Exit status: 0 all trials succeeded; 1 a trial failed; 2 the command cannot work, and "
         "nothing was started; 130 interrupted.\n",

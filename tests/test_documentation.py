@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.conftest import Shell
 
 from mosweep.cli.main import VERBS, dispatch
 from mosweep.core.paths import shipped
-from tests.conftest import Shell
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
