@@ -18,7 +18,7 @@ DOCS = ROOT / "docs"
 OPENAI = ("backend=openai", "model=gpt-4.1-mini")
 TINKER = ("backend=tinker", "model=qwen3-8b")
 #: A change of each key of a backend or an evaluator, and what has to stand beside it.
-CHANGES = {
+CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "torchtune": {
         "backend.recipe": ("backend.recipe=other",),
         "backend.config": ("backend.config=own.yaml",),
