@@ -1,5 +1,12 @@
+<<<<<<< HEAD
 """Pages of the reference that are made of the code: ``reference/configuration.md`` from the schemas,
 ``reference/commands.md`` from the argument parsers. ``mkdocs.yml`` names this file as a hook.
+=======
+"""Pages of the reference that are made from the code.
+
+``reference/configuration.md`` comes from the schemas, ``reference/commands.md`` from the argument
+parsers. ``mkdocs.yml`` names this file as a hook.
+>>>>>>> docs
 """
 
 from __future__ import annotations
@@ -10,7 +17,10 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+<<<<<<< HEAD
 from dataclasses import replace
+=======
+>>>>>>> docs
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,6 +33,10 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from mosweep.cli.main import VERBS  # noqa: E402
 from mosweep.cli.verbs import run_verb  # noqa: E402
+<<<<<<< HEAD
+from mosweep.config.choices import choices_of  # noqa: E402
+=======
+>>>>>>> docs
 from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.groups import Config  # noqa: E402
 from mosweep.config.reference import Option, options  # noqa: E402
@@ -32,6 +46,8 @@ from mosweep.core.work import Resources  # noqa: E402
 
 #: Keys of the trial's configuration that are described by a section of their own.
 _ELSEWHERE = ("backend", "eval", "resources")
+<<<<<<< HEAD
+=======
 _SECTIONS = {
     "": "Keys without a group",
     "model": "the base model",
@@ -96,6 +112,10 @@ def configuration() -> str:
             groups[section if dot else ""].append(option)
     parts = [_HEAD, _table(_SECTIONS[""], groups.pop("")), _AFTER]
     parts += [_table(f"`{name}`: {_SECTIONS[name]}", groups[name]) for name in groups]
+<<<<<<< HEAD
+    parts.append(_native())
+=======
+>>>>>>> docs
     parts.append(_native())
     for group in ("backend", "eval"):
         parts += [_choice(group, file) for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
@@ -108,6 +128,19 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+<<<<<<< HEAD
+def _native() -> str:
+    """The native sections of backends and evaluators."""
+    lines = ["## Native sections\n", "| section | meaning |", "|---|---|"]
+    for group in ("backend", "eval"):
+        for part in choices_of(group).values():
+            if part.section is not None:
+                lines.append(f"| `{part.section}.…` | {_code(part.section_help)} |")
+    return "\n".join(lines) + "\n"
+
+
+=======
+>>>>>>> docs
 def _native() -> str:
     """The native sections of backends and evaluators."""
     lines = ["## Native sections\n", "| section | meaning |", "|---|---|"]
@@ -140,7 +173,11 @@ def _with_comments(rows: list[Option], comments: dict[str, str]) -> list[Option]
     for row in rows:
         name = row.key.rpartition(".")[2]
         meaning = row.meaning or comments.get(name, "")
+<<<<<<< HEAD
         result.append(replace(row, meaning=meaning))
+=======
+        result.append(replace(row, meaning=meaning))
+>>>>>>> docs
     return result
 
 
@@ -182,8 +219,13 @@ def commands() -> str:
     """The page of all verbs, from their argument parsers."""
     parts = [
         "# Commands\n",
+<<<<<<< HEAD
         "A command is a verb (`mosweep plan …`) or a list of overrides: `mosweep OVERRIDES` runs one "
         "trial, `mosweep -m OVERRIDES` a sweep. `SWEEP` is a sweep's folder, or its name under "
+=======
+        "A command is a verb (`mosweep plan …`) or a list of overrides: `mosweep OVERRIDES` runs "
+        "one trial, `mosweep -m OVERRIDES` a sweep. `SWEEP` is a sweep's folder, or its name under "
+>>>>>>> docs
         "`multirun/`; without one, a verb takes the latest sweep.\n",
         "Exit status: 0 all trials succeeded; 1 a trial failed; 2 the command cannot work, and "
         "nothing was started; 130 interrupted.\n",
