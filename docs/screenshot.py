@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The picture of a report in the README: ``python docs/screenshot.py multirun/NAME/report/report.html``.
-=======
 """The picture of a report in the README: ``python docs/screenshot.py REPORT.html``.
->>>>>>> docs
 
 The picture that is there shows ``mosweep -m experiment=zoo_backdoor``, then ``mosweep analyze``.
 """
@@ -20,10 +16,7 @@ IMAGE = Path(__file__).parent / "images" / "report.png"
 
 
 def main(report: str) -> None:
-<<<<<<< HEAD
-=======
     """Take the picture of ``report``."""
->>>>>>> docs
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Every Python example in docs/ runs, as a file of its own in an empty folder; the site is built."""
-=======
 """Every Python example in docs/ runs, as a file of its own; the site is built."""
->>>>>>> docs
 
 from __future__ import annotations
 
@@ -14,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-=======
 from mosweep.core.paths import shipped
 from mosweep.design.application import planned
 
@@ -66,7 +58,6 @@ PREFERENCE = (
     '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "A"}],'
     ' "rejected": "b"}\n'
 )
->>>>>>> docs
 EXAMPLES = [
     pytest.param(code, id=f"{page.stem}-{number}")
     for page in sorted(DOCS.rglob("*.md"))
@@ -117,8 +108,6 @@ def test_the_site_has_the_reference(site: Path) -> None:
     assert "Something in the store: its data, what it was made from" in api
 
 
-<<<<<<< HEAD
-=======
 @pytest.mark.parametrize(
     ("choice", "key"), [(choice, key) for choice, keys in CHANGES.items() for key in keys]
 )
@@ -140,7 +129,6 @@ def test_the_reference_says_whether_a_key_counts(
     assert cells[3].startswith("yes" if changed != plain else "no")
 
 
->>>>>>> docs
 def test_the_site_loads_nothing_from_the_network(site: Path) -> None:
     loaded = re.compile(
         r"""<(?:script|img|iframe|source)[^>]*\ssrc=["']?(?:https?:)?//"""

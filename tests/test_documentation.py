@@ -21,10 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-<<<<<<< HEAD
-=======
 from tests.conftest import Shell
->>>>>>> docs
 
 from mosweep.cli.main import VERBS, dispatch
 from mosweep.core.paths import shipped
@@ -116,16 +113,12 @@ def plan(words: Sequence[str]) -> int:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-<<<<<<< HEAD
-def test_page(page, shell, monkeypatch, capsys):
-=======
 def test_page(
     page: Path,
     shell: Shell,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
->>>>>>> docs
     monkeypatch.chdir(shell.folder)
     monkeypatch.setenv("MOSWEEP_HOME", str(shell.folder / ".mosweep"))
     (shell.folder / "treatments.json").write_text(TREATMENTS)
@@ -148,11 +141,7 @@ def test_page(
             assert plan(words) == 0, (words, capsys.readouterr().err)
 
 
-<<<<<<< HEAD
-def _run_as_shown(shown, note, shell, capsys):
-=======
 def _run_as_shown(shown: str, note: str, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
->>>>>>> docs
     command, _, output = shown.partition("\n")
     [words] = commands(command)
     if output.startswith("mosweep: "):
@@ -180,11 +169,7 @@ def _pattern(output: str) -> str:
 
 
 @pytest.fixture(scope="module")
-<<<<<<< HEAD
-def demo(tmp_path_factory):
-=======
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
->>>>>>> docs
     """A folder with a dry run that is called ``demo``, a bundle of it, and its entries."""
     folder = tmp_path_factory.mktemp("demo")
     for words in (
@@ -200,44 +185,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             capture_output=True,
         )
     return folder
-<<<<<<< HEAD
-
-
-def _environment(folder):
-    return {**os.environ, "MOSWEEP_HOME": str(folder / ".mosweep")}
-
-
-@pytest.mark.parametrize("words", TRIED, ids=" ".join)
-def test_verbs_work(words, demo, monkeypatch, capsys):
-    if words[0] == "ui":
-        pytest.skip("starts a server")
-    monkeypatch.chdir(demo)
-    monkeypatch.setenv("MOSWEEP_HOME", str(demo / ".mosweep"))
-    words = ["demo" if word in SWEEPS else word for word in words]
-    if words[:2] in (["cache", "clear"], ["cache", "gc"]):
-        words.append("--yes")
-    if words[:2] == ["cache", "export"]:
-        (demo / words[2]).unlink()
-    if words[0] == "sync":
-        done = subprocess.run(
-            [sys.executable, "-m", "mosweep", *words],
-            env=_environment(demo),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return
-    assert dispatch(words) == 0, capsys.readouterr().err
-
-
-def test_every_command_is_one_that_there_is():
-    for words in ALL:
-        assert is_sweep(words) or words[0] in VERBS or words[0].startswith("-"), words
-
-
-def test_the_ways_of_writing_a_design_are_one_design(shell):
-=======
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -279,7 +226,6 @@ def test_every_command_is_one_that_there_is() -> None:
 
 
 def test_the_ways_of_writing_a_design_are_one_design(shell: Shell) -> None:
->>>>>>> docs
     (shell.folder / "treatments.json").write_text(TREATMENTS)
     page = ROOT / "docs" / "how-to" / "designs.md"
     named = ("experiment=rank", "seeds=3", "lora.rank=4,64 seed=0,1,2")
@@ -297,11 +243,7 @@ def test_the_ways_of_writing_a_design_are_one_design(shell: Shell) -> None:
     assert len(keys.pop()) == 1 + 2 + 12 + 14
 
 
-<<<<<<< HEAD
-def test_the_design_that_is_shown_is_the_one_that_is_shipped():
-=======
 def test_the_design_that_is_shown_is_the_one_that_is_shipped() -> None:
->>>>>>> docs
     [shown] = [
         yaml.safe_load(block.text)
         for block in blocks(ROOT / "docs" / "how-to" / "designs.md")
@@ -311,21 +253,13 @@ def test_the_design_that_is_shown_is_the_one_that_is_shipped() -> None:
     assert shown == {key: there[key] for key in shown}
 
 
-<<<<<<< HEAD
-def test_rows_of_data_are_json():
-=======
 def test_rows_of_data_are_json() -> None:
->>>>>>> docs
     shown = [block.text for page in PAGES for block in blocks(page) if block.language == "json"]
     assert all("messages" in json.loads(text) for text in shown)
     assert len(shown) >= 2
 
 
-<<<<<<< HEAD
-def test_the_readme_is_short_and_its_picture_small():
-=======
 def test_the_readme_is_short_and_its_picture_small() -> None:
->>>>>>> docs
     assert len(README.read_text().splitlines()) <= 150
     assert (ROOT / "docs" / "images" / "report.png").stat().st_size < 300_000
     for place in re.findall(r"\]\((?!http)([^)#]+)", README.read_text()):
