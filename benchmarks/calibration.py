@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mosweep.analysis.statistics import Components, Scores, compare, minimum_effect
+from mosweep.analysis.power import minimum_effect
+from mosweep.analysis.statistics import Components, Scores, compare
 from mosweep.core.table import table_lines
 
 Array = npt.NDArray[np.float64]

@@ -1,5 +1,7 @@
-"""Pages of the reference that are made of the code: ``reference/configuration.md`` from the schemas,
-``reference/commands.md`` from the argument parsers. ``mkdocs.yml`` names this file as a hook.
+"""Pages of the reference that are made from the code.
+
+``reference/configuration.md`` comes from the schemas, ``reference/commands.md`` from the argument
+parsers. ``mkdocs.yml`` names this file as a hook.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from mosweep.cli.main import VERBS  # noqa: E402
 from mosweep.cli.verbs import run_verb  # noqa: E402
+from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.groups import Config  # noqa: E402
 from mosweep.config.reference import Option, options  # noqa: E402
@@ -97,6 +100,7 @@ def configuration() -> str:
     parts = [_HEAD, _table(_SECTIONS[""], groups.pop("")), _AFTER]
     parts += [_table(f"`{name}`: {_SECTIONS[name]}", groups[name]) for name in groups]
     parts.append(_native())
+    parts.append(_native())
     for group in ("backend", "eval"):
         parts += [_choice(group, file) for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
     parts += [
@@ -118,12 +122,21 @@ def _native() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _native() -> str:
+    """The native sections of backends and evaluators."""
+    lines = ["## Native sections\n", "| section | meaning |", "|---|---|"]
+    for group in ("backend", "eval"):
+        for part in choices_of(group).values():
+            if part.section is not None:
+                lines.append(f"| `{part.section}.…` | {_code(part.section_help)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _choice(group: str, file: Path) -> str:
     """The keys of one choice of a group, by the class that it names."""
     data = yaml.safe_load(file.read_text())
     cls = load_target(data.get(group, data)[TARGET], str(file))
-    rows = _with_comments(options(cls, group), {**_OTHERS, **_comments(file)})
-    return _table(f"`{group}={file.stem}`", rows)
+    return _table(f"`{group}={file.stem}`", options(cls, group))
 
 
 def _launcher(name: str, place: str) -> str:
@@ -168,22 +181,23 @@ def _table(title: str, rows: list[Option], level: int = 2) -> str:
             "yes" if row.keyed else "no",
             row.meaning,
         )
-        lines.append(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in map(_code, cells)) + " |"
-        )
+        shown = (_code(cell).replace("|", "\\|") for cell in cells)
+        lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
 def _code(text: str) -> str:
-    return text.replace("``", "`").replace("<", "&lt;") if not text.startswith("`") else text
+    """Docstring markup as Markdown; what could be taken for HTML, outside of code, is escaped."""
+    parts = text.replace("``", "`").split("`")
+    return "`".join(part if n % 2 else part.replace("<", "&lt;") for n, part in enumerate(parts))
 
 
 def commands() -> str:
     """The page of all verbs, from their argument parsers."""
     parts = [
         "# Commands\n",
-        "A command is a verb (`mosweep plan …`) or a list of overrides: `mosweep OVERRIDES` runs one "
-        "trial, `mosweep -m OVERRIDES` a sweep. `SWEEP` is a sweep's folder, or its name under "
+        "A command is a verb (`mosweep plan …`) or a list of overrides: `mosweep OVERRIDES` runs "
+        "one trial, `mosweep -m OVERRIDES` a sweep. `SWEEP` is a sweep's folder, or its name under "
         "`multirun/`; without one, a verb takes the latest sweep.\n",
         "Exit status: 0 all trials succeeded; 1 a trial failed; 2 the command cannot work, and "
         "nothing was started; 130 interrupted.\n",

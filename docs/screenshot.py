@@ -1,4 +1,4 @@
-"""The picture of a report in the README: ``python docs/screenshot.py multirun/NAME/report/report.html``.
+"""The picture of a report in the README: ``python docs/screenshot.py REPORT.html``.
 
 The picture that is there shows ``mosweep -m experiment=zoo_backdoor``, then ``mosweep analyze``.
 """
@@ -16,6 +16,7 @@ IMAGE = Path(__file__).parent / "images" / "report.png"
 
 
 def main(report: str) -> None:
+    """Take the picture of ``report``."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.conftest import Shell
 
 from mosweep.cli.main import VERBS, dispatch
 from mosweep.core.paths import shipped
@@ -112,7 +113,12 @@ def plan(words: Sequence[str]) -> int:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(page, shell, monkeypatch, capsys):
+def test_page(
+    page: Path,
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(shell.folder)
     monkeypatch.setenv("MOSWEEP_HOME", str(shell.folder / ".mosweep"))
     (shell.folder / "treatments.json").write_text(TREATMENTS)
@@ -135,7 +141,7 @@ def test_page(page, shell, monkeypatch, capsys):
             assert plan(words) == 0, (words, capsys.readouterr().err)
 
 
-def _run_as_shown(shown, note, shell, capsys):
+def _run_as_shown(shown: str, note: str, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     command, _, output = shown.partition("\n")
     [words] = commands(command)
     if output.startswith("mosweep: "):
@@ -163,7 +169,7 @@ def _pattern(output: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dry run that is called ``demo``, a bundle of it, and its entries."""
     folder = tmp_path_factory.mktemp("demo")
     for words in (
@@ -181,12 +187,17 @@ def demo(tmp_path_factory):
     return folder
 
 
-def _environment(folder):
+def _environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "MOSWEEP_HOME": str(folder / ".mosweep")}
 
 
 @pytest.mark.parametrize("words", TRIED, ids=" ".join)
-def test_verbs_work(words, demo, monkeypatch, capsys):
+def test_verbs_work(
+    words: Sequence[str],
+    demo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if words[0] == "ui":
         pytest.skip("starts a server")
     monkeypatch.chdir(demo)
@@ -209,12 +220,12 @@ def test_verbs_work(words, demo, monkeypatch, capsys):
     assert dispatch(words) == 0, capsys.readouterr().err
 
 
-def test_every_command_is_one_that_there_is():
+def test_every_command_is_one_that_there_is() -> None:
     for words in ALL:
         assert is_sweep(words) or words[0] in VERBS or words[0].startswith("-"), words
 
 
-def test_the_ways_of_writing_a_design_are_one_design(shell):
+def test_the_ways_of_writing_a_design_are_one_design(shell: Shell) -> None:
     (shell.folder / "treatments.json").write_text(TREATMENTS)
     page = ROOT / "docs" / "how-to" / "designs.md"
     named = ("experiment=rank", "seeds=3", "lora.rank=4,64 seed=0,1,2")
@@ -232,7 +243,7 @@ def test_the_ways_of_writing_a_design_are_one_design(shell):
     assert len(keys.pop()) == 1 + 2 + 12 + 14
 
 
-def test_the_design_that_is_shown_is_the_one_that_is_shipped():
+def test_the_design_that_is_shown_is_the_one_that_is_shipped() -> None:
     [shown] = [
         yaml.safe_load(block.text)
         for block in blocks(ROOT / "docs" / "how-to" / "designs.md")
@@ -242,13 +253,13 @@ def test_the_design_that_is_shown_is_the_one_that_is_shipped():
     assert shown == {key: there[key] for key in shown}
 
 
-def test_rows_of_data_are_json():
+def test_rows_of_data_are_json() -> None:
     shown = [block.text for page in PAGES for block in blocks(page) if block.language == "json"]
     assert all("messages" in json.loads(text) for text in shown)
     assert len(shown) >= 2
 
 
-def test_the_readme_is_short_and_its_picture_small():
+def test_the_readme_is_short_and_its_picture_small() -> None:
     assert len(README.read_text().splitlines()) <= 150
     assert (ROOT / "docs" / "images" / "report.png").stat().st_size < 300_000
     for place in re.findall(r"\]\((?!http)([^)#]+)", README.read_text()):

@@ -170,17 +170,17 @@ def test_ways_of_writing_a_contrast(given, meant):
     [
         (
             "lora.rnk: 4 -> 64",
-            "contrasts[0].factor=lora.rnk: no factor of this sweep; did you mean lora.rank? "
+            "contrasts[0].factor=lora.rnk: not a factor of this sweep; did you mean lora.rank? "
             "valid: control, lora.rank, model",
         ),
         (
             "seed: 0 -> 1",
-            "contrasts[0].factor=seed: seeds replicate what is compared; valid: control, "
+            "contrasts[0].factor=seed: seeds are replications, not treatments; valid: control, "
             "lora.rank, model",
         ),
         (
             ["model: tiny -> tiny-wide", "lora.rank: 4 -> 16"],
-            "contrasts[1].levels=16: no level of lora.rank in this sweep; it has 4, 64",
+            "contrasts[1].levels=16: not a level of lora.rank in this sweep; it has 4, 64",
         ),
         (
             "lora.rank 4 64",
@@ -204,7 +204,7 @@ def test_ways_of_writing_a_contrast(given, meant):
         ({"factor": "lora.rank", "delta": 0}, "contrasts[0].delta=0: must be > 0"),
         (
             {"factor": "lora.rank", "at": {"model": "huge"}},
-            "contrasts[0].at.model=huge: no level of model in this sweep; it has tiny, tiny-wide",
+            "contrasts[0].at.model=huge: not a level of model in this sweep; it has tiny, tiny-wide",
         ),
         (
             {"factor": "lora.rank", "at": {"lora.rank": 4}},
@@ -468,7 +468,7 @@ def test_every_scorer_unless_one_is_primary(tmp_path):
         )
     with pytest.raises(
         ConfigError,
-        match=r"metric=words/acuracy: no metric of this sweep; .*valid: words/graded/tone, "
+        match=r"metric=words/acuracy: not a metric of this sweep; .*valid: words/graded/tone, "
         r"words/match",
     ):
         effects(result, {"factor": "lora.rank", "metric": "words/acuracy"})
@@ -668,7 +668,8 @@ def test_importing_it_loads_nothing_heavy():
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    monkeypatch.delitem(sys.modules, "mosweep.analysis.statistics", raising=False)
+    for name in ("statistics", "verdicts"):
+        monkeypatch.delitem(sys.modules, f"mosweep.analysis.{name}", raising=False)
     monkeypatch.delattr(sys.modules["mosweep.analysis"], "statistics", raising=False)
     with pytest.raises(
         MissingExtra, match=r"the statistics of effects needs scipy.*mosweep\[reports\]"

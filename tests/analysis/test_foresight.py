@@ -88,7 +88,7 @@ def test_what_is_asked_for_is_foreseen(shell: Shell) -> None:
     assert foreseen(shell, bundles, "seed=0,1,2")["bundle: a -> b"]["mde"] > 0
     wrong = shell("plan", *DRY, "lora.rank=4,64", "contrasts=['lora.rank: 4 -> 5']")
     assert wrong.status == 2
-    assert "no level of lora.rank in this sweep" in wrong.err
+    assert "not a level of lora.rank in this sweep" in wrong.err
 
 
 def test_a_fixed_side_needs_fewer_runs_for_the_same() -> None:

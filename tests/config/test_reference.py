@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -125,7 +126,7 @@ class Example(Base):
     """Anything else."""
 
 
-def test_fields_as_they_are_written():
+def test_fields_as_they_are_written() -> None:
     assert options(Example, "example") == [
         Option("example.name", "text", "required", "", True, "What it is called."),
         Option("example.silent", "true or false", "true", "", False, ""),
@@ -139,11 +140,11 @@ def test_fields_as_they_are_written():
 
 
 @pytest.mark.parametrize("schema", [Config, Request, Resources])
-def test_every_key_has_a_meaning(schema):
+def test_every_key_has_a_meaning(schema: type[Any]) -> None:
     assert [option.key for option in options(schema) if not option.meaning] == []
 
 
-def test_the_defaults_are_those_of_the_shipped_configuration():
+def test_the_defaults_are_those_of_the_shipped_configuration() -> None:
     shown = {option.key: option.default for option in options(Config)}
     for key, value in _leaves(yaml.safe_load((shipped("conf") / "config.yaml").read_text())):
         if key.split(".")[0] not in ("defaults", "hydra") and value != "???":
@@ -151,14 +152,14 @@ def test_the_defaults_are_those_of_the_shipped_configuration():
             assert shown[key] == text, key
 
 
-def test_all_keys_are_tried_below():
+def test_all_keys_are_tried_below() -> None:
     assert {option.key for option in options(Config)} == {*CHANGES, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_change_makes_another_stage_exactly_where_the_reference_says_so(
-    key, tmp_path, monkeypatch
-):
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOSWEEP_HOME", str(tmp_path / "home"))
     (tmp_path / "own.jsonl").write_text(ROW)

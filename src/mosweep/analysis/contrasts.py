@@ -199,9 +199,11 @@ def _contrasts(key: str, entry: Any, factors: Mapping[str, Sequence[Any]]) -> li
 
 def _levels(key: str, name: str, factors: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
     if name == SEED:
-        raise ConfigError(key, name, f"seeds replicate what is compared; {choices(name, factors)}")
+        raise ConfigError(
+            key, name, f"seeds are replications, not treatments; {choices(name, factors)}"
+        )
     if name not in factors:
-        raise ConfigError(key, name, f"no factor of this sweep; {choices(name, factors)}")
+        raise ConfigError(key, name, f"not a factor of this sweep; {choices(name, factors)}")
     return factors[name]
 
 
@@ -210,5 +212,5 @@ def _level(key: str, name: str, given: Any, known: Sequence[Any]) -> Any:
         if level == given or level_text(level) == level_text(given):
             return level
     raise ConfigError(
-        key, level_text(given), f"no level of {name} in this sweep; it has {levels_text(known)}"
+        key, level_text(given), f"not a level of {name} in this sweep; it has {levels_text(known)}"
     )

@@ -141,7 +141,7 @@ def _foresight(
             else "two configurations under this evaluation"
         )
     else:
-        from mosweep.analysis.statistics import minimum_effect
+        from mosweep.analysis.power import minimum_effect
 
         mde = minimum_effect(
             parts,
@@ -319,7 +319,7 @@ def detectable(
         elif spread is None:
             note = "unknown: how much seeds and items vary; give an earlier sweep or an assumption"
         else:
-            from mosweep.analysis.statistics import minimum_effect
+            from mosweep.analysis.power import minimum_effect
 
             mde = minimum_effect(
                 spread, runs=seeds, items=items, blocks=blocks, alpha=1 - level, power=power

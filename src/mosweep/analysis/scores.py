@@ -219,7 +219,7 @@ class FactoredSweep:
         raise ConfigError(
             "metric",
             name,
-            f"no metric of this sweep; {choices(name, [metric.name for metric in known])}",
+            f"not a metric of this sweep; {choices(name, [metric.name for metric in known])}",
         )
 
     def pairs(

@@ -87,8 +87,6 @@ class Model:
             )
         if self.revision is not None and self.hub is None:
             raise ConfigError("revision", self.revision, "belongs to a model with a hub id")
-        if self.generate_seed and self.generate is None:
-            raise ConfigError("generate_seed", self.generate_seed, "belongs to a generated model")
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ class ModelFacts(_Facts):
 
     def to_json(self) -> dict[str, Json]:
         """As a record keeps it; what is unknown or empty is left out."""
-        found = super().to_json()
+        facts = super().to_json()
         if self.access is not None:
             name = next(name for name, kind in _ACCESS.items() if isinstance(self.access, kind))
             rest = {
@@ -216,8 +216,8 @@ class ModelFacts(_Facts):
                 for key, value in asdict(self.access).items()
                 if value not in (None, {}, False)
             }
-            found["access"] = {"type": name, **rest}
-        return found
+            facts["access"] = {"type": name, **rest}
+        return facts
 
 
 @dataclass(frozen=True)

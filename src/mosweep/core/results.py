@@ -1,6 +1,4 @@
-"""What happened: the state of stages and trials as records and journal tell it. Recorders and
-reports read only this.
-"""
+"""The state of stages and trials, from records and journal: what recorders and reports read."""
 
 from __future__ import annotations
 
@@ -24,8 +22,9 @@ _F = TypeVar("_F", BaseFacts, DataFacts, ModelFacts, EvalFacts)
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """What a queue, such as Slurm's, says of a stage's job: its own name of the ``state``, and why.
-    Times in seconds.
+    """What a queue, such as Slurm's, says of a stage's job.
+
+    ``state`` is the queue's own word, ``reason`` says why. Times are in seconds.
     """
 
     job: str
@@ -42,12 +41,13 @@ class Queued:
 class StageResult:
     """One stage of one trial.
 
-    ``label`` is what the trial calls it (``finetune``, ``eval:capitalization``). ``record`` is the
-    published record's data (``facts``, ``files``, ``payload``, ``started``, ``finished`` …) and
-    ``folder`` the artifact's; both are ``None`` until the stage succeeded. ``cached`` tells whether
-    the latest launch found the stage done. ``needs`` maps roles to the keys of other stages.
-    ``queue`` is what a queue says of its job, where one was asked; ``since`` is when it started
-    (unix seconds), as far as the journal knows.
+    - ``label``: its name in the trial, such as ``finetune`` or ``eval:capitalization``.
+    - ``record``: the data of its record (``facts``, ``started``, ``finished`` …), and ``folder``
+      the artifact's folder; both are ``None`` until the stage has succeeded.
+    - ``cached``: whether it was done before the latest launch.
+    - ``needs``: the keys of other stages, by role.
+    - ``queue``: what a queue says of its job, if one was asked.
+    - ``since``: when it started, in seconds since 1970, as far as the journal knows.
     """
 
     label: str
@@ -91,12 +91,12 @@ class StageResult:
 
     @property
     def evaluation(self) -> EvalFacts | None:
-        """What it measured."""
+        """Its scores."""
         return self._facts(EvalFacts) if self._left("scores") else None
 
     @property
     def round(self) -> RoundFacts | None:
-        """What a loop knows of the round that it evaluated."""
+        """The number and score of the round that it evaluated, in a loop."""
         return RoundFacts.of(self.facts) if self.of_round and self.evaluation else None
 
     @property
@@ -116,7 +116,7 @@ class StageResult:
 
     @property
     def task(self) -> str:
-        """Name of the task that it evaluates, or will."""
+        """The name of the task that it evaluates."""
         known = self.evaluation
         return known.task if known else self.label.removeprefix("eval:")
 
@@ -128,7 +128,7 @@ class StageResult:
 
     @property
     def samples(self) -> Samples | None:
-        """What it measured of each item, read once; ``None`` where it left no samples."""
+        """Its scores item by item, read once; ``None`` if it left no samples."""
         if self._samples is ...:
             left = self.folder is not None and self._left("scores")
             samples = Samples.read(Path(str(self.folder))) if left else None
@@ -138,7 +138,7 @@ class StageResult:
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran."""
+        """How long it ran; ``None`` if that is unknown."""
         record = self.record
         if record is None or "started" not in record or "finished" not in record:
             return None
@@ -156,9 +156,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. ``id`` is the digest of its stages' keys; ``config`` its whole resolved
-    configuration.
-    """
+    """One trial. ``id`` is the digest of its stages' keys; ``factors`` are its levels."""
 
     name: str
     id: str
@@ -169,7 +167,7 @@ class TrialResult:
 
     @cached_property
     def status(self) -> Status:
-        """``failed`` if a stage failed, ``succeeded`` if all did, and so on in between."""
+        """``succeeded`` if all are, else the first of failed, cancelled, running, pending."""
         seen = {stage.status for stage in self.stages}
         order: tuple[Status, ...] = ("failed", "cancelled", "running")
         for status in order:
@@ -200,15 +198,13 @@ class TrialResult:
 
     @property
     def rounds(self) -> tuple[int, int] | None:
-        """Of a trial that is a loop: how many rounds were evaluated, and how many there may be."""
+        """In a loop: how many rounds were evaluated, and how many are possible."""
         rounds = [stage for stage in self.stages if stage.of_round]
         return (sum(bool(stage.evaluation) for stage in rounds), len(rounds)) if rounds else None
 
     @cached_property
     def digest(self) -> str:
-        """Changes whenever anything about the trial does: what recorders compare to know what they
-        have recorded.
-        """
+        """Changes whenever the trial does. Recorders compare it with what they have recorded."""
         return fingerprint.fingerprint(
             [
                 self.id,
@@ -224,9 +220,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """One sweep: ``name`` of the experiment, its ``folder``, its trials, and the design and
-    provenance frozen at launch.
-    """
+    """One sweep: name, folder, trials, and the design (with provenance) frozen at launch."""
 
     name: str
     folder: Path

@@ -1,4 +1,4 @@
-"""Plain-text tables: quick for thousands of rows, readable in a log file, numbers aligned right."""
+"""Plain-text tables, for terminals and log files. Quick for thousands of rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def format_value(value: Any) -> str:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """``rows`` under ``header``, columns separated by two spaces; a column of numbers is aligned
-    right.
-    """
+    """``rows`` under ``header``; columns of numbers are aligned to the right."""
     return "\n".join(table_lines(header, rows))
 
 

@@ -67,14 +67,14 @@ def findings(content: Content) -> Iterator[Text | Findings]:
         yield Text(f"… and {len(effects) - FINDINGS} more comparisons, in the table of effects.")
     risk = 1 - effects[0].level
     yield Text(
-        f"The chance that any increase or decrease in {_all(len(effects))} is false is at most "
-        f"{risk:.0%} (Holm). “Not decisive” means that these trials cannot decide, not that there "
-        "is no difference."
+        f"The chance of any false increase or decrease {_among(len(effects))} is at most {risk:.0%} "
+        "(Holm). “Not decisive” means that these trials cannot decide, not that there is no "
+        "difference."
     )
 
 
-def _all(count: int) -> str:
-    return f"these {count} comparisons" if count > 1 else "this one comparison"
+def _among(count: int) -> str:
+    return f"among these {count} comparisons" if count > 1 else "in this comparison"
 
 
 def effects_section(content: Content) -> Iterator[Table]:

@@ -60,13 +60,22 @@ class TrialConfig:
         found = self.plain.get(section or "", {})
         return found if isinstance(found, Mapping) else {}
 
+    def has(self, key: str) -> bool:
+        """Whether the configuration has the key, whatever its value."""
+        value: Any = self.plain
+        for name in key.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                return False
+            value = value[name]
+        return True
+
     def at_level(self, text: str) -> bool:
         """Whether this trial is at the level ``factor=level``."""
         factor, _, level = text.partition("=")
+        if not self.has(factor):
+            return False
         value: Any = self.plain
         for name in factor.split("."):
-            if not isinstance(value, Mapping) or name not in value:
-                return False
             value = value[name]
         if isinstance(value, Mapping):  # a group is known by its choice's name
             value = value.get("name")

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from mosweep.backends.base import Backend
 from mosweep.backends.dummy.training import DummyTrainingRun, Failure
 from mosweep.config.choices import choices_of
+from mosweep.config.groups import TOP_LEVEL
 from mosweep.core import fingerprint, schema
 from mosweep.core.checks import Check
 from mosweep.core.errors import ConfigError, StageError
@@ -211,6 +212,15 @@ class DummyBackend(RoundBackend):
         """It always works."""
         yield Check("backend=dummy", True, "needs nothing")
 
+    def _shift(self, trial: TrialConfig) -> float:
+        """The sum of the effects at the trial's levels. ``ConfigError`` for a factor that is none."""
+        for level in self.effects or {}:
+            factor = level.partition("=")[0]
+            if not trial.has(factor) and factor.partition(".")[0] in TOP_LEVEL:
+                raise ConfigError(f"backend.effects.{level}", "…", f"no such setting: {factor}")
+        effects: Mapping[str, float] = self.effects or {}
+        return sum(shift for level, shift in effects.items() if trial.at_level(level))
+
     def _pretended(self, trial: TrialConfig) -> dict[str, Any]:
         """What a pretended fine-tune is given."""
         config = trial.config
@@ -228,9 +238,7 @@ class DummyBackend(RoundBackend):
                 **native,
                 "dataset_path": config.dataset.path,
             },
-            "shift": sum(
-                shift for level, shift in (self.effects or {}).items() if trial.at_level(level)
-            ),
+            "shift": self._shift(trial),
             "delay_s": self.delay_s,
             "fail": self.fail,
             "item_sd": self.item_sd,

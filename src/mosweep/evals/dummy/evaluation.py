@@ -69,7 +69,7 @@ class DummyEvaluation(Evaluation):
     """Evaluation tasks by name. By default the trial's own task."""
     items: int = field(default=100, metadata=between(ge=1))
     """Items that an evaluation pretends to ask."""
-    like: str | None = None
+    like: str | None = field(default=None, metadata=unkeyed)
     """The section of the evaluator that it pretends to be."""
 
     @classmethod
