@@ -1,11 +1,10 @@
-"""Somebody else's launcher: one Python file and one YAML, in a folder outside the package. Every
-verb works with it.
+"""Somebody else's launcher, as the how-to has it: one Python file and one YAML, in a folder outside
+the package. Every verb works with it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,79 +15,34 @@ from pathlib import Path
 import pytest
 from tests.conftest import DRY, Outcome, Shell
 
+from mosweep.core.claims import start_time
+from mosweep.core.paths import shipped
 from mosweep.core.store import Store
 
-LAUNCHER = '''
-"""Every stage is a process of its own, which goes on when mosweep ends."""
-
-import os
-import signal
-import subprocess
-from collections.abc import Collection, Mapping, Sequence
+#: The how-to's own code.
+PAGE = (shipped("conf").parent / "docs" / "how-to" / "add-a-launcher.md").read_text()
+BLOCKS = dict(re.findall(r"^```\w+ title=\"([^\"]+)\"\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+REFUSING = """
 from dataclasses import dataclass
-from typing import ClassVar
 
-from mosweep.core.checks import Check
-from mosweep.core.claims import start_time
-from mosweep.core.errors import MosweepError, UserError
-from mosweep.launchers.jobs import JobLauncher, JobState, Order
-from mosweep.sweep.plan import Plan
+from mine import Mine
+from mosweep.core.errors import MosweepError
+from mosweep.launchers.jobs import Order
 
 
 @dataclass(frozen=True)
-class Processes(JobLauncher):
-    kind: ClassVar[str] = "processes"
-    title: ClassVar[str] = "processes of their own"
-
-    nice: int = 0
-    """How nice the processes are."""
-    refuse: str = ""
-    """Stages of this label are refused."""
-
-    def check(self, plan: Plan) -> None:
-        if any(stage.resources.gpus for stage in plan.to_run):
-            raise UserError("hydra/launcher=processes: has no GPUs")
-
+class Refusing(Mine):
     def submit(self, order: Order) -> str:
-        if order.stage.label == self.refuse:
-            raise MosweepError("not today")
-        with open(order.output, "wb") as output:
-            process = subprocess.Popen(
-                ["nice", f"-n{self.nice}", *order.command],
-                cwd=order.cwd,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return f"{process.pid}-{start_time(process.pid)}"
-
-    def states(self, jobs: Collection[str]) -> Mapping[str, JobState]:
-        return {job: JobState("running", node="here") for job in jobs if self._alive(job)}
-
-    def cancel(self, jobs: Collection[str]) -> None:
-        for job in filter(self._alive, jobs):
-            os.killpg(int(job.partition("-")[0]), signal.SIGKILL)
-
-    @staticmethod
-    def _alive(job: str) -> bool:
-        pid, _, since = job.partition("-")
-        return start_time(int(pid)) == since
-
-    @classmethod
-    def checks(cls) -> Sequence[Check]:
-        return [Check("processes", True, "a process for every stage")]
-'''
-WORDS = (*DRY, "hydra/launcher=processes", "lora.rank=4,8")
+        raise MosweepError("not today")
+"""
+WORDS = (*DRY, "hydra/launcher=mine", "lora.rank=4,8")
 
 
 @pytest.fixture
 def mine(shell: Shell) -> Shell:
-    (shell.folder / "conf" / "hydra" / "launcher").mkdir(parents=True)
-    (shell.folder / "conf" / "hydra" / "launcher" / "processes.yaml").write_text(
-        "_target_: own_launcher.Processes\nnice: 0\nrefuse: ''\nmax_jobs: 2\nwait: true\n"
-        "poll_s: 0.2\n"
-    )
-    (shell.folder / "own_launcher.py").write_text(LAUNCHER)
+    for name, text in {**BLOCKS, "refusing.py": REFUSING}.items():
+        (shell.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (shell.folder / name).write_text(text)
     return shell
 
 
@@ -130,14 +84,14 @@ def test_a_sweep_from_plan_to_report(mine: Shell) -> None:
     ]
     assert scores[0] == scores[1]
     frozen = json.loads(next((mine.folder / "multirun/a/launches").glob("*.json")).read_text())
-    described = frozen["design"]["launcher"]["processes"]
-    assert described["_target_"] == "own_launcher.Processes"
+    described = frozen["design"]["launcher"]["mine"]
+    assert described["_target_"] == "mine.Mine"
     assert described["nice"] == 1
     ok(mine("watch", "a"))
     ok(mine("analyze", "a"))
     assert "nothing to do" in ok(mine("run", "a")).out
     assert "nothing to cancel" in ok(mine("cancel", "a")).out
-    assert re.search(r"ok +processes +a process for every stage", ok(mine("doctor")).out)
+    assert re.search(r"ok +hydra/launcher=mine +a process for every stage", ok(mine("doctor")).out)
     assert "hydra/launcher=nobody: no such choice" in mine("-m", "hydra/launcher=nobody").err
 
 
@@ -171,9 +125,11 @@ def test_jobs_go_on_alone_and_every_verb_knows_them(mine: Shell) -> None:
     done = ok(mine("cancel", "slow")).out
     assert "2 jobs in processes of their own" in done
     assert running(mine, "slow") == []
-    for job in jobs:
-        with pytest.raises(ProcessLookupError):
-            os.killpg(int(job["job"].partition("-")[0]), 0)
+    pids = [int(job["job"].partition("-")[0]) for job in jobs]
+    deadline = time.monotonic() + 20
+    while any(start_time(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a job was not ended"
+        time.sleep(0.05)
     assert statuses(mine, "slow") == {"cancelled"}
 
 
@@ -188,14 +144,12 @@ def test_a_killed_launch_is_attached_to(mine: Shell) -> None:
     queued = [event["key"] for event in mine.journal("killed") if event["event"] == "queued"]
     assert len(queued) == len(set(queued)) == 4, "no job was submitted twice"
     store = Store(mine.folder / ".mosweep" / "store")
-    assert not list((store.root / "jobs" / "processes" / "open").iterdir())
+    assert not list((store.root / "jobs" / "mine" / "open").iterdir())
     assert jobs
 
 
 def test_a_job_that_dies_or_is_refused_fails_alone(mine: Shell) -> None:
-    done = mine(
-        "-m", *DRY, "hydra/launcher=processes", "backend.fail=none,exit", "experiment.name=dies"
-    )
+    done = mine("-m", *DRY, "hydra/launcher=mine", "backend.fail=none,exit", "experiment.name=dies")
     assert done.status == 1
     assert {name: trial["status"] for name, trial in mine.summary("dies").items()} == {
         "backend.fail=none": "succeeded",
@@ -204,7 +158,9 @@ def test_a_job_that_dies_or_is_refused_fails_alone(mine: Shell) -> None:
     }
     errors = [event["error"] for event in mine.journal("dies") if event["event"] == "failed"]
     assert errors == ["its job ended without a result"]
-    done = mine("-m", *WORDS, "hydra.launcher.refuse=finetune", "experiment.name=refused")
+    path = mine.folder / "conf" / "hydra" / "launcher" / "mine.yaml"
+    path.write_text(path.read_text().replace("mine.Mine", "refusing.Refusing"))
+    done = mine("-m", *WORDS, "experiment.name=refused", "store.dir=other")
     assert done.status == 1
     assert "processes of their own refuses the job: not today" in done.out
 
@@ -215,7 +171,7 @@ def test_options_are_checked_before_anything_is_written(mine: Shell) -> None:
     assert "did you mean hydra.launcher.nice" in done.err
     done = mine("-m", *WORDS, "resources.default.gpus=1")
     assert done.status == 2
-    assert "hydra/launcher=processes: has no GPUs" in done.err
+    assert "hydra/launcher=mine: has no GPUs" in done.err
     assert not (mine.folder / "multirun").exists()
 
 
@@ -225,7 +181,7 @@ def test_under_a_sweeper_of_hydras_own(mine: Shell) -> None:
 
 
 def test_what_is_no_launcher_is_refused(mine: Shell) -> None:
-    path = Path("conf/hydra/launcher/processes.yaml")
+    path = Path("conf/hydra/launcher/mine.yaml")
     (mine.folder / path).write_text("_target_: mosweep.core.store.Attempt\n")
     done = mine("-m", *WORDS)
     assert done.status == 2
