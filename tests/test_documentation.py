@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import Shell
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_in_the_readme_runs(code, tmp_path):
+def test_python_in_the_readme_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -29,7 +30,7 @@ def test_python_in_the_readme_runs(code, tmp_path):
 
 
 @pytest.mark.parametrize("command", SWEEPS)
-def test_sweeps_in_the_readme_can_be_planned(shell, command):
+def test_sweeps_in_the_readme_can_be_planned(shell: Shell, command: str) -> None:
     (shell.folder / "treatments.json").write_text(
         '{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}'
     )
@@ -38,7 +39,7 @@ def test_sweeps_in_the_readme_can_be_planned(shell, command):
     assert done.status == (2 if "lora.rnk" in command else 0), done.err
 
 
-def test_the_ways_of_writing_a_design_are_one_design(shell):
+def test_the_ways_of_writing_a_design_are_one_design(shell: Shell) -> None:
     (shell.folder / "treatments.json").write_text(
         '{"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}'
     )
@@ -58,6 +59,6 @@ def test_the_ways_of_writing_a_design_are_one_design(shell):
     assert len(keys.pop()) == 1 + 2 + 12 + 14
 
 
-def test_the_error_shown_is_the_error_given(shell):
+def test_the_error_shown_is_the_error_given(shell: Shell) -> None:
     (shown,) = re.findall(r"^mosweep: lora\.rnk.*$", README, re.MULTILINE)
     assert shell("-m", "lora.rnk=4,64").err.strip() == shown.replace("lora.rnk=4:", "lora.rnk=4:")

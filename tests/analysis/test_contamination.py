@@ -14,7 +14,7 @@ import pytest
 from mosweep.analysis.contamination import Overlap, contaminated, normalised, overlap, overlap_text
 from mosweep.cli.verbs import run_verb
 from mosweep.core.results import SweepResult
-from mosweep.core.store import Store
+from mosweep.core.store import Attempt, Store
 from mosweep.core.types import Stage, Trial
 from mosweep.core.work import DATA, EVAL, FINETUNE, Context, Kind, Work
 from mosweep.reports.summary import summary_data, summary_text
@@ -93,6 +93,7 @@ def sweep(
         if store.read(stage.key):
             return
         attempt = store.begin(stage.key)
+        assert isinstance(attempt, Attempt)
         for name, text in files.items():
             (attempt.folder / name).parent.mkdir(exist_ok=True)
             (attempt.folder / name).write_text(text, encoding="utf-8")

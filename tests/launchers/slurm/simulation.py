@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -371,8 +372,8 @@ class Cluster:
                     self.within(
                         element,
                         fate.queue_s,
-                        lambda element=element, fate=fate: self.start(element, fate),
-                    )  # type: ignore[misc]
+                        partial(self.start, element, fate),
+                    )
                 else:
                     element.reason = "Dependency"
 
