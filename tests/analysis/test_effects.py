@@ -29,7 +29,7 @@ from mosweep.core.errors import ConfigError, CorruptRecord, MissingExtra
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.samples import Samples
 from mosweep.core.work import EVAL, FINETUNE, Context, Resources
-from mosweep.evals.dummy import SCORE, draw
+from mosweep.evals.dummy.backend import SCORE, draw
 from mosweep.sweep.folder import find_sweep
 
 TREATMENTS = {"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64], "seed": [0, 1, 2]}
