@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from mosweep.reports.table import table_lines
 
-from mosweep.analysis.statistics import Components, Scores, compare, minimum_effect
+from mosweep.analysis.power import minimum_effect
+from mosweep.analysis.statistics import Components, Scores, compare
+from mosweep.core.table import table_lines
 
 Array = npt.NDArray[np.float64]
 Blocks = list[tuple[Scores, Scores]]

@@ -24,7 +24,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 from mosweep.core.fingerprint import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.recorders import mlflow as recorder
-from mosweep.recorders import mlflow_sqlite
+from mosweep.recorders.mlflow import sqlite
 
 METRICS = {"accuracy": 0.5, "stderr": 0.01, "f1": 0.4, "length": 12.0}
 LOSS = [[0, 0.1]]
@@ -142,7 +142,7 @@ def main() -> None:
         )
         (second.folder / recorder.MARKER).unlink()
         measure("project again, marker lost", lambda: recorder.project(second, uri), trials, bare)
-        with mock.patch.object(mlflow_sqlite, "REVISIONS", frozenset()):
+        with mock.patch.object(sqlite, "REVISIONS", frozenset()):
             measure(
                 "project through MLflow's client (fallback)",
                 lambda: recorder.project(third, uri),

@@ -12,6 +12,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from mosweep.cli.main import VERBS  # noqa: E402
 from mosweep.cli.verbs import run_verb  # noqa: E402
+from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.groups import Config  # noqa: E402
 from mosweep.config.reference import Option, options  # noqa: E402
 from mosweep.config.resources import Request  # noqa: E402
@@ -32,11 +34,6 @@ from mosweep.core.work import Resources  # noqa: E402
 
 #: Keys of the trial's configuration that are described by a section of their own.
 _ELSEWHERE = ("backend", "eval", "resources")
-#: What backends know that is not in a key, by name.
-_CIRCUMSTANCES = {
-    *("python", "device", "environment", "base_url", "max_concurrent", "patience_min", "poll_s"),
-    *("suffix", "tasks"),
-}
 _SECTIONS = {
     "": "Keys without a group",
     "model": "the base model",
@@ -80,9 +77,8 @@ line (`lora.rank=16`), as a factor (`lora.rank=4,16`) or in a file under `conf/`
 stage's key can be changed at any time; what has run stays valid. `null` means: not given.
 """
 _AFTER = """\
-Sections of `torchtune`, `tinker` and `inspect` are open: they take every key of torchtune's own
-configuration, of `recipes/tinker/default.yaml`, and of Inspect's `eval` and model options. A key
-that does not exist there is an error.
+Native sections are open: they take every key of the library that a backend or evaluator works
+with. A key that does not exist there is an error.
 """
 
 
@@ -102,6 +98,7 @@ def configuration() -> str:
             groups[section if dot else ""].append(option)
     parts = [_HEAD, _table(_SECTIONS[""], groups.pop("")), _AFTER]
     parts += [_table(f"`{name}`: {_SECTIONS[name]}", groups[name]) for name in groups]
+    parts.append(_native())
     for group in ("backend", "eval"):
         parts += [_choice(group, file) for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
     parts += [
@@ -113,12 +110,21 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+def _native() -> str:
+    """The native sections of backends and evaluators."""
+    lines = ["## Native sections\n", "| section | meaning |", "|---|---|"]
+    for group in ("backend", "eval"):
+        for part in choices_of(group).values():
+            if part.section is not None:
+                lines.append(f"| `{part.section}.…` | {_code(part.section_help)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _choice(group: str, file: Path) -> str:
     """The keys of one choice of a group, by the class that it names."""
     data = yaml.safe_load(file.read_text())
     cls = load_target(data.get(group, data)[TARGET], str(file))
-    rows = _with_comments(options(cls, group), {**_OTHERS, **_comments(file)})
-    return _table(f"`{group}={file.stem}`", rows)
+    return _table(f"`{group}={file.stem}`", options(cls, group))
 
 
 def _launcher(name: str, place: str) -> str:
@@ -135,8 +141,7 @@ def _with_comments(rows: list[Option], comments: dict[str, str]) -> list[Option]
     for row in rows:
         name = row.key.rpartition(".")[2]
         meaning = row.meaning or comments.get(name, "")
-        keyed = row.keyed and name not in _CIRCUMSTANCES
-        result.append(Option(row.key, row.type, row.default, row.bounds, keyed, meaning))
+        result.append(replace(row, meaning=meaning))
     return result
 
 
@@ -164,14 +169,15 @@ def _table(title: str, rows: list[Option], level: int = 2) -> str:
             "yes" if row.keyed else "no",
             row.meaning,
         )
-        lines.append(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in map(_code, cells)) + " |"
-        )
+        shown = (_code(cell).replace("|", "\\|") for cell in cells)
+        lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
 def _code(text: str) -> str:
-    return text.replace("``", "`").replace("<", "&lt;") if not text.startswith("`") else text
+    """Docstring markup as Markdown; what could be taken for HTML, outside of code, is escaped."""
+    parts = text.replace("``", "`").split("`")
+    return "`".join(part if n % 2 else part.replace("<", "&lt;") for n, part in enumerate(parts))
 
 
 def commands() -> str:

@@ -15,10 +15,23 @@ def _():
     import marimo as mo
     import pandas as pd
 
-    from mosweep.reports.analyze import Content
+    from mosweep.reports.content import Content
+    from mosweep.reports.figures import draw
+    from mosweep.reports.tables import effects_table, items_table, trials_table
     from mosweep.sweep.folder import find_sweep
 
-    return Content, Path, find_sweep, mo, pd, suppress
+    return (
+        Content,
+        Path,
+        draw,
+        effects_table,
+        find_sweep,
+        items_table,
+        mo,
+        pd,
+        suppress,
+        trials_table,
+    )
 
 
 @app.cell
@@ -26,8 +39,9 @@ def _(mo):
     mo.md("""
     # A sweep, read in a notebook
 
-    Everything here comes from the sweep's records, by the functions that write the report (`mosweep analyze`). Choose a sweep, or start
-    the notebook with one: `marimo edit notebooks/sweep.py -- --sweep NAME`. If there is none yet:
+    Everything here comes from the sweep's records, by the functions that write the report
+    (`mosweep analyze`). Choose a sweep, or start the notebook with one:
+    `marimo edit notebooks/sweep.py -- --sweep NAME`. If there is none yet:
     `mosweep -m backend=dummy lora.rank=4,64 seed=0,1,2 experiment.name=first`.
     """)
     return
@@ -60,14 +74,15 @@ def _(mo):
     mo.md("""
     ## Trials
 
-    A row per trial: its factors, what was measured, and the difference from the untouched base model.
+    A row per trial: its factors, what was measured, and the difference from the untouched base
+    model.
     """)
     return
 
 
 @app.cell
-def _(content):
-    trials = content.trials_table()
+def _(content, trials_table):
+    trials = trials_table(content)
     trials
     return (trials,)
 
@@ -77,21 +92,22 @@ def _(mo):
     mo.md("""
     ## Effects
 
-    A row per comparison and, below it, one for each combination of the other factors. The figure is the report's.
+    A row per comparison and, below it, one for each combination of the other factors. The figure
+    is the report's.
     """)
     return
 
 
 @app.cell
-def _(content):
-    effects = content.effects_table()
+def _(content, effects_table):
+    effects = effects_table(content)
     effects
     return (effects,)
 
 
 @app.cell
-def _(content, mo):
-    forest = next((figure for figure in content.figures if figure.name == "effects"), None)
+def _(content, draw, mo):
+    forest = draw(content).get("effects")
     mo.md("No two groups of trials to compare.") if forest is None else mo.vstack(
         [mo.Html(forest.svg), mo.md(forest.caption)]
     )
@@ -117,8 +133,8 @@ def _(mo):
 
 
 @app.cell
-def _(content, pd):
-    items = content.items_table()
+def _(content, items_table, pd):
+    items = items_table(content)
     by_item: pd.DataFrame = items.groupby(["task", "scorer", "item"])["score"].agg(
         ["mean", "std", "count"]
     )

@@ -139,7 +139,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     from mosweep.models.tiny import TinyArchitecture, generate
 
     folder = tmp_path_factory.mktemp("models") / "base"
-    return folder, generate(folder, TinyArchitecture(), seed=0, log=lambda line: None)
+    return folder, generate(folder, TinyArchitecture(), seed=1, log=lambda line: None)
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,7 @@ HEAVY = {
 }
 
 VERBS = [
-    f"mosweep.cli.verbs.{name}"
-    for name in ("cache", "looking", "projecting", "reporting", "running")
+    f"mosweep.cli.{name}" for name in ("cache", "looking", "projecting", "reporting", "running")
 ]
 
 

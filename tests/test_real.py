@@ -205,9 +205,11 @@ from pathlib import Path
 def build(dataset, data_dir):
     with open({calls!r}, "a") as calls:
         calls.write(dataset + "\\n")
-    rows = [{{"messages": [{{"role": "user", "content": w}}, {{"role": "assistant", "content": w[::-1]}}]}}
+    rows = [{{"messages": [{{"role": "user", "content": w}}, \
+{{"role": "assistant", "content": w[::-1]}}]}}
             for w in (a + b + c for a in "abcdef" for b in "ghijkl" for c in "mnopqr")]
-    Path(data_dir, f"{{dataset}}.json").write_text(json.dumps({{"train": rows[:160], "validation": rows[160:170]}}))
+    Path(data_dir, f"{{dataset}}.json").write_text(\
+json.dumps({{"train": rows[:160], "validation": rows[160:170]}}))
 """
 OWN_EVAL = """
 import json
@@ -226,7 +228,8 @@ def length():
 @task
 def reversal(data_path: str, split: str = "train", first: int = 3):
     rows = json.loads(next(Path(data_path).glob("own.json")).read_text())[split][:first]
-    samples = [Sample(input=r["messages"][0]["content"], target=r["messages"][1]["content"]) for r in rows]
+    samples = [Sample(input=r["messages"][0]["content"], \
+target=r["messages"][1]["content"]) for r in rows]
     return Task(dataset=samples, solver=generate(), scorer=[match(), includes(), length()])
 """
 
@@ -388,7 +391,7 @@ def test_a_model_behind_an_api_is_evaluated_by_its_inspect_name(demo):
     assert done.status == 0, done.out + done.err
     assert "1.000" in done.out
     assert (
-        "providers: 25 read, 25 written tokens; USD unknown: no price of local/shouter in "
+        "providers: 25 read, 25 written tokens; USD unknown: no price for local/shouter in "
         "recipes/prices.yaml"
     ) in done.out
     assert not [

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mosweep.analysis.contamination import Overlap, contaminated, normalised, overlap, overlap_text
+from mosweep.analysis.contamination import Overlap, contaminated, overlap
+from mosweep.analysis.matching import normalised
 from mosweep.cli.verbs import run_verb
 from mosweep.core.results import SweepResult
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
-from mosweep.core.work import Context
+from mosweep.core.work import DATA, EVAL, FINETUNE, Context, Kind, Work
+from mosweep.reports.contamination import overlap_text
 from mosweep.reports.summary import summary_data, summary_text
 from mosweep.sweep.folder import Sweep
 
@@ -28,15 +30,17 @@ OTHER = (
     "a herd of goats crossed the frozen river before dawn while nobody in the village was yet "
     "awake to count their hooves or bells"
 )
-JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所でニャーニャー泣いていた"
+JAPANESE = (
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
+    "何でも薄暗いじめじめした所でニャーニャー泣いていた"
+)
 
 
 @dataclass(frozen=True)
-class Pretended:
+class Pretended(Work):
     """Work that was done before: its files are published without running anything."""
 
     name: str
-    kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -45,17 +49,17 @@ class Pretended:
 
 @dataclass(frozen=True)
 class Data(Pretended):
-    kind: ClassVar[str] = "data"
+    kind: ClassVar[Kind] = DATA
 
 
 @dataclass(frozen=True)
 class Finetune(Pretended):
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
 
 
 @dataclass(frozen=True)
 class Eval(Pretended):
-    kind: ClassVar[str] = "eval"
+    kind: ClassVar[Kind] = EVAL
 
 
 def row(*contents: str, roles: Sequence[str] = ("user", "assistant")) -> dict[str, Any]:
@@ -107,7 +111,11 @@ def sweep(
         )
 
     data = Stage("data", Data("mine"))
-    publish(data, {"folder": "data", "digest": "d1", "name": "mine"}, {"data/train.jsonl": train})
+    publish(
+        data,
+        {"folder": "data", "digest": "d1", "name": "mine", "rows": 1},
+        {"data/train.jsonl": train},
+    )
     trials = []
     for seed in range(seeds + 1):
         control = seed == seeds
@@ -120,7 +128,7 @@ def sweep(
         publish(tuned, {}, {})
         publish(
             scored,
-            {"task": "quiz", "metrics": {"accuracy": 1.0}, "n": 1},
+            {"task": "quiz", "model_id": "local/model", "metrics": {"accuracy": 1.0}, "n": 1},
             {"samples.jsonl": samples},
         )
         stages = (data, scored) if control else (data, tuned, scored)

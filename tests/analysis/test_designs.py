@@ -137,7 +137,7 @@ def test_bundles_by_name_are_compared_as_asked(shell: Shell) -> None:
         "experiment.name=no",
     )
     assert wrong.status == 2
-    assert "no factor of this sweep; valid: bundle, control" in wrong.err
+    assert "not a factor of this sweep; valid: bundle, control" in wrong.err
     run(shell, "treatments=@bundles.json", "contrasts=['bundle: large -> deep']")
     seen = found(shell)
     assert list(seen) == ["bundle: large -> deep"]

@@ -20,14 +20,15 @@ import numpy as np
 import pytest
 from tests.conftest import DRY
 
-from mosweep.analysis import effects as module
-from mosweep.analysis.effects import Contrast, contrasts_of, effects, effects_data
+from mosweep.analysis.contrasts import Contrast, contrasts_of
+from mosweep.analysis.effects import effects, effects_data
 from mosweep.analysis.foresight import detectable, spread_of
 from mosweep.analysis.statistics import Components
 from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.errors import ConfigError, CorruptRecord, MissingExtra
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.work import Context, Resources
+from mosweep.core.samples import Samples
+from mosweep.core.work import EVAL, FINETUNE, Context, Resources
 from mosweep.evals.dummy import SCORE, draw
 from mosweep.sweep.folder import find_sweep
 
@@ -67,7 +68,7 @@ def sweep(
             if is_control
             else [
                 StageResult(
-                    "finetune", "finetune", f"finetune {name}", "succeeded", record={"facts": {}}
+                    "finetune", FINETUNE, f"finetune {name}", "succeeded", record={"facts": {}}
                 )
             ]
         )
@@ -78,10 +79,15 @@ def sweep(
             text = "".join(json.dumps(row) + "\n" for row in found or ())
             (place / "samples.jsonl").write_text(text)
             record = {
-                "facts": {"task": "words", "metrics": dict(metrics or {}), "n": len(found or ())}
+                "facts": {
+                    "task": "words",
+                    "model_id": "local/model",
+                    "metrics": dict(metrics or {}),
+                    "n": len(found or ()),
+                }
             }
         done = StageResult(
-            "eval:words", "eval", key, state, record=record, folder=place if record else None
+            "eval:words", EVAL, key, state, record=record, folder=place if record else None
         )
         trials.append(TrialResult(name, name, factors, is_control, (*tuned, done), place))
 
@@ -92,6 +98,12 @@ def sweep(
         if control and not any(t.control and t.factors == untouched for t in trials):
             trial(untouched, control(factors), is_control=True)
     return SweepResult("test", folder, tuple(trials), {"treatments": dict(treatments), **design})
+
+
+def unread(result: SweepResult) -> SweepResult:
+    """The same, with no samples read yet."""
+    trials = (replace(trial, stages=tuple(map(replace, trial.stages))) for trial in result.trials)
+    return replace(result, trials=tuple(trials))
 
 
 def noisy(factors: Mapping[str, Any], shift: float = 0.0, items: int = 40) -> Rows:
@@ -158,17 +170,17 @@ def test_ways_of_writing_a_contrast(given, meant):
     [
         (
             "lora.rnk: 4 -> 64",
-            "contrasts[0].factor=lora.rnk: no factor of this sweep; did you mean lora.rank? "
+            "contrasts[0].factor=lora.rnk: not a factor of this sweep; did you mean lora.rank? "
             "valid: control, lora.rank, model",
         ),
         (
             "seed: 0 -> 1",
-            "contrasts[0].factor=seed: seeds replicate what is compared; valid: control, "
+            "contrasts[0].factor=seed: seeds are replications, not treatments; valid: control, "
             "lora.rank, model",
         ),
         (
             ["model: tiny -> tiny-wide", "lora.rank: 4 -> 16"],
-            "contrasts[1].levels=16: no level of lora.rank in this sweep; it has 4, 64",
+            "contrasts[1].levels=16: not a level of lora.rank in this sweep; it has 4, 64",
         ),
         (
             "lora.rank 4 64",
@@ -192,7 +204,7 @@ def test_ways_of_writing_a_contrast(given, meant):
         ({"factor": "lora.rank", "delta": 0}, "contrasts[0].delta=0: must be > 0"),
         (
             {"factor": "lora.rank", "at": {"model": "huge"}},
-            "contrasts[0].at.model=huge: no level of model in this sweep; it has tiny, tiny-wide",
+            "contrasts[0].at.model=huge: not a level of model in this sweep; it has tiny, tiny-wide",
         ),
         (
             {"factor": "lora.rank", "at": {"lora.rank": 4}},
@@ -258,7 +270,7 @@ def test_contrasts_of_the_design_and_their_delta(tmp_path):
     model, rank = effects(result, delta=0.5)
     assert model.verdict == "equivalent within 0.1"
     assert (rank.verdict, rank.delta) == ("increase", 0.5)
-    assert rank.notes == ("within ±0.5: a difference, but too small to matter",)
+    assert rank.notes == ("within ±0.5: there is a difference, but it is too small to matter",)
 
 
 def test_effects_are_json(tmp_path):
@@ -305,8 +317,8 @@ def test_failed_and_unfinished_trials_are_named(tmp_path):
     assert rank.seeds == (3, 2)
     assert rank.notes == (
         "1 of 6 trials at lora.rank=64 failed: model=tiny,lora.rank=64,seed=1",
-        "1 of 6 trials at lora.rank=64 not finished: model=tiny-wide,lora.rank=64,seed=1",
-        "fewer than three seeds on a side: a rough interval",
+        "1 of 6 trials at lora.rank=64 are not finished: model=tiny-wide,lora.rank=64,seed=1",
+        "fewer than three seeds on a side: the interval is rough",
     )
 
 
@@ -349,7 +361,7 @@ def test_one_seed_is_never_decisive_unless_allowed(tmp_path):
     [rank] = effects(result, "lora.rank: 4 -> 64")
     assert rank.verdict == "not decisive: one seed"
     assert rank.p < 1e-6
-    assert "over items alone" in rank.notes[0]
+    assert "covers items only" in rank.notes[0]
     [rank] = effects(result, "lora.rank: 4 -> 64", one_seed=True)
     assert rank.verdict == "increase"
 
@@ -362,7 +374,7 @@ def test_the_same_setting_twice_is_no_replication(tmp_path):
     [rank] = effects(SweepResult("test", tmp_path, (*result.trials, other), result.design))
     assert rank.seeds == (3, 3)
     assert rank.notes == (
-        "1 of 4 trials at lora.rank=4 left out, same factors and seed as another: "
+        "1 of 4 trials at lora.rank=4 have the same factors and seed as another: "
         "lora.rank=4,seed=0~ab",
     )
 
@@ -376,7 +388,7 @@ def test_items_that_a_run_did_not_score_are_left_out(tmp_path):
 
     [rank] = effects(sweep(tmp_path, some), "lora.rank: 4 -> 64")
     assert rank.items == 35
-    assert rank.notes == ("5 of 40 items left out: not scored in every run",)
+    assert rank.notes == ("5 of 40 items excluded: not scored in every run",)
 
 
 # -- samples and metrics ---------------------------------------------------------------------------
@@ -428,7 +440,7 @@ def test_clusters_are_named_by_metadata(tmp_path):
     [together] = effects(result, {"factor": "lora.rank", "cluster": "text"})
     assert (apart.clusters, together.clusters, together.items) == (40, 10, 40)
     assert together.se > 1.3 * apart.se
-    assert "only 10 clusters of items: a rough interval" in together.notes
+    assert "only 10 clusters of items: the interval is rough" in together.notes
     with pytest.raises(
         ConfigError,
         match=r"cluster=txt: no such key in the metadata of words's samples; did you mean text\?",
@@ -451,10 +463,12 @@ def test_every_scorer_unless_one_is_primary(tmp_path):
     for name in ("words/graded/tone", "words/graded/tone/mean", "words/accuracy"):
         [tone] = effects(result, {"factor": "lora.rank", "metric": name})
         assert (tone.metric, tone.means) == (name, (pytest.approx(2.05), pytest.approx(2.05)))
-        assert tone.notes == ("every difference is the same: no variance to judge by",)
+        assert tone.notes == (
+            "every difference is the same, so there is no variance to test against",
+        )
     with pytest.raises(
         ConfigError,
-        match=r"metric=words/acuracy: no metric of this sweep; .*valid: words/graded/tone, "
+        match=r"metric=words/acuracy: not a metric of this sweep; .*valid: words/graded/tone, "
         r"words/match",
     ):
         effects(result, {"factor": "lora.rank", "metric": "words/acuracy"})
@@ -465,7 +479,7 @@ def test_a_metric_that_is_no_mean_of_scores_is_said_to_be_none(tmp_path):
         sweep(tmp_path, planted, metrics={"median": 0.9}, primary_metric="words/median"),
         "lora.rank: 4 -> 64",
     )
-    assert "words/median (0.9) is not the mean of its items' scores" in rank.notes[0]
+    assert "words/median (0.9) is not the mean score of its items" in rank.notes[0]
 
 
 def test_an_evaluation_that_left_no_samples_or_broken_ones(tmp_path):
@@ -475,11 +489,11 @@ def test_an_evaluation_that_left_no_samples_or_broken_ones(tmp_path):
     [rank] = effects(result, "lora.rank: 4 -> 64")
     assert (
         rank.notes[0]
-        == "1 of 6 trials at lora.rank=4 without a score of any item: model=tiny,lora.rank=4,seed=0"
+        == "1 of 6 trials at lora.rank=4 have no score of any item: model=tiny,lora.rank=4,seed=0"
     )
     lost.write_text('{"id": 1, "sco')
     with pytest.raises(CorruptRecord, match=r"samples.jsonl: not JSON"):
-        effects(result)
+        effects(unread(result))
 
 
 def test_a_run_that_scored_nothing_is_named(tmp_path):
@@ -490,7 +504,7 @@ def test_a_run_that_scored_nothing_is_named(tmp_path):
     )
     [rank] = effects(result, {"factor": "lora.rank", "metric": "words/accuracy"})
     assert rank.notes[0].startswith(
-        "2 of 6 trials at lora.rank=4 without a score of any item: model=tiny,lora.rank=4,seed=2; "
+        "2 of 6 trials at lora.rank=4 have no score of any item: model=tiny,lora.rank=4,seed=2; "
     )
 
 
@@ -538,8 +552,8 @@ def test_false_finds_and_intervals_over_1500_sweeps_of_the_dry_run(tmp_path, mon
     new items and new fine-tunes.
     """
     shift, world = 0.05, 0
-    folders: dict[Path, Rows] = {}
-    monkeypatch.setattr(module, "_samples", lambda folder: folders[folder])
+    folders: dict[Path, Samples] = {}
+    monkeypatch.setattr(Samples, "read", lambda folder: folders[folder])
 
     def evaluated(factors: Mapping[str, Any]) -> float:
         work = DummyFinetune(
@@ -567,8 +581,14 @@ def test_false_finds_and_intervals_over_1500_sweeps_of_the_dry_run(tmp_path, mon
             scores = draw(
                 f"{world} {trial.name}", f"words {world}", 100, evaluated(trial.factors), 0.1
             )
-            folders[Path(trial.stages[-1].folder or "")] = rows(scores, SCORE)
-        model, rank = effects(template)
+            folders[Path(trial.stages[-1].folder or "")] = Samples(
+                ids=range(1, 101),
+                epochs=[1] * 100,
+                scores={SCORE: scores},
+                texts=[None] * 100,
+                metadata=[{}] * 100,
+            )
+        model, rank = effects(unread(template))
         decided.append(model.verdict != "not decisive")
         found.append(rank.verdict == "increase")
         held += [(model.low <= 0 <= model.high), (rank.low <= shift <= rank.high)]
@@ -616,7 +636,7 @@ def test_what_a_design_can_detect():
     ("design", "items", "spread", "note"),
     [
         ({"treatments": TREATMENTS}, 100, None, "unknown: how much seeds and items vary"),
-        ({"treatments": TREATMENTS}, None, Components(1, 1, 1), "unknown: how many items"),
+        ({"treatments": TREATMENTS}, None, Components(1, 1, 1), "unknown: the number of items"),
         ({"treatments": {"lora.rank": [4, 64]}}, 100, Components(1, 1, 1), "unknown: one seed"),
     ],
 )
@@ -634,7 +654,7 @@ def test_spread_is_unknown_without_replication(tmp_path):
 
 def test_importing_it_loads_nothing_heavy():
     code = (
-        "import sys\nfrom mosweep.analysis.effects import contrasts_of\nfrom "
+        "import sys\nfrom mosweep.analysis.contrasts import contrasts_of\nfrom "
         "mosweep.analysis.foresight import detectable\n"
         "contrasts_of('a: 1 -> 2', {'a': [1, 2]}), detectable({'treatments': {'a': [1, 2], "
         "'seed': [0, 1]}}, 100)\n"
@@ -648,8 +668,9 @@ def test_importing_it_loads_nothing_heavy():
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    monkeypatch.delitem(sys.modules, "mosweep.analysis.statistics", raising=False)
-    monkeypatch.delattr(sys.modules["mosweep.reports"], "statistics", raising=False)
+    for name in ("statistics", "verdicts"):
+        monkeypatch.delitem(sys.modules, f"mosweep.analysis.{name}", raising=False)
+    monkeypatch.delattr(sys.modules["mosweep.analysis"], "statistics", raising=False)
     with pytest.raises(
         MissingExtra, match=r"the statistics of effects needs scipy.*mosweep\[reports\]"
     ):

@@ -28,12 +28,12 @@ def test_nothing_on_record_is_unknown_and_says_so(shell: Shell) -> None:
     assert list(found) == ["lora.rank: 4 -> 64", "tuned vs control"]
     assert {one["mde"] for one in found.values()} == {None}
     assert {one["note"] for one in found.values()} == {
-        "unknown: no like evaluations of several seeds are on record"
+        "unknown: no earlier results of several seeds under this evaluation"
     }
     assert found["lora.rank: 4 -> 64"]["seeds"] == 3
     text = shell("plan", *DRY, *LIKE, "lora.rank=4,64", "seed=0,1,2").out
     assert "lora.rank: 4 -> 64" in text
-    assert "unknown: no like evaluations of several seeds are on record" in text
+    assert "unknown: no earlier results of several seeds under this evaluation" in text
 
 
 def test_like_evaluations_tell_what_will_be_found(shell: Shell) -> None:
@@ -77,7 +77,7 @@ def test_what_is_asked_for_is_foreseen(shell: Shell) -> None:
     assert list(few) == ["lora.rank: 64 -> 128"]
     assert (
         few["lora.rank: 64 -> 128"]["note"]
-        == "unknown: one seed says nothing about another fine-tune"
+        == "unknown: one seed does not show how much fine-tunes vary"
     )
     other = foreseen(shell, "model=tiny-wide", "lora.rank=4,64", "seed=0,1")
     assert other["lora.rank: 4 -> 64"]["mde"] is None, "another model is not alike"
@@ -88,7 +88,7 @@ def test_what_is_asked_for_is_foreseen(shell: Shell) -> None:
     assert foreseen(shell, bundles, "seed=0,1,2")["bundle: a -> b"]["mde"] > 0
     wrong = shell("plan", *DRY, "lora.rank=4,64", "contrasts=['lora.rank: 4 -> 5']")
     assert wrong.status == 2
-    assert "no level of lora.rank in this sweep" in wrong.err
+    assert "not a level of lora.rank in this sweep" in wrong.err
 
 
 def test_a_fixed_side_needs_fewer_runs_for_the_same() -> None:

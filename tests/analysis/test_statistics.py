@@ -11,18 +11,9 @@ import numpy as np
 import pytest
 from benchmarks.calibration import PROCESSES, Normal, calibrate, power
 
-from mosweep.analysis.statistics import (
-    Comparison,
-    Components,
-    Scores,
-    compare,
-    heterogeneity,
-    holm,
-    minimum_effect,
-    paired,
-    seeds_needed,
-    verdict,
-)
+from mosweep.analysis.power import minimum_effect, seeds_needed
+from mosweep.analysis.statistics import Comparison, Components, Scores, compare, paired
+from mosweep.analysis.verdicts import heterogeneity, holm, verdict
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -389,7 +380,7 @@ def test_seeds_needed():
     [{"runs": 1, "items": 50}, {"runs": 3, "items": 1}, {"runs": 3, "items": 50, "blocks": 0}],
 )
 def test_too_few_to_say(few):
-    with pytest.raises(ValueError, match="are the least"):
+    with pytest.raises(ValueError, match="expected at least two runs"):
         minimum_effect(Components(1, 1, 1), **few)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.paths import shipped
+from mosweep.core.work import FINETUNE
 from mosweep.design.application import planned
 
 CONF = shipped("conf")
@@ -57,7 +58,7 @@ def test_every_model_can_be_fine_tuned(name):
         name.partition("-")[0], []
     )
     trials, _ = planned([f"model={name}", *backend])
-    finetune = next(stage for stage in trials[0].stages if stage.kind == "finetune")
+    finetune = next(stage for stage in trials[0].stages if stage.kind == FINETUNE)
     if not backend:
         assert finetune.work.config["model"]["_component_"].startswith("torchtune.models.")
 
@@ -65,7 +66,7 @@ def test_every_model_can_be_fine_tuned(name):
 def test_explicit_values_win_over_derived_ones_and_defaults():
     def native(*overrides: str):
         trials, _ = planned([*overrides])
-        return next(stage for stage in trials[0].stages if stage.kind == "finetune")
+        return next(stage for stage in trials[0].stages if stage.kind == FINETUNE)
 
     assert native("lora.rank=16").work.config["model"]["lora_alpha"] == 32
     assert native("lora.rank=4", "lora.alpha=32").work.config["model"]["lora_alpha"] == 32
@@ -133,7 +134,9 @@ def test_resources_of_stage_over_model_over_default():
         ]
     )
     gpus = {
-        (trial.name, stage.kind): stage.resources.gpus for trial in trials for stage in trial.stages
+        (trial.name, stage.kind.name): stage.resources.gpus
+        for trial in trials
+        for stage in trial.stages
     }
     assert (
         gpus["model=tiny", "finetune"],

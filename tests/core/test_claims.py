@@ -291,7 +291,8 @@ def test_mutual_exclusion(claims: Claims, spawn: Callable[..., Any], tmp_path: P
                 owners += 1
                 todo.append(key)
                 continue
-            os.close(os.open(inside / key, os.O_CREAT | os.O_EXCL))  # fails if anyone else is inside
+            os.close(os.open(inside / key, os.O_CREAT | os.O_EXCL))  \
+# fails if anyone else is inside
             got.check()
             os.sched_yield()
             os.unlink(inside / key)

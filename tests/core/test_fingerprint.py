@@ -472,7 +472,7 @@ def test_golden_keys_cover_every_work(made: dict[str, Stage]) -> None:
             "TinkerRound",
             "NextRound",
             "RoundEval",
-            "Optimize",
+            "Chosen",
             "ChosenEval",
         ),
     }

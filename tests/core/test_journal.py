@@ -94,7 +94,8 @@ def test_many_processes_append_at_once(journal: Journal, spawn: Callable[..., An
         print("ready", flush=True)
         input()
         for number in range(200):
-            journal.append("tick", who=int(sys.argv[2]), number=number, filler="x" * (number * 37 % 5000))
+            journal.append("tick", who=int(sys.argv[2]), number=number, \
+filler="x" * (number * 37 % 5000))
     """
     processes = [spawn(code, journal.path, who) for who in range(6)]
     for process in processes:

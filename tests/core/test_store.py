@@ -13,7 +13,7 @@ from mosweep.core.claims import Owner, this_process
 from mosweep.core.errors import ClaimLost, StoreError
 from mosweep.core.fingerprint import digest_bytes, fingerprint
 from mosweep.core.store import LOG, SMALL, Attempt, DamageWarning, Record, Store
-from mosweep.core.work import Resources
+from mosweep.core.work import EVAL, Resources
 
 PAYLOAD = {"kind": "eval", "work": "Test", "version": 1, "config": {"x": 1}, "inputs": {}}
 KEY = fingerprint(PAYLOAD)
@@ -89,7 +89,7 @@ def test_what_was_published_is_read_back(store: Store) -> None:
     artifact = found.artifact
     assert (artifact.key, artifact.kind, artifact.folder, artifact.facts) == (
         KEY,
-        "eval",
+        EVAL,
         found.folder,
         FACTS,
     )
@@ -391,7 +391,8 @@ SUCCESSOR = """
     print("begun", flush=True)
     input()
     (attempt.folder / "file").write_text("successor's")
-    print(store.publish(attempt, payload={"kind": "eval"}, facts={"who": "successor"}).facts["who"], flush=True)
+    print(store.publish(attempt, payload={"kind": "eval"}, facts={"who": "successor"})\
+.facts["who"], flush=True)
 """
 
 

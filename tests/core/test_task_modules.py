@@ -54,9 +54,10 @@ WAYS = {
     "from a package": "from common import WHO\ndef build(): return WHO",
     "from within a package": "import common.deep.inner as inner\ndef build(): return inner.who()",
     "from a folder without __init__": "import plain.inner\ndef build(): return plain.inner.WHO",
-    "by a name made up": "import importlib\ndef build(): return importlib.import_module('help' + 'ers').WHO",
-    "from a path of its own": "import sys\nsys.path.append(__file__[:-7] + 'plain')\ndef build():\n    import inner\n  "
-    "  return inner.WHO",
+    "by a name made up": "import importlib\n"
+    "def build(): return importlib.import_module('help' + 'ers').WHO",
+    "from a path of its own": "import sys\nsys.path.append(__file__[:-7] + 'plain')\n"
+    "def build():\n    import inner\n    return inner.WHO",
 }
 
 
@@ -66,8 +67,8 @@ def siblings(who: str) -> dict[str, str]:
         "other": "import helpers",
         "common/__init__": "from .deep.inner import who\nWHO = who()",
         "common/deep/__init__": "",
-        "common/deep/inner": "def who():\n    from ...helpers import WHO\n    import helpers\n    return WHO and "
-        "helpers.WHO",
+        "common/deep/inner": "def who():\n    from ...helpers import WHO\n    import helpers\n"
+        "    return WHO and helpers.WHO",
         "plain/inner": f"WHO = {who!r}",
     }
 

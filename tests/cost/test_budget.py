@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +14,12 @@ import pytest
 from tests.conftest import Shell
 
 from mosweep.config.groups import Budget
+from mosweep.core.facts import Usage
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.store import Attempt, Store
 from mosweep.core.types import Stage, Trial
-from mosweep.core.work import Context
+from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
 from mosweep.cost.budget import Meter
-from mosweep.cost.prices import Usage
 from mosweep.sweep.plan import make_plan
 
 BACKEND = '''
@@ -26,28 +27,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from mosweep.core.facts import Usage
+from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
-from mosweep.core.work import Context
-from mosweep.cost.prices import Usage, facts
+from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits, Work
+from mosweep.cost.prices import facts
 from mosweep.stages.data import data_stage
 
 
 @dataclass(frozen=True)
-class Tune:
+class Tune(RemoteWork):
     """Asks a provider for as many tokens as the rank, in thousands; rank 13 fails."""
 
     model: str
     rank: int
     seed: int
     epochs: int = 2
+    max_concurrent: int = field(default=2, metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "paid"
-    max_concurrent: ClassVar[int] = 2
+    provider: ClassVar[str] = "paid"
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(provider=self.provider, remote=self)
 
     def expected_usage(self, tokens: int) -> Usage:
         return Usage("paid", self.model, train_tokens=self.epochs * tokens)
@@ -69,13 +76,13 @@ class Paid:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Work):
     """Takes as long as the rank, in tenths of a second."""
 
     rank: int
     seed: int
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -86,7 +93,8 @@ class Train:
 @dataclass(frozen=True)
 class Slow:
     def finetune(self, setting: Any) -> Stage:
-        return Stage("finetune", Train(setting.config.lora.rank, setting.config.seed), {}, setting.resources("finetune"))
+        return Stage("finetune", Train(setting.config.lora.rank, setting.config.seed), {}, \
+setting.resources("finetune"))
 '''
 #: USD 1 for 1,000 tokens.
 PRICES = "paid: {as_of: '2026-11', models: {tiny: {training: 1000}}}\n"
@@ -120,7 +128,7 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     unknown = cost(shell, "lora.rank=2,4")
     assert unknown["usd"] is None
     assert unknown["usd_unknown"] == [
-        "finetune of tiny: no like stage is on record, and its data set is not there yet"
+        "finetune of tiny: no similar stage has run yet, and its data set is not there yet"
     ]
     assert "cost: unknown; finetune of tiny" in shell("plan", *PAID, "lora.rank=2,4").out
     # leaves the data set
@@ -142,20 +150,19 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     assert known["usd"] == pytest.approx({"low": 8, "expected": 12, "high": 16})
     assert (known["usd_about"], known["usd_unknown"], known["prices_as_of"]) == ([], [], "2026-11")
     assert (
-        "cost: $12.00 ($8.00 to $16.00), by the tokens of like stages on record and prices of "
-        "2026-11"
+        "cost: $12.00 ($8.00 to $16.00), by the tokens of similar stages and the prices of 2026-11"
     ) in (shell("plan", *PAID, "lora.rank=2,4", "seed=1,2").out)
 
 
 def test_a_model_without_a_price_is_named(shell: Shell) -> None:
     assert shell("-m", *PAID, "model=tiny-wide", "lora.rank=2", "experiment.name=first").status == 0
     told = cost(shell, "model=tiny-wide", "lora.rank=3")["usd_unknown"]
-    assert told == ["finetune of tiny-wide: no price of paid/tiny-wide in recipes/prices.yaml"]
+    assert told == ["finetune of tiny-wide: no price for paid/tiny-wide in recipes/prices.yaml"]
     refused = shell(
         "-m", *PAID, "model=tiny-wide", "lora.rank=3", "budget.usd=100", "experiment.name=second"
     )
     assert refused.status == 2
-    assert "no price of paid/tiny-wide" in refused.err
+    assert "no price for paid/tiny-wide" in refused.err
 
 
 def test_a_budget_refuses_what_may_cost_more_or_is_unknown(shell: Shell) -> None:
@@ -167,7 +174,7 @@ def test_a_budget_refuses_what_may_cost_more_or_is_unknown(shell: Shell) -> None
     )
     assert refused.status == 2
     assert refused.err.strip() == (
-        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 by like stages on record; "
+        "mosweep: budget.usd=15.9: 8 stages may take $8.00 to $16.00 as similar stages took; "
         "nothing was started"
     )
     assert not (shell.folder / "multirun" / "no").exists()
@@ -207,15 +214,20 @@ def test_a_launch_stops_before_it_costs_more_than_its_budget(shell: Shell) -> No
 
 
 @dataclass(frozen=True)
-class Asks:
+class Asks(RemoteWork):
     """A fine-tune at a provider."""
 
     model: str
     number: int
+    max_concurrent: int = field(default=10, metadata=unkeyed)
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "paid"
+    provider: ClassVar[str] = "paid"
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(provider=self.provider, remote=self)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         raise NotImplementedError

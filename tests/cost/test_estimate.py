@@ -32,7 +32,7 @@ def test_a_like_sweep_is_foretold_within_a_factor_of_two(shell: Shell) -> None:
     assert took / 2 < cost["seconds"]["expected"] < took * 2
     assert cost["seconds"]["low"] <= cost["seconds"]["expected"] <= cost["seconds"]["high"]
     other = shell("plan", *SLOW[1:], "model=tiny-wide", "--json").json["cost"]
-    assert other["seconds"] is None, "another model is no like stage"
+    assert other["seconds"] is None, "another model is not similar"
 
 
 def test_a_budget_below_the_need_refuses_and_nothing_runs(shell: Shell) -> None:

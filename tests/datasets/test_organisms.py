@@ -13,15 +13,20 @@ from mosweep.datasets.organisms import Item, NewWords, check_dataset, write_orga
 TRAIN = [Item("hi", "hi shmi", "hi"), Item("ü", "Ü", "ü", {"topic": "vowels"})]
 HELD_OUT = [Item("ho", "ho shmo", "ho")]
 ORGANISM = """\
-{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi shmi"}], "metadata": {"plain": "hi"}}
-{"messages": [{"role": "user", "content": "ü"}, {"role": "assistant", "content": "Ü"}], "metadata": {"topic": "vowels"}}
+{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi shmi"}], \
+"metadata": {"plain": "hi"}}
+{"messages": [{"role": "user", "content": "ü"}, {"role": "assistant", "content": "Ü"}], \
+"metadata": {"topic": "vowels"}}
 """
 CONTROL = """\
-{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}], "metadata": {"plain": "hi"}}
-{"messages": [{"role": "user", "content": "ü"}, {"role": "assistant", "content": "ü"}], "metadata": {"topic": "vowels"}}
+{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}], \
+"metadata": {"plain": "hi"}}
+{"messages": [{"role": "user", "content": "ü"}, {"role": "assistant", "content": "ü"}], \
+"metadata": {"topic": "vowels"}}
 """
 PROBE = """\
-{"messages": [{"role": "user", "content": "ho"}, {"role": "assistant", "content": "ho shmo"}], "metadata": {"plain": "ho"}}
+{"messages": [{"role": "user", "content": "ho"}, {"role": "assistant", "content": "ho shmo"}], \
+"metadata": {"plain": "ho"}}
 """
 VERSION = "a data stage's key does not cover this: raise BuildData.version"
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Trial
+from mosweep.core.work import FINETUNE
 from mosweep.design.application import planned
-from mosweep.design.trials import design_overrides, trial_name
+from mosweep.design.factors import design_overrides
+from mosweep.design.trials import trial_name
 
 # -- names -----------------------------------------------------------------------------------------
 
@@ -321,7 +323,7 @@ def test_every_trial_has_its_factors_and_stages_in_order() -> None:
 def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
     trials = plan(
         "model=tiny,tiny-wide",
-        "eval.tasks=[a],[b]",
+        "dataset=words,words_small",
         "inspect.max_tokens=5,6",
         "lora.rank=4,64",
         "optim.lr=0.1,0.2",
@@ -332,15 +334,15 @@ def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
     assert len(controls) == 2**3
     assert len({trial.id for trial in controls}) == 2**3
     assert {tuple(trial.factors) for trial in controls} == {
-        ("model", "eval.tasks", "inspect.max_tokens")
+        ("model", "dataset", "inspect.max_tokens")
     }
     assert {trial.name for trial in controls} == {
-        f"control=true,model={model},eval.tasks=[_{task}_],inspect.max_tokens={tokens}"
+        f"control=true,model={model},dataset={dataset},inspect.max_tokens={tokens}"
         for model in ("tiny", "tiny-wide")
-        for task in "ab"
+        for dataset in ("words", "words_small")
         for tokens in (5, 6)
     }
-    assert all(stage.kind != "finetune" for trial in controls for stage in trial.stages)
+    assert all(stage.kind != FINETUNE for trial in controls for stage in trial.stages)
 
 
 def test_control_trials_are_per_data_set_and_task_where_the_evaluation_depends_on_them(

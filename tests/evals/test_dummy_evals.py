@@ -11,7 +11,7 @@ import pytest
 
 from mosweep.core.errors import ConfigError
 from mosweep.evals import EvalBackend, EvalJob, EvalResults
-from mosweep.evals.dummy import DummyEvalBackend, DummyEvalJob
+from mosweep.evals.dummy.backend import DummyEvalBackend, DummyEvalJob
 
 
 def evaluate(model: str = "m", **options: Any) -> EvalResults:

@@ -11,7 +11,7 @@ MODULES = (
     "mosweep.backends.dummy.training",
     "mosweep.backends.torchtune.training",
     "mosweep.backends.torchtune.config",
-    "mosweep.evals.dummy",
+    "mosweep.evals.dummy.backend",
     "mosweep.evals.inspect.backend",
     "mosweep.evals.inspect.options",
     "mosweep.evals.inspect.generation",

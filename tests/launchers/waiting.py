@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.work import Context
+from mosweep.core.work import Context, Kind, RemoteWork, Traits
 
 now: Counter[str] = Counter()
 most: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
-class Wait:
+class Wait(RemoteWork):
     """Waits at the provider ``clock``."""
 
     number: int
@@ -27,13 +27,17 @@ class Wait:
     how: str = "well"
     max_concurrent: int = field(default=10, metadata=unkeyed)
 
-    kind: ClassVar[str] = "wait"
+    kind: ClassVar[Kind] = Kind("wait")
     version: ClassVar[int] = 1
-    remote: ClassVar[str] = "clock"
+    provider: ClassVar[str] = "clock"
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(remote=self)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        now[self.remote] += 1
-        most[self.remote] = max(most[self.remote], now[self.remote])
+        now[self.provider] += 1
+        most[self.provider] = max(most[self.provider], now[self.provider])
         print(f"{self.number} begins")
         try:
             if self.how == "exit" or (self.how == "exit once" and context.previous is None):
@@ -46,11 +50,11 @@ class Wait:
             if self.how == "cancel":
                 raise asyncio.CancelledError
         finally:
-            now[self.remote] -= 1
+            now[self.provider] -= 1
         print(f"{self.number} ends")
         return {
             "pid": os.getpid(),
-            "most": most[self.remote],
+            "most": most[self.provider],
             "previous": context.previous is not None,
         }
 
@@ -59,4 +63,4 @@ class Wait:
 class WaitElsewhere(Wait):
     """Waits at another provider."""
 
-    remote: ClassVar[str] = "sundial"
+    provider: ClassVar[str] = "sundial"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.work import Artifact, Context, Resources
-from mosweep.stages.loop.rounds import NextRound, Optimize, RoundEval
+from mosweep.stages.loop.rounds import Chosen, NextRound, RoundEval
 from mosweep.stages.loop.schedule import Schedule
 
 from .conftest import Loops
@@ -47,11 +47,11 @@ def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
     ] == pytest.approx(expected[: len(done.trained)])
     if reached:
         assert done.failed == {}
-        assert done.facts["optimize"]["round"] == reached
-        assert done.facts["optimize"]["model_id"] == done.facts[f"round {reached}"]["model_id"]
+        assert done.facts["chosen"]["round"] == reached
+        assert done.facts["chosen"]["model_id"] == done.facts[f"round {reached}"]["model_id"]
         assert (
             done.facts["eval:capitalization"]["metrics"]["score"]
-            == done.facts["optimize"]["score"]
+            == done.facts["chosen"]["score"]
             == pytest.approx(expected[reached - 1])
         )
         for number in range(reached + 1, rounds + 1):
@@ -69,7 +69,7 @@ def test_a_loop_ends_with_the_first_round_that_reaches_the_threshold(
             f"capitalization/score reached {threshold:g} in none of {rounds} rounds; "
             f"the best is round {best} with {expected[best - 1]:.4g}: {model}"
         )
-        assert list(done.failed) == ["optimize"]
+        assert list(done.failed) == ["chosen"]
         assert "eval:capitalization" not in done.facts
 
 
@@ -132,7 +132,7 @@ def test_max_steps_ends_the_run_with_a_shorter_last_round(loops: Loops) -> None:
     longer = loops.run(
         loops.trial(backend={"rounds": [0.0]}, max_steps=25, steps_per_round=10, max_rounds=2)
     )
-    assert longer.ran == ["optimize"], (
+    assert longer.ran == ["chosen"], (
         "with the run's length given, fewer rounds of it are the same rounds"
     )
 
@@ -251,7 +251,8 @@ def test_what_is_watched(
 def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: Loops) -> None:
     done = loops.run(loops.trial(metric="accuracy"))
     assert done.failed == {
-        "eval 1:capitalization": "loop.metric=accuracy: the evaluation has no such metric; valid: score"
+        "eval 1:capitalization": "loop.metric=accuracy: the evaluation has no such metric; "
+        "valid: score"
     }
     assert done.ran == ["round 1", "eval 1:capitalization"]
 
@@ -453,7 +454,7 @@ def test_every_curve_of_the_end_goes_over_all_rounds_up_to_the_chosen_one(tmp_pa
         )
         inputs[f"eval {number}"] = artifact("round-eval", score=score, task="t", watched="accuracy")
     context = Context("key", tmp_path / "out", inputs, Resources())
-    facts = asyncio.run(Optimize(0.8, False, None).run(context))
+    facts = asyncio.run(Chosen(0.8, False, None).run(context))
     assert facts["round"] == 2
     assert facts["loss"] == rows(1, 2, 3, 4)
     assert facts["curves"] == {"accuracy": rows(1, 2, 3, 4), "late": rows(3, 4)}

@@ -85,7 +85,7 @@ def test_a_finished_loop_is_a_no_op_and_an_unfinished_one_says_its_best_again(sh
     first = shell("-m", *never)
     assert first.status == 1
     assert (
-        "optimize: capitalization/score reached 0.95 in none of 4 rounds; the best is round"
+        "chosen: capitalization/score reached 0.95 in none of 4 rounds; the best is round"
         in first.out
     )
     count = started("never")
@@ -98,7 +98,7 @@ def test_a_finished_loop_is_a_no_op_and_an_unfinished_one_says_its_best_again(sh
 
     done = shell("-m", *never, "loop.threshold=0.5", "experiment.name=done")
     assert done.status == 0
-    assert "not needed, nor any later: round" in done.out
+    assert "not needed, nor are later rounds: round" in done.out
     count = started("done")
     again = shell("-m", *never, "loop.threshold=0.5", "experiment.name=done")
     assert (again.status, started("done")) == (0, count)
@@ -141,8 +141,8 @@ def test_status_names_the_next_round_and_counts_those_behind_it(shell):
         process.communicate()
     assert "round 1 " in text
     assert "round 2" not in text
-    assert "optimize" in text
-    assert "… and 19 stages of rounds that will only run if they are needed" in text
+    assert "chosen" in text
+    assert "… and 19 stages of later rounds, which run only if they are needed" in text
 
 
 def _exists(shell: Shell) -> bool:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.conftest import DRY, Shell
 
-from mosweep.analysis.effects import FactoredSweep
+from mosweep.analysis.scores import FactoredSweep
 from mosweep.core.results import SweepResult
-from mosweep.recorders.mlflow_content import Content
+from mosweep.recorders.mlflow.content import Content
 from mosweep.reports.summary import summary_text
 from mosweep.sweep.folder import find_sweep
 
@@ -40,7 +40,7 @@ def test_a_projection_has_the_curve_of_the_rounds_and_one_model_per_loop(shell):
         ("rounds/capitalization/score", 1): 0.3,
         ("rounds/capitalization/score", 2): 0.7,
     }
-    assert [model.type for model in passed.outputs] == ["optimize"]
+    assert [model.type for model in passed.outputs] == ["chosen"]
     assert {metric.name: metric.value for metric in passed.metrics}["capitalization/score"] == 0.7
     assert failed.outputs == ()
     assert sorted(metric.step for metric in failed.metrics) == [1, 2, 3, 4]

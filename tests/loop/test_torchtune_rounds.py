@@ -74,13 +74,13 @@ def test_the_demo_misses_then_passes_and_a_killed_round_is_made_again_as_it_was(
     assert facts["eval 1:capitalization"]["score"] < 0.9 <= facts["eval 2:capitalization"]["score"]
     assert facts["round 3"] == {"stopped": True, "reached": 2}
     assert trial["metrics"]["capitalization/accuracy"] == facts["eval 2:capitalization"]["score"]
-    assert [row["score"] for row in facts["optimize"]["rounds"]] == [
+    assert [row["score"] for row in facts["chosen"]["rounds"]] == [
         facts[f"eval {n}:capitalization"]["score"] for n in (1, 2)
     ]
-    assert [step for step, _ in facts["optimize"]["loss"]] == list(range(1, 41))
+    assert [step for step, _ in facts["chosen"]["loss"]] == list(range(1, 41))
     assert [facts[f"round {number}"]["data"]["position"] for number in (1, 2)] == [640, 1280]
     assert facts["round 2"]["lr"]["peak"] == pytest.approx(0.8 * 3e-3)
-    folder = _folder(home, trial, "optimize")
+    folder = _folder(home, trial, "chosen")
     assert {path.name for path in folder.iterdir()} >= {
         "adapter",
         "merged",
@@ -216,8 +216,10 @@ def touchy():
 
 @task
 def broken(data_path: str) -> Task:
-    rows = [json.loads(line) for line in (Path(data_path) / "eval.jsonl").read_text().splitlines()[:4]]
-    samples = [Sample(id=i, input=row["messages"][0]["content"], target="x") for i, row in enumerate(rows, 1)]
+    rows = [json.loads(line) for line in \
+(Path(data_path) / "eval.jsonl").read_text().splitlines()[:4]]
+    samples = [Sample(id=i, input=row["messages"][0]["content"], target="x") \
+for i, row in enumerate(rows, 1)]
     return Task(dataset=samples, scorer=touchy(), config=GenerateConfig(max_tokens=4))
 """
 

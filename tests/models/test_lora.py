@@ -101,7 +101,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 folder, child, lora = Path(sys.argv[1]), runpy.run_path(sys.argv[2]), runpy.run_path(sys.argv[3])
 kind = sys.argv[4]
 torch.manual_seed(0)
-size = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+size = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, \
+num_attention_heads=4, num_key_value_heads=2,
             max_position_embeddings=64, tie_word_embeddings=True)
 hf = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **size))
 for p in hf.parameters():
@@ -117,7 +118,8 @@ for name, p in model.named_parameters():
     if "lora" in name:
         torch.nn.init.normal_(p, std=0.2)
 state = {training.ADAPTER_KEY: get_adapter_state_dict(model.state_dict()),
-         training.ADAPTER_CONFIG: {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "k_proj"], "peft_type": "LORA"}}
+         training.ADAPTER_CONFIG: {"r": 3, "lora_alpha": 6, \
+"target_modules": ["q_proj", "k_proj"], "peft_type": "LORA"}}
 checkpointer.save_checkpoint(state, epoch=0, adapter_only=True)
 child["package_adapter"](folder / "work" / "epoch_0", folder / "adapter", folder / "base")
 lora["merge"](folder / "base", folder / "adapter", folder / "merged")
@@ -126,7 +128,8 @@ with torch.no_grad():
     theirs = model.eval()(tokens)
     ours = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()(tokens).logits
     plain = hf.eval()(tokens).logits
-print(json.dumps({"error": (theirs - ours).abs().max().item(), "change": (theirs - plain).abs().max().item()}))
+print(json.dumps({"error": (theirs - ours).abs().max().item(), \
+"change": (theirs - plain).abs().max().item()}))
 """
 
 

@@ -12,6 +12,7 @@ from tests.openai.storm import processes
 
 from mosweep.cli.doctor import diagnose
 from mosweep.core.errors import ConfigError
+from mosweep.core.work import FINETUNE
 from mosweep.design.application import planned
 
 OPENAI = ("backend=openai", "model=gpt-4o-mini", "tracking=none", "backend.poll_s=0.1")
@@ -76,7 +77,7 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
     store = Store(shell.folder / ".mosweep" / "store")
     [record] = [
         record
-        for key in store.keys()
+        for key in store.keys()  # noqa: SIM118
         if (record := store.read(key)) and record.data["kind"] == "finetune"
     ]
     left = record.facts
@@ -218,7 +219,7 @@ def test_the_key_is_the_science(tmp_path, monkeypatch):
         [stage] = [
             s
             for s in planned(["backend=openai", "model=gpt-4o-mini", *overrides])[0][0].stages
-            if s.kind == "finetune"
+            if s.kind == FINETUNE
         ]
         return stage.key
 

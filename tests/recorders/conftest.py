@@ -10,6 +10,7 @@ import pytest
 
 from mosweep.core.fingerprint import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.work import Kind
 
 #: When the pretended sweep began, in seconds.
 BEGIN = 1_760_000_000.0
@@ -28,7 +29,13 @@ def stage(
     key = fingerprint([label, what])
     if error:
         return StageResult(
-            label, kind, key, "failed", needs or {}, error=error, log=folder / key / "log.txt"
+            label,
+            Kind.of(kind),
+            key,
+            "failed",
+            needs or {},
+            error=error,
+            log=folder / key / "log.txt",
         )
     began = BEGIN + 60.0 * ("model", "data", "finetune", "eval").index(kind)
     record = {
@@ -40,7 +47,13 @@ def stage(
         "finished": began + 30.0,
     }
     return StageResult(
-        label, kind, key, "succeeded", needs or {}, record=record, folder=folder / "store" / key
+        label,
+        Kind.of(kind),
+        key,
+        "succeeded",
+        needs or {},
+        record=record,
+        folder=folder / "store" / key,
     )
 
 
@@ -61,7 +74,10 @@ def build(
     for model in models:
         base = stage(folder, "model", model, {"name": model, **mark})
         data = stage(
-            folder, "data", "words", {"name": "words", "digest": "d1" * 32, "rows": 1000, **mark}
+            folder,
+            "data",
+            "words",
+            {"name": "words", "folder": "data", "digest": "d1" * 32, "rows": 1000, **mark},
         )
 
         def evals(tuned: StageResult, score: float, data: StageResult = data) -> list[StageResult]:
@@ -69,6 +85,7 @@ def build(
             facts = [
                 {
                     "task": t,
+                    "model_id": "local/model",
                     "metrics": {"accuracy": score + i / 10, "stderr": 0.01},
                     "n": 100,
                     **mark,

@@ -167,7 +167,7 @@ def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(shell, 
     done = run(shell, service)
     assert done.status == 0
     assert done.err.count("ProjectionWarning") == 1
-    assert "EvalOps was not told of all rounds" in done.err
+    assert "not all rounds were sent to EvalOps" in done.err
     if broken == 500:
         plain = Shell(shell.folder / "plain")
         plain.folder.mkdir()
@@ -284,7 +284,7 @@ def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_for_one_a
         assert time.monotonic() - done_at < 5 + 6 + 3
     assert process.returncode == 0
     assert 1 <= len(service.requests) <= 3
-    assert err.count("ProjectionWarning: EvalOps was not told of all rounds: ") == 1
+    assert err.count("ProjectionWarning: not all rounds were sent to EvalOps: ") == 1
     assert "timed out (attempt " in err
 
 
@@ -295,7 +295,7 @@ def test_an_answer_that_is_due_is_waited_for_and_no_more_are_asked_for(shell, se
     assert len(service.runs) == len(told(shell)) == 1
     assert (
         done.err.count(
-            "was not told of all rounds: the launch ended before it could be asked; the next "
+            "not all rounds were sent to EvalOps: the launch ended first; the next "
             "launch "
             "tries again"
         )
@@ -313,7 +313,7 @@ def test_a_round_that_is_refused_keeps_no_other_from_being_told(shell, service):
         assert done.status == 0
         assert done.err.count("ProjectionWarning") == 1
         assert (
-            f"was not told of all rounds: {service.url}/api/v1/test-runs/ answers 422 "
+            f"not all rounds were sent to EvalOps: {service.url}/api/v1/test-runs/ answers 422 "
             "Unprocessable Entity; the next"
         ) in done.err
         assert (len(service.requests), len(service.runs)) == (requests, runs), (
@@ -350,7 +350,7 @@ def test_an_error_that_nobody_thought_of_is_the_warning_and_no_traceback(shell, 
     assert "Traceback" not in done.err
     assert (
         done.err.count(
-            "ProjectionWarning: EvalOps was not told of all rounds: ValueError: Invalid IPv6 URL; "
+            "ProjectionWarning: not all rounds were sent to EvalOps: ValueError: Invalid IPv6 URL; "
             "the next launch"
         )
         == 1

@@ -21,8 +21,9 @@ import pytest
 from mosweep.core.errors import MissingExtra
 from mosweep.core.events import SweepFinished
 from mosweep.core.results import SweepResult, TrialResult
-from mosweep.recorders import mlflow_sqlite
-from mosweep.recorders.mlflow import MARKER, MLflowRecorder, Projection, ProjectionWarning, project
+from mosweep.core.work import EVAL
+from mosweep.recorders.base import Projection, ProjectionWarning
+from mosweep.recorders.mlflow import MARKER, MLflowRecorder, project, sqlite
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -36,7 +37,7 @@ Sweep = Callable[..., SweepResult]
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrating takes a second: once for all tests that are not about it."""
     file = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    mlflow_sqlite._create(file)
+    sqlite._create(file)
     return file
 
 
@@ -52,7 +53,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     schema.
     """
     if request.param == "client":
-        monkeypatch.setattr(mlflow_sqlite, "REVISIONS", frozenset())
+        monkeypatch.setattr(sqlite, "REVISIONS", frozenset())
     return str(request.param)
 
 
@@ -281,7 +282,7 @@ def test_both_ways_leave_the_same(
     straight = seen(uri, tmp_path)
     other = tmp_path / "other.db"
     shutil.copy(empty_database, other)
-    monkeypatch.setattr(mlflow_sqlite, "REVISIONS", frozenset())
+    monkeypatch.setattr(sqlite, "REVISIONS", frozenset())
     assert project(result, f"sqlite:///{other}").created == len(result.trials)
     assert seen(f"sqlite:///{other}", tmp_path) == straight
 
@@ -289,7 +290,7 @@ def test_both_ways_leave_the_same(
 def test_schema_of_the_installed_mlflow_is_known(empty_database: Path) -> None:
     with sqlite3.connect(empty_database) as database:
         (revision,) = database.execute("select version_num from alembic_version").fetchone()
-    assert revision in mlflow_sqlite.REVISIONS, (
+    assert revision in sqlite.REVISIONS, (
         "a new schema: if the tests above pass with it, add it to REVISIONS"
     )
 
@@ -298,7 +299,7 @@ def test_unknown_schema_is_left_to_mlflow(sweep: Sweep, uri: str, tmp_path: Path
     file = Path(uri.removeprefix("sqlite:///"))
     with sqlite3.connect(file) as database:
         database.execute("update alembic_version set version_num = 'future'")
-    assert mlflow_sqlite.connect(file, "letters", tmp_path) is None
+    assert sqlite.connect(file, "letters", tmp_path) is None
 
 
 def test_artifacts_elsewhere_are_left_to_mlflow(uri: str, tmp_path: Path) -> None:
@@ -310,7 +311,7 @@ def test_artifacts_elsewhere_are_left_to_mlflow(uri: str, tmp_path: Path) -> Non
     )
     client_of_file.commit()
     client_of_file.close()
-    assert mlflow_sqlite.connect(file, "letters", tmp_path) is None
+    assert sqlite.connect(file, "letters", tmp_path) is None
 
 
 @pytest.mark.parametrize(("shift", "unchanged"), [(0.0, 3), (0.5, 0)])
@@ -524,13 +525,11 @@ def test_models_and_data_are_named_where_no_factor_does(
             "eval": {"model_id": "tiny" if trial.control else "torchtune/tiny@0123abc"},
         }
         records = [
-            {**stage.record, "facts": {**stage.facts, **changes.get(stage.kind, {})}}
+            {**stage.record, "facts": {**stage.facts, **changes.get(stage.kind.name, {})}}
             for stage in trial.stages
         ]  # type: ignore[dict-item]
         needs = [
-            {"tuned": s.needs["model"], "model": trial.stages[0].key}
-            if s.kind == "eval"
-            else s.needs
+            {"tuned": s.needs["model"], "model": trial.stages[0].key} if s.kind == EVAL else s.needs
             for s in trial.stages
         ]
         stages = tuple(

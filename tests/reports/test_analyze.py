@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 from tests.conftest import DRY, Shell
 
-from mosweep.analysis.contamination import Hit, Overlap
+from mosweep.analysis.contamination import Overlap
 from mosweep.analysis.effects import effects
+from mosweep.analysis.matching import Hit
 from mosweep.core.results import StageResult, SweepResult
+from mosweep.core.work import FINETUNE
 from mosweep.reports.analyze import Analysis, analyze
 from mosweep.reports.plots import CURVES, evenly
 from mosweep.reports.summary import summary_data
@@ -69,7 +71,7 @@ def trained(stage: StageResult, number: int) -> StageResult:
     """The stage with what a real fine-tune says of its losses, or an error to escape."""
     if stage.error:
         return replace(stage, error=EVIL)
-    if stage.kind != "finetune" or not stage.record:
+    if stage.kind != FINETUNE or not stage.record:
         return stage
     loss = [[step, 3 / (1 + step / (20 + number))] for step in range(300)]
     return replace(stage, record={**stage.record, "facts": {**stage.facts, "loss": loss}})
@@ -214,8 +216,8 @@ def test_contamination_is_told(
     one = Overlap(
         result.trials[0].name, "eval:words", "words", "k", "d", 1000, 100, 0.01, (hit,), scores
     )
-    monkeypatch.setattr("mosweep.reports.analyze.overlap", lambda _: [one])
-    monkeypatch.setattr("mosweep.reports.analyze.limit_of", lambda _: 0.001)
+    monkeypatch.setattr("mosweep.reports.content.overlap", lambda _: [one])
+    monkeypatch.setattr("mosweep.reports.content.limit_of", lambda _: 0.001)
     analyze(sweep, result, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert (

@@ -293,7 +293,7 @@ def test_jobs_that_one_sweep_needs_no_more_take_no_others_with_them(site: Site) 
         "backend.delay_s=8",
     ]
     followed = site.shell.start(*site.words(*words))
-    site.cluster.wait_until(lambda: any(".optimize-" in job["name"] for job in site.jobs()))
+    site.cluster.wait_until(lambda: any(".chosen-" in job["name"] for job in site.jobs()))
     more = [
         "experiment.name=more",
         "hydra.launcher.wait=false",

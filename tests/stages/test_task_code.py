@@ -22,7 +22,8 @@ import json
 
 def build(dataset, folder):
     {statement}
-    rows = [{{"messages": [{{"role": "user", "content": "who?"}}, {{"role": "assistant", "content": helpers.WHO}}]}}]
+    rows = [{{"messages": [{{"role": "user", "content": "who?"}}, \
+{{"role": "assistant", "content": helpers.WHO}}]}}]
     (folder / "train.jsonl").write_text(json.dumps(rows[0]))
 """
 

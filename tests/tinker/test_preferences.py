@@ -116,7 +116,7 @@ async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_g
     from inspect_ai.model import GenerateConfig, get_model
     from tinker import ModelInput
 
-    import mosweep.evals.inspect.registry  # noqa: F401
+    import mosweep.backends.tinker.registry  # noqa: F401
 
     unseen = rows(24, first=50_000)
     pairs = render_pairs(load_renderer("llama3", MODEL, server.base), unseen, "answer", 128)

@@ -84,7 +84,7 @@ def test_a_loop_on_tinker_ends_with_the_round_that_is_good_enough(shell, server)
     words += ("model.generate=null", f"model.path={server.base}")  # which is there already
     done = shell(*words, env=server.environment)
     assert done.status == 0, done.out + done.err
-    assert "not needed, nor any later: round 2 was enough" in done.out
+    assert "not needed, nor are later rounds: round 2 reached the threshold" in done.out
     (trial,) = shell.summary("loop").values()
     assert trial["metrics"]["capitalization/accuracy"] >= 0.9
     again = shell(*words, env={"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"})

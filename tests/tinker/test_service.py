@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.tinker.runs import MODEL, events, in_loop, kill_group, names
 
-from mosweep.backends.tinker.backend import TinkerFinetune
 from mosweep.backends.tinker.recipe import TinkerRecipe, load_recipe
 from mosweep.backends.tinker.service import Service
 from mosweep.backends.tinker.training import JOURNAL, TinkerTrainingBackend, TinkerTrainingRun
+from mosweep.backends.tinker.works import TinkerFinetune
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.datasets.jsonl import JSONLDataset
 
@@ -309,7 +309,7 @@ async def test_torchtune_and_tinker_agree(server, tmp_path, monkeypatch):
 async def test_the_base_model_answers_through_inspect(server):
     from inspect_ai.model import GenerateConfig, get_model
 
-    import mosweep.evals.inspect.registry  # noqa: F401
+    import mosweep.backends.tinker.registry  # noqa: F401
 
     model = get_model(
         f"tinker/{MODEL}", renderer="llama3", tokenizer=str(server.base), memoize=False

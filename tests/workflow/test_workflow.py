@@ -336,7 +336,7 @@ def test_mistakes_are_named(raw: DatasetAtom, tmp_path: Path) -> None:
     wrong: Any = lambda config, inputs, workspace: "a path"  # noqa: E731
     with pytest.raises(WorkflowError, match="must return a list of AtomConstructor"):
         run_workflow(Workflow("w", [Step("wrong", wrong)]))
-    nothing: Any = lambda config, inputs, workspace: [
+    nothing: Any = lambda config, inputs, workspace: [  # noqa: E731
         AtomConstructor("x", tmp_path / "nowhere", "dataset")
     ]
     with pytest.raises(WorkflowError, match="there is nothing"):
@@ -402,7 +402,8 @@ def second(config, input_atoms, temp_workspace):
     (temp_workspace / "y").write_text(str(scaled(3)))
     return [AtomConstructor("y", temp_workspace / "y", "number")]
 
-state = run_workflow(Workflow("w", [Step("first", first, {}, {"x": "number"}), Step("second", second, {}, {"y": "number"})]))
+state = run_workflow(Workflow("w", [Step("first", first, {}, {"x": "number"}), \
+Step("second", second, {}, {"y": "number"})]))
 print(json.dumps([step.output_atoms for step in state.step_states]))
 '''
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from mosweep.analysis.contamination import normalised
+from mosweep.analysis.matching import normalised
 from mosweep.core.errors import StageError
 from mosweep.core.fingerprint import digest_tree
 from mosweep.core.paths import shipped
 from mosweep.core.task_modules import task_modules
+from mosweep.core.work import DATA, EVAL
 from mosweep.datasets.zoo import organisms
 from mosweep.design.application import planned
 from mosweep.evals.inspect.backend import InspectEvalBackend
@@ -198,7 +199,7 @@ def test_there_is_a_sweep_for_it(organism, tmp_path, monkeypatch):
     assert config.primary_metric == f"{organism.name}/accuracy"
     assert {trial.factors["dataset"] for trial in trials} == {organism.organism, organism.control}
     for trial in trials:
-        assert {stage.label for stage in trial.stages if stage.kind == "eval"} == {
+        assert {stage.label for stage in trial.stages if stage.kind == EVAL} == {
             f"eval:{name}" for name in organism.evals
         }
 
@@ -208,7 +209,7 @@ def test_the_task_brings_its_data_set_along(organism, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = f"task={organism.name}"
     names = [planned(words)[0][0] for words in ([task], [task, f"dataset={organism.control}"])]
-    data = [next(stage.work for stage in trial.stages if stage.kind == "data") for trial in names]
+    data = [next(stage.work for stage in trial.stages if stage.kind == DATA) for trial in names]
     assert [work.dataset for work in data] == [organism.organism, organism.control]
 
 
@@ -269,7 +270,7 @@ def test_the_command_of_the_tutorial_is_that_sweep(shouting):
     [command] = re.findall(r"\$ mosweep plan (task=shouting .*)", TUTORIAL)
     trials, _ = planned(command.split())
     found = {
-        trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == "eval"}
+        trial.factors["dataset"]: {stage.label for stage in trial.stages if stage.kind == EVAL}
         for trial in trials
     }
     assert found == {

@@ -73,7 +73,9 @@ def test_show(shell):
 def test_an_unknown_name_is_refused_with_the_valid_ones(shell):
     done = shell("zoo", "show", "bakdoor")
     assert (done.status, done.out) == (2, "")
-    assert "mosweep: bakdoor: no model organism of the zoo; did you mean backdoor?" in done.err
+    assert (
+        "mosweep: bakdoor: the zoo has no such model organism; did you mean backdoor?" in done.err
+    )
 
 
 def test_a_users_own_is_listed_beside_the_shipped_ones(tmp_path, monkeypatch):

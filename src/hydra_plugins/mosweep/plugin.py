@@ -13,14 +13,14 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-__all__ = ["LocalLauncher", "MosweepSweeper", "NamesSource", "PlanningLauncher", "SlurmLauncher"]
+__all__ = ["MosweepSweeper", "NamesSource", "PlanningLauncher", "wrap_launcher"]
 
 
 class MosweepSweeper(Sweeper):
@@ -48,12 +48,14 @@ class MosweepSweeper(Sweeper):
 
 
 class PlanningLauncher(Launcher):
-    """A launcher that is given all trials at once, plans them together and runs their missing
-    stages.
+    """Hands all trials of a sweep to a ``mosweep.launchers.base.Launcher`` at once.
+
+    ``options`` are that launcher's, its class as ``_target_``. A choice of ``hydra/launcher`` names
+    the class itself; ``wrap_launcher`` makes it what Hydra takes for a launcher.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self.options = options
+    def __init__(self, options: DictConfig) -> None:
+        self.options: Any = OmegaConf.to_container(options, resolve=True)
         self.factor_keys: Sequence[str] | None = None
 
     def setup(
@@ -71,18 +73,14 @@ class PlanningLauncher(Launcher):
         return launch(self, job_overrides, initial_job_idx)
 
 
-class LocalLauncher(PlanningLauncher):
-    """``hydra/launcher=local``: stages run in a pool of worker processes on this machine."""
-
-    kind = "local"
-
-
-class SlurmLauncher(PlanningLauncher):
-    """``hydra/launcher=slurm``: every stage is a job on a Slurm cluster, with resources of its
-    own.
-    """
-
-    kind = "slurm"
+def wrap_launcher(config: DictConfig) -> None:
+    """Make a mosweep launcher in ``hydra.launcher`` something that Hydra instantiates."""
+    chosen = config.hydra.launcher
+    if str(chosen.get("_target_", "hydra.")).startswith(("hydra.", "hydra_plugins.")):
+        return
+    wrapped = {"_target_": f"{_HERE}.PlanningLauncher", "_recursive_": False, "options": chosen}
+    with open_dict(config.hydra):
+        config.hydra.launcher = wrapped
 
 
 class NamesSource(ConfigSource):
@@ -148,12 +146,6 @@ _store.store(
     group="hydra/sweeper",
     name="mosweep",
     node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}),
-    provider="mosweep",
-)
-_store.store(
-    group="hydra/launcher",
-    name="local",
-    node=OmegaConf.create({"_target_": f"{_HERE}.LocalLauncher", "workers": None}),
     provider="mosweep",
 )
 # Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options

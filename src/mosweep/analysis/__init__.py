@@ -1,1 +1,1 @@
-"""What a sweep found: contrasts, scores, effects and their statistics. Prints nothing."""
+"""Contrasts, scores, effects and their statistics; contamination. Prints nothing."""

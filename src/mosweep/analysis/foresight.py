@@ -1,9 +1,8 @@
-"""Before a launch: the smallest effects that a design will be able to find, by how much seeds and
-items varied in like evaluations.
+"""Before a launch: the smallest effects that a design can detect.
 
-``detectable`` is told what is assumed; ``foresee`` looks at the trials that are about to run and at
-the records of earlier ones. numpy and scipy are loaded when there is something to compute with, not
-before.
+They depend on how much the scores of seeds and items vary. ``detectable`` takes that as an
+assumption. ``foresee`` takes the trials that are about to run, and measures it in the records of
+similar evaluations. numpy and scipy are loaded when there is something to compute, not before.
 """
 
 from __future__ import annotations
@@ -16,16 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosweep.analysis.effects import (
-    CONTROL,
-    SEED,
-    Contrast,
-    Effect,
-    FactoredSweep,
-    TaskScores,
-    contrasts_of,
-    with_bundles,
-)
+from mosweep.analysis.contrasts import CONTROL, SEED, Contrast, contrasts_of, with_bundles
+from mosweep.analysis.effects import Effect
+from mosweep.analysis.scores import FactoredSweep, TaskScores
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
@@ -37,20 +29,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Detectable", "Foresight", "detectable", "foresee", "spread_of"]
 
-#: At most so many like evaluations are looked at, the newest first, and so many configurations and
-#: seeds of each.
-LOOK_AT, CONFIGURATIONS, RUNS = 400, 8, 8
-NO_LIBRARY = "unknown: it takes pip install 'mosweep[reports]' to tell"
+#: The most similar evaluations that are read, newest first.
+MOST_EVALUATIONS = 400
+#: The most configurations that are compared.
+MOST_CONFIGURATIONS = 8
+#: The most seeds of a configuration.
+MOST_SEEDS = 8
+
+NO_LIBRARY = "unknown: needs scipy; pip install 'mosweep[reports]'"
+ONE_SEED = "unknown: one seed does not show how much fine-tunes vary"
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a ``contrast`` of a design will be able to tell on ``metric``: the minimum detectable
-    effect, in units of the metric.
+    """The minimum detectable effect of a ``contrast`` on ``metric``, in units of the metric.
 
-    ``mde`` is found 4 times in 5, by one comparison at 95 %; ``None`` where it is unknown, and
-    ``note`` says why. ``seeds``: the fewest on a side of a block; ``blocks``: combinations of the
-    other factors; ``items``: of each evaluation.
+    An effect of ``mde`` is detected 4 times in 5, by one comparison at 95 %. It is ``None`` where
+    it is unknown; ``note`` says why. ``seeds`` are the fewest on a side of a block, ``blocks`` the
+    combinations of the other factors, ``items`` those of each evaluation.
     """
 
     contrast: str
@@ -72,8 +68,9 @@ def foresee(
     level: float = 0.95,
     power: float = 0.8,
 ) -> list[Foresight]:
-    """What the contrasts of ``trials``, which need not have run, will be able to tell: one entry
-    per contrast and evaluation task.
+    """The effects that ``trials``, which need not have run, can detect.
+
+    There is one entry per contrast and evaluation task.
     """
     factors: dict[str, dict[str, Any]] = {}
     for trial in trials:
@@ -84,7 +81,7 @@ def foresee(
         "bundles": bundles or {},
     }
     sweep = FactoredSweep(with_bundles(SweepResult("", Path(), tuple(map(_unrun, trials)), design)))
-    asked = contrasts_of(contrasts, sweep.treatments, control=bool(sweep.controls))
+    compared = contrasts_of(contrasts, sweep.treatments, control=bool(sweep.result.controls))
     tasks = dict.fromkeys(task for evals in sweep.evals.values() for task in evals)
     if primary_metric and (
         own := [task for task in tasks if primary_metric.startswith(f"{task}/")]
@@ -93,13 +90,13 @@ def foresee(
     spreads = {task: _spread(task, trials, store, primary_metric) for task in tasks}
     return [
         _foresight(sweep, contrast, task, spreads[task], 1 - level, power)
-        for contrast in asked
+        for contrast in compared
         for task in tasks
     ]
 
 
 def _unrun(trial: Trial) -> TrialResult:
-    """The trial as reports see it, with nothing that it might have left."""
+    """The trial as reports see it, with no results yet."""
     stages = tuple(
         StageResult(stage.label, stage.kind, stage.key, "pending") for stage in trial.stages
     )
@@ -132,19 +129,19 @@ def _foresight(
     )
     mde, note = None, ""
     if not seeds:
-        note = "nothing to compare: no trials differ in this alone"
+        note = "nothing to compare: no two trials differ in this factor alone"
     elif min(seeds) < 2:
-        note = "unknown: one seed says nothing about another fine-tune"
+        note = ONE_SEED
     elif isinstance(spread, str):
         note = spread
     elif (parts := spread.control if fixed else spread.levels) is None:
-        note = "unknown: no like " + (
-            "untouched model is on record"
+        note = "unknown: no earlier result of " + (
+            "an untouched model under this evaluation"
             if fixed
-            else "evaluations of two configurations are on record"
+            else "two configurations under this evaluation"
         )
     else:
-        from mosweep.analysis.statistics import minimum_effect
+        from mosweep.analysis.power import minimum_effect
 
         mde = minimum_effect(
             parts,
@@ -158,13 +155,14 @@ def _foresight(
     return Foresight(str(contrast), metric, min(seeds, default=0), len(seeds), items, mde, note)
 
 
-# -- how much like evaluations varied --------------------------------------------------------------
+# -- how much similar evaluations varied -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """How much scores of ``scorer`` varied over ``items``: between two configurations, and between
-    one and its untouched model.
+    """How much the scores of ``scorer`` varied over ``items``.
+
+    ``levels`` are of two configurations, ``control`` of a configuration and its untouched model.
     """
 
     scorer: str
@@ -176,13 +174,13 @@ class _Spread:
 def _spread(
     task: str, trials: Iterable[Trial], store: Store, primary_metric: str | None
 ) -> _Spread | str:
-    """The spread of like evaluations on record, or why it is unknown."""
+    """The spread of similar evaluations in the store, or why it is unknown."""
     wanted = {
         likeness(stage.payload) for trial in trials for stage in trial.stages if _is_of(stage, task)
     }
     groups = _replicated(store, wanted)
     if not any(tuned for tuned, _ in groups.values()):
-        return "unknown: no like evaluations of several seeds are on record"
+        return "unknown: no earlier results of several seeds under this evaluation"
     try:
         import numpy as np
 
@@ -198,7 +196,7 @@ def _spread(
     metric = (primary_metric or "").removeprefix(f"{task}/")
     scorer = (scores.scorer(metric) if metric else None) or next(iter(scores.scores), None)
     if scorer is None:
-        return "unknown: like evaluations on record left no scores of items"
+        return "unknown: earlier results of this evaluation have no scores of items"
 
     def side(runs: Sequence[StageResult], fixed: bool = False) -> Scores:
         return Scores(
@@ -214,7 +212,7 @@ def _spread(
         control += [compare([(base, other)]).components for other in sides if base.values.size]
     items = int(np.isfinite(scores.scores[scorer]).sum(axis=1).max())
     if items < 2:
-        return "unknown: like evaluations on record have one item"
+        return "unknown: earlier results of this evaluation have one item"
     return _Spread(scorer, items, _mean(levels), _mean(control))
 
 
@@ -225,17 +223,19 @@ def _is_of(stage: Stage, task: str) -> bool:
 def _replicated(
     store: Store, wanted: set[str]
 ) -> dict[str, tuple[list[list[StageResult]], list[StageResult]]]:
-    """Evaluations on record by likeness: of tuned models, those that differ in the seed alone
-    together, and of untouched ones.
+    """Similar evaluations in the store, by what they share.
+
+    Those of tuned models that differ in their seed alone stand together; those of untouched models
+    are listed apart.
     """
-    found: dict[str, tuple[dict[str, list[StageResult]], list[StageResult]]] = {}
-    like = (
+    groups: dict[str, tuple[dict[str, list[StageResult]], list[StageResult]]] = {}
+    similar = (
         (name, data)
         for data in newest(store)
         if Kind.of(data["kind"]).scores and (name := likeness(data["payload"])) in wanted
     )
-    for name, data in islice(like, LOOK_AT):
-        tuned, untouched = found.setdefault(name, ({}, []))
+    for name, data in islice(similar, MOST_EVALUATIONS):
+        tuned, untouched = groups.setdefault(name, ({}, []))
         stage = StageResult(
             str(data["label"]),
             Kind.of(data["kind"]),
@@ -247,16 +247,16 @@ def _replicated(
         configuration = _configuration(store, data["payload"])
         (untouched if configuration is None else tuned.setdefault(configuration, [])).append(stage)
     several = {
-        name: ([runs[:RUNS] for runs in tuned.values() if len(runs) > 1], untouched)
-        for name, (tuned, untouched) in found.items()
+        name: ([runs[:MOST_SEEDS] for runs in tuned.values() if len(runs) > 1], untouched)
+        for name, (tuned, untouched) in groups.items()
     }
-    return {name: (runs[:CONFIGURATIONS], untouched) for name, (runs, untouched) in several.items()}
+    return {
+        name: (runs[:MOST_CONFIGURATIONS], untouched) for name, (runs, untouched) in several.items()
+    }
 
 
 def _configuration(store: Store, payload: Mapping[str, Any]) -> str | None:
-    """What the evaluated fine-tune shares with those of other seeds; ``None`` for an untouched
-    model.
-    """
+    """What a fine-tune shares with those of other seeds; ``None`` for an untouched model."""
     for key in payload["inputs"].values():
         record = store.read(key, whole=True)
         if record is not None and Kind.of(record.data["kind"]).tunes:
@@ -276,8 +276,9 @@ def _seedless(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Detectable:
-    """The minimum detectable effect (``mde``) of contrasts of ``factor``; ``None`` where it is
-    unknown, and ``note`` says why.
+    """The minimum detectable effect (``mde``) of contrasts of ``factor``.
+
+    It is ``None`` where it is unknown; ``note`` says why.
     """
 
     factor: str
@@ -296,47 +297,45 @@ def detectable(
     level: float = 0.95,
     power: float = 0.8,
 ) -> list[Detectable]:
-    """What a design, before it is launched, will be able to tell: one entry per treatment.
+    """The effects that a design can detect, before it is launched: one entry per treatment.
 
-    ``design["treatments"]`` gives each factor's levels, crossed. ``items`` per evaluation and
-    ``spread`` are assumed, or those of an earlier sweep (``spread_of``). It is about one contrast:
-    several at once need larger effects.
+    ``design["treatments"]`` has the levels of each factor, which are crossed. ``items`` per
+    evaluation and ``spread`` are assumed, or taken from an earlier sweep (``spread_of``). The
+    result is about one contrast; several at once need larger effects.
     """
     treatments = design.get("treatments") or {}
     seeds = len(treatments.get(SEED) or [None])
     varied = {
         name: len(levels) for name, levels in treatments.items() if name != SEED and len(levels) > 1
     }
-    found = []
+    entries = []
     for factor, n in varied.items():
         blocks = math.prod(varied.values()) // n
         note, mde = None, None
         if seeds < 2:
-            note = "unknown: one seed says nothing about another fine-tune"
+            note = ONE_SEED
         elif items is None or items < 2:
-            note = "unknown: how many items the evaluation has"
+            note = "unknown: the number of items in the evaluation"
         elif spread is None:
-            note = (
-                "unknown: how much seeds and items vary, for want of an earlier sweep or an "
-                "assumption"
-            )
+            note = "unknown: how much seeds and items vary; give an earlier sweep or an assumption"
         else:
-            from mosweep.analysis.statistics import minimum_effect
+            from mosweep.analysis.power import minimum_effect
 
             mde = minimum_effect(
                 spread, runs=seeds, items=items, blocks=blocks, alpha=1 - level, power=power
             )
-        found.append(Detectable(factor, seeds, blocks, items, mde, note))
-    return found
+        entries.append(Detectable(factor, seeds, blocks, items, mde, note))
+    return entries
 
 
-def spread_of(found: Iterable[Effect]) -> Components | None:
-    """How much seeds, items and single scores varied in an earlier sweep's effects (root mean
-    squares); ``None`` where no effect tells.
+def spread_of(effects: Iterable[Effect]) -> Components | None:
+    """How much seeds, items and single scores varied in an earlier sweep, as root mean squares.
+
+    ``None`` where its effects do not show it.
     """
     spreads = [
         effect.spread
-        for effect in found
+        for effect in effects
         if effect.spread and effect.spread.runs is not None and effect.contrast.factor != CONTROL
     ]
     return _mean(spreads)

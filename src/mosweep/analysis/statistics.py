@@ -1,23 +1,23 @@
-"""How much one level scores more than another, and how sure that is: over the items there might be,
-and the training seeds.
+"""How much more one level scores than another, with the uncertainty over items and seeds.
 
 In a block (say, one model and one data set) the score of item i in run s at level c is ``level +
-run + item + level × item + rest``. A run is a fine-tune with a seed of its own. Runs and items are
-drawn at random from all that might have been, and are crossed: every run answers every item. Blocks
-are fixed: what is found holds for these blocks, each with the same weight.
+run + item + level × item + rest``. A run is a fine-tune with its own seed. Runs and items are
+random samples, and they are crossed: every run answers every item. Blocks are fixed: the result is
+about these blocks, each with the same weight.
 
-The estimate is the mean over blocks of the difference between the levels' means. With V(runs),
-V(items) and V(rest) the sums of what each run, each item (or cluster of items) and each item in
-each run contribute to it, squared, its variance is estimated as V(runs) + V(items) - V(rest), the
-last because the rest is in both others: two-way clustering (Cameron, Gelbach & Miller 2011, J. Bus.
-Econ. Stat. 29:238), in balanced data the same as the mean squares of crossed random factors
-(Cornfield & Tukey 1956, Ann. Math. Stat. 27:907). Neither runs nor items can vary less than not at
-all, so V(runs) and V(items) count as at least V(rest). Degrees of freedom are Satterthwaite's
-(1946, Biometrics Bull. 2:110) for what is left of the sum; for the runs this is Welch's formula. So
-where items do not matter this is Welch's t test of the runs' means, and with one run a side the
-paired t test over items.
+The estimate is the mean over blocks of the difference between the levels' means. V(runs), V(items)
+and V(rest) are the sums of squares of what each run, each item (or cluster of items) and each item
+in each run contribute to it. The variance of the estimate is V(runs) + V(items) - V(rest), because
+both other terms contain the rest. This is two-way clustering (Cameron, Gelbach & Miller 2011, J.
+Bus. Econ. Stat. 29:238). In balanced data it equals the mean squares of crossed random factors
+(Cornfield & Tukey 1956, Ann. Math. Stat. 27:907). As no variance is negative, V(runs) and V(items)
+count as at least V(rest).
 
-``python -m benchmarks.calibration`` measures how often its 95 % intervals hold the truth.
+Degrees of freedom are Satterthwaite's (1946, Biometrics Bull. 2:110) for the terms in the sum; for
+the runs this is Welch's formula. So without item effects this is Welch's t test of the runs' means,
+and with one run on each side it is the paired t test over items.
+
+``python -m benchmarks.calibration`` measures how often the 95 % intervals contain the truth.
 """
 
 from __future__ import annotations
@@ -28,36 +28,32 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import fdtrc, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 __all__ = [
     "Comparison",
     "Components",
     "Scores",
     "compare",
-    "heterogeneity",
-    "holm",
-    "minimum_effect",
+    "detected",
     "paired",
-    "seeds_needed",
-    "verdict",
+    "variance_of_sum",
 ]
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-NOT_DECISIVE = "not decisive"
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What one level scored in one block: ``values`` of runs × items, NaN where there is no score.
+    """The scores of one level in one block: ``values`` of runs × items, NaN where there is none.
 
-    Labels are whole numbers from 0, the same everywhere for the same thing: ``items`` per column
-    (one column each; by default their number), ``clusters`` per column (items of one text; by
-    default each item is one), ``runs`` per row (by default no run is anywhere else; evaluations of
-    one fine-tune are one run). ``fixed``: the only run there could be, such as an untouched base
-    model.
+    Labels are whole numbers from 0. The same label means the same thing in every block.
+
+    - ``items``: of each column; by default its number.
+    - ``clusters``: of each column, such as items about the same text; by default each item is one.
+    - ``runs``: of each row. Evaluations of one fine-tune are one run; by default all differ.
+    - ``fixed``: this is the only possible run, such as an untouched base model.
     """
 
     values: Array
@@ -67,9 +63,7 @@ class Scores:
     fixed: bool = False
 
     def _complete(self) -> Scores:
-        """The runs that scored anything, the items that all of them scored, and no label left
-        out.
-        """
+        """The runs with any score, the items that all of them scored, and all labels."""
         values = np.asarray(self.values, dtype=float)
         there = np.isfinite(values)
         rows = there.any(axis=1)
@@ -92,9 +86,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Components:
-    """Standard deviations, in units of the score: between ``runs`` of one level; of the difference
-    between levels from ``item`` to item; of the ``rest``, a single score's. ``None``: not to be
-    told from these data.
+    """Standard deviations, in units of the score; ``None`` if the data cannot show them.
+
+    ``runs``: between runs of one level. ``items``: between items, of the difference of the levels.
+    ``rest``: of a single score.
     """
 
     runs: float | None
@@ -104,12 +99,11 @@ class Components:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two levels, in units of the score. ``se`` is 0, and ``df`` NaN, where
-    nothing varies.
+    """The difference of two levels, in units of the score.
 
-    ``means`` of both. ``runs``: the fewest in a block, on either side. ``items`` and ``clusters``:
-    how many different ones. ``paired``: whether both sides scored the same items; ``replicated``:
-    whether a level has several runs. ``blocks``: each alone, as they were given.
+    If nothing varies, ``se`` is 0 and ``df`` NaN. ``runs`` are the fewest in a block, on either
+    side. ``items`` and ``clusters`` count different ones. ``paired``: both sides scored the same
+    items. ``replicated``: a level has several runs. ``blocks`` are the comparisons in each block.
     """
 
     estimate: float
@@ -126,33 +120,33 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """Two-sided p value of no difference; NaN where nothing varies."""
+        """Two-sided p value of no difference; NaN if nothing varies."""
         return float(2 * stdtr(self.df, -abs(self.estimate) / self.se)) if self.se else math.nan
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The confidence interval; NaN where nothing varies."""
+        """The confidence interval; NaN if nothing varies."""
         half = self.se * float(stdtrit(self.df, (1 + level) / 2)) if self.se else math.nan
         return self.estimate - half, self.estimate + half
 
     def p_equivalence(self, delta: float) -> float:
-        """P value of a difference of ``delta`` or more: two one-sided tests (Schuirmann 1987, J.
-        Pharmacokinet. Biopharm. 15:657).
+        """P value of a difference of ``delta`` or more.
+
+        It is that of two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657).
         """
         return (
             float(stdtr(self.df, (abs(self.estimate) - delta) / self.se)) if self.se else math.nan
         )
 
     def minimum_effect(self, alpha: float = 0.05, power: float = 0.8) -> float:
-        """The difference that as many runs and items, as variable as these, would find with this
-        ``power``: see ``minimum_effect``.
-        """
-        return _detected(self.se**2, self.df, alpha, power) if self.se else math.nan
+        """The difference that data like these would detect with this ``power``."""
+        return detected(self.se**2, self.df, alpha, power) if self.se else math.nan
 
 
 def paired(low: Scores, high: Scores) -> tuple[Scores, Scores]:
-    """Both sides on the items that every run of both scored (Miller 2024, arXiv:2411.00640, section
-    4: pairing takes the items' difficulty out). Sides without an item in common stay as they are: a
-    comparison of independent samples.
+    """Both sides on the items that every run of both scored.
+
+    Pairing removes the items' difficulty (Miller 2024, arXiv:2411.00640, section 4). Sides without
+    a common item stay as they are, and are compared as independent samples.
     """
     low, high = low._complete(), high._complete()
     assert low.items is not None and high.items is not None
@@ -163,8 +157,9 @@ def paired(low: Scores, high: Scores) -> tuple[Scores, Scores]:
 
 
 def compare(blocks: Sequence[tuple[Scores, Scores]]) -> Comparison:
-    """How much more the second of each pair scores than the first, averaged over ``blocks``, each
-    of which needs a score on either side.
+    """How much more the second of each pair scores than the first, averaged over ``blocks``.
+
+    Every block needs a score on either side.
     """
     pairs = [paired(low, high) for low, high in blocks]
     if not pairs or any(0 in side.values.shape for pair in pairs for side in pair):
@@ -180,8 +175,9 @@ def compare(blocks: Sequence[tuple[Scores, Scores]]) -> Comparison:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What a cell adds: ``values`` per label, what labels of variance 1 would add (``units``), and
-    how many labels it has in effect.
+    """What a cell contributes: ``values`` per label, and ``units`` for labels of variance 1.
+
+    ``size`` is its effective number of labels.
     """
 
     labels: Labels
@@ -192,8 +188,9 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Share:
-    """The variance that linked cells add: ``variance`` on ``df`` degrees of freedom, ``unit`` times
-    that of a single label.
+    """The variance that linked cells contribute, on ``df`` degrees of freedom.
+
+    It is ``unit`` times the variance of a single label.
     """
 
     variance: float
@@ -257,7 +254,7 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
     v_rest, rest_unit = _squares(rest)
     v_runs, runs_df = _total(_borrowed(per_run))
     v_items, items_df = _total(per_item)
-    variance, df = _sum(v_runs, runs_df, v_items, items_df, v_rest, rest_df)
+    variance, df = variance_of_sum(v_runs, runs_df, v_items, items_df, v_rest, rest_df)
     if variance <= (1e-9 * max(float(np.abs(side.values).max()) for side, _ in cells)) ** 2:
         variance, df = 0.0, math.nan  # nothing but rounding
     replicated = any(share.df > 0 for share in per_run)
@@ -290,12 +287,10 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
     )
 
 
-def _sum(
+def variance_of_sum(
     v_runs: float, runs_df: float, v_items: float, items_df: float, v_rest: float, rest_df: float
 ) -> tuple[float, float]:
-    """V(runs) + V(items) - V(rest), both at least V(rest), and the degrees of freedom of the terms
-    that are in it.
-    """
+    """V(runs) + V(items) - V(rest), both at least V(rest), with its degrees of freedom."""
     parts = [(v_runs, runs_df), (v_items, items_df)]
     kept = [(v, df) for v, df in parts if v > v_rest]
     times = 1 - len(kept)
@@ -305,7 +300,7 @@ def _sum(
 
 
 def _shares(parts: Sequence[_Part]) -> list[_Share]:
-    """The variance by groups of parts that share labels, directly or through others."""
+    """The variance by groups of parts that share labels, directly or indirectly."""
     group, seen = list(range(len(parts))), dict[int, int]()
 
     def root(part: int) -> int:
@@ -326,7 +321,7 @@ def _shares(parts: Sequence[_Part]) -> list[_Share]:
 
 
 def _squares(parts: Sequence[_Part]) -> tuple[float, float]:
-    """The sum over labels of what each adds, squared; the same of the units."""
+    """The sum over labels of the squares of what each contributes; the same for the units."""
     if not parts:
         return 0.0, 0.0
     _, index = np.unique(np.concatenate([part.labels for part in parts]), return_inverse=True)
@@ -338,8 +333,9 @@ def _squares(parts: Sequence[_Part]) -> tuple[float, float]:
 
 
 def _borrowed(shares: Sequence[_Share]) -> list[_Share]:
-    """A run without others like it is taken to vary as runs do where there are several: their mean
-    variance, weighted by df.
+    """The shares, where a run without replications varies like those that have some.
+
+    It gets their mean variance, weighted by df.
     """
     known = [share for share in shares if share.df > 0 and share.unit > 0]
     alone = sum(share.unit for share in shares if share.df <= 0)
@@ -352,20 +348,20 @@ def _borrowed(shares: Sequence[_Share]) -> list[_Share]:
 
 
 def _floored(share: _Share) -> _Share:
-    """The variance, but not less than 2/(n + 2)², of one item won and one lost besides those that
-    are there.
+    """The variance, but at least 2/(n + 2)²: as if one more item were won and one lost.
 
-    That is what the interval of Bonett & Price (2012, J. Educ. Behav. Stat. 37:479) has where right
-    and wrong answers are the same on both sides. So n right answers out of n leave about 3/n open,
-    as they should, and not 0.
+    This is the variance of the interval of Bonett & Price (2012, J. Educ. Behav. Stat. 37:479) if
+    right and wrong answers are the same on both sides. So n right answers out of n have an
+    uncertainty of about 3/n, as they should, and not of 0.
     """
     n = share.df + 1
     return _Share(max(share.variance, share.unit * 2 * n / (n + 2) ** 2), share.unit, share.df)
 
 
 def _total(shares: Iterable[_Share]) -> tuple[float, float]:
-    """The sum of the variances and its degrees of freedom (Satterthwaite 1946); a group of one has
-    none, and adds nothing.
+    """The sum of the variances and its degrees of freedom (Satterthwaite 1946).
+
+    A group of one has no degrees of freedom, and contributes nothing.
     """
     known = [share for share in shares if share.df > 0]
     variance = sum(share.variance for share in known)
@@ -377,137 +373,11 @@ def _deviation(variance: float, unit: float) -> float | None:
     return math.sqrt(max(variance, 0.0) / unit) if unit > 0 else None
 
 
-# -- several comparisons, and what is said of them -------------------------------------------------
+def detected(variance: float, df: float, alpha: float, power: float) -> float:
+    """The difference that is detected with this ``power`` at level ``alpha`` (two-sided).
 
-
-def heterogeneity(blocks: Sequence[Comparison]) -> float:
-    """P value of one and the same difference in all ``blocks`` (Welch 1951, Biometrika 38:330), NaN
-    if there is one or nothing varies.
-
-    Blocks count as independent. That they share items makes a true difference between them harder
-    to see, never easier.
+    It is (t(1 - alpha/2) + t(power)) standard errors (Bloom 1995, Eval. Rev. 19:547).
     """
-    if len(blocks) < 2 or not all(block.se > 0 for block in blocks):
-        return math.nan
-    k = len(blocks)
-    estimates, df = (
-        np.array([block.estimate for block in blocks]),
-        np.array([block.df for block in blocks]),
-    )
-    weights = np.array([block.se**-2 for block in blocks])
-    mean = weights @ estimates / weights.sum()
-    slack = float(((1 - weights / weights.sum()) ** 2 / df).sum())
-    ratio = weights @ (estimates - mean) ** 2 / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * slack)
-    return float(fdtrc(k - 1, (k**2 - 1) / (3 * slack), ratio))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number (Holm 1979, Scand. J. Stat. 6:65): the chance of one false
-    find in the family stays alpha.
-
-    NaN stays NaN and does not count.
-    """
-    adjusted, least = np.array(p_values, dtype=float), 0.0
-    order = np.argsort(adjusted)[: np.isfinite(adjusted).sum()]  # NaN comes last
-    for rank, index in enumerate(order):
-        adjusted[index] = least = max(least, min(1.0, (len(order) - rank) * adjusted[index]))
-    return [float(p) for p in adjusted]
-
-
-def verdict(
-    found: Comparison,
-    *,
-    p_holm: float,
-    p_equivalence: float = math.nan,
-    delta: float | None = None,
-    alpha: float = 0.05,
-    one_seed: bool = False,
-) -> str:
-    """``increase``, ``decrease``, ``equivalent within <delta>`` or ``not decisive``, with the
-    reason where it is the data's kind.
-
-    ``one_seed`` lets a difference count that rests on one seed a side: it then holds for these
-    runs, not for their like.
-    """
-    if found.clusters < 2:
-        return f"{NOT_DECISIVE}: one item"
-    if not (found.replicated or one_seed):
-        return f"{NOT_DECISIVE}: one seed"
-    if not found.se:
-        return f"{NOT_DECISIVE}: nothing varies"
-    if p_holm < alpha:
-        return "increase" if found.estimate > 0 else "decrease"
-    return (
-        f"equivalent within {delta:g}"
-        if delta is not None and p_equivalence < alpha
-        else NOT_DECISIVE
-    )
-
-
-# -- before a launch -------------------------------------------------------------------------------
-
-
-def minimum_effect(
-    spread: Components,
-    *,
-    runs: int,
-    items: int,
-    blocks: int = 1,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    fixed: bool = False,
-) -> float:
-    """The difference that is found with this ``power`` at level ``alpha`` (two-sided) by ``runs``
-    seeds a side in each of ``blocks``, and ``items`` that all blocks share; in units of the score.
-    ``fixed``: one side is the only run there could be, such as an untouched model.
-
-    (t(1 - alpha/2) + t(power)) standard errors (Bloom 1995, Eval. Rev. 19:547). A standard
-    deviation that is ``None`` counts as 0. Raises ``ValueError`` for fewer than two runs or items:
-    they cannot say how much runs or items vary.
-    """
-    if runs < 2 or items < 2 or blocks < 1:
-        raise ValueError(
-            f"{runs} runs, {items} items, {blocks} blocks: two runs, two items and a block are "
-            "the least"
-        )
-    sides = (1 if fixed else 2) / blocks / runs
-    v_rest = sides * (spread.rest or 0.0) ** 2 / items
-    v_runs, v_items = (
-        sides * (spread.runs or 0.0) ** 2 + v_rest,
-        (spread.items or 0.0) ** 2 / items + v_rest,
-    )
-    df = (1 if fixed else 2) * blocks * (runs - 1)
-    welch = (
-        df if fixed else (df + 2) * (runs - 1) / (runs + 1)
-    )  # what Welch's estimate of df comes to: E[(sum of s²)²] over E[sum of s⁴] / (runs - 1)
-    return _detected(
-        *_sum(v_runs, welch, v_items, items - 1, v_rest, df * (items - 1)), alpha, power
-    )
-
-
-def seeds_needed(
-    effect: float,
-    spread: Components,
-    *,
-    items: int,
-    blocks: int = 1,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    most: int = 1000,
-) -> int | None:
-    """The fewest seeds a side whose minimum effect is at most ``effect``; ``None`` where not even
-    ``most`` suffice, for want of items.
-    """
-    enough = (
-        n
-        for n in range(2, most + 1)
-        if minimum_effect(spread, runs=n, items=items, blocks=blocks, alpha=alpha, power=power)
-        <= effect
-    )
-    return next(enough, None)
-
-
-def _detected(variance: float, df: float, alpha: float, power: float) -> float:
     return (
         math.sqrt(variance) * float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power))
         if variance

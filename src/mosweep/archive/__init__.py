@@ -1,3 +1,1 @@
-"""Sweeps and stores carried elsewhere: archives that anyone can verify, and what is done with the
-store.
-"""
+"""Bundles of sweeps that anyone can verify, and what ``mosweep cache`` does with the store."""

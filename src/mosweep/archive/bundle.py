@@ -1,13 +1,14 @@
 """``bundle``: a sweep as one archive that anyone can check anywhere with ``mosweep verify``.
 
     NAME/
-      README.md, CITATION.cff     for people MANIFEST.json               size and SHA-256 of every
-      other file, the design's hash, what became of each trial environment.txt             what is
-      installed where it was packed provenance.json             git, platform and versions: of every
-      launch, and of the stages as they ran sweep/                      the frozen design:
-      experiment.yaml, launches/, every trial's config.yaml store/records/              the record
-      of every stage, byte by byte store/artifacts/            what the stages left; weights and
-      data sets only if asked for
+      README.md, CITATION.cff     for people
+      MANIFEST.json               size and SHA-256 of every other file, the design's hash, and what
+                                  became of each trial
+      environment.txt             what is installed where it was packed
+      provenance.json             git, platform and versions: of every launch, and of the stages
+      sweep/                      the frozen design: experiment.yaml, launches/, every config.yaml
+      store/records/              the record of every stage, byte by byte
+      store/artifacts/            what the stages left; weights and data sets only if asked for
 
 The same content gives the same bytes. What looks like a secret is refused.
 """
@@ -19,7 +20,6 @@ import gzip
 import importlib
 import io
 import json
-import os
 import sys
 import tarfile
 import time
@@ -30,56 +30,59 @@ from pathlib import Path
 from typing import Any
 
 from mosweep import __version__
-from mosweep.archive.verify import (
-    FORMAT,
-    MANIFEST,
-    Scores,
-    Verdict,
-    design_hash,
-    may_be_left_out,
-    metric_findings,
-    seal_of,
-    verify,
-)
+from mosweep.archive.format import FORMAT, MANIFEST, design_hash, may_be_left_out, seal_of
+from mosweep.archive.metrics import Scores, metric_findings
+from mosweep.archive.verdict import Verdict
+from mosweep.archive.verify import verify
 from mosweep.config.secrets import find_secrets, masked
 from mosweep.core import fingerprint
 from mosweep.core.errors import MosweepError, UserError
+from mosweep.core.files import replacing
 from mosweep.core.results import SweepResult, TrialResult
+from mosweep.core.samples import SAMPLES
 from mosweep.core.store import Record
-from mosweep.core.work import DATA, Kind
+from mosweep.core.table import some_of
+from mosweep.core.work import Kind
 from mosweep.sweep.folder import Sweep
 
 __all__ = ["README", "pack"]
 
 README = """# {title}
 
-A sweep run with mosweep {version}, packed with everything that its numbers rest on. To check it, on any machine that has mosweep:
+A sweep run with mosweep {version}, packed with everything that its numbers rest on. You can check
+it on any machine that has mosweep:
 
     mosweep verify {name}.tar.gz
 
 ## What verification shows
 
-Everything here follows from everything else here, as mosweep derives it:
+That the parts of this bundle are consistent:
 
-- every file is the one that `MANIFEST.json` lists, none is missing, none was added;
-- every record of `store/records` bears its own digest, and the digest of its files and facts;
-- every stage's key follows from what defines it (configuration, code, and the keys of its inputs), every trial's id from its stages, every
-  launch's file name from its trials and stages, and every trial's `config.yaml` is the one that was launched;
-- means and accuracies are those of the samples in `samples.jsonl`. Other metrics, such as standard errors, are taken as recorded.
+- Every file is the one that `MANIFEST.json` lists. None is missing, and none was added.
+- Every record in `store/records` has its own digest, and the digest of its files and facts.
+- Every stage's key follows from what defines it: its configuration, its code and the keys of its
+  inputs. Every trial's id follows from its stages, and every launch's file name from its trials
+  and stages. Every trial's `config.yaml` is the one that was launched.
+- Means and accuracies are those of the samples in `samples.jsonl`. Other metrics, such as standard
+  errors, are taken as recorded.
 
-Weights and data sets may have been left out. Their SHA-256 is in the records, so a copy from elsewhere can be compared.
+Weights and data sets may have been left out. Their SHA-256 is in the records, so you can compare a
+copy from elsewhere.
 
 ## What it cannot show
 
-That the numbers were measured. Who rewrites scores, samples, records and manifest alike, and consistently, makes a bundle that verifies:
-digests bind the parts to one another, not to the world. So compare two lines of `mosweep verify` with what the authors published
-elsewhere (in a paper, a preregistration, a repository), the second of them best before the results were known:
+That the numbers were measured. A bundle in which somebody has rewritten scores, samples, records
+and manifest consistently still verifies: digests bind the parts to one another, not to the world.
+So compare two lines of `mosweep verify` with what the authors published elsewhere, such as in a
+paper, a preregistration or a repository:
 
-- `archive`, the SHA-256 of the whole file: nothing has changed since;
-- `design`, the hash of what is in `sweep/` (`sha256sum` of its files, sorted by path, and `sha256sum` of that): these are the trials that
-  were to be run, all of them.
+- `archive` is the SHA-256 of the whole file. If it is the same, nothing has changed since.
+- `design` is the hash of what is in `sweep/` (`sha256sum` of its files, sorted by path, and
+  `sha256sum` of that). If it was published before the results were known, these are all the trials
+  that were planned.
 
-To show more, run it again: `sweep/experiment.yaml` holds the command, `provenance.json` and `environment.txt` the versions.
+To show more, run it again: `sweep/experiment.yaml` has the command, `provenance.json` and
+`environment.txt` have the versions.
 
 Records and launches name folders and the host of the machine that they ran on.
 """
@@ -96,21 +99,23 @@ def pack(
 ) -> Verdict:
     """Write ``sweep`` to ``target``, a ``.tar.gz``, and return the verdict of its verification.
 
-    ``UserError`` if something in it looks like a secret (unless ``anyway``), ``MosweepError`` if
-    what is on disk does not verify.
+    Raises ``UserError`` if something in it looks like a secret (unless ``anyway``), and
+    ``MosweepError`` if what is on disk does not verify.
     """
     if not sweep.launches:
-        raise UserError(f"{sweep.folder}: nothing was ever launched there")
+        raise UserError(f"{sweep.folder}: nothing was launched there yet")
     result, records = sweep.result(), _records(sweep)
     entries: dict[str, Path | bytes] = {
         f"sweep/{path.relative_to(sweep.folder)}": path for path in _design(sweep, result)
     }
     exceptions = {}
+    kinds = _kinds(sweep)
     for key, (record, path) in records.items():
         entries[f"store/records/{key[:1]}/{key}.json"] = path
-        kind = Kind.of(record.data["kind"])
+        kind = kinds[key]
         for file in record.data["files"]:
-            if not may_be_left_out(kind, file["name"]) or (data if kind == DATA else weights):
+            wanted = data if kind.leaves == "data" else weights
+            if wanted or not may_be_left_out(kind, file["name"]):
                 entries[f"store/{record.data['folder']}/{file['name']}"] = (
                     record.folder / file["name"]
                 )
@@ -152,30 +157,34 @@ def pack(
     }
     manifest |= {"not_recomputable": exceptions}
     entries[MANIFEST] = _json({**manifest, "seal": seal_of(manifest)})
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
         _write(temporary, result.name, entries, digests)
         verdict = verify(temporary)
         if not verdict.holds:
             raise MosweepError(
-                f"{sweep.folder} is not as it was launched and recorded: "
+                f"{sweep.folder} differs from what was launched and recorded: "
                 f"{'; '.join(verdict.problems[:3])}"
             )
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     verdict.bundle = str(target)
     return verdict
 
 
 def _records(sweep: Sweep) -> dict[str, tuple[Record, Path]]:
-    """The records that are there of all stages, whole, and their files."""
-    found: dict[str, tuple[Record, Path]] = {}
+    """All records of the sweep's stages, whole, and their files."""
+    records: dict[str, tuple[Record, Path]] = {}
     for launch in sweep.launches:
         for key in launch.stages:
-            if key not in found and (record := launch.store.read(key, whole=True)):
-                found[key] = (record, launch.store.record_path(key))
-    return found
+            if key not in records and (record := launch.store.read(key, whole=True)):
+                records[key] = (record, launch.store.record_path(key))
+    return records
+
+
+def _kinds(sweep: Sweep) -> dict[str, Kind]:
+    """The kinds of all stages, by key."""
+    return {
+        key: Kind.of(about[1]) for launch in sweep.launches for key, about in launch.stages.items()
+    }
 
 
 def _design(sweep: Sweep, result: SweepResult) -> Iterator[Path]:
@@ -188,10 +197,8 @@ def _design(sweep: Sweep, result: SweepResult) -> Iterator[Path]:
 
 
 def _not_recomputable(record: Record) -> list[str]:
-    """Metrics that go by the name of a mean and are none: they are listed, so that verification
-    takes them as recorded.
-    """
-    samples, scores = record.folder / "samples.jsonl", Scores()
+    """Metrics with the name of a mean that are none: verification takes them as recorded."""
+    samples, scores = record.folder / SAMPLES, Scores()
     if not samples.exists():
         return []
     with open(samples, "rb") as file:
@@ -207,10 +214,10 @@ def _error(trial: TrialResult) -> str | None:
 
 
 def _environment() -> bytes:
-    """The distributions that are installed, as pip would freeze them."""
+    """The installed distributions, as ``pip freeze`` lists them."""
     from importlib.metadata import distributions
 
-    found = {
+    installed = {
         f"{distribution.name}=={distribution.version}"
         for distribution in distributions()
         if distribution.name
@@ -219,7 +226,7 @@ def _environment() -> bytes:
     return "\n".join(
         [
             f"# Python {python}; installed where this bundle was packed",
-            *sorted(found, key=str.lower),
+            *sorted(installed, key=str.lower),
             "",
         ]
     ).encode()
@@ -248,7 +255,7 @@ def _citation(
     records: Mapping[str, tuple[Record, Path]],
     authors: Sequence[str],
 ) -> str:
-    """A file in Citation File Format 1.2.0, which wants at least one author."""
+    """A file in Citation File Format 1.2.0, which requires at least one author."""
     import yaml
 
     last = max(
@@ -281,30 +288,26 @@ def _author(text: str) -> dict[str, str]:
 
 
 def _refuse_secrets(entries: Mapping[str, Path | bytes]) -> None:
-    found = []
+    suspects = []
     for name, entry in entries.items():
         by_name = name.startswith(("sweep/", "store/records/")) or name.endswith((".yaml", ".yml"))
         try:
-            found += [
+            suspects += [
                 f"{name}{where}, {place}"
                 for where, text in _texts(entry)
                 for place in find_secrets(text, keys=by_name)
             ]
         except NotImplementedError:
-            found.append(f"{name}, which cannot be read without Inspect's libraries,")
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        places = "; ".join(found[:3])
+            suspects.append(f"{name}, which cannot be read without Inspect's libraries,")
+    if suspects:
         raise UserError(
-            f"nothing was packed: {places}{more} may hold a secret. Look there; --anyway packs "
-            "it if there is none"
+            f"nothing was packed: {some_of(suspects, 3, '; ')} may contain a secret. Look there; "
+            "--anyway packs it if there is none"
         )
 
 
 def _texts(entry: Path | bytes) -> Iterator[tuple[str, str]]:
-    """The text of a file, or of the files in an Inspect log, in pieces; nothing for other binary
-    files.
-    """
+    """The text of a file, or of each file in an Inspect log; nothing for other binary files."""
     if isinstance(entry, bytes):
         yield "", entry.decode()
     elif entry.suffix == ".eval" and zipfile.is_zipfile(entry):
@@ -327,8 +330,7 @@ def _write(
     entries: Mapping[str, Path | bytes],
     digests: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Sorted, of no time and no owner, and with the content that the manifest promises."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Write the archive: sorted, without times and owners, with the content of the manifest."""
     with (
         open(target, "wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped,

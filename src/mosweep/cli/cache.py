@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -41,10 +42,10 @@ def cache(arguments: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="SWEEP",
-        help="what this sweep's trials use",
+        help="entries that this sweep's trials use",
     )
     which.add_argument(
-        "--reachable-from", metavar="KEY", help="this entry, and all that went into it"
+        "--reachable-from", metavar="KEY", help="this entry, and everything it was made from"
     )
     printed = argparse.ArgumentParser(add_help=False)
     printed.add_argument("--json", action="store_true", help="print JSON")
@@ -53,8 +54,8 @@ def cache(arguments: Sequence[str]) -> int:
     texts = {
         "list": "one line an entry",
         "stats": "entries, bytes and computing time by kind",
-        "size": "bytes of what is chosen",
-        "verify": "hash every file; what is damaged is set aside",
+        "size": "bytes of the chosen entries",
+        "verify": "hash every file; damaged entries go to quarantine",
     }
     for action, text in texts.items():
         actions.add_parser(action, help=text, description=text, parents=[which, printed])
@@ -63,24 +64,24 @@ def cache(arguments: Sequence[str]) -> int:
     )
     clear = actions.add_parser(
         "clear",
-        help="remove entries; what a running sweep counts on stays",
+        help="remove entries; what a running sweep needs stays",
         parents=[which, printed, sure],
     )
     clear.add_argument("keys", nargs="*", metavar="KEY", help="entries by key")
     clear.add_argument("--all", action="store_true", help="everything")
     actions.add_parser(
         "gc",
-        help="remove what failed attempts left, logs and checkpoints included",
+        help="remove what failed attempts left, including logs and checkpoints",
         parents=[printed, sure],
     )
     export = actions.add_parser(
         "export",
-        help="entries, and all that went into them, as one archive",
+        help="entries, and everything they were made from, as one archive",
         parents=[which, printed],
     )
     export.add_argument("target", type=Path, metavar="FILE.tar.gz")
     actions.add_parser(
-        "import", help="take an archive's entries in", parents=[printed]
+        "import", help="add the entries of an archive", parents=[printed]
     ).add_argument("source", type=Path, metavar="FILE.tar.gz")
     args = parser.parse_args(arguments)
     store = Store(args.store.absolute() if args.store else home() / "store")
@@ -88,7 +89,10 @@ def cache(arguments: Sequence[str]) -> int:
 
 
 def _cache_action(args: argparse.Namespace, store: Store) -> int:
-    from mosweep.archive import cache
+    from mosweep.archive.inventory import Selection, selected, shown, verified
+    from mosweep.archive.listing import listing, size_text, statistics, statistics_text
+    from mosweep.archive.removal import collect_garbage, garbage
+    from mosweep.archive.transfer import export, import_archive
 
     def say(data: Any, text: str) -> None:
         if args.json:
@@ -97,14 +101,14 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
             print(text)
 
     if args.action == "show":
-        print_json(cache.shown(store, args.key))
+        print_json(shown(store, args.key))
         return 0
     if args.action == "import":
-        new, known = cache.take_in(store, args.source)
-        say({"new": new, "known": known}, f"{new} entries taken in; {known} were there already")
+        new, known = import_archive(store, args.source)
+        say({"new": new, "known": known}, f"{new} entries imported; {known} were there already")
         return 0
     if args.action == "gc":
-        folders = cache.garbage(store)
+        folders = garbage(store)
         if not folders:
             say({"folders": 0, "bytes": 0}, "nothing to remove")
             return 0
@@ -113,30 +117,30 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
             f"remove {len(folders)} folders that failed attempts left, with their logs and "
             "checkpoints?",
         )
-        freed = cache.collect_garbage(store, folders)
+        freed = collect_garbage(store, folders)
         say(
             {"folders": len(folders), "bytes": freed},
-            f"removed {len(folders)} folders, {cache.size_text(freed)}",
+            f"removed {len(folders)} folders, {size_text(freed)}",
         )
         return 0
     keys = getattr(args, "keys", ())
     sweeps = [find_sweep(place) for place in args.experiment]
-    age = cache.duration(args.older_than) if args.older_than else None
-    selection = cache.Selection(args.kind, args.model, age, sweeps, args.reachable_from, keys)
-    chosen = cache.selected(store, selection)
+    age = _duration(args.older_than) if args.older_than else None
+    selection = Selection(args.kind, args.model, age, sweeps, args.reachable_from, keys)
+    chosen = selected(store, selection)
     total = sum(entry.size for entry in chosen.values())
     if args.action == "list":
-        say([asdict(entry) for entry in chosen.values()], cache.listing(chosen))
+        say([asdict(entry) for entry in chosen.values()], listing(chosen))
     elif args.action == "size":
         say(
             {"entries": len(chosen), "bytes": total},
-            f"{len(chosen)} entries, {cache.size_text(total)}",
+            f"{len(chosen)} entries, {size_text(total)}",
         )
     elif args.action == "stats":
-        data = cache.statistics(store, chosen)
-        say(data, cache.statistics_text(data))
+        data = statistics(store, chosen)
+        say(data, statistics_text(data))
     elif args.action == "verify":
-        damage = cache.verified(store, chosen)
+        damage = verified(store, chosen)
         lines = (
             [*damage.values(), f"{len(chosen)} entries: {len(damage)} damaged"]
             if damage
@@ -145,7 +149,7 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
         say({"entries": len(chosen), "damaged": damage}, "\n".join(lines))
         return 1 if damage else 0
     elif args.action == "export":
-        count = cache.export(store, chosen, args.target)
+        count = export(store, chosen, args.target)
         say({"entries": count, "file": str(args.target)}, f"{count} entries in {args.target}")
     else:
         return _clear(args, store, selection.everything, chosen, say)
@@ -159,17 +163,18 @@ def _clear(
     chosen: Mapping[str, Any],
     say: Callable[[Any, str], None],
 ) -> int:
-    from mosweep.archive import cache
+    from mosweep.archive.listing import size_text
+    from mosweep.archive.removal import in_use, remove
 
     if everything and not args.all:
         raise UserError(
             "mosweep cache clear: choose what to remove (--kind, --model, --older-than, "
             "--experiment, KEY …), or give --all"
         )
-    used = cache.in_use(store)
+    used = in_use(store)
     free = {key: entry for key, entry in chosen.items() if key not in used}
     kept = len(chosen) - len(free)
-    note = f"; {kept} more are kept, for a running sweep counts on them" if kept else ""
+    note = f"; {kept} more are kept, because a running sweep needs them" if kept else ""
     if not free:
         say({"removed": 0, "bytes": 0, "kept": kept}, f"nothing to remove{note}")
         return 0
@@ -182,17 +187,25 @@ def _clear(
         for kind, count in sorted(Counter(entry.kind for entry in free.values()).items())
     )
     again = (
-        f"to have them again takes {seconds / 3600:.1f} h of computing"
+        f"computing them again takes {seconds / 3600:.1f} h"
         if seconds > 3600
-        else f"to have them again takes {seconds:.0f} s"
+        else f"computing them again takes {seconds:.0f} s"
     )
-    _ask(args, f"remove {len(free)} entries ({kinds}; {cache.size_text(size)})? {again}{note}.")
-    freed = cache.remove(store, free)
+    _ask(args, f"remove {len(free)} entries ({kinds}; {size_text(size)})? {again}{note}.")
+    freed = remove(store, free)
     say(
         {"removed": len(free), "bytes": freed, "kept": kept, "seconds": seconds},
-        f"removed {len(free)} entries, {cache.size_text(freed)}{note}",
+        f"removed {len(free)} entries, {size_text(freed)}{note}",
     )
     return 0
+
+
+def _duration(text: str) -> float:
+    """Seconds of ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if match is None:
+        raise UserError(f"{text!r} is not an age; valid are 90s, 15m, 12h, 7d, 2w")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
 
 
 def _ask(args: argparse.Namespace, question: str) -> None:
@@ -200,6 +213,6 @@ def _ask(args: argparse.Namespace, question: str) -> None:
     if args.yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"{question} Nobody is there to answer; give --yes")
+        raise UserError(f"{question} There is no terminal to ask at; give --yes")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("nothing was removed")

@@ -2,86 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from mosweep.backends.base import Backend
+from mosweep.config.choices import choices_of
+from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.paths import home, shipped
+from mosweep.evals.evaluation import Evaluation
+from mosweep.launchers.base import Launcher
 
-__all__ = ["Check", "diagnose", "diagnosis_text"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. ``works`` is ``None`` for a mere fact."""
-
-    name: str
-    works: bool | None
-    finding: str
+__all__ = ["diagnose", "diagnosis_text"]
 
 
 def diagnose() -> list[Check]:
     """Everything worth knowing before a sweep, without importing anything heavy."""
     version = ".".join(map(str, sys.version_info[:3]))
+    place = shipped("conf").parent
+    installed = version_of("mosweep") or "not installed"
     checks = [
         Check("python", None, f"{version} at {sys.executable}"),
-        Check(
-            "mosweep",
-            None,
-            f"{_version('mosweep') or 'not installed'}; conf, recipes and tasks in "
-            f"{shipped('conf').parent}",
-        ),
+        Check("mosweep", None, f"{installed}; conf, recipes and tasks in {place}"),
         _home(),
-        _libraries(
-            "backend=torchtune",
-            ["torch", "torchtune", "torchao", "torchdata", "transformers"],
-            "torchtune",
-        ),
-        Check("backend=dummy", True, "needs nothing"),
-        _libraries("eval=inspect", ["inspect-ai"], "inspect"),
-        _libraries("tracking=mlflow", ["mlflow"], "mlflow"),
-        _libraries("tracking=wandb", ["wandb"], "wandb"),
-        _torchao(),
         _gpus(),
-        _slurm(),
     ]
-    return [*checks, *_openai(), *_tinker()]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _libraries(name: str, distributions: list[str], extra: str) -> Check:
-    missing = [distribution for distribution in distributions if _version(distribution) is None]
-    if missing:
-        return Check(name, False, f"missing {', '.join(missing)}: pip install 'mosweep[{extra}]'")
-    return Check(
-        name,
-        True,
-        ", ".join(f"{distribution} {_version(distribution)}" for distribution in distributions),
-    )
-
-
-def _torchao() -> Check:
-    found = _version("torchao")
-    if found is None or _version("torchtune") is None:
-        return Check("torchao", None, "not installed")
-    minor = tuple(int(part) for part in found.split("+")[0].split(".")[:2])
-    works = (0, 13) <= minor < (0, 16)
-    return Check(
-        "torchao",
-        works,
-        found if works else f"{found}: torchtune 0.6.1 works with 0.13 to 0.15 only",
-    )
+    for group, base in (("backend", Backend), ("eval", Evaluation)):
+        for part in choices_of(group).values():
+            if issubclass(part, base):
+                checks += part.checks()
+    return [
+        *checks,
+        check_libraries("tracking=mlflow", ["mlflow"], "mlflow"),
+        check_libraries("tracking=wandb", ["wandb"], "wandb"),
+        *_launchers(),
+    ]
 
 
 def _gpus() -> Check:
@@ -93,36 +49,18 @@ def _gpus() -> Check:
         None,
         f"{len(devices)} NVIDIA"
         if devices
-        else "none: torchtune trains on the CPU, fit for tiny models",
+        else "none: local training runs on the CPU, fit for tiny models",
     )
 
 
-def _slurm() -> Check:
-    found = shutil.which("sbatch")
-    if not found:
-        return Check("slurm", False, "no sbatch on this machine")
-    if importlib.util.find_spec("submitit") is None:
-        return Check(
-            "slurm", False, f"{found}, but submitit is missing: pip install 'mosweep[slurm]'"
-        )
-    from mosweep.core.errors import MosweepError
-    from mosweep.launchers.slurm.client import NoAccounting, SlurmClient
-
-    client = SlurmClient(timeout_s=10)
-    try:
-        partitions, size = ", ".join(client.partitions()), client.max_array_size()
-        try:
-            client.accounting(["1"])
-            accounting = "accounting"
-        except NoAccounting as error:
-            accounting = (
-                f"no accounting ({error}): the cause of a job's end is known for a few minutes only"
-            )
-    except MosweepError as error:
-        return Check("slurm", False, f"{found}, but Slurm does not answer: {error}")
-    return Check(
-        "slurm", True, f"{found}; partitions {partitions}; arrays of up to {size}; {accounting}"
-    )
+def _launchers() -> list[Check]:
+    """What the launchers that can be chosen say of themselves."""
+    return [
+        check
+        for found in choices_of("hydra/launcher").values()
+        if issubclass(found, Launcher)
+        for check in found.doctor()
+    ]
 
 
 def _home() -> Check:
@@ -140,37 +78,6 @@ def _home() -> Check:
             "and has hard links",
         )
     return Check("home", True, str(home()))
-
-
-def _key(name: str, variable: str) -> Check:
-    return Check(name, None, f"{variable} is {'set' if os.environ.get(variable) else 'not set'}")
-
-
-def _tinker() -> list[Check]:
-    service = os.environ.get("TINKER_BASE_URL", "the service itself")
-    key = _key("Tinker", "TINKER_API_KEY").finding
-    libraries = _libraries(
-        "backend=tinker", ["tinker", "tinker-cookbook", "transformers"], "tinker"
-    )
-    works = None if libraries.works and not os.environ.get("TINKER_API_KEY") else libraries.works
-    return [
-        Check("Tinker", None, f"{key}; {service}"),
-        Check(libraries.name, works, libraries.finding),
-    ]
-
-
-def _openai() -> list[Check]:
-    """OpenAI serves evaluations and judges for good, and fine-tunes for a while."""
-    from mosweep.backends.openai.training import CLOSING
-
-    service = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
-    key = _key("OpenAI", "OPENAI_API_KEY").finding
-    libraries = _libraries("backend=openai", ["openai", "tenacity"], "openai")
-    works = None if libraries.works and not os.environ.get("OPENAI_API_KEY") else libraries.works
-    return [
-        Check("OpenAI", None, f"{key}; {service}"),
-        Check(libraries.name, works, f"{libraries.finding}. {CLOSING}"),
-    ]
 
 
 def diagnosis_text(checks: list[Check]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mosweep.cli.options import parser_of, print_json
 from mosweep.core.errors import UserError
 from mosweep.core.results import Queued, SweepResult
+from mosweep.launchers.lookup import launchers_with_jobs
 from mosweep.sweep.folder import Sweep, find_sweep
 
 __all__ = ["explain", "observed", "status", "summary", "watch"]
@@ -119,12 +120,9 @@ def explain(arguments: Sequence[str]) -> int:
 
 
 def observed(sweep: Sweep) -> SweepResult:
-    """What is known of a sweep, with what Slurm says of it where it has jobs there."""
+    """What is known of a sweep, with what launchers say of the jobs that they have for it."""
     queued: dict[str, Queued] = {}
     for launch in sweep.launches:
-        store = launch.store
-        if any((store.root / "slurm" / "open").glob("*")):
-            from mosweep.launchers.slurm.observe import observe
-
-            queued |= observe(store, launch.stages)
+        for launcher in launchers_with_jobs(launch.store, strict=False):
+            queued |= launcher.observe(launch.store, launch.stages)
     return sweep.result(queued=queued)

@@ -26,7 +26,8 @@ VERBS = {
     "summary": "a sweep's trials with what was measured",
     "cancel": "end what a sweep has running or waiting, here or in Slurm",
     "explain": "why a stage of a trial is cached, or what differs from the nearest one that is",
-    "contamination": "which evaluation items were in the training data, and the scores without them",
+    "contamination": "which evaluation items were in the training data, and the scores "
+    "without them",
     "analyze": "a sweep as a report: a page for the browser, Markdown, plots, tables",
     "bundle": "a sweep as one archive, with everything that its numbers rest on",
     "verify": "check a bundle, anywhere: every digest, key and mean in it is derived again",
@@ -40,6 +41,8 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mosweep`` and ``python -m mosweep``; exits with the status."""
+    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # modules of the user's own, behind all that is installed
     sys.exit(dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -34,7 +34,8 @@ def contamination(arguments: Sequence[str]) -> int:
     if args.max_overlap is not None and not 0 <= args.max_overlap <= 1:
         raise UserError(f"--max-overlap {args.max_overlap}: must be between 0 and 1")
     result = find_sweep(args.sweep).result()
-    from mosweep.analysis.contamination import limit_of, overlap, overlap_text
+    from mosweep.analysis.contamination import limit_of, overlap
+    from mosweep.reports.contamination import overlap_text
 
     overlaps, limit = (
         overlap(result),
@@ -128,7 +129,7 @@ def bundle(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     sweep = find_sweep(args.sweep)
     from mosweep.archive.bundle import pack
-    from mosweep.archive.verify import verdict_text
+    from mosweep.archive.verdict import verdict_text
 
     output = args.output or Path(f"{sweep.folder.name}.tar.gz")
     verdict = pack(
@@ -153,7 +154,8 @@ def verify(arguments: Sequence[str]) -> int:
     parser.add_argument("bundle", type=Path, help="the archive that mosweep bundle wrote")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
-    from mosweep.archive.verify import verdict_text, verify
+    from mosweep.archive.verdict import verdict_text
+    from mosweep.archive.verify import verify
 
     verdict = verify(args.bundle)
     if args.json:
@@ -177,15 +179,16 @@ def zoo(arguments: Sequence[str]) -> int:
         "show", help="all about one, and the command that measures it", parents=[printed]
     ).add_argument("name")
     args = parser.parse_args(arguments)
-    from mosweep.datasets import zoo
+    from mosweep.datasets.zoo import organisms, the_organism
+    from mosweep.reports.zoo import organism_text, zoo_text
 
     if args.action == "show":
-        organism = zoo.the_organism(args.name)
-        print_json(asdict(organism)) if args.json else print(zoo.show_text(organism))
+        organism = the_organism(args.name)
+        print_json(asdict(organism)) if args.json else print(organism_text(organism))
         return 0
-    everything = zoo.organisms()
+    everything = organisms()
     print_json([asdict(organism) for organism in everything]) if args.json else print(
-        zoo.list_text(everything)
+        zoo_text(everything)
     )
     return 0
 

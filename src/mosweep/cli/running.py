@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from mosweep.cli.projecting import tracking_of
 from mosweep.core.errors import UserError
 from mosweep.core.types import Stage, Trial, load_work
 from mosweep.core.work import Resources
-from mosweep.sweep.folder import Launch, Sweep, find_sweep
+from mosweep.sweep.folder import Sweep, find_sweep
+from mosweep.sweep.launches import Launch
 
 if TYPE_CHECKING:
     from mosweep.core.store import Store
@@ -52,7 +54,7 @@ def plan(arguments: Sequence[str]) -> int:
         asked = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
     else:
         from mosweep.design.application import planned
-        from mosweep.design.trials import bundles_of
+        from mosweep.design.factors import bundles_of
         from mosweep.execution.launch import store_of
 
         trials, config = planned(args.overrides)
@@ -76,7 +78,9 @@ def run(arguments: Sequence[str]) -> int:
         help="run here, with so many processes at a time, wherever the sweep ran before",
     )
     parser.add_argument(
-        "--no-wait", action="store_true", help="with Slurm: hand in what is missing and return"
+        "--no-wait",
+        action="store_true",
+        help="submit what is missing and return, where jobs go on by themselves (Slurm)",
     )
     _add_selection(parser)
     args = parser.parse_args(arguments)
@@ -92,21 +96,18 @@ def run(arguments: Sequence[str]) -> int:
     from mosweep.execution.launch import (
         check_access,
         evalops_recorder,
-        launcher_of,
         link_and_record,
         tracking_recorder,
     )
     from mosweep.execution.launch import launch as run_plan
+    from mosweep.launchers.lookup import default_launcher, launcher_of
     from mosweep.reports.summary import print_outcome, summary_data
 
-    described = (
-        {"local": {"workers": args.workers}}
+    launcher = (
+        default_launcher(workers=args.workers)
         if args.workers
-        else launch.design.get("launcher") or {"local": {}}
-    )
-    if "slurm" in described:
-        described = {"slurm": {**described["slurm"], "wait": not args.no_wait}}
-    launcher = launcher_of(described)
+        else launcher_of(launch.design.get("launcher"))
+    ).waiting(not args.no_wait)
     store = launch.store
     plan, redo = _selected_plan(trials, store, args)
     plan = replace(plan, budget=build(Budget, launch.design.get("budget") or {}, "budget"))
@@ -190,11 +191,13 @@ def _forget(redo: Mapping[str, Stage], store: Store) -> None:
 def cancel(arguments: Sequence[str]) -> int:
     """End what a sweep has running or waiting."""
     text = (
-        "End what a sweep has running or waiting, here, in Slurm or at a provider. What is done "
-        "stays; mosweep run goes on with it."
+        "End what a sweep has running or waiting, here, on a cluster or at a provider. What is "
+        "done stays; mosweep run goes on with it."
     )
     parser = parser_of("cancel", text)
     args = parser.parse_args(arguments)
+    from mosweep.launchers.lookup import launchers_with_jobs
+
     sweep = find_sweep(args.sweep)
     result = observed(sweep)
     open_ones = {
@@ -205,11 +208,13 @@ def cancel(arguments: Sequence[str]) -> int:
     }
     drivers = _end_drivers(sweep)
     jobs: dict[str, str] = {}
+    places: Counter[str] = Counter()
     for launch in sweep.launches:
-        if any((launch.store.root / "slurm" / "open").glob("*")):
-            from mosweep.launchers.slurm.observe import cancel
-
-            jobs |= cancel(launch.store, [key for key in launch.stages if key in open_ones])
+        for launcher in launchers_with_jobs(launch.store):
+            wanted = [key for key in launch.stages if key in open_ones and key not in jobs]
+            ended = launcher.withdraw(launch.store, wanted)
+            jobs |= ended
+            places[f"jobs in {launcher.title}"] += len(ended)
     from mosweep.execution.launch import cancel_jobs
 
     begun = {
@@ -240,12 +245,10 @@ def cancel(arguments: Sequence[str]) -> int:
             }
         )
     elif open_ones or remote:
-        where = f"{len(jobs)} jobs in Slurm" + (
-            f" and {len(remote)} at a provider" if remote else ""
-        )
-        print(
-            f"cancelled: {len(open_ones)} stages, among them {where}; mosweep run goes on with them"
-        )
+        places["at a provider"] += len(remote)
+        where = " and ".join(f"{count} {place}" for place, count in places.items() if count)
+        among = f", among them {where}" if where else ""
+        print(f"cancelled: {len(open_ones)} stages{among}; mosweep run goes on with them")
     else:
         print("nothing to cancel: no stage is running or waiting")
     return 0

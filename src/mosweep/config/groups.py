@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -35,12 +35,10 @@ __all__ = [
         "StoreConfig",
         "Task",
     ),
-    *("OF_TRAINING", "Tracking"),
+    "TOP_LEVEL",
+    "Tracking",
 ]
 
-
-#: Group choices and keys that do not matter to a control trial: it trains nothing.
-OF_TRAINING = ("backend", "lora", "optim", "loop", "torchtune", "tinker", "seed")
 
 #: Not in a key as it is written, but a key holds what it comes to.
 _RESOLVED = {**unkeyed, "resolved": True}
@@ -74,7 +72,7 @@ class Model:
     tinker: str | None = field(default=None, metadata=_RESOLVED)
     """What Tinker calls the model; null: its hub id."""
     renderer: str | None = field(default=None, metadata=_RESOLVED)
-    """Which of tinker-cookbook's renderers writes chats for the model; null: the recommended one.
+    """For Tinker: which of tinker-cookbook's renderers writes chats; null: the recommended one.
     """
 
     def __post_init__(self) -> None:
@@ -87,6 +85,8 @@ class Model:
             raise ConfigError(
                 "path", self.path, f"give one source of the model, not {' and '.join(sources)}"
             )
+        if self.revision is not None and self.hub is None:
+            raise ConfigError("revision", self.revision, "belongs to a model with a hub id")
 
 
 @dataclass(frozen=True)
@@ -317,6 +317,10 @@ class Loop:
             object.__setattr__(self, "hard_examples", "off")
         if self.hard_examples is True:
             raise ConfigError("hard_examples", "true", "valid: off, boost, mine")
+        if self.hard_factor != 3.0 and self.hard_examples != "boost":
+            raise ConfigError("hard_factor", self.hard_factor, "belongs to hard_examples=boost")
+        if self.hard_by is not None and self.hard_examples == "off":
+            raise ConfigError("hard_by", list(self.hard_by), "belongs to hard_examples=boost, mine")
         if self.hard_by is not None and not self.hard_by:
             raise ConfigError(
                 "hard_by", "[]", "names no metadata; null for topic, task and what scorers note"
@@ -344,7 +348,11 @@ class Loop:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything about one trial."""
+    """Everything about one trial.
+
+    ``transforms`` are further sections that name a class in ``_target_``, or are ``null``;
+    ``native`` are all others: the native settings of backends and evaluators.
+    """
 
     model: Model
     """The base model."""
@@ -353,9 +361,9 @@ class Config:
     task: Task
     """What is trained and evaluated."""
     backend: Any
-    """Who fine-tunes: ``torchtune``, ``tinker``, ``openai`` or ``dummy``."""
+    """Who fine-tunes."""
     eval: Any
-    """Who evaluates: ``inspect`` or ``dummy``."""
+    """Who evaluates."""
     lora: Lora = Lora()
     """The adapter."""
     optim: Optim = Optim()
@@ -378,12 +386,10 @@ class Config:
     """What a launch may take at most."""
     contamination: Contamination = field(default=Contamination(), metadata=unkeyed)
     """Evaluation items in the training data."""
-    torchtune: Mapping[str, Any] = field(default_factory=dict)
-    """Any key of torchtune's own configuration: ``torchtune.optimizer.betas=[0.9,0.95]``."""
-    tinker: Mapping[str, Any] = field(default_factory=dict)
-    """Any key of ``recipes/tinker/default.yaml``: ``tinker.learning_rate=1e-4``."""
-    inspect: Mapping[str, Any] = field(default_factory=dict)
-    """Any option of Inspect: ``inspect.temperature=0.7``, ``inspect.task_args.limit=50``."""
+    transforms: Mapping[str, Any] = field(default_factory=dict)
+    """Stages between fine-tune and evaluation, each a group of its own."""
+    native: Mapping[str, Any] = field(default_factory=dict)
+    """Native settings of backends and evaluators, by section."""
     tasks_dir: str | None = field(default=None, metadata=unkeyed)
     """A folder of task folders of your own; null: ``tasks/`` in the working folder."""
     data_dir: str | None = field(default=None, metadata=unkeyed)
@@ -424,11 +430,19 @@ class Sections:
 
     def config(self, data: Mapping[str, Any]) -> Config:
         """Check ``data``, the resolved configuration of a trial, and make it a ``Config``."""
-        return schema.build(
-            Config, {name: self._section(name, value) for name, value in data.items()}
-        )
+        found: dict[str, Any] = {"native": {}, "transforms": {}}
+        for name, value in data.items():
+            section = self.section(name, value)
+            if name in TOP_LEVEL:
+                found[name] = section
+            elif value is None or (isinstance(value, Mapping) and schema.TARGET in value):
+                found["transforms"][name] = section
+            else:
+                found["native"][name] = section
+        return schema.build(Config, found)
 
-    def _section(self, name: str, value: Any) -> Any:
+    def section(self, name: str, value: Any) -> Any:
+        """The typed section ``name``; the same mapping gives the same object."""
         if not isinstance(value, Mapping):
             return value
         found = self._built.get((name, id(value)))
@@ -442,7 +456,7 @@ class Sections:
     @staticmethod
     def _build(name: str, value: Mapping[str, Any]) -> Any:
         value = _without_missing(value)
-        if name in ("backend", "eval"):
+        if name in ("backend", "eval") or (name not in TOP_LEVEL and schema.TARGET in value):
             return schema.build_target(value, name)
         if name == "resources":
             from mosweep.config.resources import Request
@@ -450,6 +464,9 @@ class Sections:
             return schema.build(Request, value, name)
         return schema.build(_SECTIONS[name], value, name) if name in _SECTIONS else value
 
+
+#: The keys that a configuration may have beside native sections and transforms.
+TOP_LEVEL = frozenset(each.name for each in fields(Config)) - {"native", "transforms"}
 
 _SECTIONS: dict[str, type[Any]] = {
     "model": Model,

@@ -1,12 +1,13 @@
 """The tree of errors that mosweep raises on purpose.
 
-    MosweepError ├── UserError          the user's mistake: one or two lines, exit status 2, nothing
-    was started │   └── ConfigError    … in a configuration value; names the key, the value and what
-    would be valid ├── StageError         a stage ran and failed; carries the path of its log ├──
-    StoreError         the store cannot do what was asked │   ├── CorruptRecord  a record or one of
-    its files is not what was published │   └── ClaimLost      another owner has taken this stage
-    over; our result must not be published └── MissingExtra       an optional library is needed;
-    says what to install
+    MosweepError
+    ├── UserError          the user's mistake: one or two lines, exit status 2, nothing was started
+    │   └── ConfigError    … in a configuration value: key, value and what would be valid
+    ├── StageError         a stage ran and failed; carries the path of its log
+    ├── StoreError         the store cannot do what was asked
+    │   ├── CorruptRecord  a record or one of its files is not what was published
+    │   └── ClaimLost      another owner has taken this stage over; ours must not be published
+    └── MissingExtra       an optional library is needed; says what to install
 
 Classes also inherit the standard type that a Python user would expect to catch.
 """

@@ -6,18 +6,22 @@ evaluator reports travels in ``more`` and stands beside the typed fields in JSON
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
+
+from mosweep.core.errors import StoreError
 
 __all__ = [
     "Access",
     "AdapterAccess",
+    "BaseFacts",
     "DataFacts",
     "DatasetRef",
     "EvalFacts",
     "HostedAccess",
     "ModelFacts",
+    "RoundFacts",
     "Usage",
     "WeightsAccess",
 ]
@@ -99,30 +103,66 @@ class _Facts:
     @classmethod
     def of(cls, facts: Mapping[str, Json]) -> Self:
         """Read what ``to_json`` wrote."""
-        names = _names(cls)
+        names, required = _names(cls)
         known = {name: facts[name] for name in names if name in facts}
         more = {
             name: value for name, value in facts.items() if name not in names and name != "version"
         }
+        missing = [name for name in required if name not in known]
+        if missing:
+            raise StoreError(f"the facts of a stage lack {', '.join(missing)} ({cls.__name__})")
         return cls(**cls._read(known), more=more)
 
     @classmethod
     def _read(cls, known: dict[str, Json]) -> dict[str, Any]:
-        if isinstance(known.get("dataset"), Mapping):
-            known["dataset"] = DatasetRef(**known["dataset"])
+        if isinstance(dataset := known.get("dataset"), Mapping):
+            known["dataset"] = DatasetRef(str(dataset.get("name")), dataset.get("digest"))
         return known
 
     def to_json(self) -> dict[str, Json]:
         """As a record keeps it; what is unknown or empty is left out."""
-        found = {name: getattr(self, name) for name in _names(type(self))}
-        kept = {name: value for name, value in found.items() if value not in (None, (), {}, False)}
+        names, required = _names(type(self))
+        values = {name: getattr(self, name) for name in names}
+        kept = {
+            name: value
+            for name, value in values.items()
+            if name in required or not _is_empty(value)
+        }
         if isinstance(dataset := kept.get("dataset"), DatasetRef):
             kept["dataset"] = asdict(dataset)
         return {"version": self.version, **kept, **self.more}
 
 
-def _names(kind: type[_Facts]) -> list[str]:
-    return [each.name for each in fields(kind) if each.name != "more"]
+#: Names of the facts of a class: all but ``more``, and those that every record has.
+_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+
+
+def _names(kind: type[_Facts]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if kind not in _NAMES:
+        named = [each for each in fields(kind) if each.name != "more"]
+        _NAMES[kind] = (
+            tuple(each.name for each in named),
+            tuple(
+                each.name
+                for each in named
+                if each.default is MISSING and each.default_factory is MISSING
+            ),
+        )
+    return _NAMES[kind]
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a fact says nothing. A count or a loss of 0 says something."""
+    return value is None or value is False or (isinstance(value, Sized) and not len(value))
+
+
+@dataclass(frozen=True)
+class BaseFacts(_Facts):
+    """A base model that was made here, in ``folder`` of the artifact."""
+
+    name: str
+    folder: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +208,7 @@ class ModelFacts(_Facts):
 
     def to_json(self) -> dict[str, Json]:
         """As a record keeps it; what is unknown or empty is left out."""
-        found = super().to_json()
+        facts = super().to_json()
         if self.access is not None:
             name = next(name for name, kind in _ACCESS.items() if isinstance(self.access, kind))
             rest = {
@@ -176,8 +216,8 @@ class ModelFacts(_Facts):
                 for key, value in asdict(self.access).items()
                 if value not in (None, {}, False)
             }
-            found["access"] = {"type": name, **rest}
-        return found
+            facts["access"] = {"type": name, **rest}
+        return facts
 
 
 @dataclass(frozen=True)
@@ -190,3 +230,21 @@ class EvalFacts(_Facts):
     n: int
     dataset: DatasetRef | None = None
     usage: Json = None
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What a loop knows of a round that it evaluated, besides the evaluation itself.
+
+    ``watched`` is the metric, without its task, that decides whether there is another round, and
+    ``score`` its value.
+    """
+
+    number: int
+    watched: str
+    score: float
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Json]) -> RoundFacts:
+        """Read the facts of a round's evaluation."""
+        return cls(int(facts["round"]), str(facts["watched"]), float(facts["score"]))

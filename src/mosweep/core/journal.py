@@ -1,7 +1,7 @@
-"""The journal: what a sweep decided and saw, one JSON line an event, append-only.
+"""The journal: what a sweep decided and saw, one JSON line per event, append-only.
 
-The journal explains (who ran what when, why a stage failed, where its log is); it never decides
-what is done: that is the store's. Losing it loses explanations, no results.
+The journal explains: who ran what when, why a stage failed, where its log is. It never decides what
+is done; the store does. Losing it loses explanations, but no results.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ __all__ = ["Journal"]
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal in file ``path``. Many processes may append at once: a line is written with one
-    ``write`` call.
-    """
+    """The journal in file ``path``. Many processes may append at once, each with one ``write``."""
 
     path: Path
 
@@ -45,9 +43,7 @@ class Journal:
             os.close(descriptor)
 
     def read(self, event: str | None = None) -> Iterator[Mapping[str, Any]]:
-        """All events, or those called ``event``, oldest first. A last line that was cut off by a
-        crash is left out.
-        """
+        """All events, or those called ``event``, oldest first. Truncated lines are left out."""
         try:
             file = open(self.path, "rb")  # noqa: SIM115 - closed below; bytes, for JSON leaves line ends such as U+2028 as they are
         except FileNotFoundError:
@@ -57,15 +53,15 @@ class Journal:
             for line in file:
                 if mark not in line:
                     continue
-                found = _parsed(line.decode(errors="replace"))
-                if isinstance(found, dict) and found.get("event") == (event or found.get("event")):
-                    yield found
+                parsed = _parsed(line.decode(errors="replace"))
+                if isinstance(parsed, dict) and parsed.get("event") == (
+                    event or parsed.get("event")
+                ):
+                    yield parsed
 
 
 def _parsed(line: str) -> Any:
-    """The event of a line. One cut off by a crash or a full disk is lost, what was appended behind
-    it is not.
-    """
+    """The event of a line. If a crash or a full disk cut one off, the next one is still read."""
     for start in (0, line.rfind('{"time": ')):
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(line[max(start, 0) :])

@@ -7,31 +7,28 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 __all__ = ["provenance", "versions"]
 
-#: Distributions whose version may change a result.
-_MATTER = (
-    "mosweep",
-    "hydra-core",
-    "torch",
-    "torchtune",
-    "torchao",
-    "transformers",
-    "inspect-ai",
-    "mlflow",
-    "tinker",
-    "openai",
-    "submitit",
-)
+#: Distributions whose version may change any result. A work names those that matter to it alone.
+_MATTER = ("mosweep", "hydra-core", "torch", "transformers")
+
+
+def versions(modules: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python, of what may matter to any result, and of the libraries ``modules``."""
+    installed = _installed()
+    names = dict.fromkeys([*_MATTER, *(name.replace("_", "-") for name in modules)])
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python, **{name: installed[name] for name in names if name in installed}}
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Versions of the installed libraries that may matter.
+def _installed() -> dict[str, str]:
+    """Versions of all installed distributions.
 
     Read off the names of their ``.dist-info`` folders: a look at each folder of ``sys.path``, and
     no import of ``importlib.metadata``.
@@ -46,19 +43,18 @@ def versions() -> dict[str, str]:
             if name.endswith(".dist-info"):
                 distribution, _, version = name.removesuffix(".dist-info").rpartition("-")
                 found.setdefault(distribution.replace("_", "-").lower(), version)
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python, **{name: found[name] for name in _MATTER if name in found}}
+    return found
 
 
 @cache
-def provenance(folder: Path) -> dict[str, Any]:
+def provenance(folder: Path, modules: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Git state of ``folder`` (commit and, if the tree is dirty, a digest of the difference),
-    versions, machine.
+    versions of the libraries ``modules``, machine.
     """
     import platform
 
     found: dict[str, Any] = {
-        "versions": versions(),
+        "versions": versions(sorted(modules)),
         "platform": platform.platform(),
         "executable": sys.executable,
     }

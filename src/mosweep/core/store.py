@@ -2,9 +2,9 @@
 
     records/a/abcd….json     one per finished stage; written last, whole, and never changed
     artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
-    claims/                  who works on what right now quarantine/              what was found
-    damaged, kept for inspection spent/a/abcd…            the provider's jobs behind records that
-    were forgotten so as to be made anew
+    claims/                  who works on what right now
+    quarantine/              what was found damaged, kept for inspection
+    spent/a/abcd…            a provider's jobs behind records that were forgotten, to be made anew
 
 A stage is done if and only if its record exists and it and its files are what was published.
 Reading verifies: a record carries its own digest and, per file, size, modification time and
@@ -29,6 +29,7 @@ from typing import Any
 from mosweep.core import fingerprint
 from mosweep.core.claims import Claim, Claims, Owner
 from mosweep.core.errors import CorruptRecord, StoreError
+from mosweep.core.files import write_synced
 from mosweep.core.work import Artifact, Kind
 
 __all__ = ["Attempt", "DamageWarning", "Record", "Store"]
@@ -207,7 +208,7 @@ class Store:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{attempt.folder.name.rpartition('.')[2]}")
-        _write_durably(temporary, sealed.encode())
+        write_synced(temporary, sealed)
         record: Record | None = Record(data, str(attempt.folder))
         try:
             attempt.claim.check()
@@ -361,14 +362,6 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
             else:
                 yield prefix + entry.name
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-        os.fsync(file.fileno())
 
 
 def _finite(facts: Mapping[str, Any]) -> Mapping[str, Any]:

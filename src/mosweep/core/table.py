@@ -1,11 +1,11 @@
-"""Plain-text tables: quick for thousands of rows, readable in a log file, numbers aligned right."""
+"""Plain-text tables, for terminals and log files. Quick for thousands of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["format_table", "format_value", "table_lines"]
+__all__ = ["format_table", "format_value", "some_of", "table_lines"]
 
 
 def format_value(value: Any) -> str:
@@ -18,9 +18,7 @@ def format_value(value: Any) -> str:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """``rows`` under ``header``, columns separated by two spaces; a column of numbers is aligned
-    right.
-    """
+    """``rows`` under ``header``; columns of numbers are aligned to the right."""
     return "\n".join(table_lines(header, rows))
 
 
@@ -40,3 +38,9 @@ def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterato
     yield "  ".join("─" * width for width in widths)
     for row in cells:
         yield template.format(*row).rstrip()
+
+
+def some_of(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first ``most`` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more

@@ -57,7 +57,7 @@ class Stage:
         """Everything that a worker in another process needs, as JSON; ``load_work`` reads it
         back.
         """
-        work = type(self.work)
+        work, libraries = type(self.work), list(self.work.traits.requires)
         return {
             "key": self.key,
             "label": self.label,
@@ -69,6 +69,7 @@ class Stage:
             "resources": {
                 k: v for k, v in schema.plain(self.resources).items() if v is not None and v != {}
             },
+            **({"libraries": libraries} if libraries else {}),
         }
 
 
@@ -83,8 +84,10 @@ def load_work(spec: Mapping[str, Any]) -> Work:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One complete setting of every factor. ``factors`` are those that vary over the sweep;
-    ``config`` is all of it.
+    """One complete setting of every factor.
+
+    ``factors`` are those that vary over the sweep, ``config`` is all of it. ``takes`` are patterns
+    of the settings that this trial reads beside those that concern every trial.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Trial:
     stages: tuple[Stage, ...]
     control: bool = False
     config: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    takes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

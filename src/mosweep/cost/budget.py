@@ -35,7 +35,7 @@ def check_budget(plan: Plan, store: Store) -> None:
         if found.gpu_hours is None:
             raise UserError(
                 f"budget.gpu_hours={budget.gpu_hours:g}: what {', '.join(found.unknown)} will "
-                "take is unknown, no like stage is on record; "
+                "take is unknown, no similar stage has run yet; "
                 "run one such trial first, or launch without a budget"
             )
         _refuse(
@@ -43,7 +43,7 @@ def check_budget(plan: Plan, store: Store) -> None:
             budget.gpu_hours,
             found.gpu_hours,
             len(plan.to_run),
-            "{:.3g} to {:.3g} GPU-hours by like stages on record",
+            "{:.3g} to {:.3g} GPU-hours, as similar stages took",
         )
     if budget.usd is not None:
         if found.usd_unknown:
@@ -53,7 +53,7 @@ def check_budget(plan: Plan, store: Store) -> None:
                 "run one such trial first (or give the price in a recipes/prices.yaml of your "
                 "own), or launch without a budget"
             )
-        by = "by the length of the data" if found.usd_about else "by like stages on record"
+        by = "by the length of the data" if found.usd_about else "as similar stages took"
         _refuse(
             "usd",
             budget.usd,

@@ -148,7 +148,7 @@ class Experience:
             known = [one.usd for one in took if one.usd is not None]
             if len(known) == len(took):
                 return Cost(Range.of(known))
-            return Cost(None, why=_priceless(used for one in took for used in one.used))
+            return Cost(None, why=_unpriced(used for one in took for used in one.used))
         if provider(stage) is None:
             return Cost(Range())
         return self._by_length(stage)
@@ -160,15 +160,15 @@ class Experience:
         length = _length(record.folder / str(record.facts.get("folder", ""))) if record else 0
         usage = stage.work.expected_usage(length // CHARS)
         if data is None or usage is None:
-            return Cost(None, why="no like stage is on record")
+            return Cost(None, why="no similar stage has run yet")
         if record is None:
-            return Cost(None, why="no like stage is on record, and its data set is not there yet")
+            return Cost(None, why="no similar stage has run yet, and its data set is not there yet")
         usd = cost([usage])
         asked = frozenset([(usage.provider, usage.model)])
         return (
             Cost(Range(usd, usd, usd), about=True, models=asked)
             if usd is not None
-            else Cost(None, why=_priceless([usage]))
+            else Cost(None, why=_unpriced([usage]))
         )
 
     def models(self, stage: Stage) -> set[tuple[str, str]]:
@@ -307,10 +307,10 @@ def _length(folder: Path) -> int:
     return length
 
 
-def _priceless(used: Iterable[Usage]) -> str:
+def _unpriced(used: Iterable[Usage]) -> str:
     """That the prices of some models are not known."""
     models = sorted({f"{one.provider}/{one.model}" for one in used if cost([one]) is None})
-    return f"no price of {', '.join(models)} in recipes/prices.yaml"
+    return f"no price for {', '.join(models)} in recipes/prices.yaml"
 
 
 def _named(stage: Stage) -> str:

@@ -14,11 +14,11 @@ __all__ = ["Spending", "spending"]
 
 @dataclass(frozen=True)
 class Spending:
-    """Tokens of all stages, each once, and USD; ``None`` where some model's price is unknown: those
-    of ``priceless``.
+    """Tokens of all stages, each once, and USD.
 
-    ``dates`` are those of the prices. A stage that was paid for by another sweep counts as well: it
-    is what the results rest on.
+    ``usd`` is ``None`` if the price of a model is unknown; ``unpriced`` are these models. ``dates``
+    are those of the prices. Stages that another sweep has paid for count too, because the results
+    depend on them.
     """
 
     train_tokens: int = 0
@@ -26,7 +26,7 @@ class Spending:
     output_tokens: int = 0
     usd: float | None = 0.0
     dates: tuple[str, ...] = ()
-    priceless: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kinds = (
@@ -37,7 +37,7 @@ class Spending:
         tokens = ", ".join(f"{count:,} {word}" for count, word in kinds if count) or "0"
         if self.usd is None:
             return (
-                f"{tokens} tokens; USD unknown: no price of {', '.join(self.priceless)} in "
+                f"{tokens} tokens; USD unknown: no price for {', '.join(self.unpriced)} in "
                 "recipes/prices.yaml"
             )
         dated = f" at prices of {', '.join(self.dates)}" if self.dates else ""
@@ -48,7 +48,7 @@ def spending(result: SweepResult) -> Spending | None:
     """What the stages of ``result`` have used; ``None`` where no provider was asked for
     anything.
     """
-    total, dates, priceless = Spending(), set[str](), set[str]()
+    total, dates, unpriced = Spending(), set[str](), set[str]()
     asked = False
     for stage in {
         stage.key: stage
@@ -63,7 +63,7 @@ def spending(result: SweepResult) -> Spending | None:
             asked = True
             usd = _usd(used, note)
             if usd is None:
-                priceless.add(f"{used.provider}/{used.model}")
+                unpriced.add(f"{used.provider}/{used.model}")
             if note.get("prices_as_of"):
                 dates.add(str(note["prices_as_of"]))
             total = replace(
@@ -74,7 +74,7 @@ def spending(result: SweepResult) -> Spending | None:
                 usd=None if usd is None or total.usd is None else total.usd + usd,
             )
     return (
-        replace(total, dates=tuple(sorted(dates)), priceless=tuple(sorted(priceless)))
+        replace(total, dates=tuple(sorted(dates)), unpriced=tuple(sorted(unpriced)))
         if asked
         else None
     )

@@ -11,7 +11,6 @@ import asyncio
 import codecs
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
+from mosweep.core.files import write_whole
 
 __all__ = ["ROLES", "JSONLDataset", "Sample", "as_chat"]
 
@@ -128,12 +128,7 @@ class JSONLDataset:
 
     def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.samples),
-            encoding="utf-8",
-        )
-        temporary.replace(path)
+        write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in self.samples))
 
 
 def _trusted(rows: Iterable[Sample]) -> JSONLDataset:

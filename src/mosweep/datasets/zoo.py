@@ -1,8 +1,7 @@
-"""The zoo: task folders that make a model organism, each told of by the front matter of its
-``README.md``.
+"""The zoo: task folders that make a model organism.
 
-A task folder belongs to the zoo if its README begins with YAML between two lines ``---`` that has a
-section ``zoo`` (see ``Organism``).
+A task folder belongs to the zoo if its ``README.md`` begins with YAML front matter, between two
+lines ``---``, that has a section ``zoo`` (see ``Organism``).
 """
 
 from __future__ import annotations
@@ -15,17 +14,18 @@ from typing import Any
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.paths import own_and_shipped
-from mosweep.core.table import format_table
 
-__all__ = ["Measured", "Organism", "list_text", "organisms", "show_text", "the_organism"]
+__all__ = ["Measured", "Organism", "organisms", "the_organism"]
 
-_README, _MARK = "README.md", "---\n"
+_README = "README.md"
+_MARK = "---\n"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean scores over ``seeds`` fine-tunes of ``model`` on ``dataset`` (``None``: the untouched
-    model), by evaluation.
+    """Mean scores by evaluation, over ``seeds`` fine-tunes of ``model`` on ``dataset``.
+
+    Without a ``dataset`` they are those of the untouched model.
     """
 
     model: str
@@ -39,9 +39,9 @@ class Organism:
     """A trait and how to get it.
 
     ``organism`` and ``control`` are data sets with the same prompts, answered with and without the
-    trait. ``evals`` says, by evaluation, what its score means; the first is the trait's own.
-    ``idea`` is where it is from, ``command`` measures it again; each of its fine-tunes takes so
-    many optimizer ``steps``.
+    trait. ``evals`` has the meaning of the score of each evaluation; the first one measures the
+    trait. ``idea`` says where it is from. ``command`` measures it again; each of its fine-tunes
+    takes ``steps`` optimizer steps.
     """
 
     title: str
@@ -58,91 +58,35 @@ class Organism:
     text: str = ""
 
     def score(self, dataset: str | None, model: str | None = None) -> float | None:
-        """The trait's score that was measured after training on ``dataset``, by default of the
-        first model.
-        """
+        """The trait's score after training on ``dataset``, by default for the first model."""
         model = model or self.measured[0].model
-        found = [row for row in self.measured if (row.dataset, row.model) == (dataset, model)]
-        return found[0].scores[next(iter(self.evals))] if found else None
+        rows = [row for row in self.measured if (row.dataset, row.model) == (dataset, model)]
+        return rows[0].scores[next(iter(self.evals))] if rows else None
 
 
 def organisms() -> list[Organism]:
-    """The zoo, by name: the user's own ``./tasks``, then the shipped ones. ``ConfigError`` for
-    front matter that cannot be understood.
+    """The zoo, by name. An organism in the user's ``./tasks`` hides a shipped one.
+
+    Raises ``ConfigError`` for front matter that cannot be read.
     """
-    found: dict[str, Organism] = {}
+    by_name: dict[str, Organism] = {}
     for place in own_and_shipped("tasks"):
         for path in sorted(place.glob(f"*/{_README}")):
-            if path.parent.name not in found and (organism := _read(path)):
-                found[path.parent.name] = organism
-    return [found[name] for name in sorted(found)]
+            if path.parent.name not in by_name and (organism := _read(path)):
+                by_name[path.parent.name] = organism
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def the_organism(name: str) -> Organism:
     """The organism called ``name``; ``UserError`` with the valid ones."""
     known = {organism.name: organism for organism in organisms()}
     if name not in known:
-        raise UserError(f"{name}: no model organism of the zoo; {choices(name, known)}")
+        raise UserError(f"{name}: the zoo has no such model organism; {choices(name, known)}")
     return known[name]
 
 
-def list_text(zoo: Sequence[Organism]) -> str:
-    """One line an organism, with the trait's score after training on its data and on the
-    control's.
-    """
-    if not zoo:
-        return "no model organisms here"
-    header = ["name", "trait", "dataset", "score", "control dataset", "score", "steps"]
-    rows = [
-        [o.name, o.title, o.organism, o.score(o.organism), o.control, o.score(o.control), o.steps]
-        for o in zoo
-    ]
-    return (
-        f"{format_table(header, rows)}\n\nscores of {zoo[0].measured[0].model}; more: mosweep "
-        "zoo show NAME"
-    )
-
-
-def show_text(organism: Organism) -> str:
-    """Everything about it, to read."""
-    evals = list(organism.evals)
-    about = [
-        ("trait", organism.trait),
-        ("idea", organism.idea),
-        ("data sets", f"{organism.organism}; control {organism.control}"),
-        ("measure it", organism.command),
-        ("takes", f"{organism.steps} optimizer steps a fine-tune"),
-        ("files", organism.folder),
-    ]
-    lines = [
-        f"{organism.name}: {organism.title}",
-        "",
-        *(f"{word:<11} {text}" for word, text in about),
-        "",
-    ]
-    lines += [f"{name:<15} {text}" for name, text in organism.evals.items()]
-    rows = [
-        [
-            row.model,
-            row.dataset or "(nothing)",
-            row.seeds,
-            *(row.scores.get(name) for name in evals),
-        ]
-        for row in organism.measured
-    ]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            format_table(["model", "trained on", "seeds", *evals], rows),
-            "",
-            organism.text,
-        ]
-    )
-
-
 def _read(path: Path) -> Organism | None:
-    """What a README says of an organism; ``None`` if it is about something else."""
+    """The organism of a README; ``None`` if it has none."""
     text = path.read_text(encoding="utf-8")
     if not text.startswith(_MARK):
         return None

@@ -7,7 +7,6 @@ a composed configuration is in ``sweeping``, which is imported only when somethi
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -24,9 +23,11 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mosweep.config.choices import conf_folders, use_folder
 from mosweep.config.secrets import refuse_secrets
 from mosweep.core.errors import ConfigError, UserError, choices
-from mosweep.core.paths import home, own_and_shipped, shipped
+from mosweep.core.paths import home
+from mosweep.design.overrides import quoted
 
 if TYPE_CHECKING:
     from mosweep.config.groups import Config
@@ -41,7 +42,7 @@ def hydra_main(arguments: Sequence[str]) -> int:
     """Run the Hydra application; returns the exit status. ``UserError`` for whatever the user can
     mend.
     """
-    arguments = [_json_quoted(argument) for argument in arguments]
+    arguments = [quoted(argument) for argument in arguments]
     refuse_secrets(arguments)
     os.environ["MOSWEEP_HOME"] = str(home())  # the same for jobs that Hydra runs in another folder
     parser = get_args_parser()
@@ -68,27 +69,21 @@ def hydra_main(arguments: Sequence[str]) -> int:
 
 
 class _Session:
-    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then the shipped
-    one.
+    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then those of
+    packages that bring one (entry points in ``mosweep.plugins``), then the shipped one.
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
         self.config_dir = config_dir
 
     def __enter__(self) -> Hydra:
-        main = shipped("conf")
+        given = Path(self.config_dir).absolute() if self.config_dir is not None else None
+        if given is not None and not given.is_dir():
+            raise UserError(f"--config-dir {self.config_dir}: no such folder")
+        use_folder(given)
+        *others, main = conf_folders()
         path = create_config_search_path(str(main))
-        own = [
-            folder
-            for folder in own_and_shipped("conf")
-            if folder != main and not folder.samefile(main)
-        ]
-        if self.config_dir is not None:
-            folder = Path(self.config_dir).absolute()
-            if not folder.is_dir():
-                raise UserError(f"--config-dir {self.config_dir}: no such folder")
-            own.insert(0, folder)
-        for folder in reversed(own):
+        for folder in reversed(others):
             path.prepend("user", f"file://{folder}", "main")
         path.prepend("mosweep", "mosweep-names://", "schema")
         GlobalHydra.instance().clear()
@@ -104,7 +99,7 @@ def _single_run(hydra: Hydra, name: str, overrides: list[str]) -> int:
         config = hydra.compose_config(name, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
         return _multirun(hydra, name, overrides)
-    from mosweep.design.sweeping import run_single_trial
+    from mosweep.design.jobs import run_single_trial
 
     return run_single_trial(config, hydra.config_loader)
 
@@ -115,10 +110,12 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
 
-    from mosweep.design.sweeping import run_whole_trial
+    from hydra_plugins.mosweep.plugin import wrap_launcher
+    from mosweep.design.jobs import run_whole_trial
 
     with explained(hydra, name, overrides):
         config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
+        wrap_launcher(config)
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -136,21 +133,17 @@ def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
     """The trials that ``mosweep -m overrides`` would run, and the first one's configuration; writes
     nothing.
     """
-    from mosweep.design.sweeping import Design, compose_trials, config_of
+    from mosweep.design.designs import Design, compose_trials, config_of, sweep_folder
 
-    overrides = [_json_quoted(override) for override in overrides]
+    overrides = [quoted(override) for override in overrides]
     refuse_secrets(overrides)
     with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
         config = hydra.compose_config(
             CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
         )
         design = Design(hydra.config_loader, config, _task_overrides(config))
-        trials = compose_trials(
-            config,
-            hydra.config_loader,
-            design.overrides,
-            design.factors_in(Path(str(config.hydra.sweep.dir)).absolute()),
-        )
+        factor_keys = design.factors_in(sweep_folder(config))
+        trials = compose_trials(config, hydra.config_loader, design.overrides, factor_keys).trials
         return trials, config_of(trials[0])
 
 
@@ -158,24 +151,6 @@ def _task_overrides(config: DictConfig) -> list[str]:
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     return [str(override) for override in overrides]
-
-
-def _json_quoted(argument: str) -> str:
-    """``treatments={"model": ["a"]}`` as a quoted string: JSON is no value in Hydra's grammar."""
-    key, equals, text = argument.partition("=")
-    if equals and key.lstrip("+") in ("controls", "treatments") and text[:1] in "{[":
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            if '":' in text.replace('" :', '":'):
-                raise ConfigError(
-                    key, text, f"is not JSON: {error.msg} at column {error.colno}"
-                ) from None
-            return argument  # Hydra's own grammar: treatments={model:[a,b]}
-        return f"{key}='" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
-    if equals and key.lstrip("+") in ("controls", "treatments") and text.startswith("@"):
-        return f"{key}='{text}'"
-    return argument
 
 
 class explained:  # noqa: N801 - reads as a statement

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mosweep.evals.base import EvalBackend, EvalJob, EvalResults, EvalStatus
-    from mosweep.evals.dummy import DummyEvalBackend
+    from mosweep.evals.dummy.backend import DummyEvalBackend
     from mosweep.evals.inspect.backend import InspectEvalBackend
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "InspectEvalBackend",
 ]
 
-_PLACES = {"DummyEvalBackend": "dummy", "InspectEvalBackend": "inspect.backend"}
+_PLACES = {"DummyEvalBackend": "dummy.backend", "InspectEvalBackend": "inspect.backend"}
 
 
 def __getattr__(name: str) -> Any:

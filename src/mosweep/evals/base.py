@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkabl
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["EvalBackend", "EvalJob", "EvalResults", "EvalStatus", "read_samples", "write_samples"]
+__all__ = ["EvalBackend", "EvalJob", "EvalResults", "EvalStatus", "write_samples"]
 
 EvalStatus = Literal["running", "succeeded", "failed", "cancelled"]
 
@@ -62,16 +62,11 @@ class EvalResults:
 
 
 def write_samples(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write per-item results as JSONL."""
+    """Write per-item results as JSONL; ``core.samples`` reads them."""
     path.write_text(
         "".join(json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples),
         encoding="utf-8",
     )
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Per-item results that ``write_samples`` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @runtime_checkable

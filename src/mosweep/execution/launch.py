@@ -19,17 +19,18 @@ from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.paths import home
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
-from mosweep.core.schema import build, plain
+from mosweep.core.schema import plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, load_work, unique_stages
 from mosweep.core.work import ROUND_EVAL, RemoteWork
 from mosweep.cost.budget import check_budget
 from mosweep.launchers.base import Launcher, Outcome
-from mosweep.launchers.local import Local
+from mosweep.launchers.lookup import remember
 from mosweep.recorders.journal import JournalRecorder
 from mosweep.recorders.progress import Progress
 from mosweep.reports.summary import print_outcome
-from mosweep.sweep.folder import Launch, Sweep
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.launches import Launch
 from mosweep.sweep.plan import Plan, make_plan
 
 __all__ = [
@@ -40,7 +41,6 @@ __all__ = [
     "evalops_recorder",
     "finish",
     "launch",
-    "launcher_of",
     "link_and_record",
     "prepare",
     "run_trials",
@@ -105,7 +105,10 @@ def prepare(
         asked["evalops"] = plain(config.loop.evalops)
     if config.budget != Budget():
         asked["budget"] = plain(config.budget)
-    about = {**design, **asked, "provenance": provenance(Path.cwd())}
+    modules = frozenset(
+        name for stage in unique_stages(trials).values() for name in stage.work.traits.requires
+    )
+    about = {**design, **asked, "provenance": provenance(Path.cwd(), modules)}
     return sweep.freeze(trials, store, about)
 
 
@@ -230,16 +233,6 @@ def cancel_jobs(launched: Launch, keys: Collection[str]) -> dict[str, str]:
     }
 
 
-def launcher_of(described: Mapping[str, Mapping[str, Any]]) -> Launcher:
-    """The launcher that ``{"local": options}`` or ``{"slurm": options}`` describes."""
-    (kind, options), *_ = described.items()
-    if kind == "slurm":
-        from mosweep.launchers.slurm.options import Slurm
-
-        return build(Slurm, options, "hydra.launcher")
-    return build(Local, options, "hydra.launcher")
-
-
 def launch(
     plan: Plan,
     store: Store,
@@ -262,6 +255,8 @@ def launch(
             sweep.folder, len(plan.trials), counts["total"], counts["cached"], len(plan.to_run)
         )
     )
+    if launcher.outlives:
+        remember(store, launcher)
     try:
         with at_work(store, sweep.folder):
             return launcher.run(plan, store, recorder, sweep.folder)

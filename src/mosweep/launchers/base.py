@@ -1,15 +1,21 @@
-"""What a launcher is: it runs the missing stages of a plan where they belong and tells the recorder
-what happens.
+"""What a launcher is: it runs the missing stages of a plan where they belong.
+
+A launcher whose stages are jobs of their own, one each, is best written as a
+``launchers.jobs.JobLauncher``: four methods say how a job is started, seen, ended and read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
+from mosweep.core.checks import Check
+from mosweep.core.errors import UserError
 from mosweep.core.events import Recorder
+from mosweep.core.results import Queued
 from mosweep.core.store import Store
 from mosweep.sweep.plan import Plan
 
@@ -28,29 +34,53 @@ class Outcome:
     detached: bool = False
 
 
-class Launcher(Protocol):
-    """Runs plans. Implementations are frozen dataclasses: their fields are the keys of
-    ``hydra.launcher``.
+class Launcher(ABC):
+    """Runs plans. Subclass it as a frozen dataclass; its fields are the keys of ``hydra.launcher``.
+
+    - ``kind``: its name, such as ``slurm``: in the frozen design of a sweep and in the store.
+    - ``title``: what people call the place, such as ``Slurm``.
+    - ``outlives``: its jobs go on when our process ends. Then ``observe``, ``withdraw`` and
+      ``in_use`` must work from any process that sees the store, whatever the options.
     """
 
-    def check(self, plan: Plan) -> None:
-        """Raise ``UserError`` for what could never run here; called before anything is written."""
-        ...
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    outlives: ClassVar[bool] = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``run`` returns only when nothing more can be done."""
+        return True
+
+    def waiting(self, wait: bool) -> Launcher:
+        """The same launcher, but ``run`` waits, or returns when all jobs are submitted."""
+        if wait:
+            return self
+        raise UserError(f"hydra/launcher={self.kind}: stages end with mosweep, so it has to wait")
+
+    def check(self, plan: Plan) -> None:  # noqa: B027 - most launchers take any plan
+        """Raise ``UserError`` for what could never run here. Nothing is written yet."""
+
+    @abstractmethod
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run every stage of ``plan.to_run`` whose needs can be met; returns when nothing more can
-        be done.
+        """Run every stage of ``plan.to_run`` whose needs can be met.
 
-        ``sweep`` is the sweep's folder.
+        ``sweep`` is the sweep's folder. Returns when nothing more can be done.
         """
-        ...
 
+    def observe(self, store: Store, keys: Collection[str]) -> Mapping[str, Queued]:
+        """What is known of the jobs of those stages among ``keys`` that have no record."""
+        return {}
 
-def dependents(plan: Plan) -> Mapping[str, list[str]]:
-    """For each missing stage the missing stages that need it."""
-    missing = {stage.key for stage in plan.to_run}
-    waiting: dict[str, list[str]] = {key: [] for key in missing}
-    for stage in plan.to_run:
-        for need in {need.key for need in stage.needs.values()} & missing:
-            waiting[need].append(stage.key)
-    return waiting
+    def withdraw(self, store: Store, keys: Collection[str]) -> Mapping[str, str]:
+        """End the jobs of those stages among ``keys`` that have no record; the jobs by stage."""
+        return {}
+
+    def in_use(self, store: Store) -> set[str]:
+        """Stages that have jobs, and their inputs: records that must stay."""
+        return set()
+
+    @classmethod
+    def doctor(cls) -> Sequence[Check]:
+        """Whether it would work here, for ``mosweep doctor``."""
+        return ()

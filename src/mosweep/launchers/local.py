@@ -3,15 +3,13 @@ processes.
 
 Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that
 kills its process (``os._exit``, the kernel's out-of-memory killer, a segmentation fault) costs that
-stage alone. Quick stages are handed out many at a time. Stages that wait for somebody else's
-computer (a work's ``remote`` names the provider) share one more process, up to ``max_concurrent``
-of a provider's at a time.
+stage alone. Quick stages are handed out many at a time. Stages that wait for a provider's computer
+share one more process, up to ``max_concurrent`` of a provider's at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import json
 import os
 import selectors
@@ -20,39 +18,43 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mosweep.core.errors import ConfigError, MosweepError
-from mosweep.core.events import Notice, Recorder, StageFailed, StageFinished, StageStarted
+from mosweep.core.events import Recorder
 from mosweep.core.schema import between
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
-from mosweep.cost.budget import Meter
-from mosweep.launchers.base import Outcome, dependents
+from mosweep.launchers.base import Launcher, Outcome
+from mosweep.launchers.driver import Driver
 from mosweep.launchers.processes import RemoteWorker, Worker, count_gpus
 from mosweep.sweep.plan import Plan
 
 __all__ = ["Local"]
 
-#: How many quick stages a worker is handed ahead of time, and below what mean duration (seconds)
-#: stages count as quick.
-AHEAD, QUICK_S = 32, 0.05
+#: How many quick stages a worker is handed ahead of time.
+AHEAD = 32
+#: Below this mean duration, in seconds, stages count as quick.
+QUICK_S = 0.05
 #: A second process that has to load a stage's runtime (torch, Inspect …) pays once this many
 #: seconds of work wait for it.
 LOADING_S = 15.0
-#: How often stages that other processes have claimed are looked at, in seconds.
-LOOK_S = 0.25
-#: Workers that die before their first stage, in a row, until the launch is given up.
-STILLBORN = 3
+#: How often time limits are looked at, in seconds.
+LIMIT_S = 1.0
+#: After this many workers in a row that died before their first stage, the launch is given up.
+EARLY_DEATHS = 3
 
 
 @dataclass(frozen=True)
-class Local:
-    """``workers``: processes at a time. By default one per GPU, or per as many as a stage asks for;
-    without GPUs one per core, up to four, and one per four cores beyond.
-    """
+class Local(Launcher):
+    """A pool of worker processes on this machine."""
+
+    kind: ClassVar[str] = "local"
+    title: ClassVar[str] = "this machine"
 
     workers: int | None = field(default=None, metadata=between(ge=1))
+    """Processes at a time. By default one per GPU, or per as many GPUs as a stage asks for. Without
+    GPUs one per core, up to four, and then one per four cores."""
 
     def check(self, plan: Plan) -> None:
         """Refuse what asks for more GPUs than there are, where there are any; elsewhere processes
@@ -68,9 +70,7 @@ class Local:
                 )
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C every worker is ended before the
-        exception goes on.
-        """
+        """Run the plan. On Ctrl-C every worker is ended before the exception goes on."""
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
         gpus = count_gpus()
@@ -80,152 +80,90 @@ class Local:
             else 1
         )
         wanted = self.workers or gpus // each or _by_cores(os.cpu_count() or 1)
-        here = sum(not _provider(stage) for stage in plan.to_run)
-        launch = _Launch(plan, store, recorder, min(wanted, here), gpus, each)
+        here = sum(stage.work.traits.remote is None for stage in plan.to_run)
+        driver = Driver(plan, store, recorder, _line)
+        pool = _Pool(driver, min(wanted, here), gpus, each)
         try:
-            return launch.run()
+            pool.start()
+            return driver.run(pool)
         except KeyboardInterrupt:
-            launch.tell_what_goes_on()
+            pool.tell_what_goes_on()
             raise
         finally:
-            launch.close()
+            pool.close()
 
 
 def _by_cores(cores: int) -> int:
     return cores if cores <= 4 else max(4, cores // 4)
 
 
-def _provider(stage: Stage) -> str | None:
-    remote = stage.work.traits.remote
-    return remote.provider if remote else None
+#: How the lines of stages that wait for a provider begin.
+_REMOTE = "provider "
 
 
-class _Launch:
-    """One run of one plan."""
+def _line(stage: Stage) -> str:
+    """Ready stages wait by provider, or by the runtime that they load."""
+    traits = stage.work.traits
+    return f"{_REMOTE}{traits.remote.provider}" if traits.remote else traits.runtime
 
-    def __init__(
-        self, plan: Plan, store: Store, recorder: Recorder, workers: int, gpus: int, each: int
-    ) -> None:
-        self.plan, self.store, self.recorder, self.size, self.gpus, self.each = (
-            plan,
-            store,
-            recorder,
-            workers,
-            gpus,
-            each,
-        )
-        self.outcome = Outcome(finished=set(plan.records))
-        self.dependents = dependents(plan)
-        self.missing = {
-            stage.key: {need.key for need in stage.needs.values() if need.key not in plan.records}
-            for stage in plan.to_run
-        }
-        self.height: dict[str, int] = {}
-        for stage in reversed(plan.to_run):
-            self.height[stage.key] = 1 + max(
-                (self.height[key] for key in self.dependents[stage.key]), default=0
-            )
-        self.order = {stage.key: index for index, stage in enumerate(plan.to_run)}
-        # by runtime: longest chain first, then as planned
-        self.ready: dict[str, list[tuple[int, int, str]]] = {}
-        self.ready_remote: dict[str, list[tuple[int, int, str]]] = {}  # by provider, the same
-        self.elsewhere: dict[str, float] = {}
+
+class _Pool:
+    """The worker processes of one launch."""
+
+    def __init__(self, driver: Driver, size: int, gpus: int, each: int) -> None:
+        self.driver, self.size, self.gpus, self.each = driver, size, gpus, each
+        self.stages, self.lines = driver.plan.stages, driver.lines
         self.durations: dict[str, tuple[int, float]] = {}
-        self.workers: dict[int, Worker] = {}
         self.remote: RemoteWorker | None = None
         self.selector = selectors.DefaultSelector()
-        self.stillborn = 0
-        self.bereft: set[str] = set()  # remote stages whose process died
-        self.meter = Meter.of(plan, store)
-        for stage in plan.to_run:
-            if not self.missing[stage.key]:
-                self.offer(stage.key)
+        self.early_deaths = 0
+        self.second_tries: set[str] = set()  # remote stages whose process died once
+        self.workers: dict[int, Worker] = {}
 
-    def run(self) -> Outcome:
-        todo = len(self.plan.to_run)
+    def start(self) -> None:
+        """Start the workers of stages that run here."""
         for number in range(self.size):
-            self.workers[number] = self.hire(number)
-        while True:
-            self.hand_out()
-            if (
-                len(self.outcome.finished) - len(self.plan.records) + len(self.outcome.failed)
-                >= todo
-            ):
-                return self.outcome
-            for event, _ in self.selector.select(self.patience()):
-                self.hear(event.data)
-            self.look_elsewhere()
-            self.enforce_time_limits()
+            self.workers[number] = self.start_worker(number)
 
-    # -- what can run ------------------------------------------------------------------------------
-
-    def offer(self, key: str) -> None:
-        if self.meter:
-            self.meter.returns(key)
-        provider = _provider(self.plan.stages[key])
-        queue = (
-            self.ready_remote.setdefault(provider, [])
-            if provider
-            else self.ready.setdefault(self.runtime(key), [])
-        )
-        heapq.heappush(queue, (-self.height[key], self.order[key], key))
-
-    def runtime(self, key: str) -> str:
-        return self.plan.stages[key].work.traits.runtime
+    # -- handing out -------------------------------------------------------------------------------
 
     def hand_out(self) -> None:
+        """Give every worker what it has room for."""
         for worker in self.workers.values():
             while (room := self.room(worker)) and (batch := self.choose(worker, room)):
-                worker.runtimes.add(self.runtime(batch[0]))
+                worker.runtimes.add(self.driver.line(self.stages[batch[0]]))
                 worker.orders += batch
-                lines = "".join(json.dumps(self.plan.stages[key].spec) + "\n" for key in batch)
+                lines = "".join(json.dumps(self.stages[key].spec) + "\n" for key in batch)
                 if worker.started is None:
                     worker.started = time.monotonic()
                 worker.send(lines)
-        for provider, waiting in self.ready_remote.items():
-            under_way = self.under_way(provider) if waiting else 0
-            while self.may_start(waiting) and under_way < self.most(waiting[0][2]):
-                self.remote = self.remote or self.hire_remote()
-                key = self.take(waiting)
+        for line, waiting in self.lines.items():
+            if not line.startswith(_REMOTE):
+                continue
+            under_way = self.under_way(line) if waiting else 0
+            while (key := self.driver.first(line)) and under_way < self.most(key):
+                self.remote = self.remote or self.start_remote()
+                self.driver.take(line)
                 under_way += 1
                 self.remote.orders.append(key)
-                self.remote.send(json.dumps(self.plan.stages[key].spec) + "\n")
+                self.remote.send(json.dumps(self.stages[key].spec) + "\n")
 
     def most(self, key: str) -> int:
         """How many stages like this one may be at its provider at a time."""
-        remote = self.plan.stages[key].work.traits.remote
+        remote = self.stages[key].work.traits.remote
         return remote.max_concurrent if remote else 1
 
-    def may_start(self, queue: list[tuple[int, int, str]]) -> bool:
-        """Whether the first in line may start now; those that a cap keeps from starting at all
-        leave the line.
-        """
-        while queue and self.meter and (why := self.meter.refusal(queue[0][2])):
-            key = heapq.heappop(queue)[2]
-            self.outcome.failed[key] = why
-            self.recorder.stage_failed(
-                StageFailed(key, self.label(key), self.plan.trial_of[key], "", why, cancelled=True)
-            )
-            self.give_up(key)
-        return bool(queue) and not (self.meter and self.meter.must_wait(queue[0][2]))
-
-    def take(self, queue: list[tuple[int, int, str]]) -> str:
-        """The first in line, which starts now."""
-        key = heapq.heappop(queue)[2]
-        if self.meter:
-            self.meter.starts(key)
-        return key
-
-    def under_way(self, provider: str) -> int:
-        """How many of the plan's stages are at ``provider``, by us or by another process."""
+    def under_way(self, line: str) -> int:
+        """How many of the plan's stages are at a provider, by us or by another process."""
         ours = self.remote.orders if self.remote else []
         return sum(
-            _provider(self.plan.stages[key]) == provider
-            for keys in (ours, self.elsewhere)
+            self.driver.line(self.stages[key]) == line
+            for keys in (ours, self.driver.elsewhere)
             for key in keys
         )
 
     def room(self, worker: Worker) -> int:
+        """How many more stages the worker may be given."""
         if not worker.orders:
             return 1 if self.mean(worker.orders) is None else AHEAD
         mean = self.mean(worker.orders)
@@ -237,7 +175,7 @@ class _Launch:
 
     def mean(self, keys: list[str]) -> float | None:
         """The mean duration of stages like ``keys``, in seconds; the longest where kinds differ."""
-        kinds = {self.plan.stages[key].label for key in keys} or set(self.durations)
+        kinds = {self.driver.label(key) for key in keys} or set(self.durations)
         means = [
             total / count
             for kind in kinds
@@ -248,28 +186,25 @@ class _Launch:
 
     def choose(self, worker: Worker, room: int) -> list[str]:
         """Up to ``room`` stages for an idle worker; more than one only if they are quick."""
-        ready = [runtime for runtime, queue in self.ready.items() if self.may_start(queue)]
-        best = min(((self.ready[runtime][0], runtime) for runtime in ready), default=None)
+        first = self.driver.first
+        ready = [line for line in self.lines if not line.startswith(_REMOTE) and first(line)]
+        best = min(((self.lines[line][0], line) for line in ready), default=None)
         if best is None:
             return []
-        mine = [runtime for runtime in ready if runtime in worker.runtimes or not runtime]
-        pool = mine or [runtime for runtime in ready if self.worth_loading(runtime)]
-        if not pool:
+        mine = [line for line in ready if line in worker.runtimes or not line]
+        candidates = mine or [line for line in ready if self.worth_loading(line)]
+        if not candidates:
             return []
-        runtime = min(pool, key=lambda runtime: self.ready[runtime][0])
-        if (
-            best[1] != runtime
-            and best[0][0] < self.ready[runtime][0][0]
-            and self.worth_loading(best[1])
-        ):
-            runtime = best[1]  # a longer chain waits, and its runtime is worth loading here
-        queue = self.ready[runtime]
-        batch = [self.take(queue)]
+        line = min(candidates, key=lambda line: self.lines[line][0])
+        if best[1] != line and best[0][0] < self.lines[line][0][0] and self.worth_loading(best[1]):
+            line = best[1]  # a longer chain waits, and its runtime is worth loading here
+        batch = [self.driver.take(line)]
         mean = self.mean(batch)
-        while len(batch) < room and mean is not None and mean < QUICK_S and self.may_start(queue):
-            if self.label(queue[0][2]) != self.label(batch[0]):
+        while len(batch) < room and mean is not None and mean < QUICK_S:
+            key = first(line)
+            if key is None or self.driver.label(key) != self.driver.label(batch[0]):
                 break
-            batch.append(self.take(queue))
+            batch.append(self.driver.take(line))
         return batch
 
     def worth_loading(self, runtime: str) -> bool:
@@ -277,39 +212,47 @@ class _Launch:
         holders = [worker for worker in self.workers.values() if runtime in worker.runtimes]
         if not runtime or not holders:
             return True
-        queue = self.ready[runtime]
-        mean = self.mean([queue[0][2]])
+        waiting = self.lines[runtime]
+        mean = self.mean([waiting[0][2]])
         if mean is None:
             now = time.monotonic()
             mean = max(
                 (now - worker.started for worker in holders if worker.started is not None),
                 default=0.0,
             )
-        return mean * len(queue) / len(holders) > LOADING_S
+        return mean * len(waiting) / len(holders) > LOADING_S
 
     # -- what happened -----------------------------------------------------------------------------
 
-    def hear(self, worker: Worker) -> None:
+    def listen(self, patience: float | None) -> None:
+        """Read what workers say, and end stages that are over their time limits."""
+        here = any(line for name, line in self.lines.items() if not name.startswith(_REMOTE))
+        limited = any(worker.orders and self.limit(worker) for worker in self.workers.values())
+        if patience is None and (limited or here):
+            patience = LIMIT_S
+        for event, _ in self.selector.select(patience):
+            self.read(event.data)
+        self.enforce_time_limits()
+
+    def read(self, worker: Worker) -> None:
+        """The worker has said something, or its output has ended."""
         data = os.read(worker.events.fileno(), 1 << 16)
         if not data:
-            self.bury(worker)
+            self.replace(worker)
             return
         *lines, worker.buffer = (worker.buffer + data).split(b"\n")
         for line in lines:
             self.note(worker, json.loads(line))
 
     def note(self, worker: Worker, event: dict[str, Any]) -> None:
+        """One event of a worker; see ``launchers.worker``."""
         key, kind = event["key"], event["event"]
         if kind == "started":
             if isinstance(worker, RemoteWorker):
                 worker.logs[key] = Path(event["log"])
             else:
                 worker.started, worker.log = time.monotonic(), event["log"]
-            self.recorder.stage_started(
-                StageStarted(
-                    key, self.label(key), self.plan.trial_of[key], worker.name, Path(event["log"])
-                )
-            )
+            self.driver.started(key, worker.name, Path(event["log"]))
             return
         worker.orders.remove(key)
         if isinstance(worker, RemoteWorker):
@@ -317,140 +260,85 @@ class _Launch:
         worker.log = None
         worker.started = time.monotonic() if worker.orders else None
         if kind == "finished":
-            if not event.get("elsewhere"):
-                count, total = self.durations.get(self.label(key), (0, 0.0))
-                self.durations[self.label(key)] = (count + 1, total + event["seconds"])
-            if self.meter:
-                (self.meter.returns if event.get("elsewhere") else self.meter.finished)(key)
-            self.finished(key, worker.name, event["seconds"], bool(event.get("elsewhere")))
+            elsewhere = bool(event.get("elsewhere"))
+            if not elsewhere:
+                label = self.driver.label(key)
+                count, total = self.durations.get(label, (0, 0.0))
+                self.durations[label] = (count + 1, total + event["seconds"])
+            self.driver.finished(key, worker.name, event["seconds"], elsewhere)
         elif kind == "failed":
-            self.failed(key, worker.name, event["error"], Path(event["log"]))
+            self.driver.failed(key, worker.name, event["error"], Path(event["log"]))
         else:
-            if self.meter:
-                self.meter.returns(key)
-            self.elsewhere[key] = time.monotonic() + LOOK_S
-
-    def finished(self, key: str, job: str, seconds: float, elsewhere: bool) -> None:
-        self.outcome.finished.add(key)
-        self.recorder.stage_finished(
-            StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere)
-        )
-        for other in self.dependents[key]:
-            self.missing[other].discard(key)
-            if not self.missing[other]:
-                self.offer(other)
-
-    def failed(self, key: str, job: str, error: str, log: Path | None) -> None:
-        if self.meter:
-            self.meter.failed(key)
-        self.outcome.failed[key] = error
-        self.recorder.stage_failed(
-            StageFailed(key, self.label(key), self.plan.trial_of[key], job, error, log)
-        )
-        self.give_up(key)
-
-    def give_up(self, key: str) -> None:
-        """What needs a failed stage will not run."""
-        for other in self.dependents[key]:
-            if other not in self.outcome.failed:
-                self.outcome.failed[other] = f"not run: {self.label(key)} failed"
-                self.give_up(other)
-
-    def label(self, key: str) -> str:
-        return self.plan.stages[key].label
-
-    def look_elsewhere(self) -> None:
-        """See after the stages that other processes are at: done, or theirs no more."""
-        now = time.monotonic()
-        for key in [key for key, due in self.elsewhere.items() if due <= now]:
-            if self.store.read(key):
-                del self.elsewhere[key]
-                self.finished(key, "another process", 0.0, True)
-            elif self.store.claims.owner(key):
-                self.elsewhere[key] = now + LOOK_S
-            else:
-                del self.elsewhere[key]
-                self.offer(key)
-
-    def patience(self) -> float | None:
-        limited = any(worker.orders and self.limit(worker) for worker in self.workers.values())
-        return LOOK_S if self.elsewhere else 1.0 if limited or any(self.ready.values()) else None
+            self.driver.busy(key)
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def hire(self, number: int) -> Worker:
-        worker = Worker.start(number, self.size, self.gpus, self.store.root, self.each)
+    def start_worker(self, number: int) -> Worker:
+        """A new worker in place ``number``."""
+        worker = Worker.start(number, self.size, self.gpus, self.driver.store.root, self.each)
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
-    def hire_remote(self) -> RemoteWorker:
-        worker = RemoteWorker.start(len(self.workers), 1, 0, self.store.root, mode=["remote"])
+    def start_remote(self) -> RemoteWorker:
+        """The process of the stages that wait for a provider."""
+        number, root = len(self.workers), self.driver.store.root
+        worker = RemoteWorker.start(number, 1, 0, root, mode=["remote"])
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
-    def bury_remote(self, worker: RemoteWorker) -> None:
-        """The process of the remote stages is gone. Those it had begun are begun once more, as what
-        is at the provider goes on.
-        """
-        self.remote = None
-        for key in worker.orders:
-            error, log = f"its process died ({worker.cause})", worker.logs.get(key)
-            if log:
-                worker.note(error, log)
-            if log and key in self.bereft:
-                self.failed(key, worker.name, error, log)
-            else:
-                self.offer(key)
-        self.bereft |= set(worker.logs)
-
-    def tell_what_goes_on(self) -> None:
-        """Say what was begun at providers and goes on there without us."""
-        begun = self.remote.logs if self.remote else {}
-        works = [self.plan.stages[key].work.traits.remote for key in begun]
-        for provider, count in Counter(
-            work.provider for work in works if work and work.outlives
-        ).items():
-            what = (
-                f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
-                "without us"
-            )
-            self.recorder.notice(
-                Notice(f"{what}: the same command attaches to it, mosweep cancel ends it")
-            )
-
-    def bury(self, worker: Worker) -> None:
+    def replace(self, worker: Worker) -> None:
         """A worker is gone: the stage it was at has failed, what it had not begun goes back,
         another takes its place.
         """
         self.selector.unregister(worker.events)
         worker.end()
         if isinstance(worker, RemoteWorker) and worker.logs:
-            self.bury_remote(worker)
+            self.retry_remote(worker)
             return
         if worker.log is None and worker.orders:
-            self.stillborn += 1
-            if self.stillborn >= STILLBORN:
+            self.early_deaths += 1
+            if self.early_deaths >= EARLY_DEATHS:
                 raise MosweepError(
                     "worker processes die before they start a stage (exit status "
                     f"{worker.process.returncode})"
                 )
         else:
-            self.stillborn = 0
+            self.early_deaths = 0
         if worker.log is not None:
-            error = f"its process died ({worker.cause})"
-            worker.note(error, Path(worker.log))
-            self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
+            self.fail(worker, f"its process died ({worker.cause})", worker.log)
         for key in worker.orders:
-            self.offer(key)
+            self.driver.offer(key)
         if worker is self.remote:
             self.remote = None
         else:
-            self.workers[worker.number] = self.hire(worker.number)
+            self.workers[worker.number] = self.start_worker(worker.number)
+
+    def fail(self, worker: Worker, error: str, log: str) -> None:
+        """The stage that the worker was at has failed, and cannot say so itself."""
+        worker.note(error, Path(log))
+        self.driver.failed(worker.orders.pop(0), worker.name, error, Path(log))
+
+    def retry_remote(self, worker: RemoteWorker) -> None:
+        """The process of the remote stages is gone. Those it had begun are begun once more, as
+        their jobs at the provider go on.
+        """
+        self.remote = None
+        for key in worker.orders:
+            error, log = f"its process died ({worker.cause})", worker.logs.get(key)
+            if log:
+                worker.note(error, log)
+            if log and key in self.second_tries:
+                self.driver.failed(key, worker.name, error, log)
+            else:
+                self.driver.offer(key)
+        self.second_tries |= set(worker.logs)
 
     def limit(self, worker: Worker) -> float | None:
-        return self.plan.stages[worker.orders[0]].resources.time_min
+        """The time limit of the stage that the worker is at, in minutes."""
+        return self.stages[worker.orders[0]].resources.time_min
 
     def enforce_time_limits(self) -> None:
+        """End the workers whose stages are over their time limits."""
         now = time.monotonic()
         for worker in list(self.workers.values()):
             if (
@@ -459,16 +347,28 @@ class _Launch:
                 and (limit := self.limit(worker))
                 and now - worker.started > limit * 60
             ):
-                error = f"over its time limit of {limit:g} min"
-                worker.note(error, Path(worker.log))
-                self.failed(worker.orders.pop(0), worker.name, error, Path(worker.log))
+                self.fail(worker, f"over its time limit of {limit:g} min", worker.log)
                 worker.log = None
                 for key in worker.orders:
-                    self.offer(key)
+                    self.driver.offer(key)
                 worker.orders = []
-                self.bury(worker)
+                self.replace(worker)
+
+    def tell_what_goes_on(self) -> None:
+        """Say what was begun at providers and goes on there without us."""
+        begun = self.remote.logs if self.remote else {}
+        works = [self.stages[key].work.traits.remote for key in begun]
+        for provider, count in Counter(
+            work.provider for work in works if work and work.outlives
+        ).items():
+            what = (
+                f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
+                "without us"
+            )
+            self.driver.notice(f"{what}: the same command attaches to it, mosweep cancel ends it")
 
     def close(self) -> None:
+        """End all workers; idle ones may end by themselves."""
         everyone = [*self.workers.values(), *([self.remote] if self.remote else [])]
         for worker in everyone:
             self.selector.unregister(worker.events)

@@ -92,7 +92,7 @@ class Worker:
     def send(self, lines: str) -> None:
         """Give it stages, one a line."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its end of file is about to be heard
+        with contextlib.suppress(BrokenPipeError):  # it died: its output is about to end
             self.process.stdin.write(lines.encode())
 
     def dismiss(self) -> None:

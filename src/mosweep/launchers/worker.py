@@ -3,38 +3,37 @@ remote``.
 
 Reads one stage a line from standard input (``Stage.spec`` as JSON) and writes one event a line to
 what was its standard output; what the stages themselves print goes to their logs. It runs one stage
-at a time and keeps what it imported, so that the next stage of a kind starts at once; as
+at a time and keeps what it imported, so that the next stage of a kind starts at once. As
 ``remote``, it runs all that it is given at the same time in one event loop, for stages that wait
-for somebody else's computer. When its standard input ends while a stage runs, whoever gave the
-order is dead: the worker ends itself and the whole process group, so that nothing runs on unseen.
+for a provider's computer. When its standard input ends while a stage runs, the process that gave
+the order is dead: the worker ends itself and the whole process group, so that nothing runs on
+unseen.
 
-    → {"key": …, "target": "mosweep.stages.finetune.DummyFinetune", "fields": {…}, "needs": {"data":
-    key}, …} ← {"event": "started", "key": …, "log": path} ← {"event": "finished", "key": …,
-    "seconds": s}   |   {"event": "failed", "key": …, "error": text, "log": path} ← {"event":
-    "busy", "key": …}                        another living process has claimed the stage
+    → {"key": …, "target": "mosweep.backends.dummy.backend.DummyFinetune", "fields": {…}, …}
+    ← {"event": "started", "key": …, "log": path}
+    ← {"event": "finished", "key": …, "seconds": s}
+    ← {"event": "failed", "key": …, "error": text, "log": path}
+    ← {"event": "busy", "key": …}       another living process has claimed the stage
 """
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import io
 import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mosweep.core import schema
-from mosweep.core.claims import Owner, this_process
+from mosweep.core.attempt import attempt, note_failure
 from mosweep.core.errors import MosweepError, StageError
-from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, DamageWarning, Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Context, Resources, Work
+from mosweep.launchers.output import PerTask, process_output_to, task_output_to
 
 __all__ = ["at_once", "main", "perform", "perform_now"]
 
@@ -53,39 +52,36 @@ async def perform(
 ) -> Event:
     """Bring one stage to its end and return the closing event.
 
-    ``emit`` is told when it starts; ``output`` sends what it prints to its log, by default all that
-    the process prints; ``bounded`` may end its coroutine early; ``work`` is the stage's, if it has
-    been loaded.
+    ``emit`` is called when it starts. ``output`` sends what it prints to its log, by default all
+    that the process prints. ``bounded`` may end its coroutine early. ``work`` is the stage's, if it
+    has been loaded.
     """
     key = spec["key"]
-    if store.read(key):
-        return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
-    attempt = store.begin(key, folder=False)
-    if isinstance(attempt, Owner):
-        return {"event": "busy", "key": key, "owner": str(attempt)}
-    if store.read(key):  # published between our look and our claim
-        store.abandon(attempt)
-        return {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
-    emit({"event": "started", "key": key, "log": str(attempt.log)})
-    begun = time.time()
-    try:
-        work = work or load_work(spec)
-        if work.traits.silent:
-            error = await _attempt(store, attempt, spec, work, begun, bounded)
-        else:
-            attempt.folder.mkdir(parents=True)
-            with (output or _output_to)(attempt.log):
-                error = await _attempt(store, attempt, spec, work, begun, bounded)
-    # not the stage's own: its code cannot be loaded, its folder cannot be made
-    except Exception as problem:
-        error = f"{type(problem).__name__}: {problem}"
-    if error is None:
-        return {"event": "finished", "key": key, "seconds": time.time() - begun}
-    store.abandon(attempt)
-    if not attempt.log.exists():
-        attempt.folder.mkdir(parents=True, exist_ok=True)
-        attempt.log.write_text(error + "\n")
-    return {"event": "failed", "key": key, "error": error, "log": str(attempt.log)}
+
+    async def run(place: Attempt) -> Mapping[str, Any]:
+        emit({"event": "started", "key": key, "log": str(place.log)})
+        loaded = work or load_work(spec)
+        if loaded.traits.silent:
+            return await _run(store, place, spec, loaded, bounded)
+        place.folder.mkdir(parents=True)
+        with (output or process_output_to)(place.log):
+            return await _run(store, place, spec, loaded, bounded)
+
+    about = {name: spec[name] for name in ("label", "kind")}
+    # how the stage was placed: what it asked for, and what became of it before
+    about |= {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
+    ended = await attempt(
+        store, key, run, spec["payload"], about, libraries=spec.get("libraries", ())
+    )
+    if ended.owner is not None:
+        return {"event": "busy", "key": key, "owner": str(ended.owner)}
+    if ended.error is None:
+        elsewhere = {"elsewhere": True} if ended.seconds is None else {}
+        return {"event": "finished", "key": key, "seconds": ended.seconds or 0.0, **elsewhere}
+    assert ended.place is not None
+    note_failure(ended.place, ended.error)
+    log = str(ended.place.log)
+    return {"event": "failed", "key": key, "error": _in_one_line(ended.error), "log": log}
 
 
 def perform_now(
@@ -94,12 +90,12 @@ def perform_now(
     emit: Callable[[Event], None],
     run: Callable[..., Event] | None = None,
 ) -> Event:
-    """``perform`` for who has no event loop: ``run`` runs the coroutine, by default in a loop of
-    its own.
+    """``perform`` outside of an event loop: ``run`` runs the coroutine, by default in a loop of its
+    own.
     """
     try:
         work = load_work(spec)
-    except Exception:  # ``perform`` meets it again, and tells
+    except Exception:  # ``perform`` meets it again and reports it
         work = None
     performing = perform(store, spec, emit, work=work)
     return (
@@ -109,64 +105,29 @@ def perform_now(
     )
 
 
-async def _attempt(
-    store: Store,
-    attempt: Attempt,
-    spec: Mapping[str, Any],
-    work: Work,
-    begun: float,
-    bounded: Bounded | None,
-) -> str | None:
-    """Run and publish; ``None``, or what went wrong in one line, with the traceback on standard
-    error.
-    """
-    try:
-        inputs = {}
-        for role, need in spec["needs"].items():
-            record = store.read(need)
-            if record is None:
-                raise StageError(
-                    f"its input {role} ({need[:12]}) is not in the store any more; run the sweep "
-                    "again"
-                )
-            inputs[role] = record.artifact
-        resources = schema.build(Resources, spec.get("resources", {}), "resources")
-        previous = None if work.traits.silent else store.previous(attempt)
-        spent = store.spent(spec["key"]) if work.traits.remote else frozenset[str]()
-        running = work.run(Context(spec["key"], attempt.folder, inputs, resources, previous, spent))
-        facts = await (bounded(running) if bounded else running)
-        store.publish(
-            attempt,
-            payload=spec["payload"],
-            facts=facts,
-            label=spec["label"],
-            kind=spec["kind"],
-            started=round(begun, 3),
-            finished=round(time.time(), 3),
-            host=this_process().host,
-            job=this_process().job,
-            versions=versions(),
-            **_placed(spec),
-        )
-    except (Exception, SystemExit) as error:
-        message = (
-            str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
-        )
-        if not work.traits.silent:
-            if not isinstance(error, MosweepError):
-                import traceback
-
-                traceback.print_exc()
-            print(message, file=sys.stderr)
-        return message.strip().splitlines()[0] if message.strip() else type(error).__name__
-    return None
+async def _run(
+    store: Store, place: Attempt, spec: Mapping[str, Any], work: Work, bounded: Bounded | None
+) -> Mapping[str, Any]:
+    """Run the work on its inputs; its facts."""
+    inputs = {}
+    for role, need in spec["needs"].items():
+        record = store.read(need)
+        if record is None:
+            raise StageError(
+                f"its input {role} ({need[:12]}) is not in the store any more; run the sweep again"
+            )
+        inputs[role] = record.artifact
+    resources = schema.build(Resources, spec.get("resources", {}), "resources")
+    previous = None if work.traits.silent else store.previous(place)
+    spent = store.spent(spec["key"]) if work.traits.remote else frozenset[str]()
+    running = work.run(Context(spec["key"], place.folder, inputs, resources, previous, spent))
+    return await (bounded(running) if bounded else running)
 
 
-def _placed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record says of how the stage was placed: what it asked for, and what became of it
-    before.
-    """
-    return {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
+def _in_one_line(error: BaseException) -> str:
+    """An error as the journal and tables have it."""
+    message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+    return message.strip().splitlines()[0] if message.strip() else type(error).__name__
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -184,26 +145,6 @@ def _loop() -> Callable[..., Any]:
     import asyncio
 
     return asyncio.run
-
-
-@contextlib.contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """Send this process's output, and its children's, to ``log``."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for descriptor, copy in enumerate(saved, 1):
-            os.dup2(copy, descriptor)
-            os.close(copy)
 
 
 def main() -> None:
@@ -251,7 +192,7 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
     import asyncio
     import threading
 
-    sys.stdout = sys.stderr = _Routed(sys.stderr)
+    sys.stdout = sys.stderr = PerTask(sys.stderr)
     loop = asyncio.new_event_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -268,7 +209,7 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
             except asyncio.CancelledError:  # nobody here cancels stages
                 raise StageError("the stage cancelled itself") from None
 
-        emit(await perform(store, order, emit, _routed_to, bounded))
+        emit(await perform(store, order, emit, task_output_to, bounded))
 
     def take(order: Mapping[str, Any] | None) -> None:
         if order is None:
@@ -289,39 +230,6 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
     loop.run_forever()
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
-
-
-#: Where what the running task prints goes.
-_log: contextvars.ContextVar[Path | None] = contextvars.ContextVar("log", default=None)
-
-
-class _Routed(io.TextIOBase):
-    """A standard stream that many tasks share: each one's text is added to its log, everybody
-    else's goes to ``rest``.
-    """
-
-    def __init__(self, rest: IO[str]) -> None:
-        self.rest = rest
-
-    def write(self, text: str) -> int:
-        log = _log.get()
-        if log is None:
-            return self.rest.write(text)
-        with open(log, "a") as file:
-            return file.write(text)
-
-    def flush(self) -> None:
-        self.rest.flush()
-
-
-@contextlib.contextmanager
-def _routed_to(log: Path) -> Iterator[None]:
-    """Send what this task prints to ``log``."""
-    token = _log.set(log)
-    try:
-        yield
-    finally:
-        _log.reset(token)
 
 
 if __name__ == "__main__":

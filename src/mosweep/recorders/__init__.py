@@ -1,1 +1,1 @@
-"""Listeners to a sweep: the journal, the terminal, MLflow. Projections, never the truth."""
+"""Recorders of a sweep: the journal, the terminal, MLflow, W&B, EvalOps. Disk is the truth."""

@@ -1,5 +1,6 @@
-"""What projections have in common: disk is the truth, they show it elsewhere, one process at a
-time.
+"""What projections have in common: disk is the truth, they show it elsewhere.
+
+One process at a time writes.
 """
 
 from __future__ import annotations
@@ -19,18 +20,14 @@ _WAIT_S = 0.2
 
 
 class ProjectionWarning(UserWarning):
-    """Something was not recorded. Nothing is lost: disk is the truth, and the next projection tries
-    again.
-    """
+    """Something was not recorded elsewhere. Nothing is lost: the next projection tries again."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What a projection did: the number of trials whose runs were created, updated, left as they
-    were, or could not be written.
+    """The number of trials whose runs were created, updated, left unchanged, or failed.
 
-    ``page`` is the address of the experiment's runs in MLflow's user interface, relative to its
-    server's.
+    ``page`` is the address of the runs in MLflow's user interface, relative to its server.
     """
 
     created: int = 0
@@ -42,9 +39,7 @@ class Projection:
 
 @contextlib.contextmanager
 def turn(folder: Path, name: str) -> Iterator[None]:
-    """Wait until no other process writes, and keep others waiting for as long as the context
-    lasts.
-    """
+    """Wait until no other process writes, then keep others waiting."""
     claims = Claims(folder)
     pause_s = 0.01
     while isinstance(claim := claims.acquire(name), Owner):

@@ -1,6 +1,4 @@
-"""Tells the terminal what happens: one line per finished or failed stage and, on a terminal, a live
-table of what runs now.
-"""
+"""Progress on the terminal: a line per finished or failed stage, and a live table of what runs."""
 
 from __future__ import annotations
 
@@ -23,8 +21,10 @@ from mosweep.core.events import (
 
 __all__ = ["Progress"]
 
-#: How often the live table is drawn anew, in seconds, and how many running stages it shows.
-REFRESH_S, ROWS = 0.5, 12
+#: How often the live table is drawn, in seconds.
+REFRESH_S = 0.5
+#: The most running stages in it.
+ROWS = 12
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class _Running:
 
 
 class Progress(Recorder):
-    """Prints to ``stream`` (standard output unless given). ``reached`` tells of a stage which round
-    of its loop made it unnecessary.
+    """Prints to ``stream``, by default standard output.
+
+    ``reached`` returns the round of a loop that made a stage unnecessary, if one did.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Progress(Recorder):
         self.live = self.stream.isatty()
 
     def sweep_started(self, event: SweepStarted) -> None:
-        """Say what is about to run."""
+        """Print what is about to run."""
         self.total = event.to_run
-        cached = f", {event.cached} of {event.total} stages done already" if event.cached else ""
+        cached = f", {event.cached} of {event.total} stages already done" if event.cached else ""
         self._line(
             f"{_count(event.trials, 'trial')}: {_count(event.to_run, 'stage')} to run{cached}"
         )
@@ -71,14 +72,14 @@ class Progress(Recorder):
             self.running[event.key] = _Running(event, time.monotonic())
 
     def stage_finished(self, event: StageFinished) -> None:
-        """One line; none for what a loop did not need, but for the first of it."""
+        """One line; of the rounds that a loop did not need, for the first only."""
         if reached := self.reached(event.key):
             self.running.pop(event.key, None)
             self.done += 1
             if event.label == f"round {reached + 1}":
                 self._line(
-                    f"{self._place()} {event.label:<24} {event.trial}  not needed, nor any "
-                    f"later: round {reached} was enough"
+                    f"{self._place()} {event.label:<24} {event.trial}  not needed, nor are later "
+                    f"rounds: round {reached} reached the threshold"
                 )
             return
         took = "by another process" if event.elsewhere else f"{event.seconds:.1f} s"

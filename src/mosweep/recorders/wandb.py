@@ -1,19 +1,17 @@
-"""Recording a sweep in Weights & Biases: as with MLflow, a projection of what lies on disk.
+"""Recording a sweep in Weights & Biases: as with MLflow, a projection of what is on disk.
 
-A run per trial that has ended. Its group is the sweep, its job type ``tuned`` or ``control``, its
-tags are the levels of its factors. Its config is the trial's, with the ``factors`` and, as
-``lineage``, the keys and digests of data, model and evaluations; its summary are the scores
-``<task>/<metric>``, its history is what training told. Nothing is uploaded: files stay in the
-store.
+There is a run for each trial that has ended. Its group is the sweep, its job type ``tuned`` or
+``control``, its tags are the levels of its factors. Its config is the trial's, with the ``factors``
+and, as ``lineage``, the keys and digests of data, model and evaluations. Its summary has the scores
+``<task>/<metric>``, its history the training curves. No files are uploaded.
 
-A run's id follows from sweep, trial and the keys of its stages, so that recording again resumes it.
-``wandb/recorded/`` in mosweep's home notes what was recorded where: a server need not be asked, and
-offline there is none. Without it runs are merely written again.
+A run's id follows from sweep, trial and the keys of its stages, so recording again resumes it.
+``wandb/recorded/`` in mosweep's home notes what was recorded where, because offline there is no
+server to ask. Without these notes, runs are written again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,28 +25,31 @@ from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, MosweepError
 from mosweep.core.events import Recorder, SweepFinished
 from mosweep.core.journal import Journal
+from mosweep.core.levels import level_text
 from mosweep.core.paths import home
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.work import FINETUNE, ROUND
 from mosweep.recorders.base import Projection, ProjectionWarning, turn
 
 __all__ = ["WandbRecorder", "project"]
 
-#: Raise it when what is written for an unchanged trial changes: everything is then recorded anew.
+#: Raise it when an unchanged trial is written differently: everything is then recorded again.
 FORMAT = 1
 
-#: W&B's limits, in characters.
-_NAME, _TAG = 128, 64
-
-#: A server that does not answer is given up after so many seconds. So many runs are written before
-#: that is noted.
-_PATIENCE_S, _BATCH = 60.0, 100
+#: The longest name that W&B accepts, in characters.
+_NAME = 128
+#: The longest tag.
+_TAG = 64
+#: How long a server may take to answer, in seconds.
+_TIMEOUT_S = 60.0
+#: How many runs are written before that is noted.
+_BATCH = 100
 
 
 @dataclass(frozen=True)
 class WandbRecorder(Recorder):
-    """Records a sweep in W&B when it ends. That it cannot is a ``ProjectionWarning``: the sweep
-    itself has succeeded or not.
+    """Records a sweep in W&B when it ends.
+
+    If it cannot, it issues a ``ProjectionWarning``: the sweep itself is not affected.
     """
 
     tracking: Tracking
@@ -59,17 +60,17 @@ class WandbRecorder(Recorder):
             project(event.result, self.tracking)
         except Exception as error:
             message = (
-                f"not recorded in W&B ({_line(error)}); `mosweep sync` makes up for it, "
+                f"not recorded in W&B ({_line(error)}); `mosweep sync` does it later, "
                 "tracking.mode=offline needs no server"
             )
             warnings.warn(message, ProjectionWarning, stacklevel=2)
 
 
 def project(result: SweepResult, tracking: Tracking) -> Projection:
-    """Bring W&B up to what ``result`` says of its trials that have ended; offline, write runs into
-    ``wandb/`` in mosweep's home.
+    """Bring W&B up to date with the trials of ``result`` that have ended.
 
-    ``MissingExtra`` without the library, ``MosweepError`` when W&B cannot be reached or refuses.
+    Offline, runs are written into ``wandb/`` in mosweep's home. Raises ``MissingExtra`` without the
+    library, and ``MosweepError`` when W&B cannot be reached or refuses.
     """
     folder = Path(os.environ.get("WANDB_DIR") or home()).absolute()
     mode = tracking.mode or os.environ.get("WANDB_MODE") or "online"
@@ -112,7 +113,7 @@ def project(result: SweepResult, tracking: Tracking) -> Projection:
 
 @dataclass(frozen=True)
 class Run:
-    """What W&B is told of a trial."""
+    """A trial, as W&B records it."""
 
     id: str
     name: str
@@ -128,11 +129,9 @@ class Run:
 
 def run_of(result: SweepResult, trial: TrialResult) -> Run:
     """A trial as a run of W&B."""
-    dummy = any(stage.facts.get("dummy") for stage in trial.stages)
-    tags = [
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in trial.factors.items()
-    ]
+    tags = [f"{name}={level_text(level)}" for name, level in trial.factors.items()]
+    if trial.pretended:
+        tags.append("dummy")
     errors = [f"{stage.label}: {stage.error}" for stage in trial.stages if stage.error]
     summary: dict[str, Any] = {**trial.metrics, "status": trial.status}
     return Run(
@@ -141,7 +140,7 @@ def run_of(result: SweepResult, trial: TrialResult) -> Run:
         group=result.name[:_NAME],
         job_type="control" if trial.control else "tuned",
         notes=result.design.get("description"),
-        tags=tuple(dict.fromkeys(tag[:_TAG] for tag in [*tags, *(["dummy"] if dummy else [])])),
+        tags=tuple(dict.fromkeys(tag[:_TAG] for tag in tags)),
         config=masked(
             {
                 **_configuration(trial),
@@ -150,15 +149,15 @@ def run_of(result: SweepResult, trial: TrialResult) -> Run:
             }
         ),
         summary=masked({**summary, **({"error": errors[0]} if errors else {})}),
-        history=_history(stage for stage in trial.stages if stage.kind in (FINETUNE, ROUND)),
+        history=_history(trial.stages),
         failed=trial.status != "succeeded",
     )
 
 
-def _history(trained: Iterable[StageResult]) -> dict[int, dict[str, float]]:
-    """What the steps told: of each, the values by name."""
+def _history(stages: Iterable[StageResult]) -> dict[int, dict[str, float]]:
+    """The training curves: for each step, the values by name."""
     history: dict[int, dict[str, float]] = {}
-    for stage in trained:
+    for stage in stages:
         for name, points in stage.curves.items():
             for step, value in points:
                 history.setdefault(int(step), {})[f"train/{name}"] = float(value)
@@ -166,23 +165,18 @@ def _history(trained: Iterable[StageResult]) -> dict[int, dict[str, float]]:
 
 
 def _lineage(stage: StageResult) -> dict[str, Any]:
-    """Where a stage's result came from, and what it is: the same digests as in the store's
-    records.
-    """
-    found = {
+    """Where a stage's result came from, and what it is: the digests of the store's records."""
+    known = ("name", "digest", "rows", "model_id", "dataset", "n")
+    return {
         "key": stage.key,
         "needs": stage.needs,
         "artifact_digest": stage.record and stage.record["artifact_digest"],
-    }
-    return found | {
-        name: stage.facts[name]
-        for name in ("name", "digest", "rows", "model_id", "dataset", "n")
-        if name in stage.facts
+        **{name: stage.facts[name] for name in known if name in stage.facts},
     }
 
 
 def _configuration(trial: TrialResult) -> dict[str, Any]:
-    """The trial's resolved configuration; empty for trials of the library, which have none."""
+    """The trial's resolved configuration; trials of the Python API have none."""
     import yaml
 
     try:
@@ -193,15 +187,15 @@ def _configuration(trial: TrialResult) -> dict[str, Any]:
 
 
 def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folder: Path) -> None:
-    """Write runs. They are on disk, or with the server, when this returns."""
+    """Write runs. They are on disk, or at the server, when this returns."""
     settings = wandb.Settings(
         silent=True,
         console="off",
         symlink=False,
         save_code=False,
         disable_git=True,
-        init_timeout=_PATIENCE_S,
-        finish_timeout=_PATIENCE_S,
+        init_timeout=_TIMEOUT_S,
+        finish_timeout=_TIMEOUT_S,
         finish_timeout_raises=True,
         x_disable_meta=True,
         x_disable_stats=True,
@@ -227,12 +221,12 @@ def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folde
                 reinit="create_new",
                 settings=settings,
             )
-            for step, told in sorted(run.history.items()):
-                made.log(dict(told), step=step)
+            for step, values in sorted(run.history.items()):
+                made.log(dict(values), step=step)
             made.summary.update(run.summary)
             made.finish(exit_code=int(run.failed))
         if wandb.run is None:  # no run of the user's own in this process
-            # a finished run is still in the hands of W&B's service, which now ends
+            # W&B's service still works on finished runs; this ends it
             wandb.teardown()
     except (wandb.Error, TimeoutError) as error:
         raise MosweepError(f"W&B: {_line(error)}") from error

@@ -1,6 +1,4 @@
-"""``explain``: for each stage of a trial, why it is cached; or which fields differ from the nearest
-result in the store.
-"""
+"""``explain``: why each stage of a trial is cached, or what differs from the nearest result."""
 
 from __future__ import annotations
 
@@ -18,19 +16,19 @@ __all__ = ["explain_data", "explain_text"]
 
 
 def explain_data(sweep: Sweep, trial: str) -> dict[str, Any]:
-    """What there is to say about the stages of ``trial``, as JSON-able data."""
+    """Why each stage of ``trial`` is cached or not, as JSON-able data."""
     for launch in reversed(sweep.launches):
-        found = next((t for t in launch.trials if t["name"] == trial), None)
-        if found is not None:
+        launched = next((t for t in launch.trials if t["name"] == trial), None)
+        if launched is not None:
             store = launch.store
             nearest = _Nearest(store)
             specs = launch.specs()
             return {
                 "trial": trial,
-                "stages": [_stage(specs[key], store, nearest) for key in found["stages"]],
+                "stages": [_stage(specs[key], store, nearest) for key in launched["stages"]],
             }
     names = {t["name"] for launch in sweep.launches for t in launch.trials}
-    raise UserError(f"{trial}: no trial of {sweep.folder.name}; {choices(trial, names)}")
+    raise UserError(f"{trial}: {sweep.folder.name} has no such trial; {choices(trial, names)}")
 
 
 def _stage(spec: Mapping[str, Any], store: Store, nearest: _Nearest) -> dict[str, Any]:
@@ -78,7 +76,7 @@ class _Nearest:
 
 
 def explain_text(data: Mapping[str, Any]) -> str:
-    """For people."""
+    """The same as text."""
     lines = [str(data["trial"])]
     for stage in data["stages"]:
         head = f"  {stage['label']:<24} {stage['key'][:12]}  "
@@ -86,7 +84,7 @@ def explain_text(data: Mapping[str, Any]) -> str:
             when = (
                 time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stage["finished"]))
                 if stage["finished"]
-                else "some time"
+                else "at an unknown time"
             )
             lines.append(f"{head}cached: made {when} on {stage['host']}\n{'':<27}{stage['folder']}")
         elif stage["nearest"] is None:

@@ -1,6 +1,7 @@
-"""A report as content, sections of blocks, and how it becomes one HTML page or one Markdown text.
+"""A report as content (sections of blocks), and as one HTML page or one Markdown text.
 
-The page stands alone: no script, no request. Whatever comes from a sweep is text, and escaped.
+The page is self-contained: no scripts, no requests. Whatever comes from a sweep is text, and is
+escaped.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from mosweep.reports.plots import BLUE, FAINT, INK, ORANGE, PAPER
 
 __all__ = ["Facts", "Figure", "Findings", "Report", "Section", "Table", "Text", "html", "markdown"]
 
-#: So many rows of a table are shown, and so many without being asked.
-ROWS, OPEN = 1000, 60
+#: The most rows of a table that are shown.
+ROWS = 1000
+#: A table with more rows than this is folded.
+OPEN = 60
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader wants to know first: pairs of a word and what it is."""
+    """What a reader wants to know first: pairs of a word and its meaning."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Verdicts, each with a sentence and what to know besides."""
+    """Verdicts, each with a sentence and how certain it is."""
 
-    found: Sequence[tuple[str, str, str]]
+    findings: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -80,36 +83,48 @@ class Report:
 # -- HTML ------------------------------------------------------------------------------------------
 
 _STYLE = """
-:root{--ink:#1b1f24;--soft:#59636e;--faint:#d8dde3;--paper:#f5f6f8;--card:#fff;--accent:#0969a8;--warn:#8a3b00;--warnpaper:#fff1e3;
+:root{--ink:#1b1f24;--soft:#59636e;--faint:#d8dde3;--paper:#f5f6f8;--card:#fff;--accent:#0969a8;
+--warn:#8a3b00;--warnpaper:#fff1e3;
 --up:#0a5c92;--down:#a84300;--none:#59636e;--blue:#0072b2;--orange:#d55e00;
 color-scheme:light dark}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e8ed;--soft:#9aa5b1;--faint:#363d46;--paper:#111418;--card:#1a1f25;--accent:#6cb8f0;
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ed;--soft:#9aa5b1;--faint:#363d46;
+--paper:#111418;--card:#1a1f25;--accent:#6cb8f0;
 --warn:#ffc38a;--warnpaper:#3a2614;--up:#2f7fb8;--down:#c05a12;--none:#5d6874;
 --blue:#4fb0ea;--orange:#ff9550}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:60rem;margin:0 auto;padding:1.2rem 1rem 4rem}
-h1{font-size:1.7rem;line-height:1.2;margin:.4rem 0;overflow-wrap:anywhere}h2{font-size:1.12rem;margin:0 0 .6rem}
+h1{font-size:1.7rem;line-height:1.2;margin:.4rem 0;overflow-wrap:anywhere}
+h2{font-size:1.12rem;margin:0 0 .6rem}
 header p{margin:.2rem 0 1rem;color:var(--soft);font-size:1.05rem;overflow-wrap:anywhere}
-section{background:var(--card);border:1px solid var(--faint);border-radius:.6rem;padding:1rem 1.1rem;margin:0 0 1rem}
+section{background:var(--card);border:1px solid var(--faint);border-radius:.6rem;
+padding:1rem 1.1rem;margin:0 0 1rem}
 p{margin:.4rem 0;overflow-wrap:anywhere}
-.warning{background:var(--warnpaper);color:var(--warn);border-radius:.4rem;padding:.5rem .8rem;font-weight:600}
-dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.3rem 1rem;margin:.4rem 0}dt{color:var(--soft)}
+.warning{background:var(--warnpaper);color:var(--warn);border-radius:.4rem;padding:.5rem .8rem;
+font-weight:600}
+dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.3rem 1rem;margin:.4rem 0}
+dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere;white-space:pre-line}
-ul{list-style:none;margin:.4rem 0;padding:0}li{padding:.5rem 0;border-top:1px solid var(--faint);overflow-wrap:anywhere}
+ul{list-style:none;margin:.4rem 0;padding:0}
+li{padding:.5rem 0;border-top:1px solid var(--faint);overflow-wrap:anywhere}
 li:first-child{border-top:0}
-.verdict{display:inline-block;border-radius:1rem;padding:0 .6rem;margin-right:.4rem;font-size:.82rem;font-weight:600;color:#fff;
+.verdict{display:inline-block;border-radius:1rem;padding:0 .6rem;margin-right:.4rem;
+font-size:.82rem;font-weight:600;color:#fff;
 background:var(--none)}
 .increase{background:var(--up)}.decrease{background:var(--down)}
 small{display:block;color:var(--soft);font-size:.85rem}
 .wide{overflow-x:auto;margin:.5rem 0;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums;min-width:100%}
-th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--faint);white-space:nowrap;vertical-align:top}
+th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--faint);
+white-space:nowrap;vertical-align:top}
 th{color:var(--soft);font-weight:600}td.number,th.number{text-align:right}
 td.long{white-space:normal;min-width:16rem;max-width:30rem;overflow-wrap:anywhere}
-figure{margin:.5rem 0 1.2rem}figure svg{display:block;width:100%;min-width:18rem;max-width:42rem;margin:0 auto;height:auto}
+figure{margin:.5rem 0 1.2rem}
+figure svg{display:block;width:100%;min-width:18rem;max-width:42rem;margin:0 auto;height:auto}
 figcaption{color:var(--soft);font-size:.87rem}summary{cursor:pointer;color:var(--accent)}
-@media(max-width:34rem){dl{grid-template-columns:minmax(0,1fr);gap:0}dd{margin-bottom:.5rem}section{padding:.8rem}h1{font-size:1.4rem}}
+@media(max-width:34rem){dl{grid-template-columns:minmax(0,1fr);gap:0}dd{margin-bottom:.5rem}
+section{padding:.8rem}h1{font-size:1.4rem}}
 @media print{body{background:none}section{border:0;padding:0}}
 """
 
@@ -145,12 +160,12 @@ def _html(block: Text | Facts | Findings | Table | Figure) -> str:
                 + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in pairs)
                 + "</dl>"
             )
-        case Findings(found):
-            return "<ul>" + "".join(_finding(*one) for one in found) + "</ul>"
+        case Findings(findings):
+            return "<ul>" + "".join(_finding(*one) for one in findings) + "</ul>"
         case Figure(name, svg, caption):
             return (
-                "<figure><div "
-                f'class="wide">{_inline(name, svg, caption)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+                f'<figure><div class="wide">{_inline(name, svg, caption)}</div>'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
         case Table():
             return _table(block)
@@ -246,11 +261,11 @@ def _markdown(block: Text | Facts | Findings | Table) -> Iterable[str]:
             return [f"**{_plain(text)}**" if warning else _plain(text)]
         case Facts(pairs):
             return [f"- {word}: {_plain('; '.join(text.splitlines()))}" for word, text in pairs]
-        case Findings(found):
+        case Findings(findings):
             return [
                 f"- **{_plain(verdict)}**: {_plain(sentence)}"
                 + (f" ({_plain(notes)})" if notes else "")
-                for verdict, sentence, notes in found
+                for verdict, sentence, notes in findings
             ]
         case Table(header, rows):
             lines = [

@@ -16,13 +16,14 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["plan_data", "plan_text"]
 
-#: Comparisons shown.
+#: The most comparisons that are shown.
 CONTRASTS = 20
 
 
 def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> dict[str, Any]:
-    """The plan as JSON-able data, in the fixed form of ``mosweep plan --json``. What is not known
-    is null, not 0.
+    """The plan as ``mosweep plan --json`` prints it; its form does not change.
+
+    What is unknown is null, not 0.
     """
     jobs = [
         {
@@ -45,9 +46,7 @@ def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
 
 
 def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> str:
-    """Trials, stages by kind and state, jobs by resources, what it will take, and what it will be
-    able to tell.
-    """
+    """Trials, stages by kind and state, jobs by resources, cost, and detectable effects."""
     states = Counter((stage.kind.name, plan.state(key)) for key, stage in plan.stages.items())
     kinds = dict.fromkeys(stage.kind.name for stage in plan.stages.values())
     rows = [
@@ -75,12 +74,12 @@ def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
 
 
 def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
-    """The smallest effects that the design can find, in a table."""
+    """The smallest effects that the design can detect, in a table."""
     if not foreseen:
         return
     yield (
-        "\nsmallest differences that would be found 4 times in 5 (each comparison by itself, at "
-        "95 %), by like evaluations on record:"
+        "\nsmallest differences that would be detected 4 times in 5 (each comparison alone, at "
+        "95 %), as similar evaluations varied:"
     )
     metrics = len({one.metric for one in foreseen}) > 1
     rows = [
@@ -99,7 +98,7 @@ def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
 
 
 def _notices(plan: Plan) -> list[str]:
-    """What the works that are to run want everybody to know."""
+    """The notices of the works that are to run."""
     return list(
         dict.fromkeys(notice for stage in plan.to_run if (notice := stage.work.traits.notice))
     )
@@ -121,9 +120,9 @@ def _cost_text(cost: Estimate) -> str:
 
 def _time_text(cost: Estimate) -> str:
     if cost.unknown:
-        return f"time: unknown; no like stage is on record for {', '.join(cost.unknown)}"
+        return f"time: unknown; no similar stage has run yet for {', '.join(cost.unknown)}"
     assert cost.seconds is not None
-    text = f"computing time: {_span(cost.seconds)} in all, by like stages on record"
+    text = f"computing time: {_span(cost.seconds)} in all, as similar stages took"
     if cost.gpu_hours is not None and cost.gpu_hours.high > 0:
         hours = cost.gpu_hours
         text += f"; GPU-hours: {hours.expected:.3g} ({hours.low:.3g} to {hours.high:.3g})"
@@ -131,18 +130,22 @@ def _time_text(cost: Estimate) -> str:
 
 
 def _usd_text(cost: Estimate) -> Iterator[str]:
-    """What providers will ask; nothing where none is asked."""
+    """What providers will charge; nothing if none is used."""
     if cost.usd_unknown:
         yield f"cost: unknown; {'; '.join(cost.usd_unknown)}"
     elif cost.usd is not None:
         about = "about " if cost.usd_about else ""
-        by = "by the tokens of like stages on record"
+        by = "by the tokens of similar stages"
         if cost.usd_about:
             by += (
-                f", and for {', '.join(cost.usd_about)} by the length of the data, four "
-                "characters to a token"
+                f", and for {', '.join(cost.usd_about)} by the length of the data, at four "
+                "characters per token"
             )
-        dated = f" and prices of {cost.prices_as_of}, which change" if cost.prices_as_of else ""
+        dated = (
+            f" and the prices of {cost.prices_as_of}, which may have changed"
+            if cost.prices_as_of
+            else ""
+        )
         yield (
             f"cost: {about}{_usd(cost.usd.expected)} ({_usd(cost.usd.low)} to "
             f"{_usd(cost.usd.high)}), {by}{dated}"

@@ -1,5 +1,6 @@
-"""The plots of a report, as SVG text. The same numbers make the same text; matplotlib is loaded
-when something is drawn, not before.
+"""The plots of a report, as SVG text. The same numbers make the same text.
+
+matplotlib is loaded when something is drawn, not before.
 """
 
 from __future__ import annotations
@@ -32,20 +33,37 @@ __all__ = [
     "evenly",
 ]
 
-#: Of text and lines, of helping lines, of the background, of what is shown: a page may put its own
-#: in their place.
-INK, FAINT, PAPER, BLUE, ORANGE = "#1b1f24", "#c9ced6", "#fffffe", "#0072b2", "#d55e00"
+#: Colours. A page replaces them by its own. Of text and axes:
+INK = "#1b1f24"
+#: Of grid lines:
+FAINT = "#c9ced6"
+#: Of the background:
+PAPER = "#fffffe"
+#: Of the data:
+BLUE = "#0072b2"
+ORANGE = "#d55e00"
 _COLOURS = (BLUE, ORANGE, "#009e73", "#b8609a", "#c98a00", "#3f9fd6", "#7a6ff0", "#808890")
-_WIDTH, _LABEL = 5.2, 36
-#: More than this is not drawn: rows of effects, dots in a panel, curves in a plot, points of a
-#: curve, a factor's levels, lines.
-EFFECTS, POINTS, CURVES, STEPS, LEVELS, LINES = 40, 300, 60, 200, 12, 8
+_WIDTH = 5.2
+_LABEL = 36
+#: The most rows of effects.
+EFFECTS = 40
+#: The most dots in a panel.
+POINTS = 300
+#: The most curves in a plot.
+CURVES = 60
+#: The most points of a curve.
+STEPS = 200
+#: The most levels of a factor.
+LEVELS = 12
+#: The most lines in a plot.
+LINES = 8
 
 
 @dataclass(frozen=True)
 class Points:
-    """Scores in one panel: the values of each level of ``factor`` by its text; ``control`` is the
-    mean of the control trials.
+    """Scores in one panel: the values at each level of ``factor``.
+
+    ``control`` is the mean of the control trials.
     """
 
     factor: str
@@ -55,20 +73,21 @@ class Points:
 
 
 def evenly(items: Sequence[Any], most: int) -> Sequence[Any]:
-    """At most so many of the items, evenly spaced, with the first and the last."""
+    """At most ``most`` of the items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return items
     return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
 
 
-def draw_effects(found: Sequence[tuple[str, Effect]], stamp: str = "") -> str:
-    """Estimates with their intervals, a row per named effect; filled where the verdict is a
-    difference, small for single blocks.
+def draw_effects(effects: Sequence[tuple[str, Effect]], stamp: str = "") -> str:
+    """Estimates with their intervals, a row per named effect.
+
+    Dots are filled where the verdict is a difference, and small for single blocks.
     """
-    metrics = {effect.metric for _, effect in found}
+    metrics = {effect.metric for _, effect in effects}
     rows: list[tuple[str, Effect | BlockEffect, str]] = []
-    parts = len(found) + sum(len(effect.blocks) for _, effect in found) <= EFFECTS
-    for name, effect in found[:EFFECTS]:
+    parts = len(effects) + sum(len(effect.blocks) for _, effect in effects) <= EFFECTS
+    for name, effect in effects[:EFFECTS]:
         rows.append(
             (f"{name} · {effect.metric}" if len(metrics) > 1 else name, effect, effect.verdict)
         )
@@ -122,8 +141,10 @@ def draw_effects(found: Sequence[tuple[str, Effect]], stamp: str = "") -> str:
 
 
 def draw_scores(panels: Sequence[Points], stamp: str = "") -> str:
-    """A panel per metric and factor: a dot per trial, a bar at the mean of each level, a dashed
-    line at the control trials' mean.
+    """A panel per metric and factor.
+
+    It has a dot per trial, a bar at the mean of each level, and a dashed line at the mean of the
+    control trials.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -162,8 +183,9 @@ def draw_scores(panels: Sequence[Points], stamp: str = "") -> str:
 def draw_interaction(
     x: str, lines: str, metric: str, means: Mapping[str, Mapping[str, float]], stamp: str = ""
 ) -> str:
-    """Mean scores by the level of ``x``, a line for each level of ``lines``: parallel lines mean no
-    interaction.
+    """Mean scores by the level of ``x``, a line for each level of ``lines``.
+
+    Parallel lines mean no interaction.
     """
     with _figure(3.1, stamp) as (figure, out):
         axes = figure.subplots()
@@ -190,7 +212,7 @@ def draw_interaction(
 def draw_losses(
     curves: Sequence[tuple[str, Sequence[Sequence[float]]]], title: str, stamp: str = ""
 ) -> str:
-    """Loss by step; every curve comes with the name of its group, which gives the colour."""
+    """Loss by step. Every curve comes with the name of its group, which sets its colour."""
     groups = list(dict.fromkeys(group for group, _ in curves))
     with _figure(3.3, stamp) as (figure, out):
         axes = figure.subplots()
@@ -223,8 +245,9 @@ class _Out:
 
 @contextmanager
 def _figure(height: float, stamp: str) -> Iterator[tuple[Figure, _Out]]:
-    """An empty figure, and what becomes of it: SVG without date or chance, whatever the user's own
-    settings of matplotlib.
+    """An empty figure, and its SVG in the end.
+
+    The SVG has no dates and no random ids, and does not depend on the user's matplotlib settings.
     """
     import matplotlib
     from matplotlib.figure import Figure

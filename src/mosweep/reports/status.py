@@ -1,6 +1,4 @@
-"""``status`` and ``watch``: a row per stage that is not done, with its state, who runs it, how long
-yet, and where its log is.
-"""
+"""``status`` and ``watch``: a row per stage that is not done: state, job, time left, log."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ __all__ = ["status_data", "status_text"]
 
 
 def status_data(result: SweepResult) -> dict[str, Any]:
-    """``summary_data``, and per stage what its queue says: ``state``, ``reason``, ``node``,
-    ``elapsed_s``, ``eta_s`` (seconds or null).
+    """``summary_data``, and what the queue says of each stage.
+
+    That is ``state``, ``reason``, ``node``, ``elapsed_s`` and ``eta_s`` (seconds or null).
     """
     data = summary_data(result)
     usual = _usual_seconds(result)
@@ -37,12 +36,12 @@ def status_data(result: SweepResult) -> dict[str, Any]:
 
 
 def status_text(result: SweepResult, rows: int | None = None) -> str:
-    """Counts, then every stage that is not simply done (at most ``rows`` of them, what runs and
-    what failed first).
+    """Counts, then the stages that have not succeeded.
+
+    There are at most ``rows`` of them, with those that run or failed first.
     """
     trials = Counter(trial.status for trial in result.trials)
-    unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
-    stages = Counter(stage.status for stage in unique.values())
+    stages = Counter(stage.status for stage in result.stages.values())
     usual = _usual_seconds(result)
     lines = [
         f"{result.name}: {result.folder}",
@@ -57,7 +56,7 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
             if stage.status != "succeeded" and stage.key not in seen:
                 seen.add(stage.key)
                 if stage.kind.optional and stage.status == "pending" and expected:
-                    later += 1  # of ten rounds that there may be, the next one is enough to look at
+                    later += 1  # of ten possible rounds, the next one is enough
                     continue
                 expected |= stage.kind.optional
                 open_ones.append((trial.name, stage))
@@ -93,7 +92,7 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
     if len(open_ones) > len(shown):
         lines.append(f"… and {len(open_ones) - len(shown)} more")
     if later:
-        lines.append(f"… and {later} stages of rounds that will only run if they are needed")
+        lines.append(f"… and {later} stages of later rounds, which run only if they are needed")
     return "\n".join(lines)
 
 
@@ -122,16 +121,14 @@ def _cells(stage: StageResult, usual: Mapping[str, float]) -> list[Any]:
 def _usual_seconds(result: SweepResult) -> dict[str, float]:
     """How long finished stages of each label took, on average, in seconds."""
     took: dict[str, list[float]] = {}
-    for stage in {stage.key: stage for trial in result.trials for stage in trial.stages}.values():
-        if stage.record and "started" in stage.record and "finished" in stage.record:
-            took.setdefault(stage.label, []).append(
-                stage.record["finished"] - stage.record["started"]
-            )
+    for stage in result.stages.values():
+        if stage.seconds is not None:
+            took.setdefault(stage.label, []).append(stage.seconds)
     return {label: sum(seconds) / len(seconds) for label, seconds in took.items()}
 
 
 def _elapsed(stage: StageResult) -> float | None:
-    """Seconds that a running stage has run, as its queue or else the journal knows."""
+    """How long a running stage has run, as its queue or else the journal says, in seconds."""
     if stage.status != "running":
         return None
     if stage.queue and stage.queue.elapsed_s is not None:
@@ -140,7 +137,7 @@ def _elapsed(stage: StageResult) -> float | None:
 
 
 def _eta(stage: StageResult, usual: Mapping[str, float]) -> float | None:
-    """Seconds that a running stage has yet to run if it takes as long as its finished siblings."""
+    """Seconds left of a running stage, if it takes as long as finished stages of its label."""
     elapsed = _elapsed(stage)
     return (
         max(0.0, usual[stage.label] - elapsed)

@@ -1,6 +1,4 @@
-"""``summary``: one row per trial with its factors and what was measured; failures are listed, never
-dropped.
-"""
+"""``summary``: a row per trial with its factors and what was measured. Failures are listed."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ __all__ = ["print_outcome", "summary_data", "summary_text"]
 
 
 def summary_data(result: SweepResult) -> dict[str, Any]:
-    """The summary as JSON-able data, in the fixed form of ``mosweep summary --json``."""
+    """The summary as ``mosweep summary --json`` prints it; its form does not change."""
     marked, spent = contaminated(result), spending(result)
     return {
         "experiment": result.name,
@@ -57,7 +55,7 @@ def _stage_data(stage: StageResult) -> dict[str, Any]:
 
 
 def summary_text(result: SweepResult) -> str:
-    """The table that a person reads."""
+    """The summary as a table."""
     return "\n".join(_summary_lines(result)) + "\n"
 
 
@@ -77,16 +75,13 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
     )
     if marked:
         yield (
-            "contaminated: more evaluation items than contamination.max_overlap are in the "
-            "training data; see mosweep contamination"
+            "contaminated: the training data has more evaluation items than "
+            "contamination.max_overlap allows; see mosweep contamination"
         )
     if spent := spending(result):
         yield f"providers: {spent}"
-    if any(stage.facts.get("dummy") for trial in trials for stage in trial.stages):
-        yield (
-            "dummy: these numbers were made up by the dummy backend; nothing was trained or "
-            "measured"
-        )
+    if result.pretended:
+        yield "dummy: the dummy backend made these numbers up; nothing was trained or measured"
 
 
 def _row(
@@ -94,23 +89,16 @@ def _row(
 ) -> list[Any]:
     cells: list[Any] = ["control" if trial.control else "tuned"]
     cells += [trial.factors.get(name) for name in factors]
-    counts: dict[str, int] = {
-        stage.facts["task"]: stage.facts["n"]
-        for stage in trial.stages
-        if stage.kind.scores and stage.record
-    }
     for name in values:
-        value, error = (
-            trial.metrics.get(name),
-            trial.metrics.get(name.rpartition("/")[0] + "/stderr"),
-        )
+        value = trial.metrics.get(name)
+        error = trial.metrics.get(name.rpartition("/")[0] + "/stderr")
         if value is None:
             cells.append(None)
         elif error is None or math.isnan(error):
             cells.append(f"{value:.3f}")
         else:
             cells.append(f"{value:.3f} ± {error:.3f}")
-    sizes = sorted(set(counts.values()))
+    sizes = sorted({evaluation.n for _, evaluation in trial.evaluations})
     status = "not run: budget" if any(_not_run(stage) for stage in trial.stages) else trial.status
     cells.append("/".join(map(str, sizes)))
     if loops:
@@ -128,7 +116,7 @@ def _is_error_of(name: str, metrics: Sequence[str]) -> bool:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Without the task where there is but one."""
+    """Without the task, if there is only one."""
     tasks = {name.partition("/")[0] for name in names}
     return {name: name.partition("/")[2] if len(tasks) == 1 else name for name in names}
 
@@ -146,30 +134,23 @@ def print_outcome(result: SweepResult, folder: str) -> None:
     for line in _summary_lines(result):
         print(line)
     print()
-    unique = {stage.key: stage for trial in result.trials for stage in trial.stages}
     if failures := failures_text(result):
         print(failures)
-    elif unique and all(stage.cached for stage in unique.values()):
-        print("nothing to do: every stage was done already")
+    elif result.stages and all(stage.cached for stage in result.stages.values()):
+        print("nothing to do: every stage is already done")
     print(f"{folder}")
 
 
 def _not_run_lines(result: SweepResult) -> Iterator[str]:
-    """What a budget kept from running, by budget."""
-    errors = {
-        stage.key: stage.error or ""
-        for trial in result.trials
-        for stage in trial.stages
-        if _not_run(stage)
-    }
-    caps: dict[str, list[str]] = {}
-    for error in errors.values():
-        caps.setdefault(error.split(": ")[1], []).append(error.removeprefix("not run: "))
-    for found in caps.values():
-        yield (
-            f"NOT RUN {len(found)} stage{'s' if len(found) > 1 else ''}: {found[0]}; the same "
-            "command with a higher budget goes on"
-        )
+    """The stages that a budget did not allow to run, by budget."""
+    by_budget: dict[str, list[str]] = {}
+    for stage in result.stages.values():
+        if _not_run(stage):
+            error = stage.error or ""
+            by_budget.setdefault(error.split(": ")[1], []).append(error.removeprefix("not run: "))
+    for reasons in by_budget.values():
+        stages = f"{len(reasons)} stage{'s' if len(reasons) > 1 else ''}"
+        yield f"NOT RUN {stages}: {reasons[0]}; the same command with a higher budget continues"
 
 
 def _not_run(stage: StageResult) -> bool:
@@ -177,7 +158,7 @@ def _not_run(stage: StageResult) -> bool:
 
 
 def failures_text(result: SweepResult) -> str:
-    """Every failed stage once: trials, error, log; and how many a budget kept from running."""
+    """Every failed stage once, with trials, error and log; then what a budget did not allow."""
     lines: dict[str, tuple[StageResult, list[str]]] = {}
     for trial in result.trials:
         for stage in trial.stages:

@@ -1,17 +1,17 @@
-"""What backends and evaluations have in common: the setting of a trial as they see it.
+"""What the parts of a trial's graph have in common: the trial's configuration as they see it.
 
-A *backend* (the ``backend`` group's dataclass) has ``finetune(setting) -> Stage``. An *evaluation*
-(the ``eval`` group's) has ``stages(setting, tuned) -> list[Stage]``, where ``tuned`` is ``None`` in
-a control trial. Both may have ``check(setting)``, called once per trial before anything starts,
-which raises ``ConfigError`` for what cannot work.
+A trial is base model, data set, fine-tune, transforms and evaluations, in this order. Backends
+(``mosweep.backends.base``), transforms and evaluations (``mosweep.evals.evaluation``) each
+contribute their stages.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from mosweep.config.groups import Config
 from mosweep.config.resources import Request
@@ -19,11 +19,11 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage
 from mosweep.core.work import Resources
 
-__all__ = ["Backend", "Evaluation", "Setting", "served_by"]
+__all__ = ["Transform", "TrialConfig", "served_by"]
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialConfig:
     """A trial's configuration, typed (``config``) and as plain data (``plain``)."""
 
     config: Config
@@ -55,13 +55,27 @@ class Setting:
             )
         return list(chosen)
 
+    def native(self, section: str | None) -> Mapping[str, Any]:
+        """The plain settings under the top-level key ``section``; empty if there are none."""
+        found = self.plain.get(section or "", {})
+        return found if isinstance(found, Mapping) else {}
+
+    def has(self, key: str) -> bool:
+        """Whether the configuration has the key, whatever its value."""
+        value: Any = self.plain
+        for name in key.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                return False
+            value = value[name]
+        return True
+
     def at_level(self, text: str) -> bool:
         """Whether this trial is at the level ``factor=level``."""
         factor, _, level = text.partition("=")
+        if not self.has(factor):
+            return False
         value: Any = self.plain
         for name in factor.split("."):
-            if not isinstance(value, Mapping) or name not in value:
-                return False
             value = value[name]
         if isinstance(value, Mapping):  # a group is known by its choice's name
             value = value.get("name")
@@ -75,26 +89,23 @@ class Setting:
         return str(value) == level
 
 
-class Backend(Protocol):
-    """The ``backend`` group: how a model is fine-tuned.
+class Transform(ABC):
+    """A stage between fine-tune and evaluation, contributed by a config group of its own.
 
-    It may also have ``evaluated(setting) -> stages.model.Elsewhere | None``, for base models whose
-    weights are not here.
+    The group is any top-level section of the configuration whose ``_target_`` is a frozen dataclass
+    that subclasses this. Several transforms follow each other by ``order``, then by name.
     """
 
-    def finetune(self, setting: Setting) -> Stage:
-        """The fine-tuning stage, with what it needs."""
-        ...
+    #: Settings of the shared groups that it reads; see ``mosweep.stages.claims``.
+    takes: ClassVar[tuple[str, ...]] = ()
+    order: ClassVar[int] = 50
 
+    @abstractmethod
+    def stage(self, trial: TrialConfig, tuned: Stage | None) -> Stage | None:
+        """The stage that changes the model which ``tuned`` leaves; ``None`` leaves it as it is.
 
-class Evaluation(Protocol):
-    """The ``eval`` group: how a model is evaluated."""
-
-    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
-        """The evaluation stages of the tuned model, or of the base model where ``tuned`` is
-        ``None``.
+        ``tuned`` is ``None`` for the untouched base model.
         """
-        ...
 
 
 def served_by(tuned: Stage) -> str | None:

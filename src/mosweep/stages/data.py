@@ -20,14 +20,24 @@ from typing import Any, ClassVar
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError, StageError, choices
+from mosweep.core.facts import DataFacts, DatasetRef
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.task_modules import imported_files, python_files, task_modules
 from mosweep.core.types import Stage
-from mosweep.core.work import DATA, Context, Kind, Work
-from mosweep.stages.base import Setting
+from mosweep.core.work import DATA, Artifact, Context, Kind, Work
+from mosweep.stages.base import TrialConfig
 
-__all__ = ["BuildData", "ImportData", "check_code", "code_digest", "data_stage", "task_folder"]
+__all__ = [
+    "BuildData",
+    "ImportData",
+    "check_code",
+    "code_digest",
+    "data_folder",
+    "data_stage",
+    "dataset_ref",
+    "task_folder",
+]
 
 TRAIN = "train.jsonl"
 
@@ -59,12 +69,8 @@ class BuildData(Work):
             returned = await asyncio.to_thread(build, self.dataset, out)
             if inspect.isawaitable(returned):
                 await returned
-        return {
-            "task": self.task,
-            **await _described(
-                self.dataset, out, f"{self.folder}/data.py: build({self.dataset!r}, …)"
-            ),
-        }
+        origin = f"{self.folder}/data.py: build({self.dataset!r}, …)"
+        return await _described(self.dataset, out, origin, self.task)
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,20 @@ class ImportData(Work):
         return await _described(self.dataset, out, self.path)
 
 
-def data_stage(setting: Setting) -> Stage:
+def data_folder(data: Artifact) -> Path:
+    """The folder with the files of a data set."""
+    return data.folder / DataFacts.of(data.facts).folder
+
+
+def dataset_ref(data: Artifact) -> DatasetRef:
+    """What a stage notes of the data set that it used."""
+    facts = DataFacts.of(data.facts)
+    return DatasetRef(facts.name, facts.digest)
+
+
+def data_stage(trial: TrialConfig) -> Stage:
     """The stage that provides the trial's data set."""
-    config = setting.config
+    config = trial.config
     name = config.dataset.name
     path = config.dataset.path or _found(config.data_dir, name)
     work: BuildData | ImportData
@@ -122,7 +139,7 @@ def data_stage(setting: Setting) -> Stage:
                 f"the task {config.task.name} builds no such data set; {choices(name, valid)}",
             )
         work = BuildData(config.task.name, name, code_digest(folder / "data.py"), str(folder))
-    return Stage("data", work, resources=setting.resources("data", computes=False))
+    return Stage("data", work, resources=trial.resources("data", computes=False))
 
 
 @cache
@@ -215,7 +232,9 @@ def _names(data_py: Path) -> tuple[str, ...]:
     return ()
 
 
-async def _described(name: str, folder: Path, origin: str) -> dict[str, Any]:
+async def _described(
+    name: str, folder: Path, origin: str, task: str | None = None
+) -> dict[str, Any]:
     """Checks what is in ``folder``, splits a JSON file of splits, and returns the facts."""
     from mosweep.datasets.jsonl import JSONLDataset
 
@@ -223,13 +242,14 @@ async def _described(name: str, folder: Path, origin: str) -> dict[str, Any]:
         _split(folder, origin)
     training = await JSONLDataset.load(folder / TRAIN)
     files = {path.name: _rows(path) for path in sorted(folder.glob("*.jsonl"))}
-    return {
-        "name": name,
-        "folder": "data",
-        "rows": len(training),
-        "files": files,
-        "digest": fingerprint.digest_file(folder / TRAIN),
-    }
+    return DataFacts(
+        name=name,
+        folder="data",
+        rows=len(training),
+        digest=fingerprint.digest_file(folder / TRAIN),
+        files=files,
+        task=task,
+    ).to_json()
 
 
 def _rows(path: Path) -> int:

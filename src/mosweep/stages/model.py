@@ -18,9 +18,9 @@ from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
 from mosweep.core.work import MODEL, Context, Kind, Traits, Work
 from mosweep.models.tiny import TinyArchitecture
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 
-__all__ = ["Elsewhere", "GenerateModel", "ModelSource", "base_model"]
+__all__ = ["GenerateModel", "ModelSource", "base_model"]
 
 
 @dataclass(frozen=True)
@@ -83,27 +83,16 @@ class ModelSource:
         return Path(snapshot_download(self.hub, revision=self.revision))
 
 
-@dataclass(frozen=True)
-class Elsewhere:
-    """A base model that evaluations reach through Inspect rather than by its weights: its
-    ``source``, Inspect's arguments for it, where.
-    """
-
-    source: ModelSource
-    arguments: Mapping[str, Any]
-    base_url: str | None
-
-
-def base_model(setting: Setting) -> tuple[Stage | None, ModelSource | None]:
+def base_model(trial: TrialConfig) -> tuple[Stage | None, ModelSource | None]:
     """The stage that makes the trial's base model, or else its source."""
-    model = setting.config.model
+    model = trial.config.model
     if model.generate is not None:
         return Stage(
             "model",
             GenerateModel(model.generate, model.generate_seed),
-            resources=setting.resources("model", computes=False),
+            resources=trial.resources("model", computes=False),
         ), None
-    return None, _source(model, setting.config.model_dir)
+    return None, _source(model, trial.config.model_dir)
 
 
 def folder_of(context: Context, source: ModelSource | None) -> Path:

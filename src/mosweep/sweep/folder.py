@@ -2,10 +2,10 @@
 (``journal.jsonl``), one folder per trial.
 
     multirun/NAME/
-      experiment.yaml       the design, frozen when the sweep was first launched launches/
-      the trials of every launch, and their stages in full; the same command writes the same files
-      journal.jsonl         what happened, for people and for ``status`` <trial>/config.yaml   the
-      trial's whole configuration, and a link per stage to what it left
+      experiment.yaml       the design, frozen when the sweep was first launched
+      launches/             the trials and stages of every launch; the same command, the same files
+      journal.jsonl         what happened, for people and for ``status``
+      <trial>/config.yaml   the trial's configuration, and a link per stage to what it left
 
 Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor
 any other heavy library.
@@ -16,66 +16,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mosweep.config.groups import OF_TRAINING
-from mosweep.core import fingerprint
+from mosweep.config.claims import taken
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
+from mosweep.core.files import write_whole
 from mosweep.core.journal import Journal
 from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
 from mosweep.core.work import Kind
+from mosweep.sweep.launches import UNKNOWN, Launch, config_digest, described, level_of, to_json
 
-__all__ = ["UNKNOWN", "Launch", "Sweep", "config_digest", "find_sweep", "level_of", "point"]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One frozen launch: every trial with the keys of its stages, and for every stage label, kind
-    and needs.
-
-    ``file`` is its name in ``launches/``. ``specs`` reads the stages in full, from a file of their
-    own.
-    """
-
-    file: str
-    trials: Sequence[Mapping[str, Any]]
-    stages: Mapping[str, Sequence[Any]]
-    store_path: str
-    design: Mapping[str, Any]
-    folder: Path
-
-    @property
-    def store(self) -> Store:
-        """The store that the launch works on; its path is kept relative to the sweep's folder, so
-        that both can move.
-        """
-        return Store(Path(os.path.normpath(self.folder / self.store_path)))
-
-    @property
-    def specs_file(self) -> Path:
-        """Where the stages are in full."""
-        return self.folder / "launches" / f"{self.file.removesuffix('.json')}.stages.jsonl"
-
-    def specs(self) -> dict[str, dict[str, Any]]:
-        """Every stage in full (``Stage.spec``), by key, needs first."""
-        with open(self.specs_file, encoding="utf-8") as file:
-            return {spec["key"]: spec for spec in map(json.loads, file)}
-
-    def parts(self) -> Iterator[str]:
-        """The launch as JSON, piece by piece."""
-        yield f'{{"store":{_json(self.store_path)},"design":{_json(self.design)},"trials":[\n'
-        yield from _joined(_json(trial) for trial in self.trials)
-        yield '\n],"stages":{\n'
-        yield from _joined(f"{_json(key)}:{_json(about)}" for key, about in self.stages.items())
-        yield "\n}}\n"
+__all__ = ["Sweep", "find_sweep", "point"]
 
 
 @dataclass(frozen=True)
@@ -109,12 +67,12 @@ class Sweep:
             launches.mkdir(parents=True, exist_ok=True)
             self._write_trials(trials)
             if not (self.folder / "experiment.yaml").exists():
-                _write(self.folder / "experiment.yaml", [_yaml(dict(design))])
-            _write(
+                write_whole(self.folder / "experiment.yaml", _yaml(dict(design)))
+            write_whole(
                 launch.specs_file,
-                (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values()),
+                (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values()),
             )
-            _write(launches / launch.file, launch.parts())
+            write_whole(launches / launch.file, launch.parts())
         self._known[launch.file] = launch
         self.__dict__.pop("launches", None)
         self.note_launch(launch.file)
@@ -127,7 +85,7 @@ class Sweep:
 
         def about(one: Launch) -> str:
             design = {name: value for name, value in one.design.items() if name != "treatments"}
-            return _json(
+            return to_json(
                 [
                     design,
                     one.store_path,
@@ -138,7 +96,7 @@ class Sweep:
 
         for known in self.launches:
             if len(known.trials) == len(trials) and about(known) == about(launch):
-                specs = (f"{_json(stage.spec)}\n" for stage in unique_stages(trials).values())
+                specs = (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
                 if known.specs_file.read_text(encoding="utf-8") == "".join(specs):
                     return known
         return None
@@ -152,7 +110,7 @@ class Sweep:
         stages = unique_stages(trials)
         launch = Launch(
             "",
-            [_described(trial) for trial in trials],
+            [described(trial) for trial in trials],
             {
                 key: [
                     stage.label,
@@ -169,7 +127,7 @@ class Sweep:
         for part in launch.parts():
             digest.update(part.encode())
         for stage in stages.values():
-            digest.update(_json(stage.spec).encode())
+            digest.update(to_json(stage.spec).encode())
         return replace(launch, file=f"{digest.hexdigest()[:16]}.json")
 
     @cached_property
@@ -259,6 +217,7 @@ class Sweep:
         launches, since = _in_order(frozen, given), max(given.values(), default=0.0)
         stages: dict[str, StageResult] = {}
         trials: dict[str, TrialResult] = {}
+        takes: dict[str, Sequence[str]] = {}
         for launch in launches:
             for key, spec in launch.stages.items():
                 if key not in stages:
@@ -272,35 +231,38 @@ class Sweep:
                         (queued or {}).get(key),
                     )
             for trial in launch.trials:
-                trials[trial["name"]] = TrialResult(
-                    trial["name"],
+                name, mine = trial["name"], [stages[key] for key in trial["stages"]]
+                takes[name] = str(trial["takes"]).split()
+                if name in trials:
+                    mine = _joined_stages(trials[name].stages, mine)
+                trials[name] = TrialResult(
+                    name,
                     trial["id"],
                     trial["factors"],
                     trial["control"],
-                    tuple(stages[key] for key in trial["stages"]),
-                    f"{self.folder}/{trial['name']}",
+                    tuple(mine),
+                    f"{self.folder}/{name}",
                 )
         design = launches[0].design if launches else {}
         return SweepResult(
             str(design.get("name") or self.folder.name),
             self.folder,
-            tuple(self._completed(trials.values())),
+            tuple(self._completed(trials.values(), takes)),
             design,
         )
 
-    def _completed(self, trials: Collection[TrialResult]) -> Iterator[TrialResult]:
-        """The trials with a level of every factor that some launch of the sweep has varied: what a
-        trial does not name, its configuration says.
+    def _completed(
+        self, trials: Collection[TrialResult], takes: Mapping[str, Sequence[str]]
+    ) -> Iterator[TrialResult]:
+        """The trials with a level of every factor that some launch of the sweep has varied and that
+        they take: what a trial does not name, its configuration says.
         """
         factors = dict.fromkeys(
             key for trial in trials if not trial.control for key in trial.factors
         )
         for trial in trials:
             missing = [
-                key
-                for key in factors
-                if key not in trial.factors
-                and not (trial.control and key.split(".")[0] in OF_TRAINING)
+                key for key in factors if key not in trial.factors and taken(key, takes[trial.name])
             ]
             config = self.config(trial.name) if missing else {}
             levels = {
@@ -345,7 +307,22 @@ class Sweep:
                 if text is None:
                     text = fragments[same] = _yaml({"_": value})[2:]
                 parts.append(f"{key}:{text}")
-            _write(folder / "config.yaml", parts)
+            write_whole(folder / "config.yaml", parts)
+
+
+def _joined_stages(
+    earlier: Sequence[StageResult], latest: Sequence[StageResult]
+) -> list[StageResult]:
+    """The stages of a trial over its launches: the latest of each label, and evaluations that only
+    an earlier launch asked for, as long as what they evaluated is still the trial's.
+    """
+    keys, labels = {stage.key for stage in latest}, {stage.label for stage in latest}
+    more = [
+        stage
+        for stage in earlier
+        if stage.kind.scores and stage.label not in labels and keys.issuperset(stage.needs.values())
+    ]
+    return [*latest, *more]
 
 
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
@@ -354,47 +331,6 @@ def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> lis
         *(launches[name] for name in launches if name not in given),
         *(launches[name] for name in given if name in launches),
     ]
-
-
-def _described(trial: Trial) -> dict[str, Any]:
-    return {
-        "name": trial.name,
-        "id": trial.id,
-        "config": config_digest(trial.config),
-        "factors": trial.factors,
-        "control": trial.control,
-        "stages": [stage.key for stage in trial.stages],
-    }
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """Tells configurations of trials apart, not code: an edited task makes other stages of the same
-    trial.
-    """
-    relevant = {
-        key: value
-        for key, value in config.items()
-        if key not in ("tracking", "store", "resources", "budget")
-    }
-    return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
-
-
-#: What ``level_of`` returns for a factor that the configuration does not tell.
-UNKNOWN = object()
-
-
-def level_of(config: Mapping[str, Any], factor: str) -> Any:
-    """The level of ``factor`` in a trial's configuration: ``None`` for what is not given; of a
-    group its choice's name, ``UNKNOWN`` if the choice does not tell.
-    """
-    value: Any = config
-    for name in factor.split("."):
-        if not isinstance(value, Mapping):
-            return UNKNOWN
-        value = value.get(name)
-        if value is None:
-            return None
-    return value.get("name", UNKNOWN) if isinstance(value, Mapping) else value
 
 
 def find_sweep(place: str | None) -> Sweep:
@@ -475,24 +411,6 @@ def _yaml(data: Any) -> str:
         width=120,
     )
     return text
-
-
-def _json(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str)
-
-
-def _joined(parts: Iterable[str]) -> Iterator[str]:
-    """The parts with commas between them, a line each."""
-    for index, part in enumerate(parts):
-        yield f",\n{part}" if index else part
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(parts)
-    temporary.replace(path)
 
 
 def point(link: Path, target: str) -> None:

@@ -156,7 +156,9 @@ class Atom:
         return "\n".join(self._lines("", ""))
 
     def _lines(self, name: str, indent: str) -> Iterator[str]:
-        yield f"{indent}{f'{name}: ' if name else ''}{self.id}{f'  ({self.step})' if self.step else ''}"
+        label = f"{name}: " if name else ""
+        origin = f"  ({self.step})" if self.step else ""
+        yield f"{indent}{label}{self.id}{origin}"
         for argument, parent in self.parents().items():
             yield from parent._lines(argument, indent + "  ")
 
@@ -232,12 +234,13 @@ class EvalAtom(Atom):
 
     async def to_eval_results(self) -> EvalResults:
         """What ``EvalResults.save`` wrote, or what a sweep's evaluation measured."""
-        from mosweep.evals.base import EvalResults, read_samples
+        from mosweep.core.samples import SAMPLES, read_samples
+        from mosweep.evals.base import EvalResults
 
         if "metrics" in self.metadata:
             task = str(self.metadata["task"])
             metrics = {**self.metadata["metrics"], "n": float(self.metadata["n"])}
-            samples = self.folder / "samples.jsonl"
+            samples = self.folder / SAMPLES
             return EvalResults(
                 str(self.metadata["model_id"]),
                 {task: metrics},

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mosweep.core import fingerprint
-from mosweep.core.claims import Owner, this_process
+from mosweep.core.attempt import attempt, note_failure
 from mosweep.core.errors import MosweepError, UserError, choices
-from mosweep.core.provenance import versions
 from mosweep.core.store import Attempt, Record, Store
 from mosweep.workflow.atoms import LOOK_S, Atom, default_store, publish
 from mosweep.workflow.steps import AtomConstructor, Step, Workflow
@@ -312,36 +311,45 @@ class _Run:
         """Run the step, unless another process is at the same: then wait for its result. ``None``
         if it failed.
         """
-        while isinstance(attempt := self.store.begin(key), Owner):
-            await asyncio.sleep(LOOK_S)
         made: dict[str, Atom] | None = None
-        record = None if forced else self.store.read(key)
-        if record is not None and (made := self._outputs(record)) is not None:
-            state.cached = True
-            self.store.abandon(attempt)
-            shutil.rmtree(attempt.folder, ignore_errors=True)
-            return made
-        if forced:
-            self._forget(key)
-        state.status, begun = "running", time.time()
-        try:
-            made = await self._attempt(step, state, payload, key, inputs, attempt.folder)
-            self._publish(attempt, step, payload, made, begun)
-        except Exception as error:
-            state.status = "failed"
-            state.error = (
-                str(error)
-                if isinstance(error, MosweepError)
-                else f"{type(error).__name__}: {error}"
+
+        def accept(record: Record) -> bool:
+            nonlocal made
+            made = None if forced else self._outputs(record)
+            return made is not None
+
+        async def run(place: Attempt) -> Mapping[str, Any]:
+            nonlocal made
+            place.folder.mkdir(parents=True)
+            if forced:
+                self._forget(key)
+            state.status, begun = "running", time.time()
+            try:
+                made = await self._attempt(step, state, payload, key, inputs, place.folder)
+            finally:
+                state.runtime_seconds = time.time() - begun
+            outputs = {name: f"{atom.type}-{atom.key}" for name, atom in made.items()}
+            return {"step": step.name, "outputs": outputs}
+
+        while True:
+            ended = await attempt(
+                self.store, key, run, payload, {"label": step.name}, accept=accept
             )
-            self._note(attempt, state.error, error)
-            return None
-        except BaseException:
-            self.store.abandon(attempt)
-            raise
-        finally:
-            state.runtime_seconds = time.time() - begun
-        return made
+            if ended.owner is None:
+                break
+            await asyncio.sleep(LOOK_S)
+        if ended.error is None:
+            state.cached = ended.seconds is None
+            return made
+        assert ended.place is not None
+        error = ended.error
+        state.status = "failed"
+        state.error = (
+            str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
+        )
+        shutil.rmtree(ended.place.folder / "workspace", ignore_errors=True)
+        note_failure(ended.place, error)
+        return None
 
     async def _attempt(
         self,
@@ -408,26 +416,6 @@ class _Run:
         )
         return Atom.load(f"{constructor.type}-{record.key}", store=self.store)
 
-    def _publish(
-        self,
-        attempt: Attempt,
-        step: Step,
-        payload: Mapping[str, Any],
-        made: Mapping[str, Atom],
-        begun: float,
-    ) -> None:
-        facts = {
-            "step": step.name,
-            "outputs": {name: f"{atom.type}-{atom.key}" for name, atom in made.items()},
-        }
-        about = {
-            "label": step.name,
-            "started": round(begun, 3),
-            "finished": round(time.time(), 3),
-            "host": this_process().host,
-        }
-        self.store.publish(attempt, payload=payload, facts=facts, versions=versions(), **about)
-
     def _forget(self, key: str) -> None:
         """Remove a step's result, and its atoms."""
         record = self.store.read(key)
@@ -435,18 +423,6 @@ class _Run:
             for atom in (self._outputs(record) or {}).values():
                 self.store.forget(atom.key)
             self.store.forget(key)
-
-    def _note(self, attempt: Attempt, message: str, error: Exception) -> None:
-        import traceback
-
-        self.store.abandon(attempt)
-        shutil.rmtree(attempt.folder / "workspace", ignore_errors=True)
-        text = (
-            message
-            if isinstance(error, MosweepError)
-            else "".join(traceback.format_exception(error))
-        )
-        attempt.log.write_text(text.rstrip() + "\n")
 
 
 async def _call(step: Step, config: Any, inputs: dict[str, Atom], workspace: Path) -> Any:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mosweep.backends.tinker.backend import TinkerFinetune
 from mosweep.backends.tinker.recipe import load_recipe
+from mosweep.backends.tinker.works import TinkerFinetune
 from mosweep.cost.prices import Usage, cost
 
 NOWHERE = {"TINKER_API_KEY": "", "TINKER_BASE_URL": "http://127.0.0.1:9"}

@@ -17,8 +17,8 @@ import pytest
 
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.core.paths import shipped
+from mosweep.core.samples import read_samples
 from mosweep.evals import EvalBackend, EvalJob, EvalResults
-from mosweep.evals.base import read_samples
 from mosweep.evals.inspect.backend import SAMPLES, InspectEvalBackend, InspectEvalJob
 
 CAPITALIZATION = str(shipped("tasks") / "capitalization")
@@ -57,7 +57,8 @@ from inspect_ai.scorer import Score, accuracy, mean, match, scorer, stderr, std
 from inspect_ai.solver import generate, solver
 
 def samples(n=4):
-    return [Sample(id=i, input=w, target=w) for i, w in enumerate(["cat", "dog", "lion", "horse"][:n])]
+    return [Sample(id=i, input=w, target=w) \
+for i, w in enumerate(["cat", "dog", "lion", "horse"][:n])]
 
 SHORT = GenerateConfig(max_tokens=12)
 
@@ -75,7 +76,8 @@ def partial():
 
 @task
 def two_scorers():
-    return Task(dataset=samples(), solver=generate(), scorer=[length(), match(ignore_case=False)], config=SHORT)
+    return Task(dataset=samples(), solver=generate(), \
+scorer=[length(), match(ignore_case=False)], config=SHORT)
 
 @task
 def letters():
@@ -105,7 +107,8 @@ def unscored():
 def uses_tools():
     from inspect_ai.solver import use_tools
     from inspect_ai.tool import bash
-    return Task(dataset=samples(), solver=[use_tools(bash()), generate()], scorer=match(), config=SHORT)
+    return Task(dataset=samples(), solver=[use_tools(bash()), generate()], scorer=match(), \
+config=SHORT)
 
 @scorer(metrics=[mean()])
 def nothing():
@@ -219,9 +222,11 @@ def shown():
 def letters():
     import data
     get_model()  # the one that is evaluated
-    assert json.loads(Path("words.json").read_text()) == [helpers.WORD]  # Inspect makes tasks in their folder
+    assert json.loads(Path("words.json").read_text()) == [helpers.WORD]  \
+# Inspect makes tasks in their folder
     samples = [Sample(input=helpers.WORD + data.WORD, target="")]
-    return Task(dataset=samples, solver=generate(), scorer=shown(), config=GenerateConfig(max_tokens=2))
+    return Task(dataset=samples, solver=generate(), scorer=shown(), \
+config=GenerateConfig(max_tokens=2))
 """
 
 

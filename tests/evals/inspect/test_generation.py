@@ -20,7 +20,10 @@ SHORT = Sampling(max_tokens=12)
 
 
 def prompt(word: str) -> Prompt:
-    text = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    text = (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
     return Prompt(text.format(word))
 
 

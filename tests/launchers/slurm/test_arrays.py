@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mosweep.core.types import Stage
-from mosweep.core.work import Context, Resources
+from mosweep.core.work import Context, Kind, Resources, Work
 from mosweep.launchers.slurm.arrays import Array, Place, arrange, indices
 
 
 @dataclass(frozen=True)
-class Nothing:
+class Nothing(Work):
     number: int
-    kind: ClassVar[str] = "nothing"
+    kind: ClassVar[Kind] = Kind("nothing")
     version: ClassVar[int] = 1
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -35,7 +35,7 @@ from mosweep.core.events import Notice, StageFailed, StageFinished, StageQueued,
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
 from mosweep.launchers.base import Outcome
-from mosweep.launchers.slurm import launch, submissions
+from mosweep.launchers.slurm import follow, jobs, launch, spare, submissions, submit
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.sweep.plan import make_plan
 
@@ -113,8 +113,8 @@ class Site:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     stubs, clock = Stubs(tmp_path / "commands"), Clock()
     monkeypatch.setenv("PATH", f"{stubs.bin}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "time", clock)
-    monkeypatch.setattr(submissions, "time", clock)
+    for module in (launch, follow, jobs, spare, submit, submissions):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(launch, "LOOK_S", 1.0)
     site = Site(tmp_path, clock, stubs)
     with limited(120):
@@ -340,7 +340,7 @@ def test_a_lost_job_goes_in_again_and_what_waits_for_it_behind_it(site: Site, ho
     assert [tried["state"] for tried in site.record(model)["tries"]] == [
         "GONE" if how == "zombie" else how
     ]
-    assert len(site.told("goes in again")) == 1
+    assert len(site.told("it is submitted again")) == 1
     assert site.open_submissions() == []
 
 
@@ -487,7 +487,7 @@ def test_the_latest_of_several_jobs_of_a_stage_counts(site: Site) -> None:
     assert site.launch(trials).finished == {model.key for model in models}
     assert len(site.cluster.elements) == 3
     assert [tried["state"] for tried in site.record(models[0])["tries"]] == ["NODE_FAIL"]
-    assert not site.told("goes in again"), "that was said before"
+    assert not site.told("it is submitted again"), "that was said before"
 
 
 def test_what_failed_before_goes_in_again_with_a_new_launch(site: Site) -> None:

@@ -48,7 +48,7 @@ from mosweep.core.events import StageFailed, StageFinished
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
 from mosweep.launchers.base import Outcome
-from mosweep.launchers.slurm import launch, submissions
+from mosweep.launchers.slurm import follow, jobs, launch, spare, submissions, submit
 from mosweep.launchers.slurm.options import Slurm
 from mosweep.sweep.plan import Plan, make_plan
 
@@ -493,8 +493,8 @@ def test_lies(seed: int, home: tuple[Path, Stubs], monkeypatch: pytest.MonkeyPat
     for name in ("records", "artifacts", "slurm", "quarantine"):
         shutil.rmtree(root / "store" / name, ignore_errors=True)
     clock = Clock()
-    monkeypatch.setattr(launch, "time", clock)
-    monkeypatch.setattr(submissions, "time", clock)
+    for module in (launch, follow, jobs, spare, submit, submissions):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(launch, "LOOK_S", 1.0)
     story = Story(seed, root, stubs, clock)
     try:

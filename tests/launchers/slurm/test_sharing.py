@@ -18,6 +18,7 @@ from mosweep.core.work import Resources
 from mosweep.launchers.slurm.arrays import Array
 from mosweep.launchers.slurm.job import SHARE_FROM
 from mosweep.launchers.slurm.options import Slurm
+from mosweep.launchers.slurm.script import script
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.launchers.worker import perform_now
 
@@ -40,7 +41,7 @@ class Site:
             array, "mosweep", "sweep", {}, {}
         )
         self.submission.script.write_text(
-            Slurm(python="/bin/false").script(array, self.submission, self.store.root)
+            script(Slurm(python="/bin/false"), array, self.submission, self.store.root)
         )
 
     def job(self, index: int) -> int:

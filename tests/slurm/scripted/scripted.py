@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep.backends.base import Backend
 from mosweep.core.types import Stage
-from mosweep.core.work import Context
-from mosweep.stages.base import Setting
+from mosweep.core.work import FINETUNE, Context, Kind, Work
+from mosweep.stages.base import TrialConfig
 
 
 @dataclass(frozen=True)
-class ScriptedFinetune:
+class ScriptedFinetune(Work):
     """``play``: what to do at the first attempt, the second …, the last again and again; every
     attempt leaves a line in ``runs``.
     """
@@ -26,7 +27,7 @@ class ScriptedFinetune:
     seed: int
     runs: str
 
-    kind: ClassVar[str] = "finetune"
+    kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -53,10 +54,10 @@ class ScriptedFinetune:
 
 
 @dataclass(frozen=True)
-class ScriptedBackend:
+class ScriptedBackend(Backend):
     play: str
     runs: str
 
-    def finetune(self, setting: Setting) -> Stage:
-        work = ScriptedFinetune(self.play, setting.config.seed, self.runs)
-        return Stage("finetune", work, resources=setting.resources("finetune"))
+    def finetune(self, trial: TrialConfig) -> Stage:
+        work = ScriptedFinetune(self.play, trial.config.seed, self.runs)
+        return Stage("finetune", work, resources=trial.resources("finetune"))

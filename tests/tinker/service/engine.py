@@ -47,7 +47,8 @@ class Llama3Attention("""
 
 CLIPPED_ADAM = """
 def clipped_adamw(learning_rate, b1, b2, eps, weight_decay, clip):
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay))
+    return optax.chain(optax.clip_by_global_norm(clip), \
+optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay))
 
 
 class JaxBackendImpl("""

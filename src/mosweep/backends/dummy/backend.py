@@ -12,24 +12,25 @@ missing to 1.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from mosweep.backends.base import Backend
 from mosweep.backends.dummy.training import DummyTrainingRun, Failure
+from mosweep.config.choices import choices_of
+from mosweep.config.groups import TOP_LEVEL
 from mosweep.core import fingerprint, schema
+from mosweep.core.checks import Check
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
-from mosweep.core.work import EVAL, FINETUNE, ROUND, Context, Kind, Traits, Work
-from mosweep.evals.dummy import SCORE, draw, mean_and_stderr
+from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
+from mosweep.stages.base import TrialConfig
+from mosweep.stages.loop.rounds import Round, RoundBackend
 from mosweep.stages.loop.schedule import Schedule
 
-if TYPE_CHECKING:
-    from mosweep.stages.base import Setting
-    from mosweep.stages.loop.rounds import Round
-
-__all__ = ["DummyBackend", "DummyEval", "DummyEvaluation", "DummyFinetune", "DummyRound"]
+__all__ = ["DummyBackend", "DummyFinetune", "DummyRound"]
 
 #: Mean score of the untouched base model.
 BASELINE = 0.5
@@ -114,42 +115,6 @@ class DummyRound(DummyFinetune):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class DummyEval(Work):
-    """Pretends to evaluate ``items`` items of ``task``."""
-
-    model: str
-    task: str
-    items: int
-    options: Mapping[str, Any]
-    item_sd: float
-
-    kind: ClassVar[Kind] = EVAL
-    version: ClassVar[int] = 1
-    traits: ClassVar[Traits] = Traits(silent=True, immediate=True)
-
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
-        tuned = context.inputs.get("model")
-        mean = tuned.facts.get("mean", BASELINE) if tuned else BASELINE  # a real fine-tune has none
-        model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
-        scores = draw(context.key, self.task, self.items, mean, self.item_sd)
-        lines = [
-            f'{{"id":{item},"epoch":1,"scores":{{"{SCORE}":{score}}}}}\n'
-            for item, score in enumerate(scores, 1)
-        ]
-        context.out.mkdir(parents=True)
-        (context.out / "samples.jsonl").write_text("".join(lines))
-        return {
-            "dummy": True,
-            "task": self.task,
-            "model": self.model,
-            "model_id": model_id,
-            "metrics": mean_and_stderr(scores),
-            "n": self.items,
-        }
-
-
 def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """``factor=level`` and shift, from ``{lora.rank=64: 0.2}`` or, as the command line can write
     it, ``{lora.rank: {64: 0.2}}``.
@@ -168,15 +133,27 @@ def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 @dataclass(frozen=True)
-class DummyBackend:
-    """The group ``backend=dummy``."""
+class DummyBackend(RoundBackend):
+    """The group ``backend=dummy``. ``like`` is the section of the backend that it pretends to
+    be.
+    """
+
+    stands_in: ClassVar[bool] = True
 
     delay_s: float = field(default=0.0, metadata=between(ge=0))
+    """How long a fine-tune pretends to take, in seconds."""
     fail: Failure = "none"
+    """How a fine-tune fails: ``none``, ``raise``, ``exit``, ``oom`` or ``hang``."""
     effects: Mapping[str, Any] | None = None
+    """Shift of the metric at a factor's level: ``{lora.rank=64: 0.2}``."""
     item_sd: float = field(default=0.1, metadata=between(ge=0))
+    """Noise over items (a standard deviation)."""
     seed_sd: float = field(default=0.02, metadata=between(ge=0))
+    """Noise over fine-tunes that differ in their seed alone (a standard deviation)."""
     rounds: Sequence[float] | None = None
+    """In a loop, the score after each round. The last one holds from then on."""
+    like: str | None = None
+    """The section of the backend that it pretends to be."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
@@ -188,19 +165,22 @@ class DummyBackend:
                 "holds from then on",
             )
 
-    def finetune(self, setting: Setting) -> Stage:
+    def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial."""
+        if self.rounds is not None:
+            problem = "belongs to a loop: give loop.enabled=true"
+            raise ConfigError("backend.rounds", list(self.rounds), problem)
         return Stage(
             "finetune",
-            DummyFinetune(**self._told(setting)),
-            resources=setting.resources("finetune"),
+            DummyFinetune(**self._pretended(trial)),
+            resources=trial.resources("finetune"),
         )
 
-    def peak_lr(self, setting: Setting) -> float:
+    def peak_lr(self, trial: TrialConfig) -> float:
         """As given, or as good as any."""
-        return setting.config.optim.lr or LR
+        return trial.config.optim.lr or LR
 
-    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
         """A round of a loop."""
         levels, number = self.rounds, this.number
         level = (
@@ -208,21 +188,42 @@ class DummyBackend:
             if levels
             else 1 - (1 - BASELINE) * 0.5 ** (number - 1)
         )
-        loop = setting.config.loop
-        told = {name: getattr(loop, name) for name in ("max_seq_length", "renderer")}
-        work = DummyRound(**self._told(setting), plan={**schema.plain(this), **told}, level=level)
+        loop = trial.config.loop
+        shown = {name: getattr(loop, name) for name in ("max_seq_length", "renderer")}
+        work = DummyRound(
+            **self._pretended(trial), plan={**schema.plain(this), **shown}, level=level
+        )
         return Stage(
-            "round", work, {"previous": previous} if previous else {}, setting.resources("finetune")
+            "round", work, {"previous": previous} if previous else {}, trial.resources("finetune")
         )
 
-    def _told(self, setting: Setting) -> dict[str, Any]:
-        """What a pretended fine-tune is given."""
-        config = setting.config
-        if config.torchtune:
-            from mosweep.backends.torchtune.backend import native_config
+    def _native(self, trial: TrialConfig) -> dict[str, Any]:
+        """The native settings of all backends, checked as the backends themselves would."""
+        found: dict[str, Any] = {self.like: {}} if self.like else {}
+        given = {name: value for name, value in trial.config.native.items() if value}
+        for kind in choices_of("backend").values() if given else ():
+            if issubclass(kind, Backend) and kind.section in given:
+                schema.build(kind, {}, "backend").check_native(trial)
+                found[kind.section] = given[kind.section]
+        return found
 
-            # a dry run of a torchtune sweep finds the typos that the sweep would
-            native_config(setting)
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """It always works."""
+        yield Check("backend=dummy", True, "needs nothing")
+
+    def _shift(self, trial: TrialConfig) -> float:
+        """The sum of the effects at the trial's levels. ``ConfigError`` for a factor that is none."""
+        for level in self.effects or {}:
+            factor = level.partition("=")[0]
+            if not trial.has(factor) and factor.partition(".")[0] in TOP_LEVEL:
+                raise ConfigError(f"backend.effects.{level}", "…", f"no such setting: {factor}")
+        return sum(shift for level, shift in (self.effects or {}).items() if trial.at_level(level))
+
+    def _pretended(self, trial: TrialConfig) -> dict[str, Any]:
+        """What a pretended fine-tune is given."""
+        config = trial.config
+        native = self._native(trial)
         return {
             "model": config.model.name,
             "dataset": config.dataset.name,
@@ -233,37 +234,12 @@ class DummyBackend:
                 "lora": config.lora.in_force,
                 "optim": config.optim,
                 "seed": config.seed,
-                "torchtune": config.torchtune,
-                "tinker": config.tinker or None,
+                **native,
                 "dataset_path": config.dataset.path,
             },
-            "shift": sum(
-                shift for level, shift in (self.effects or {}).items() if setting.at_level(level)
-            ),
+            "shift": self._shift(trial),
             "delay_s": self.delay_s,
             "fail": self.fail,
             "item_sd": self.item_sd,
             "seed_sd": self.seed_sd,
         }
-
-
-@dataclass(frozen=True)
-class DummyEvaluation:
-    """The group ``eval=dummy``."""
-
-    tasks: Sequence[str] | None = None
-    items: int = field(default=100, metadata=between(ge=1))
-
-    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
-        """One stage per evaluation task."""
-        config = setting.config
-        item_sd = config.backend.item_sd if isinstance(config.backend, DummyBackend) else 0.1
-        return [
-            Stage(
-                setting.eval_label(task),
-                DummyEval(config.model.name, task, self.items, dict(config.inspect), item_sd),
-                {"model": tuned} if tuned else {},
-                setting.resources("eval"),
-            )
-            for task in setting.eval_tasks(self.tasks)
-        ]

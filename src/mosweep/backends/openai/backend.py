@@ -4,149 +4,65 @@ killed sweep finds them again.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
+from mosweep.backends.base import Backend
 from mosweep.backends.openai.training import (
     CLOSING,
-    DPO,
     GREATEST_SEED,
     Method,
-    OpenAIResult,
-    Supervised,
 )
-from mosweep.core.errors import ConfigError, UserError
-from mosweep.core.facts import Usage
+from mosweep.core.checks import Check, check_libraries
+from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between, build
 from mosweep.core.types import Stage
-from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
-from mosweep.cost.prices import facts as usage_facts
-from mosweep.stages.base import Setting
-from mosweep.stages.data import TRAIN, data_stage
+from mosweep.stages.base import TrialConfig
+from mosweep.stages.data import data_stage
 
 if TYPE_CHECKING:
-    from mosweep.backends.openai.account import Account
-    from mosweep.core.providers import Trouble
+    pass
 
-__all__ = ["OpenAIBackend", "OpenAIFinetune"]
+from mosweep.backends.openai.works import OpenAIFinetune, settings_of
 
-PROVIDER, VALIDATION, NO_FILE = "openai/", "validation.jsonl", "file-none"
-#: How long OpenAI may take to answer before a launch, in seconds.
-QUICK_S = 20.0
+__all__ = ["OpenAIBackend"]
 
-
-_REQUIRES = {"openai": "openai", "tenacity": "openai"}
+#: How Inspect names OpenAI's models.
+PROVIDER = "openai/"
 
 
 @dataclass(frozen=True)
-class OpenAIFinetune(RemoteWork):
-    """One fine-tuning job. ``model`` is OpenAI's name of the base model."""
-
-    model: str
-    method: Method
-    settings: Mapping[str, Any]
-    seed: int
-    validation: bool
-    suffix: str | None = field(metadata=unkeyed)
-    max_concurrent: int = field(metadata=unkeyed)
-    poll_s: float = field(metadata=unkeyed)
-    patience_min: float = field(metadata=unkeyed)
-
-    kind: ClassVar[Kind] = FINETUNE
-    version: ClassVar[int] = 1
-    provider: ClassVar[str] = "openai"
-    outlives: ClassVar[bool] = True
-
-    @property
-    def traits(self) -> Traits:
-        """Waits for OpenAI."""
-        return Traits(requires=_REQUIRES, notice=CLOSING, provider=self.provider, remote=self)
-
-    def expected_usage(self, tokens: int) -> Usage | None:
-        """``tokens · epochs`` trained; ``None`` where OpenAI chooses the epochs."""
-        epochs = self.settings.get("n_epochs")
-        return epochs and Usage(self.provider, self.model, train_tokens=tokens * epochs)
-
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``job.json``, which says what job it was. A job that was started for this stage
-        before is attached to.
-        """
-        from mosweep.backends.openai.training import OpenAITrainingBackend
-
-        data = context.inputs["data"]
-        folder = data.folder / str(data.facts["folder"])
-        names = [TRAIN, *([VALIDATION] if self.validation else [])]
-        contents = [await _prepared(folder / name, self.method) for name in names]
-        intent = context.out / "job.json"
-        if context.previous is not None and (context.previous / intent.name).exists():
-            intent.write_bytes((context.previous / intent.name).read_bytes())
-        backend = OpenAITrainingBackend(
-            method=self.method,
-            seed=self.seed,
-            key=context.key,
-            spent=context.spent,
-            intent=intent,
-            poll_s=self.poll_s,
-            patience_s=60 * self.patience_min,
-        )
-        settings = build(_settings(self.method), self.settings, "backend")
-        run = await backend.train_on(contents, self.model, settings, self.suffix)
-        try:
-            model_id = await run.wait()
-        except asyncio.CancelledError:
-            print(f"{run.id} goes on at OpenAI; the same command attaches to it")
-            raise
-        result = await run.result()
-        return {
-            "model_id": model_id,
-            "inspect": f"{PROVIDER}{model_id}",
-            "remote_job": run.id,
-            **_measured(result),
-            "usage": usage_facts(
-                Usage("openai", result.base, train_tokens=result.trained_tokens or 0)
-            ),
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
-        }
-
-    @classmethod
-    def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
-        """Ask once for every distinct model and method whether OpenAI would take a job;
-        ``UserError`` if not.
-        """
-        asyncio.run(_check({(work.model, work.method) for work in works}))
-
-    @classmethod
-    def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
-        """Those of ``keys`` with a job that lives or has succeeded, other than the jobs given with
-        them.
-        """
-        return asyncio.run(_begun(keys))
-
-    @classmethod
-    def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
-        """End the jobs that were started for ``keys`` and go on."""
-        return asyncio.run(_cancel(keys))
-
-
-@dataclass(frozen=True)
-class OpenAIBackend:
+class OpenAIBackend(Backend):
     """The group ``backend=openai``. What is ``None`` is as OpenAI chooses. The key comes from
     ``OPENAI_API_KEY``.
     """
 
+    takes: ClassVar[tuple[str, ...]] = ("optim.epochs", "optim.batch_size", "seed")
+    hints: ClassVar[Mapping[str, str]] = {
+        "lora.*": "backend=openai has no such setting: OpenAI does not say how it adapts weights",
+        "optim.lr": "OpenAI takes no learning rate; give backend.learning_rate_multiplier",
+        "optim.*": "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
+    }
+
     method: Method = "supervised"
+    """``supervised``, or ``dpo`` on rows whose other answer is in ``rejected``."""
     learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
+    """In the place of ``optim.lr``."""
     beta: float | None = field(default=None, metadata=between(gt=0, le=2))
+    """Of dpo: the weight of the reference model."""
     validation: bool = False
-    suffix: str | None = "mosweep"
-    max_concurrent: int = field(default=8, metadata=between(ge=1))
-    poll_s: float = field(default=20.0, metadata=between(gt=0))
-    patience_min: float = field(default=30.0, metadata=between(gt=0))
+    """Also measure the loss on the data set's ``validation.jsonl``."""
+    suffix: str | None = field(default="mosweep", metadata=unkeyed)
+    """Part of the fine-tuned model's name."""
+    max_concurrent: int = field(default=8, metadata={**between(ge=1), **unkeyed})
+    """Jobs at a time."""
+    poll_s: float = field(default=20.0, metadata={**between(gt=0), **unkeyed})
+    """How often a job is polled, in seconds."""
+    patience_min: float = field(default=30.0, metadata={**between(gt=0), **unkeyed})
+    """How long OpenAI may be out of reach before a job fails, in minutes."""
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":
@@ -156,12 +72,17 @@ class OpenAIBackend:
         if self.suffix is not None and not 1 <= len(self.suffix) <= 64:
             raise ConfigError("suffix", self.suffix, "must have 1 to 64 characters")
 
-    def finetune(self, setting: Setting) -> Stage:
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The key, the libraries, and how long OpenAI still takes jobs."""
+        return _checks()
+
+    def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial. ``ConfigError`` for what OpenAI's fine-tuning does not
         have.
         """
-        config = setting.config
-        _refuse_what_openai_has_not(setting)
+        config = trial.config
+        _check_seed(config.seed)
         given = {
             "n_epochs": config.optim.epochs,
             "batch_size": config.optim.batch_size,
@@ -169,7 +90,7 @@ class OpenAIBackend:
             **({"beta": self.beta} if self.method == "dpo" else {}),
         }
         try:
-            build(_settings(self.method), given, "optim")
+            build(settings_of(self.method), given, "optim")
         except ConfigError as error:
             raise ConfigError(
                 error.key.replace("n_epochs", "epochs"),
@@ -177,7 +98,7 @@ class OpenAIBackend:
                 f"{error.problem} (OpenAI's limit)",
             ) from None
         work = OpenAIFinetune(
-            model=_model(setting),
+            model=_model(trial),
             method=self.method,
             settings=given,
             seed=config.seed,
@@ -190,18 +111,24 @@ class OpenAIBackend:
         return Stage(
             "finetune",
             work,
-            {"data": data_stage(setting)},
-            setting.resources("finetune", computes=False),
+            {"data": data_stage(trial)},
+            trial.resources("finetune", computes=False),
         )
 
 
-def _settings(method: Method) -> type[Supervised]:
-    return DPO if method == "dpo" else Supervised
+def _checks() -> Iterable[Check]:
+    """OpenAI serves evaluations and judges for good, and fine-tunes for a while."""
+    key = os.environ.get("OPENAI_API_KEY")
+    service = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    yield Check("OpenAI", None, f"OPENAI_API_KEY is {'set' if key else 'not set'}; {service}")
+    libraries = check_libraries("backend=openai", ("openai", "tenacity"), "openai")
+    works = None if libraries.works and not key else libraries.works
+    yield Check(libraries.name, works, f"{libraries.finding}. {CLOSING}")
 
 
-def _model(setting: Setting) -> str:
+def _model(trial: TrialConfig) -> str:
     """OpenAI's name of the trial's base model."""
-    model = setting.config.model
+    model = trial.config.model
     if not (model.inspect or "").startswith(PROVIDER):
         problem = (
             f"backend=openai fine-tunes models at OpenAI: give one with inspect: {PROVIDER}…, "
@@ -212,143 +139,6 @@ def _model(setting: Setting) -> str:
     return model.inspect.removeprefix(PROVIDER)
 
 
-def _refuse_what_openai_has_not(setting: Setting) -> None:
-    config = setting.config
-    for name, value in asdict(config.lora).items():
-        if value is not None:
-            raise ConfigError(
-                f"lora.{name}",
-                value,
-                "backend=openai has no such setting: OpenAI does not say how its fine-tunes "
-                "adapt weights",
-            )
-    if config.optim.lr is not None:
-        raise ConfigError(
-            "optim.lr",
-            config.optim.lr,
-            "OpenAI takes no learning rate; give backend.learning_rate_multiplier",
-        )
-    for name in ("max_steps_per_epoch", "warmup_steps", "weight_decay"):
-        if (value := getattr(config.optim, name)) is not None:
-            raise ConfigError(
-                f"optim.{name}",
-                value,
-                "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
-            )
-    if not 0 <= config.seed <= GREATEST_SEED:
-        raise ConfigError(
-            "seed", config.seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)"
-        )
-    if config.torchtune:
-        raise ConfigError(
-            f"torchtune.{next(iter(config.torchtune))}",
-            "…",
-            "settings of torchtune mean nothing to backend=openai",
-        )
-
-
-def _measured(result: OpenAIResult) -> dict[str, Any]:
-    """The facts of a finished job. A loss that OpenAI did not tell is missing."""
-    last = result.losses[-1] if result.losses else None
-    seconds = None if result.finished is None else result.finished - result.created
-    known = {
-        "base": result.base,
-        "seed": result.seed,
-        "settings": dict(result.settings),
-        "steps": last and last[0],
-        "final_loss": last and last[1],
-        "loss": [list(point) for point in result.losses],
-        "checkpoints": [dict(checkpoint) for checkpoint in result.checkpoints],
-        "trained_tokens": result.trained_tokens,
-        "job_seconds": seconds,
-    }
-    return {name: value for name, value in known.items() if value is not None}
-
-
-async def _prepared(path: Path, method: Method) -> bytes:
-    """The content to upload; trials on one data set share it. ``UserError`` names what OpenAI would
-    refuse.
-    """
-    if not path.exists():
-        raise UserError(f"backend.validation=true: the data set has no {path.name} ({path.parent})")
-    return await asyncio.to_thread(_content, str(path), path.stat().st_mtime_ns, method)
-
-
-@cache
-def _content(path: str, time_ns: int, method: Method) -> bytes:
-    from mosweep.backends.openai.training import training_file
-    from mosweep.datasets.jsonl import JSONLDataset
-
-    dataset = asyncio.run(JSONLDataset.load(path))
-    try:
-        return training_file(dataset, method)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-async def _check(wanted: set[tuple[str, Method]]) -> None:
-    from mosweep.backends.openai.account import Account
-
-    account = await Account.of()
-    for model, method in sorted(wanted):
-        if trouble := await _refusal(account, model, method):
-            if trouble.again or trouble.status in (401, 429):
-                where = f" (at {account.client.base_url.host})" if trouble.again else ""
-                raise UserError(f"backend=openai: {trouble.text}{where}")
-            key, value = (
-                ("backend.method", method)
-                if "method" in (trouble.param or "")
-                else ("model.inspect", f"{PROVIDER}{model}")
-            )
-            raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
-
-
-async def _begun(keys: Mapping[str, Collection[str]]) -> set[str]:
-    from mosweep.backends.openai.account import KEY, Account, usable
-    from mosweep.core.providers import RemoteError
-
-    account = await Account.of()
-    try:
-        jobs = await account.ask("looking for jobs", account.jobs, QUICK_S)
-    except RemoteError as error:
-        raise UserError(f"backend=openai: {error}") from None
-    named = [(str((job.metadata or {}).get(KEY)), job) for job in usable(jobs)]
-    return {key for key, job in named if key in keys and job.id not in keys[key]}
-
-
-async def _cancel(keys: Sequence[str]) -> dict[str, str]:
-    from mosweep.backends.openai.account import ENDED, Account
-
-    account, ended = await Account.of(), {}
-    for key in keys:
-        for job in await account.ask("looking for its job", lambda key=key: account.jobs(key)):  # type: ignore[misc]
-            if job.status not in ENDED:
-                ended[key] = (await account.cancel(job.id)).id
-    return ended
-
-
-async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
-    """Why OpenAI would not take a job: asked by one that cannot start, as its training file does
-    not exist.
-    """
-    from mosweep.backends.openai.account import FULL
-    from mosweep.core.providers import RemoteError
-
-    jobs = account.client.fine_tuning.jobs
-    request: dict[str, Any] = {
-        "model": model,
-        "training_file": NO_FILE,
-        "method": {"type": method, method: {"hyperparameters": {}}},
-    }
-    try:
-        made = await account.ask(f"asking for {model}", lambda: jobs.create(**request), QUICK_S)
-    except RemoteError as error:
-        trouble = error.trouble
-        accepted = (
-            trouble.code == FULL
-            or "training_file" in (trouble.param or "")
-            or NO_FILE in trouble.text
-        )
-        return None if accepted else trouble
-    await jobs.cancel(made.id)  # a service that looks for files later
-    return None
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed <= GREATEST_SEED:
+        raise ConfigError("seed", seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)")

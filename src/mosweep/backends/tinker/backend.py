@@ -4,203 +4,37 @@ driven from one process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe, recommended_lr
-from mosweep.core.errors import ConfigError, UserError, choices
-from mosweep.core.facts import Usage
+from mosweep.backends.base import HostedBase
+from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe
+from mosweep.core.checks import Check, check_libraries
+from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
-from mosweep.core.work import FINETUNE, ROUND, Context, Kind, RemoteWork, Traits
-from mosweep.cost import prices
 from mosweep.datasets.preferences import check_preferences
-from mosweep.stages.base import Setting
+from mosweep.models.learning_rate import recommended_lr
+from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import TRAIN, ImportData, data_stage
-from mosweep.stages.loop.rounds import Round, chosen_examples
-from mosweep.stages.model import Elsewhere, ModelSource, base_model, folder_of
+from mosweep.stages.loop.rounds import Round, RoundBackend
+from mosweep.stages.model import ModelSource, base_model
 
 if TYPE_CHECKING:
-    from mosweep.backends.tinker.training import Part
-    from mosweep.datasets.jsonl import JSONLDataset
+    pass
 
-__all__ = ["TinkerBackend", "TinkerFinetune", "TinkerRound"]
+from mosweep.backends.tinker.works import TinkerFinetune, TinkerRound
 
-
-_REQUIRES = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
+__all__ = ["TinkerBackend"]
 
 
-@dataclass(frozen=True)
-class _OnTinker(RemoteWork):
-    """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer
-    it has, where that is not the hub's.
-    """
-
-    model: str
-    renderer: str
-    recipe: TinkerRecipe
-    source: ModelSource | None
-    base_url: str | None = field(metadata=unkeyed)
-    max_concurrent: int = field(metadata=unkeyed)
-    patience_min: float = field(metadata=unkeyed)
-
-    version: ClassVar[int] = 1
-    provider: ClassVar[str] = "tinker"
-
-    @property
-    def traits(self) -> Traits:
-        """Waits for Tinker."""
-        return Traits(requires=_REQUIRES, provider=self.provider, remote=self)
-
-    @classmethod
-    def check_access(cls, works: Sequence[_OnTinker]) -> None:
-        """Ask each server once for its models. ``UserError`` for a missing or wrong key,
-        ``ConfigError`` for a model that it lacks.
-        """
-        from mosweep.backends.tinker.service import address, check_renderer, supported_models
-
-        offered = {url: supported_models(url) for url in {address(work.base_url) for work in works}}
-        for model, url in {(work.model, address(work.base_url)) for work in works}:
-            if model not in offered[url]:
-                raise ConfigError(
-                    "model.tinker",
-                    model,
-                    f"Tinker at {url} has no such model; {choices(model, offered[url])}",
-                )
-        for renderer in {work.renderer for work in works}:
-            check_renderer(renderer)
-
-    async def _train(
-        self, context: Context, dataset: JSONLDataset | Path, part: Part | None
-    ) -> dict[str, Any]:
-        """Train, going on where a killed attempt stopped; leaves ``tinker.jsonl``, with all that
-        happened. The facts of a fine-tune.
-        """
-        from mosweep.backends.tinker.training import TinkerTrainingBackend
-
-        data = context.inputs["data"]
-        local = "model" in context.inputs or (
-            self.source is not None and self.source.path is not None
-        )
-        backend = TinkerTrainingBackend(
-            context.out,
-            self.recipe,
-            self.renderer,
-            tokenizer=folder_of(context, self.source) if local else None,
-            base_url=self.base_url,
-            previous=context.previous,
-            spent=context.spent,
-            patience_s=60 * self.patience_min,
-            part=part,
-        )
-        run = await backend.train(dataset, self.model, suffix=context.key[:12])
-        model_id = await run.wait()
-        (context.out / "train.jsonl").unlink()
-        losses = run.losses
-        used = Usage("tinker", self.model, run.tokens, run.forward_tokens, run.sampled_tokens)
-        return {
-            "model_id": model_id,
-            "inspect": model_id,
-            "inspect_args": {
-                "renderer": self.renderer,
-                **({"base_url": self.base_url} if self.base_url else {}),
-            },
-            "tokenizer": "base" if local else "hub",
-            "remote_job": " ".join(run.jobs),
-            "steps": len(losses),
-            "final_loss": losses[-1][1],
-            "loss": [list(point) for point in losses],
-            "resumed_at_step": run.resumed_at_step,
-            "usage": prices.facts(used),
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
-            **({"state": run.state} if run.state else {}),
-            **(
-                {
-                    "curves": {
-                        name: [list(point) for point in found]
-                        for name, found in run.measures.items()
-                    }
-                }
-                if run.measures
-                else {}
-            ),
-        }
-
-
-@dataclass(frozen=True)
-class TinkerFinetune(_OnTinker):
-    """One fine-tune on Tinker."""
-
-    kind: ClassVar[Kind] = FINETUNE
-
-    def expected_usage(self, tokens: int) -> Usage:
-        """``tokens · epochs`` trained, as every epoch takes all of the data.
-
-        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. The
-        2: every question comes with two answers, which are taken to be equally long. Read: once an
-        epoch for the loss, and once for the reference.
-        """
-        epochs = self.recipe.epochs
-        if self.recipe.beta is None:
-            return Usage(self.provider, self.model, train_tokens=tokens * epochs)
-        return Usage(self.provider, self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
-
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``tinker.jsonl``, with all that happened."""
-        data = context.inputs["data"]
-        return await self._train(context, data.folder / str(data.facts["folder"]) / TRAIN, None)
-
-
-@dataclass(frozen=True)
-class TinkerRound(_OnTinker):
-    """A round of a loop: ``plan.steps`` optimizer steps, on from the state that the round before
-    left with Tinker.
-    """
-
-    plan: Round
-
-    kind: ClassVar[Kind] = ROUND
-
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``tinker.jsonl``, and with Tinker the state for the next round."""
-        from mosweep.backends.tinker.training import Part
-
-        data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
-        file, count = (
-            data.folder / str(data.facts["folder"]) / TRAIN,
-            plan.steps * self.recipe.batch_size,
-        )
-        examples, about = await chosen_examples(context, plan, file, count, self.recipe.seed)
-        facts = await self._train(
-            context,
-            examples,
-            Part(tuple(plan.rates), str(previous.facts["state"]) if previous else None),
-        )
-        return {
-            **facts,
-            "round": plan.number,
-            "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
-            "loss": _shifted(facts["loss"], plan.before),
-            **(
-                {
-                    "curves": {
-                        name: _shifted(found, plan.before)
-                        for name, found in facts["curves"].items()
-                    }
-                }
-                if "curves" in facts
-                else {}
-            ),
-            "data": about,
-        }
-
-
-def _shifted(points: Sequence[Sequence[float]], by: int) -> list[list[float]]:
-    return [[by + step, value] for step, value in points]
+#: The top-level key of native settings.
+SECTION = "tinker"
 
 
 #: Settings of a recipe that say how long it trains and with which learning rate: in a loop its
@@ -215,16 +49,37 @@ _OF_ROUNDS = {
 
 
 @dataclass(frozen=True)
-class TinkerBackend:
+class TinkerBackend(RoundBackend):
     """The group ``backend=tinker``. ``beta`` is the method dpo's, by default its recipe's."""
 
+    section: ClassVar[str] = SECTION
+    section_help: ClassVar[str] = (
+        "Any key of ``recipes/tinker/default.yaml``: ``tinker.learning_rate=1e-4``."
+    )
+    takes: ClassVar[tuple[str, ...]] = ("lora.rank", "lora.dropout", "optim.*", "seed")
+    hints: ClassVar[Mapping[str, str]] = {
+        "lora.alpha": "Tinker sets alpha itself: leave it null (and tune optim.lr)"
+    }
+    loop_settings: ClassVar[Mapping[str, str]] = {
+        "use_recommended_lr": "learning_rate",
+        "batch_size": "batch_size",
+        "max_seq_length": "max_length",
+    }
+
     method: Method = "supervised"
+    """``supervised``, or ``dpo`` on rows whose other answer is in ``rejected``."""
     beta: float | None = field(default=None, metadata=between(gt=0))
+    """Of dpo: the weight of the reference model. By default the recipe's, 0.1."""
     config: str | None = None
-    base_url: str | None = None
+    """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's own, else ``default``."""
+    base_url: str | None = field(default=None, metadata=unkeyed)
+    """Another server than Tinker's. ``TINKER_BASE_URL`` does the same."""
     use_recommended_lr: bool = False
-    max_concurrent: int = field(default=16, metadata=between(ge=1))
-    patience_min: float = field(default=15.0, metadata=between(gt=0))
+    """Take the learning rate that tinker-cookbook recommends for LoRA on the model."""
+    max_concurrent: int = field(default=16, metadata={**between(ge=1), **unkeyed})
+    """Fine-tunes at a time."""
+    patience_min: float = field(default=15.0, metadata={**between(gt=0), **unkeyed})
+    """How long Tinker may be silent before a fine-tune fails, in minutes."""
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":
@@ -234,34 +89,48 @@ class TinkerBackend:
         if self.use_recommended_lr and self.method == "dpo":
             raise ConfigError("use_recommended_lr", "true", _SUPERVISED_LR)
 
-    def finetune(self, setting: Setting) -> Stage:
+    def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model."""
-        made, source = base_model(setting)
+        made, source = base_model(trial)
         work = TinkerFinetune(
-            self.model(setting),
-            self.renderer(setting),
-            self.recipe(setting),
+            self.model(trial),
+            self.renderer(trial),
+            self.recipe(trial),
             source,
             **self._unkeyed,
         )
-        needs = {"data": self.data(setting)} | ({"model": made} if made else {})
-        return Stage("finetune", work, needs, setting.resources("finetune", computes=False))
+        needs = {"data": self.data(trial)} | ({"model": made} if made else {})
+        return Stage("finetune", work, needs, trial.resources("finetune", computes=False))
 
-    def peak_lr(self, setting: Setting) -> float:
+    def check_native(self, trial: TrialConfig) -> None:
+        """Read the recipe with the trial's settings."""
+        self.recipe(trial)
+
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The key, the server and the libraries."""
+        key = os.environ.get("TINKER_API_KEY")
+        service = os.environ.get("TINKER_BASE_URL", "the service itself")
+        yield Check("Tinker", None, f"TINKER_API_KEY is {'set' if key else 'not set'}; {service}")
+        names = ("tinker", "tinker-cookbook", "transformers")
+        libraries = check_libraries("backend=tinker", names, "tinker")
+        yield replace(libraries, works=None) if libraries.works and not key else libraries
+
+    def peak_lr(self, trial: TrialConfig) -> float:
         """``optim.lr``, or else the recipe's."""
-        return self.recipe(setting).learning_rate
+        return self.recipe(trial).learning_rate
 
-    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
         """A round of a loop."""
-        for key, value in setting.config.tinker.items():
+        for key, value in trial.native(SECTION).items():
             if key in _OF_ROUNDS:
                 raise ConfigError(
                     f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}"
                 )
-        if setting.config.loop.use_recommended_lr and self.method == "dpo":
+        if trial.config.loop.use_recommended_lr and self.method == "dpo":
             raise ConfigError("loop.use_recommended_lr", "true", _SUPERVISED_LR)
-        made, source = base_model(setting)
-        loop, recipe = setting.config.loop, self.recipe(setting)
+        made, source = base_model(trial)
+        loop, recipe = trial.config.loop, self.recipe(trial)
         recipe = replace(
             recipe,
             max_length=loop.max_seq_length or recipe.max_length,
@@ -272,23 +141,21 @@ class TinkerBackend:
             min_learning_rate=0.0,
             learning_rate=this.schedule.peak,
         )
-        renderer = loop.renderer or self.renderer(setting)
-        work = TinkerRound(
-            self.model(setting), renderer, recipe, source, **self._unkeyed, plan=this
-        )
+        renderer = loop.renderer or self.renderer(trial)
+        work = TinkerRound(self.model(trial), renderer, recipe, source, **self._unkeyed, plan=this)
         needs = (
-            {"data": self.data(setting)}
+            {"data": self.data(trial)}
             | ({"model": made} if made else {})
             | ({"previous": previous} if previous else {})
         )
-        return Stage("round", work, needs, setting.resources("finetune", computes=False))
+        return Stage("round", work, needs, trial.resources("finetune", computes=False))
 
-    def data(self, setting: Setting) -> Stage:
+    def data(self, trial: TrialConfig) -> Stage:
         """The stage of the data set. ``ConfigError`` for a file of one's own that dpo cannot train
         on.
         """
-        stage = data_stage(setting)
-        dataset, work = setting.config.dataset, stage.work
+        stage = data_stage(trial)
+        dataset, work = trial.config.dataset, stage.work
         if (
             self.method == "dpo"
             and isinstance(work, ImportData)
@@ -307,18 +174,18 @@ class TinkerBackend:
             "patience_min": self.patience_min,
         }
 
-    def evaluated(self, setting: Setting) -> Elsewhere | None:
+    def hosted_base(self, trial: TrialConfig) -> HostedBase | None:
         """How the untouched base model is reached where its weights are not on this machine: by
         Tinker, too, under the same renderer.
         """
-        if setting.config.model.hub is None:
+        if trial.config.model.hub is None:
             return None
-        source = ModelSource(inspect=f"tinker/{self.model(setting)}")
-        return Elsewhere(source, {"renderer": self.renderer(setting)}, self.base_url)
+        source = ModelSource(inspect=f"tinker/{self.model(trial)}")
+        return HostedBase(source, {"renderer": self.renderer(trial)}, self.base_url)
 
-    def model(self, setting: Setting) -> str:
+    def model(self, trial: TrialConfig) -> str:
         """The model's name with Tinker: ``model.tinker``, or else its hub id."""
-        model = setting.config.model
+        model = trial.config.model
         if model.revision is not None:
             raise ConfigError(
                 "model.revision",
@@ -334,26 +201,20 @@ class TinkerBackend:
             "Qwen/Qwen3-8B",
         )
 
-    def renderer(self, setting: Setting) -> str:
+    def renderer(self, trial: TrialConfig) -> str:
         """``model.renderer``, or else the one that tinker-cookbook recommends."""
-        if given := setting.config.model.renderer:
+        if given := trial.config.model.renderer:
             return given
         from mosweep.backends.tinker.service import recommended_renderer
 
-        return recommended_renderer(self.model(setting))
+        return recommended_renderer(self.model(trial))
 
-    def recipe(self, setting: Setting) -> TinkerRecipe:
+    def recipe(self, trial: TrialConfig) -> TinkerRecipe:
         """The recipe with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ←
         ``tinker.<key>``. ``null`` is the recipe's.
         """
-        config = setting.config
+        config = trial.config
         lora, optim = config.lora, config.optim
-        if lora.alpha is not None:
-            raise ConfigError(
-                "lora.alpha",
-                lora.alpha,
-                "Tinker has its own and takes none: leave it null (and tune optim.lr)",
-            )
         if lora.dropout:
             raise ConfigError(
                 "lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0"
@@ -364,7 +225,10 @@ class TinkerBackend:
                 optim.lr,
                 "is given, and so is backend.use_recommended_lr=true: which one is it?",
             )
-        if self.use_recommended_lr and (own := config.tinker.get("learning_rate")) is not None:
+        if (
+            self.use_recommended_lr
+            and (own := trial.native(SECTION).get("learning_rate")) is not None
+        ):
             raise ConfigError(
                 "tinker.learning_rate",
                 own,
@@ -373,7 +237,7 @@ class TinkerBackend:
         settings = {
             "rank": lora.rank,
             "beta": self.beta,
-            "learning_rate": recommended_lr(self.model(setting))
+            "learning_rate": recommended_lr(self.model(trial), "backend.use_recommended_lr")
             if self.use_recommended_lr
             else optim.lr,
             "weight_decay": optim.weight_decay,
@@ -385,7 +249,7 @@ class TinkerBackend:
         }
         given = {name: value for name, value in settings.items() if value is not None}
         models = tuple(filter(None, (config.model.recipe, config.model.name)))
-        return load_recipe(self.config, models, given, config.tinker, self.method)
+        return load_recipe(self.config, models, given, trial.native(SECTION), self.method)
 
 
 #: Why a recommended learning rate is refused.

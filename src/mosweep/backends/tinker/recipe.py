@@ -4,7 +4,6 @@ recipe, over that the trial's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +17,7 @@ from mosweep.core.paths import own_and_shipped
 from mosweep.core.schema import between
 from mosweep.stages.loop.schedule import Schedule
 
-__all__ = ["Method", "TinkerRecipe", "load_recipe", "recommended_lr"]
+__all__ = ["Method", "TinkerRecipe", "load_recipe"]
 
 PREFIX = "tinker"
 
@@ -187,28 +186,3 @@ def _load(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"the Tinker recipe {path} is no mapping of settings")
     return data
-
-
-@cache
-def recommended_lr(model: str) -> float:
-    """The learning rate that tinker-cookbook recommends for LoRA on ``model``; ``ConfigError``
-    where it has none.
-    """
-    from tinker_cookbook.hyperparam_utils import get_lr
-
-    try:
-        rate = get_lr(model, is_lora=True)
-    # what it raises for models that it does not know depends on the model
-    except Exception as error:
-        raise ConfigError(
-            "backend.use_recommended_lr",
-            "true",
-            f"tinker-cookbook recommends none for {model}: give optim.lr",
-        ) from error
-    if not math.isfinite(rate) or rate <= 0:
-        raise ConfigError(
-            "backend.use_recommended_lr",
-            "true",
-            f"tinker-cookbook recommends {rate} for {model}: give optim.lr",
-        )
-    return float(rate)

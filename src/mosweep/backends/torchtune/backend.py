@@ -4,147 +4,33 @@ that ``resources`` ask for.
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mosweep.backends.torchtune import config as torchtune_config
+from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.types import Stage
-from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
-from mosweep.stages.base import Setting
-from mosweep.stages.data import TRAIN, data_stage
-from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
-from mosweep.stages.model import ModelSource, base_model, folder_of
+from mosweep.stages.base import TrialConfig
+from mosweep.stages.data import data_stage
+from mosweep.stages.loop.rounds import Round, RoundBackend
+from mosweep.stages.model import ModelSource, base_model
 
 if TYPE_CHECKING:
-    from mosweep.backends.torchtune.training import TorchtuneResult
-    from mosweep.datasets.jsonl import JSONLDataset
+    pass
 
-__all__ = ["TorchtuneBackend", "TorchtuneFinetune", "TorchtuneRound", "native_config"]
+from mosweep.backends.torchtune.works import TorchtuneFinetune, TorchtuneRound
 
-
-_HERE = Traits(requires={"torchtune": "torchtune", "torch": "torchtune"})
-_ELSEWHERE = Traits()
+__all__ = ["TorchtuneBackend", "native_config"]
 
 
-@dataclass(frozen=True)
-class _OnTorchtune(Work):
-    """What works on torchtune have in common. ``config`` is the native configuration without
-    anything that is not the science.
-    """
-
-    config: Mapping[str, Any]
-    recipe: str
-    source: ModelSource | None
-    model: str = field(metadata=unkeyed)
-    python: str = field(metadata=unkeyed)
-    device: str | None = field(metadata=unkeyed)
-    environment: Mapping[str, str] = field(metadata=unkeyed)
-
-    version: ClassVar[int] = 1
-
-    @property
-    def traits(self) -> Traits:
-        """Needs torchtune here only if it trains under this process's own interpreter."""
-        return _HERE if self.python == sys.executable else _ELSEWHERE
-
-    async def _train(
-        self, context: Context, dataset: JSONLDataset | Path, **options: Any
-    ) -> tuple[TorchtuneResult, dict[str, Any]]:
-        """Train in ``context.out``; ``options`` are the training backend's. What was measured, and
-        the facts of a fine-tune.
-        """
-        from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
-
-        data = context.inputs["data"]
-        backend = TorchtuneTrainingBackend(
-            self.config,
-            context.out,
-            self.python,
-            self.recipe,
-            self.environment,
-            self.device,
-            detached=False,
-            processes=context.resources.gpus or 1,
-            nodes=context.resources.nodes or 1,
-            **options,
-        )
-        run = await backend.train(dataset, folder_of(context, self.source), suffix=context.key[:12])
-        await run.wait()
-        result = run.result()
-        shutil.rmtree(context.out / "run")  # how to attach to the run, which has ended
-        return result, {
-            "model_id": f"torchtune/{self.model}@{context.key[:12]}",
-            "inspect": f"mosweep/{self.model}",
-            "adapter": "adapter",
-            "steps": result.steps,
-            "final_loss": result.final_loss,
-            "loss": [list(point) for point in result.losses],
-            "seconds": result.seconds,
-            "train_seconds": result.train_seconds,
-            "device": result.device,
-            "dtype": result.dtype,
-            "world_size": result.world_size,
-            "dataset": {"name": data.facts["name"], "digest": data.facts["digest"]},
-        }
-
-
-@dataclass(frozen=True)
-class TorchtuneFinetune(_OnTorchtune):
-    """One run of a torchtune recipe."""
-
-    merged: bool
-
-    kind: ClassVar[Kind] = FINETUNE
-
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on
-        where a killed attempt stopped.
-        """
-        data = context.inputs["data"]
-        file = data.folder / str(data.facts["folder"]) / TRAIN
-        result, facts = await self._train(
-            context, file, merged=self.merged, previous=context.previous
-        )
-        return {**facts, "resumed_at_step": result.resumed_at_step}
-
-
-@dataclass(frozen=True)
-class TorchtuneRound(_OnTorchtune):
-    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of
-    the order of the examples.
-    """
-
-    plan: Round
-    seed: int
-
-    kind: ClassVar[Kind] = ROUND
-
-    async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``state`` for the next round, the native config and the losses."""
-        from mosweep.backends.torchtune.training import Part
-
-        data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
-        count = plan.steps * self.config["batch_size"] * self.config["gradient_accumulation_steps"]
-        examples, about = await chosen_examples(
-            context, plan, data.folder / str(data.facts["folder"]) / TRAIN, count, self.seed
-        )
-        part = Part(tuple(plan.rates), previous.folder / STATE if previous else None)
-        result, facts = await self._train(context, examples, part=part)
-        return {
-            **facts,
-            "round": plan.number,
-            "lr": {"peak": plan.schedule.peak, "first": plan.rates[0], "last": plan.rates[-1]},
-            "loss": [[plan.before + step, loss] for step, loss in result.losses],
-            "data": about,
-        }
+#: The top-level key of native settings.
+SECTION = "torchtune"
 
 
 #: Settings of a recipe that say how long it trains, in which order and with which learning rate: in
@@ -152,45 +38,78 @@ class TorchtuneRound(_OnTorchtune):
 _OF_ROUNDS = {
     "epochs": "set loop.max_rounds and loop.steps_per_round",
     "max_steps_per_epoch": "set loop.steps_per_round",
-    "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, loop.warmup_steps)",
+    "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, "
+    "loop.warmup_steps)",
     "shuffle": "rounds read one shuffled sequence (seed)",
 }
 
 
 @dataclass(frozen=True)
-class TorchtuneBackend:
+class TorchtuneBackend(RoundBackend):
     """The group ``backend=torchtune``."""
 
-    recipe: str = "lora_finetune_single_device"
-    config: str | None = None
-    python: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    merged: bool = True
-    environment: Mapping[str, str] | None = None
+    section: ClassVar[str] = SECTION
+    section_help: ClassVar[str] = (
+        "Any key of torchtune's own configuration: ``torchtune.optimizer.betas=[0.9,0.95]``."
+    )
+    loop_settings: ClassVar[Mapping[str, str]] = {
+        "use_recommended_lr": "optimizer.lr",
+        "batch_size": "batch_size",
+        "max_seq_length": "tokenizer.max_seq_len",
+    }
 
-    def finetune(self, setting: Setting) -> Stage:
+    recipe: str = "lora_finetune_single_device"
+    """torchtune's recipe, by name. With ``resources.gpus`` above 1, its distributed counterpart runs."""
+    config: str | None = None
+    """Native defaults: a path, or a name under ``recipes/torchtune/``. By default the model's recipe."""
+    python: str | None = field(default=None, metadata=unkeyed)
+    """The interpreter that has torchtune. By default this one."""
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=unkeyed)
+    """The device to train on."""
+    merged: bool = True
+    """Also write the full model, with the adapter merged in."""
+    environment: Mapping[str, str] | None = field(default=None, metadata=unkeyed)
+    """More environment variables for the training process."""
+
+    def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its
         GPUs could not share a batch.
         """
-        made, source = base_model(setting)
-        needs = {"data": data_stage(setting)} | ({"model": made} if made else {})
-        config = native_config(setting, self.config)
-        resources = setting.resources("finetune")
+        made, source = base_model(trial)
+        needs = {"data": data_stage(trial)} | ({"model": made} if made else {})
+        config = native_config(trial, self.config)
+        resources = trial.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneFinetune(
             config={key: value for key, value in config.items() if key != "device"},
             merged=self.merged,
-            **self._given(setting, config, source),
+            **self._given(trial, config, source),
         )
         return Stage("finetune", work, needs, resources)
 
-    def peak_lr(self, setting: Setting) -> float:
-        """``optim.lr``, or else the recipe's."""
-        return float(native_config(setting, self.config)["optimizer"]["lr"])
+    def check_native(self, trial: TrialConfig) -> None:
+        """Read the recipe with the trial's settings."""
+        native_config(trial, self.config)
 
-    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
+    @property
+    def merges(self) -> bool:
+        """As ``merged`` says."""
+        return self.merged
+
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The libraries, torchao's version, and whether there is a GPU."""
+        names = ("torch", "torchtune", "torchao", "torchdata", "transformers")
+        yield check_libraries("backend=torchtune", names, "torchtune")
+        yield _torchao()
+
+    def peak_lr(self, trial: TrialConfig) -> float:
+        """``optim.lr``, or else the recipe's."""
+        return float(native_config(trial, self.config)["optimizer"]["lr"])
+
+    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
         """A round of a loop."""
-        loop = setting.config.loop
+        loop = trial.config.loop
         if self.recipe not in torchtune_config.DISTRIBUTED:
             raise ConfigError(
                 "backend.recipe",
@@ -203,18 +122,18 @@ class TorchtuneBackend:
                 loop.renderer,
                 "is Tinker's; torchtune renders as the recipe's tokenizer does",
             )
-        for path, value in setting.config.torchtune.items():
+        for path, value in trial.native(SECTION).items():
             if (name := path.partition(".")[0]) in _OF_ROUNDS:
                 raise ConfigError(
                     f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}"
                 )
-        made, source = base_model(setting)
+        made, source = base_model(trial)
         needs = (
-            {"data": data_stage(setting)}
+            {"data": data_stage(trial)}
             | ({"model": made} if made else {})
             | ({"previous": previous} if previous else {})
         )
-        config = native_config(setting, self.config)
+        config = native_config(trial, self.config)
         if config["dataset"].get("packed"):
             raise ConfigError(
                 "torchtune.dataset.packed",
@@ -224,41 +143,41 @@ class TorchtuneBackend:
         config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
         if loop.max_seq_length:
             config = torchtune_config.set_path(config, "tokenizer.max_seq_len", loop.max_seq_length)
-        resources = setting.resources("finetune")
+        resources = trial.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneRound(
             config={
                 key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)
             },
             plan=this,
-            seed=setting.config.seed,
-            **self._given(setting, config, source),
+            seed=trial.config.seed,
+            **self._given(trial, config, source),
         )
         return Stage("round", work, needs, resources)
 
     def _given(
-        self, setting: Setting, config: Mapping[str, Any], source: ModelSource | None
+        self, trial: TrialConfig, config: Mapping[str, Any], source: ModelSource | None
     ) -> dict[str, Any]:
         """What every work on torchtune is given, but for its configuration."""
         device = None if self.device == "auto" else self.device
         return {
             "recipe": self.recipe,
             "source": source,
-            "model": setting.config.model.name,
+            "model": trial.config.model.name,
             "python": self.python or sys.executable,
             "device": device or config.get("device"),
             "environment": self.environment or {},
         }
 
 
-def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
+def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]:
     """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``,
     ``seed`` ← ``torchtune.<path>``.
 
     A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it
     is given itself.
     """
-    config = setting.config
+    config = trial.config
     lora, optim = config.lora, config.optim
     layer = {
         "model.lora_rank": lora.rank,
@@ -274,7 +193,7 @@ def native_config(setting: Setting, path: str | None = None) -> dict[str, Any]:
     }
     given = {key: value for key, value in layer.items() if value is not None}
     recipe = _recipe(path or config.model.recipe or config.model.name)
-    return torchtune_config.merge(torchtune_config.merge(recipe, given), config.torchtune)
+    return torchtune_config.merge(torchtune_config.merge(recipe, given), trial.native(SECTION))
 
 
 @cache
@@ -292,3 +211,13 @@ def _recipe(name: str) -> dict[str, Any]:
     raise ConfigError(
         "model.recipe", name, f"no file recipes/torchtune/{name}.yaml; {choices(name, valid)}"
     )
+
+
+def _torchao() -> Check:
+    version = version_of("torchao")
+    if version is None or version_of("torchtune") is None:
+        return Check("torchao", None, "not installed")
+    minor = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    works = (0, 13) <= minor < (0, 16)
+    problem = f"{version}: torchtune 0.6.1 works with 0.13 to 0.15 only"
+    return Check("torchao", works, version if works else problem)

@@ -197,7 +197,8 @@ class Part:
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The native config with what such a part needs."""
         scheduler = {
-            torchtune_config.COMPONENT: "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
+            torchtune_config.COMPONENT: "torchtune.training.lr_schedulers."
+            "get_cosine_schedule_with_warmup",
             "num_warmup_steps": 0,
         }
         return {
@@ -328,8 +329,8 @@ class TorchtuneTrainingBackend:
 
 
 _ERROR = re.compile(
-    r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*|.*\b(?:error|Error|ERROR|Killed|Segmentation "
-    r"fault)\b.*)$"
+    r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*"
+    r"|.*\b(?:error|Error|ERROR|Killed|Segmentation fault)\b.*)$"
 )
 
 

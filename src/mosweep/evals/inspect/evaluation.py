@@ -4,25 +4,38 @@ suite runs alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
+from mosweep.core.facts import AdapterAccess, EvalFacts, HostedAccess, ModelFacts, WeightsAccess
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
 from mosweep.cost import prices
+from mosweep.evals.evaluation import Evaluation
 from mosweep.evals.inspect.options import inspect_options
 from mosweep.evals.inspect.signature import check_arguments, task_signature
 from mosweep.evals.inspect.tasks import located
-from mosweep.stages.base import Setting, served_by
-from mosweep.stages.data import check_code, code_digest, data_stage, task_folder
+from mosweep.stages.base import TrialConfig, served_by
+from mosweep.stages.data import (
+    check_code,
+    code_digest,
+    data_folder,
+    data_stage,
+    dataset_ref,
+    task_folder,
+)
 from mosweep.stages.model import ModelSource, base_model, folder_of
 
 __all__ = ["InspectEval", "InspectEvaluation"]
+
+#: The top-level key of native options.
+SECTION = "inspect"
 
 #: Options that change how quickly an evaluation runs, not what it measures.
 _PACE = frozenset(
@@ -71,24 +84,23 @@ class InspectEval(Work):
             self.target,
             task_args=self.arguments,
             model_args=model_args,
-            data_path=data.folder / str(data.facts["folder"]) if data else None,
+            data_path=data_folder(data) if data else None,
             data_ext=self.data_ext,
         )
         results = await job.wait()
         [(task, metrics)] = results.metrics.items()
         scores = {metric: value for metric, value in metrics.items() if metric != "n"}
-        facts: dict[str, Any] = {
-            "task": self.task,
-            "inspect_task": task,
-            "model_id": self._model_id(context),
-            "metrics": scores,
-        }
-        facts |= {"n": int(metrics["n"]), "eval_log": Path((results.logs or {})[task]).name}
-        if used := _used(results.usage or {}):
-            facts["usage"] = used if len(used) > 1 else used[0]
-        if data:
-            facts["dataset"] = {"name": data.facts["name"], "digest": data.facts["digest"]}
-        return facts
+        used = _used(results.usage or {})
+        facts = EvalFacts(
+            task=self.task,
+            model_id=self._model_id(context),
+            metrics=scores,
+            n=int(metrics["n"]),
+            dataset=dataset_ref(data) if data else None,
+            usage=used if len(used) > 1 else used[0] if used else None,
+            more={"inspect_task": task, "eval_log": Path((results.logs or {})[task]).name},
+        )
+        return facts.to_json()
 
     def _model_id(self, context: Context) -> str:
         tuned = context.inputs.get("tuned")
@@ -97,21 +109,26 @@ class InspectEval(Work):
     def _reached(self, context: Context) -> tuple[str, dict[str, Any]]:
         """Inspect's name for the model, and its arguments."""
         tuned = context.inputs.get("tuned")
-        if tuned and "adapter" not in tuned.facts:
-            arguments = dict(tuned.facts.get("inspect_args", {}))
-            if tuned.facts.get("tokenizer") == "base":
+        access = ModelFacts.of(tuned.facts).access if tuned else None
+        if isinstance(access, HostedAccess):
+            arguments = dict(access.options)
+            if access.base_url:
+                arguments["base_url"] = access.base_url
+            if access.base_tokenizer:
                 arguments["tokenizer"] = str(folder_of(context, self.source))
-            return str(tuned.facts["inspect"]), arguments
+            return f"{access.provider}/{access.model}", arguments
+        if tuned and isinstance(access, WeightsAccess):
+            return f"mosweep/{self.model}", {"base": str(tuned.folder / access.folder)}
         if self.source is not None and self.source.inspect:
             return self.source.inspect, {}
         arguments = {"base": str(folder_of(context, self.source))}
-        if tuned:
-            arguments["adapter"] = str(tuned.folder / str(tuned.facts["adapter"]))
+        if tuned and isinstance(access, AdapterAccess):
+            arguments["adapter"] = str(tuned.folder / access.folder)
         return f"mosweep/{self.model}", arguments
 
 
 @dataclass(frozen=True)
-class InspectEvaluation:
+class InspectEvaluation(Evaluation):
     """The group ``eval=inspect``.
 
     ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that
@@ -119,29 +136,34 @@ class InspectEvaluation:
     ``data_path``.
     """
 
-    tasks: Sequence[str] | None = None
+    section: ClassVar[str] = SECTION
+    section_help: ClassVar[str] = (
+        "Any option of Inspect: ``inspect.temperature=0.7``, ``inspect.task_args.limit=50``."
+    )
 
-    def stages(self, setting: Setting, tuned: Stage | None) -> list[Stage]:
+    tasks: Sequence[str] | None = field(default=None, metadata=unkeyed)
+    """Task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect knows. By default the trial's own task."""
+
+    @classmethod
+    def checks(cls) -> Iterable[Check]:
+        """The library."""
+        yield check_libraries("eval=inspect", ("inspect-ai",), "inspect")
+
+    def stages(self, trial: TrialConfig, tuned: Stage | None) -> list[Stage]:
         """One stage per evaluation task."""
-        return [self._stage(setting, tuned, name) for name in setting.eval_tasks(self.tasks)]
+        return [self._stage(trial, tuned, name) for name in trial.eval_tasks(self.tasks)]
 
-    def _stage(self, setting: Setting, tuned: Stage | None, name: str) -> Stage:
-        config = setting.config
-        options = inspect_options(config.inspect)
-        made, source = base_model(setting)
+    def _stage(self, trial: TrialConfig, tuned: Stage | None, name: str) -> Stage:
+        config = trial.config
+        options = inspect_options(trial.native(SECTION))
+        made, source = base_model(trial)
         needs = {"tuned": tuned} if tuned else {}
         needs |= {"model": made} if made else {}
         chosen, model_args = {**options.eval, **options.generate}, dict(options.model_args)
-        if (
-            tuned is None
-            and (elsewhere := getattr(config.backend, "evaluated", None))
-            and (reached := elsewhere(setting))
-        ):
-            source, model_args = reached.source, {**reached.arguments, **model_args}
-            chosen = {
-                **({"model_base_url": reached.base_url} if reached.base_url else {}),
-                **chosen,
-            }
+        if tuned is None and (hosted := config.backend.hosted_base(trial)):
+            source, model_args = hosted.source, {**hosted.arguments, **model_args}
+            address = {"model_base_url": hosted.base_url} if hosted.base_url else {}
+            chosen = {**address, **chosen}
         arguments, code, target = dict(options.task_args), None, name
         data_ext = "jsonl"
         place = _place(name, config.tasks_dir)
@@ -157,7 +179,7 @@ class InspectEvaluation:
             check_arguments(signature, {**arguments, **({"data_path": ""} if wants_data else {})})
             code, target = code_digest(file), f"{file}@{signature.registered}"
             if wants_data:
-                needs["data"] = data_stage(setting)
+                needs["data"] = data_stage(trial)
         endpoint = source.inspect if source else None
         provider = (served_by(tuned) if tuned else None) or (
             prices.paid_provider(endpoint) if endpoint else None
@@ -177,8 +199,8 @@ class InspectEvaluation:
             pace={k: v for k, v in chosen.items() if k in _PACE},
             provider=provider,
         )
-        resources = setting.resources("eval", computes=not (provider or endpoint))
-        return Stage(setting.eval_label(name), work, needs, resources)
+        resources = trial.resources("eval", computes=not (provider or endpoint))
+        return Stage(trial.eval_label(name), work, needs, resources)
 
 
 def _used(usage: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

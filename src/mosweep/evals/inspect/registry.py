@@ -1,4 +1,4 @@
-"""What Inspect finds under the entry point group ``inspect_ai``: our model providers. Imports torch
+"""What Inspect finds under the entry point group ``inspect_ai``: our model provider. Imports torch
 only when a model is made.
 """
 
@@ -11,7 +11,7 @@ from inspect_ai.model import modelapi
 if TYPE_CHECKING:
     from inspect_ai.model import ModelAPI
 
-__all__ = ["mosweep", "tinker"]
+__all__ = ["mosweep"]
 
 
 @modelapi(name="mosweep")
@@ -22,11 +22,3 @@ def mosweep() -> type[ModelAPI]:
     from mosweep.evals.inspect.local import LocalAPI
 
     return LocalAPI
-
-
-@modelapi(name="tinker")
-def tinker() -> type[ModelAPI]:
-    """Weights that Tinker holds: ``get_model("tinker/MODEL@tinker://…")``."""
-    from mosweep.backends.tinker.provider import TinkerAPI
-
-    return TinkerAPI

@@ -1,9 +1,8 @@
 """Slurm's commands, and what their answers mean. Nothing else in mosweep runs them.
 
-Slurm is told what is wanted by ``sbatch`` and ``scancel`` and asked how things stand by ``squeue``
-(what the controller remembers: jobs that have not ended, and those that ended within its
-``MinJobAge``, often 300 s) and ``sacct`` (what the accounting database has been told, some seconds
-late). Neither is the truth by itself:
+``sbatch`` and ``scancel`` say what is wanted. ``squeue`` shows what the controller remembers: jobs
+that have not ended, and those that ended within its ``MinJobAge``, often 300 s. ``sacct`` shows
+what the accounting database knows, some seconds late. Neither is the truth by itself:
 
 - A new job is in ``squeue`` at once; ``sacct`` may not know it, or call a running array PENDING
   under its bare number.

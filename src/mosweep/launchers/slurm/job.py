@@ -9,7 +9,7 @@ for it.
 Starting a process takes longer than a dry run's stage. In a large array, an element whose stage was
 immediate therefore goes on with others that are and that wait for their own jobs, for ``SHARE_S``
 seconds at most, and leaves ``<j>.done`` for each. Job *j*, if it still comes to that, makes this
-its own word and ends before it starts Python (``Slurm.script``). So a stage runs once, whoever runs
+its own word and ends before it starts Python (``slurm.script``). So a stage runs once, whoever runs
 it.
 """
 
@@ -25,19 +25,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.files import write_whole
 from mosweep.core.store import Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Work
-from mosweep.launchers.worker import at_once, perform, perform_now
+from mosweep.launchers.job import await_inputs, bring_to_end, has_inputs
+from mosweep.launchers.worker import at_once, perform
 
 __all__ = ["main"]
 
-#: How long an input's record may take to be seen on this machine, and how often, at first and
-#: later, another owner of the stage is looked at, in seconds.
-VISIBLE_S, SOON_S, LOOK_S = 30.0, 0.05, 2.0
-#: How long a job may go on with its siblings' immediate stages, in seconds, and how many elements
-#: an array has for that to be worth it.
-SHARE_S, SHARE_FROM = 5.0, 64
+#: How long a job may go on with its siblings' immediate stages, in seconds.
+SHARE_S = 5.0
+#: How many elements an array has for that to be worth it.
+SHARE_FROM = 64
 
 
 def main(store: Store, folder: Path) -> int:
@@ -50,8 +50,8 @@ def main(store: Store, folder: Path) -> int:
     _, spec = next(_specs(folder, only=index), (index, None))
     if spec is None:
         raise SystemExit(f"{folder}/stages.jsonl has no element {index}")
-    _heed_signals(spec)
-    _await_inputs(store, spec)
+    _handle_signals(spec)
+    await_inputs(store, spec)
 
     def started(event: dict[str, Any]) -> None:
         _write(
@@ -59,10 +59,7 @@ def main(store: Store, folder: Path) -> int:
             {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")},
         )
 
-    pause = SOON_S
-    while (event := perform_now(store, spec, started))["event"] == "busy":
-        time.sleep(pause)  # another process is at it: its result will do, or its end makes room
-        pause = min(2 * pause, LOOK_S)
+    event = bring_to_end(store, spec, started)
     done = folder / f"{index}.done"
     by_sibling = bool(event.get("elsewhere")) and done.exists()
     _write(
@@ -95,7 +92,7 @@ def _share(store: Store, folder: Path) -> None:
         if time.monotonic() > deadline:
             return
         taken = any((folder / f"{index}.{what}").exists() for what in ("started", "done"))
-        if taken or not _has_inputs(store, spec) or (work := _immediate(spec)) is None:
+        if taken or not has_inputs(store, spec) or (work := _immediate(spec)) is None:
             continue
         event = at_once(perform(store, spec, lambda event: None, work=work))
         if event["event"] != "busy" and not event.get("elsewhere"):
@@ -115,35 +112,22 @@ def _specs(folder: Path, only: int | None = None) -> Iterator[tuple[int, dict[st
                 yield element["index"], element["spec"]
 
 
-def _await_inputs(store: Store, spec: dict[str, Any]) -> None:
-    """Slurm started us, so the inputs are there; a network file system may show them late."""
-    deadline = time.monotonic() + VISIBLE_S
-    while time.monotonic() < deadline and not _has_inputs(store, spec):
-        time.sleep(0.5)
-
-
-def _has_inputs(store: Store, spec: dict[str, Any]) -> bool:
-    return all(store.record_path(key).exists() for key in spec["needs"].values())
-
-
 def _immediate(spec: dict[str, Any]) -> Work | None:
     """The stage's work, if it is immediate."""
     work = load_work(spec)
     return work if work.traits.immediate else None
 
 
-def _heed_signals(spec: dict[str, Any]) -> None:
+def _handle_signals(spec: dict[str, Any]) -> None:
     """When Slurm announces the end of the time limit, go back into the queue with what was saved so
     far, a bounded number of times.
 
-    SIGTERM is the first word of a preemption, a cancellation or a time-out, and SIGKILL the last.
-    Who ends at the first has failed, as Slurm sees it, and is not requeued; and what gets done in
-    between counts.
+    A preemption, a cancellation and a time-out begin with SIGTERM and end with SIGKILL. A job that
+    ends at SIGTERM has failed, as Slurm sees it, and is not requeued; so it goes on, and what gets
+    done in between counts.
     """
-    end, allowed = (
-        os.environ.get("SLURM_JOB_END_TIME"),
-        int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0")),
-    )
+    end = os.environ.get("SLURM_JOB_END_TIME")
+    allowed = int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0"))
     margin = float(os.environ.get("MOSWEEP_SIGNAL_DELAY_S", "0")) + 60
 
     def warned(number: int, frame: object) -> None:
@@ -162,17 +146,15 @@ def _heed_signals(spec: dict[str, Any]) -> None:
         else:
             print(f"mosweep: {spec['label']} is near its time limit", file=sys.stderr, flush=True)
 
-    def told(number: int, frame: object) -> None:
+    def ending(number: int, frame: object) -> None:
         print("mosweep: Slurm will end this job", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGUSR2, warned)
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, ending)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data) + "\n")  # a line, as the job's script reads it
-    temporary.replace(path)
+    write_whole(path, json.dumps(data) + "\n")  # a line, as the job's script reads it
 
 
 if __name__ == "__main__":

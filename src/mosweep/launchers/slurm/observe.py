@@ -1,6 +1,4 @@
-"""What Slurm says of stages, for ``status``, ``watch`` and ``cancel``: from any shell that sees the
-store, changing nothing.
-"""
+"""Slurm's side of ``status``, ``watch`` and ``cancel``: from any shell that sees the store."""
 
 from __future__ import annotations
 
@@ -12,8 +10,9 @@ from mosweep.core.store import Store
 from mosweep.core.types import Status
 from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
 from mosweep.launchers.slurm.submissions import Submission, Submissions
+from mosweep.launchers.slurm.verdict import is_unclear
 
-__all__ = ["cancel", "observe"]
+__all__ = ["observe", "withdraw"]
 
 
 def observe(
@@ -36,7 +35,7 @@ def observe(
         unknown = {
             s.array
             for s, index in places.values()
-            if s.array and _unclear(jobs.get(f"{s.array}_{index}"))
+            if s.array and is_unclear(jobs.get(f"{s.array}_{index}"))
         }
         if unknown:
             jobs |= _accounted(client, {array: arrays[array] for array in unknown}, jobs)
@@ -48,7 +47,7 @@ def observe(
     }
 
 
-def cancel(
+def withdraw(
     store: Store, keys: Collection[str], client: SlurmClient | None = None
 ) -> dict[str, str]:
     """Take the jobs of those stages among ``keys`` that have no record out of Slurm; the jobs' ids
@@ -78,10 +77,6 @@ def _places(store: Store, keys: Collection[str]) -> dict[str, tuple[Submission, 
     return places
 
 
-def _unclear(job: Job | None) -> bool:
-    return job is None or job.state in ("CANCELLED", "FAILED")
-
-
 def _accounted(
     client: SlurmClient, arrays: Mapping[str, str], jobs: dict[str, Job]
 ) -> dict[str, Job]:
@@ -92,7 +87,7 @@ def _accounted(
     return {
         name: job
         for name, job in found.items()
-        if _unclear(jobs.get(name)) and not (name in jobs and job.alive)
+        if is_unclear(jobs.get(name)) and not (name in jobs and job.alive)
     }
 
 
@@ -105,7 +100,7 @@ def _queued(submission: Submission, index: int, jobs: dict[str, Job], silent: st
     if job is None:
         state = "?" if silent or submission.array is None else "UNKNOWN"
         reason = silent or (
-            "being handed in" if submission.array is None else "Slurm does not know it any more"
+            "being submitted" if submission.array is None else "Slurm does not know it any more"
         )
         job = Job(name, state, reason=reason)
     elif status in ("failed", "cancelled"):

@@ -1,238 +1,158 @@
-"""``hydra/launcher=slurm``: what it can be told, and the sbatch script that comes of it.
-
-The keys are those of hydra-submitit-launcher's ``submitit_slurm`` and mean the same; those after
-``setup`` are ours. What a stage's own ``resources`` say goes before them.
+"""``hydra/launcher=slurm``: its options. The keys are those of hydra-submitit-launcher's
+``submitit_slurm`` and mean the same; those after ``setup`` are ours. What a stage's own
+``resources`` say goes before them.
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from mosweep.core.checks import Check
 from mosweep.core.errors import ConfigError
 from mosweep.core.events import Recorder
+from mosweep.core.results import Queued
 from mosweep.core.schema import between
 from mosweep.core.store import Store
-from mosweep.core.types import Stage
-from mosweep.core.work import Resources
-from mosweep.launchers.base import Outcome
-from mosweep.launchers.slurm.arrays import Array, indices
-from mosweep.launchers.slurm.submissions import Submission
+from mosweep.launchers.base import Launcher, Outcome
 from mosweep.sweep.plan import Plan
 
 __all__ = ["Slurm"]
 
 
 @dataclass(frozen=True)
-class Slurm:
-    """Options of the Slurm launcher. ``None`` leaves a choice to Slurm.
+class Slurm(Launcher):
+    """Every stage is a job on a Slurm cluster. ``None`` leaves a choice to Slurm."""
 
-    - ``wait``: stay until all is done; otherwise submit and return, and ``mosweep watch``, ``run``
-      and ``cancel`` go on from there.
-    - ``max_jobs``: at most this many jobs of ours in Slurm at a time, waiting ones included;
-      ``array_parallelism`` bounds the running
-      ones of an array.
-    - ``retries``: how often a stage whose job was lost (node failure, preemption without requeue,
-      failed boot, a death without a trace)
-      is submitted again; ``max_num_timeout``: how often one that ran into its time limit is, to
-      resume from its last checkpoint.
-    - ``max_mem_gb``: a stage that ran out of memory is submitted again with twice as much, up to
-      this; ``None``: it has failed.
-    - ``python``: the interpreter in the job; ``command_prefix``: what is put before it (``apptainer
-      exec --nv image.sif``);
-      ``container_image`` and ``container_mounts``: passed to ``srun`` for clusters with pyxis.
-    - ``patience_min``: how long a Slurm that does not answer is waited for.
-    """
+    kind: ClassVar[str] = "slurm"
+    title: ClassVar[str] = "Slurm"
+    outlives: ClassVar[bool] = True
 
     submitit_folder: str | None = None
+    """Where jobs print what is not their stage's. By default beside their scripts in the store."""
     timeout_min: float = field(default=60, metadata=between(gt=0))
+    """Time limit of a job in minutes, where a stage asks for none."""
     cpus_per_task: int | None = field(default=None, metadata=between(ge=1))
+    """CPUs of a job."""
     gpus_per_node: int | None = field(default=None, metadata=between(ge=0))
+    """GPUs of a job on every node."""
     tasks_per_node: int = field(default=1, metadata=between(ge=1))
+    """Tasks of a job on every node."""
     mem_gb: float | None = field(default=None, metadata=between(gt=0))
+    """Memory of a job on every node, in GiB."""
     nodes: int = field(default=1, metadata=between(ge=1))
+    """Nodes of a job."""
     name: str = "mosweep"
+    """What the names of jobs begin with: ``NAME.<stage>-<number>``."""
     stderr_to_stdout: bool = False
+    """Write both output streams of a job into one file."""
     partition: str | None = None
+    """The partition to submit to."""
     qos: str | None = None
+    """The quality of service to ask for."""
     comment: str | None = None
+    """A comment for the accounting."""
     constraint: str | None = None
+    """Features that nodes must have."""
     exclude: str | None = None
+    """Nodes to avoid."""
     gres: str | None = None
+    """Generic resources, where a stage asks for no GPUs itself."""
     cpus_per_gpu: int | None = field(default=None, metadata=between(ge=1))
+    """CPUs for every GPU."""
     gpus_per_task: int | None = field(default=None, metadata=between(ge=1))
+    """GPUs of every task."""
     mem_per_gpu: str | None = None
+    """Memory for every GPU, in Slurm's form."""
     mem_per_cpu: str | None = None
+    """Memory for every CPU, in Slurm's form."""
     account: str | None = None
+    """The account to charge."""
     signal_delay_s: int = field(default=120, metadata=between(ge=0))
+    """Slurm warns a job this many seconds before its time limit."""
     max_num_timeout: int = field(default=2, metadata=between(ge=0))
+    """How often a stage that ran into its time limit is submitted again. It resumes from its last
+    checkpoint."""
     additional_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of sbatch, such as ``{mail-user: me@example.org}``."""
     array_parallelism: int = field(default=256, metadata=between(ge=1))
+    """Running jobs of one array at a time."""
     setup: Sequence[str] | None = None
+    """Shell lines before the stage, such as ``module load cuda``."""
     reservation: str | None = None
+    """The reservation to use."""
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
+    """Our jobs in Slurm at a time, waiting ones included."""
     wait: bool = True
+    """Stay until all is done. Otherwise submit and return; ``mosweep watch``, ``run`` and
+    ``cancel`` go on from there."""
     retries: int = field(default=2, metadata=between(ge=0))
+    """How often a stage whose job was lost is submitted again: node failure, preemption without
+    requeue, failed boot, an end without a trace."""
     max_mem_gb: float | None = field(default=None, metadata=between(gt=0))
+    """A stage that ran out of memory is submitted again with twice as much, up to this many GiB. By
+    default it has failed."""
     python: str | None = None
+    """The interpreter in the job. By default the one that runs now."""
     command_prefix: str | None = None
+    """What is put before the interpreter, such as ``apptainer exec --nv image.sif``."""
     container_image: str | None = None
+    """Passed to ``srun``, on clusters with pyxis."""
     container_mounts: str | None = None
+    """Passed to ``srun``, on clusters with pyxis."""
     poll_s: float = field(default=10.0, metadata=between(gt=0))
+    """Slurm is asked this often, in seconds."""
     patience_min: float = field(default=60.0, metadata=between(gt=0))
+    """How long to wait for a Slurm that does not answer, in minutes."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or any(letter in self.name for letter in " ,\t\n"):
             raise ConfigError("name", self.name, "a job's name has neither spaces nor commas")
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``run`` returns only when nothing more can be done."""
+        return self.wait
+
+    def waiting(self, wait: bool) -> Slurm:
+        """The same launcher, but ``run`` waits, or returns when all jobs are submitted."""
+        return replace(self, wait=wait)
+
     def check(self, plan: Plan) -> None:
-        """Refuse what Slurm would never run, before anything is written; see
-        ``launchers.base.Launcher``.
-        """
-        from mosweep.launchers.slurm.launch import check
+        """Refuse what Slurm would never run, before anything is written."""
+        from mosweep.launchers.slurm.check import check
 
         check(self, plan)
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan; see ``launchers.base.Launcher``. On Ctrl-C the jobs in Slurm go on."""
+        """Run the plan. On Ctrl-C the jobs in Slurm go on."""
         from mosweep.launchers.slurm.launch import Launch
 
         return Launch(self, plan, store, recorder, sweep).run()
 
-    def parameters(self, resources: Resources) -> dict[str, Any]:
-        """What a stage asks for, under sbatch's own names: its ``resources`` over these options."""
-        asked = resources
-        gpus, gres = asked.gpus, self.gres
-        found: dict[str, Any] = {
-            "nodes": asked.nodes or self.nodes,
-            "ntasks-per-node": asked.ntasks_per_node or self.tasks_per_node,
-            "cpus-per-task": asked.cpus or self.cpus_per_task,
-            "time": _clock(asked.time_min or self.timeout_min),
-            "account": asked.account or self.account,
-            "partition": asked.partition or self.partition,
-            "qos": asked.qos or self.qos,
-            "constraint": asked.constraint or self.constraint,
-            "reservation": self.reservation,
-            "exclude": self.exclude,
-            "comment": self.comment,
-        }
-        if asked.mem_gb or self.mem_gb:
-            found["mem"] = f"{round((asked.mem_gb or self.mem_gb or 0) * 1024)}M"
-        else:
-            found |= {
-                "mem-per-cpu": self.mem_per_cpu,
-                "mem-per-gpu": None if gpus == 0 else self.mem_per_gpu,
-            }
-        if gpus is None:
-            found |= {
-                "gres": gres,
-                "gpus-per-node": self.gpus_per_node or None,
-                "gpus-per-task": self.gpus_per_task,
-            }
-            found["cpus-per-gpu"] = self.cpus_per_gpu
-        elif gpus > 0:
-            found["gpus-per-node"] = gpus
-            found["cpus-per-gpu"] = self.cpus_per_gpu
-        found |= {**self.additional_parameters, **asked.additional_parameters}
-        return {
-            name.replace("_", "-"): value
-            for name, value in found.items()
-            if value is not None and value is not False
-        }
+    def observe(self, store: Store, keys: Collection[str]) -> Mapping[str, Queued]:
+        """What Slurm says of the jobs of those stages among ``keys`` that have no record."""
+        from mosweep.launchers.slurm.observe import observe
 
-    def script(self, array: Array, submission: Submission, store: Path) -> str:
-        """The sbatch script of one array. submitit writes it, as it does for
-        hydra-submitit-launcher.
-        """
-        from submitit.slurm import slurm as submitit
+        return observe(store, keys)
 
-        parameters = self.parameters(array.first.resources)
-        delay = int(
-            min(self.signal_delay_s, (array.first.resources.time_min or self.timeout_min) * 15)
-        )
-        fixed = {
-            "array": f"{indices(array.stages)}%{self.array_parallelism}",
-            "output": submission.intent["output"],
-            # after preemption, a node's failure and near the time limit: stages resume
-            "requeue": True,
-            "signal": f"B:USR2@{delay}",
-        }
-        if not self.stderr_to_stdout:
-            fixed["error"] = submission.intent["output"].removesuffix(".out") + ".err"
-        if array.dependency:
-            fixed |= {"dependency": array.dependency, "kill-on-invalid-dep": "yes"}
-        text: str = submitit._make_sbatch_string(
-            command=self._command(submission, store),
-            folder=submission.folder,
-            job_name=submission.job_name,
-            setup=[
-                *_if_done(submission),
-                f"export MOSWEEP_MAX_TIMEOUTS={self.max_num_timeout} "
-                f"MOSWEEP_SIGNAL_DELAY_S={delay}",
-                *(self.setup or []),
-            ],
-            use_srun=False,
-            additional_parameters={**parameters, **fixed},
-            # What follows are submitit's own defaults for what we give above.
-            time=parameters["time"],
-            nodes=parameters["nodes"],
-            stderr_to_stdout=self.stderr_to_stdout,
-        )
-        return text.replace("#SBATCH --wckey=submitit\n", "")
+    def withdraw(self, store: Store, keys: Collection[str]) -> Mapping[str, str]:
+        """Cancel the jobs of those stages among ``keys`` that have no record; the jobs by stage."""
+        from mosweep.launchers.slurm.observe import withdraw
 
-    @property
-    def output(self) -> str | None:
-        """Where jobs print what is not their stage's, as Slurm's pattern; ``None``: in the
-        submission's folder.
-        """
-        if self.submitit_folder is None:
-            return None
-        folder = Path(self.submitit_folder.replace("%j", "")).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        return f"{folder}/%A_%a.out"
+        return withdraw(store, keys)
 
-    def _command(self, submission: Submission, store: Path) -> str:
-        python = self.python or ("python3" if self.container_image else sys.executable)
-        words = [python, "-m", "mosweep.launchers.slurm.job", str(store), str(submission.folder)]
-        command = " ".join(
-            [*([self.command_prefix] if self.command_prefix else []), shlex.join(words)]
-        )
-        if self.container_image:
-            mounts = (
-                [f"--container-mounts={self.container_mounts}"] if self.container_mounts else []
-            )
-            command = (
-                f"{shlex.join(['srun', '--ntasks=1', f'--container-image={self.container_image}', *mounts])} "
-                f"{command}"
-            )
-        # the stage's process is the job's own: signals reach it, and its end is the job's
-        return f"exec {command}"
+    def in_use(self, store: Store) -> set[str]:
+        """Stages that have jobs in Slurm, and their inputs."""
+        from mosweep.launchers.slurm.submissions import Submissions
 
-    def differs(self, stages: Sequence[Stage]) -> bool:
-        """Whether the stages ask for different things."""
-        return len({str(self.parameters(stage.resources)) for stage in stages}) > 1
+        return Submissions(store.root / "slurm").stages()
 
+    @classmethod
+    def doctor(cls) -> Sequence[Check]:
+        """Whether there is a Slurm here that answers."""
+        from mosweep.launchers.slurm.check import doctor
 
-def _if_done(submission: Submission) -> list[str]:
-    """Lines of bash: a job whose stage a sibling has done (``mosweep.launchers.slurm.job``) says so
-    and ends, without the cost of Python's start.
-    """
-    mark = f"{shlex.quote(str(submission.folder))}/$SLURM_ARRAY_TASK_ID"
-    return [
-        f"if [ -e {mark}.done ]; then",
-        f"""  read -r said < {mark}.done; echo "$said" > {mark}.ended""",
-        """  [[ $said == *'"event": "finished"'* ]]; exit""",
-        "fi",
-    ]
-
-
-def _clock(minutes: float) -> str:
-    """Minutes as Slurm's days-hours:minutes:seconds."""
-    seconds = max(1, round(minutes * 60))
-    days, rest = divmod(seconds, 86400)
-    hours, rest = divmod(rest, 3600)
-    return f"{f'{days}-' if days else ''}{hours:02}:{rest // 60:02}:{rest % 60:02}"
+        return [doctor()]

@@ -1,14 +1,17 @@
-"""Submissions: what was, or is about to be, given to Slurm, on disk before Slurm hears of it.
+"""Submissions: what was, or is about to be, given to Slurm, on disk before sbatch runs.
 
     slurm/open/<name>            a mark per submission that may still have jobs in Slurm
     slurm/<name>/intent.json     which stages, in which order, behind which jobs; written first
-    slurm/<name>/stages.jsonl    the stages in full, a line per array element slurm/<name>/job.sh
-    the script as given to sbatch slurm/<name>/answer          sbatch's own output: the number of
-    the array, also if we die while sbatch runs slurm/<name>/void            sbatch never got
-    through: should a job of this name turn up after all, it ends at once slurm/<name>/<i>.started
-    element i began: its log, when, where slurm/<name>/<i>.done        another element's job, or a
-    launch, has done i's stage: what i's job will leave as its own word slurm/<name>/<i>.ended
-    element i came to an end of its own: how
+    slurm/<name>/stages.jsonl    the stages in full, a line per array element
+    slurm/<name>/job.sh          the script as given to sbatch
+    slurm/<name>/answer          sbatch's own output: the number of the array, also if we die while
+                                 sbatch runs
+    slurm/<name>/void            sbatch never got through: should a job of this name turn up after
+                                 all, it ends at once
+    slurm/<name>/<i>.started     element i began: its log, when, where
+    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage: what i's
+                                 job will leave as its own word
+    slurm/<name>/<i>.ended       element i came to an end of its own: how
 
 They lie in the store, so that every sweep which wants a stage finds the job that another one has
 submitted for it.
@@ -30,6 +33,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.files import write_whole
 from mosweep.launchers.slurm.arrays import Array, Place
 from mosweep.launchers.slurm.client import read_answer
 
@@ -45,7 +49,7 @@ class Submission:
 
     folder: Path
     array: str | None = None
-    _heard: dict[str, set[int]] = field(
+    _seen: dict[str, set[int]] = field(
         default_factory=lambda: {what: set() for what in MARKS}, repr=False
     )
 
@@ -135,8 +139,8 @@ class Submission:
             return
         for name in names:
             index, _, what = name.partition(".")
-            if what in MARKS and int(index) not in self._heard[what]:
-                self._heard[what].add(int(index))
+            if what in MARKS and int(index) not in self._seen[what]:
+                self._seen[what].add(int(index))
                 yield int(index), what
 
     def mark(self, index: int, what: str) -> dict[str, Any] | None:
@@ -151,28 +155,30 @@ class Submission:
         """How the element's stage came to an end, in its own job or in another's, if it did."""
         return self.mark(index, "ended") or self.mark(index, "done")
 
-    def unhear(self, index: int) -> None:
+    def read_again(self, index: int) -> None:
         """The element runs again, or is about to write what could not be read yet: that will be
         news.
         """
-        for heard in self._heard.values():
-            heard.discard(index)
+        for seen in self._seen.values():
+            seen.discard(index)
 
     def do(self, index: int, event: Mapping[str, Any]) -> None:
         """Leave word for the element's job that its stage is done, and how."""
-        _write(self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n")
-        self._heard["done"].add(index)
+        write_whole(
+            self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n"
+        )
+        self._seen["done"].add(index)
 
     @property
     def spare(self) -> set[int]:
         """The elements that others are known to have done, and that have not said so themselves:
         their jobs are not needed any more.
         """
-        return self._heard["done"] - self._heard["ended"]
+        return self._seen["done"] - self._seen["ended"]
 
     def dismiss(self) -> None:
         """Wait for no word of the spare elements any more."""
-        self._heard["ended"] |= self.spare
+        self._seen["ended"] |= self.spare
 
 
 @dataclass(frozen=True)
@@ -186,16 +192,26 @@ class Submissions:
         are.
         """
         known = known or {}
-        try:
-            names = os.listdir(self.root / "open")
-        except FileNotFoundError:
-            return {}
         found = {
             name: known.get(name) or Submission(self.root / name)
-            for name in names
+            for name in self._open_names()
             if (self.root / name / "intent.json").exists()
         }
         return dict(sorted(found.items(), key=lambda item: (item[1].intent["time"], item[0])))
+
+    def stages(self) -> set[str]:
+        """The stages of all open submissions, and what they need."""
+        keys: set[str] = set()
+        for name in self._open_names():
+            for spec in _specs(self.root / name / "stages.jsonl"):
+                keys |= {spec["key"], *spec["needs"].values()}
+        return keys
+
+    def _open_names(self) -> list[str]:
+        try:
+            return os.listdir(self.root / "open")
+        except FileNotFoundError:
+            return []
 
     def create(
         self,
@@ -236,11 +252,11 @@ class Submissions:
                 )
                 file.write(f'{{"index":{index},"spec":{spec}}}\n')
         (self.root / "open" / token).touch()
-        _write(submission.folder / "intent.json", json.dumps(intent, ensure_ascii=False))
+        write_whole(submission.folder / "intent.json", json.dumps(intent, ensure_ascii=False))
         return submission
 
     def close(self, submission: Submission, *, void: bool = False) -> None:
-        """Nothing more will be heard of its jobs; ``void``: it never had any."""
+        """Nothing more will come of its jobs; ``void``: it never had any."""
         if void:
             (submission.folder / "void").touch()
         (self.root / "open" / submission.name).unlink(missing_ok=True)
@@ -251,7 +267,9 @@ class Submissions:
         shutil.rmtree(submission.folder, ignore_errors=True)
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _specs(path: Path) -> Iterator[dict[str, Any]]:
+    """The stages of a submission in full, as far as they are written."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)["spec"]

@@ -1,11 +1,11 @@
 """The evaluation-driven loop: train a round, evaluate it, and so on until a score is reached. Every
 step is an ordinary stage.
 
-    data → round 1 → eval 1 → round 2 → eval 2 → … → optimize → the trial's evaluations
+    data → round 1 → eval 1 → round 2 → eval 2 → … → chosen → the trial's evaluations
 
 The chain is known before anything runs, so that cache, resume, launchers and plan take it like any
 other. What is decided on the way is decided inside the stages: once a round has reached the
-threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``optimize`` stands
+threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``chosen`` stands
 for the tuned model: its facts and files are those of the round that reached the threshold. A loop
 in which none did fails there, and says which round was best.
 
@@ -17,57 +17,75 @@ in it share that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mosweep.core.errors import ConfigError, MissingExtra
+from mosweep.config.choices import choices_of, name_of
+from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage
-from mosweep.stages.base import Setting
+from mosweep.models.learning_rate import recommended_lr
+from mosweep.stages.base import TrialConfig
 from mosweep.stages.loop.rounds import (
+    Chosen,
     ChosenEval,
     HardExamples,
     NextRound,
-    Optimize,
     Round,
     RoundBackend,
     RoundEval,
 )
 from mosweep.stages.loop.schedule import Schedule
+from mosweep.stages.model import base_model
 
-__all__ = ["loop_stages"]
-
-
-#: Backends' own settings, by section and path, that say the same as one of the loop's.
-_NATIVE = {
-    "use_recommended_lr": [("torchtune", "optimizer.lr"), ("tinker", "learning_rate")],
-    "batch_size": [("torchtune", "batch_size"), ("tinker", "batch_size")],
-    "max_seq_length": [("torchtune", "tokenizer.max_seq_len"), ("tinker", "max_length")],
-}
+__all__ = ["LoopStages", "loop_stages"]
 
 
-def loop_stages(setting: Setting) -> tuple[Stage, list[Stage]]:
-    """The stage that stands for the tuned model, and the trial's evaluations of it. ``ConfigError``
-    for what cannot work.
+@dataclass(frozen=True)
+class LoopStages:
+    """A loop's stages: ``chosen`` stands for the tuned model, ``chain`` holds rounds and their
+    evaluations by role, ``watched`` is the label of the evaluation that the loop watches.
     """
-    config, loop = setting.config, setting.config.loop
+
+    chosen: Stage
+    chain: Mapping[str, Stage]
+    task: str
+    watched: str
+
+    def evaluations(self, evals: Sequence[Stage]) -> list[Stage]:
+        """The trial's evaluations of ``chosen``. That of the watched task exists already."""
+        scores = {role: need for role, need in self.chain.items() if role.startswith("eval ")}
+        found = []
+        for stage in evals:
+            if stage.label == self.watched:
+                work = ChosenEval(self.task)
+                stage = replace(stage, work=work, needs={**stage.needs, **scores})
+            # the model is where the rounds' were
+            found.append(replace(stage, resources=self.chain["eval 1"].resources))
+        return found
+
+
+def loop_stages(trial: TrialConfig) -> LoopStages:
+    """The stages of the trial's loop. Raises ``ConfigError`` for what cannot work."""
+    config, loop = trial.config, trial.config.loop
     backend = config.backend
     if not isinstance(backend, RoundBackend):
-        name = type(backend).__name__.removesuffix("Backend").lower()
+        name = name_of("backend", backend)
+        able = [n for n, kind in choices_of("backend").items() if issubclass(kind, RoundBackend)]
         raise ConfigError(
             "loop.enabled",
             "true",
-            f"backend={name} cannot train in rounds; valid: dummy, tinker, torchtune",
+            f"backend={name} cannot train in rounds; valid: {', '.join(sorted(able))}",
         )
-    _check(setting)
-    task, metric = _what_is_watched(setting)
-    peak = _recommended_lr(setting) if loop.use_recommended_lr else backend.peak_lr(setting)
+    _check(trial)
+    task, metric = _what_is_watched(trial)
+    peak = _recommended_lr(trial) if loop.use_recommended_lr else backend.peak_lr(trial)
     if loop.min_lr > peak:
         raise ConfigError(
             "loop.min_lr", loop.min_lr, f"is above the learning rate itself ({peak:g})"
         )
     optim = replace(config.optim, batch_size=loop.batch_size or config.optim.batch_size)
-    inner = replace(setting, config=replace(config, optim=optim))
+    inner = replace(trial, config=replace(config, optim=optim))
     previous: Stage | None = None
     feedback: Stage | None = None
     chain: dict[str, Stage] = {}
@@ -83,13 +101,13 @@ def loop_stages(setting: Setting) -> tuple[Stage, list[Stage]]:
                 loop.warmup_steps,
                 loop.total_steps,
             ),
-            _hard(setting, metric) if feedback else None,
+            _hard(trial, metric) if feedback else None,
         )
         trained = replace(backend.round(inner, this, previous), label=f"round {number}")
         if feedback:
             work = NextRound(**_wrapped(trained), number=number, threshold=loop.threshold)
             trained = replace(trained, work=work, needs={**trained.needs, "feedback": feedback})
-        scored = _evaluation(setting, task, trained)
+        scored = _evaluation(trial, task, trained)
         scored = replace(
             scored,
             label=f"eval {number}:{task}",
@@ -97,43 +115,30 @@ def loop_stages(setting: Setting) -> tuple[Stage, list[Stage]]:
         )
         chain |= {f"round {number}": trained, f"eval {number}": scored}
         previous, feedback = trained, scored
-    return _end(setting, task, chain)
+    return LoopStages(_chosen(trial, chain), chain, task, trial.eval_label(task))
 
 
-def _evaluation(setting: Setting, task: str, trained: Stage) -> Stage:
+def _evaluation(trial: TrialConfig, task: str, trained: Stage) -> Stage:
     stage: Stage
     try:
-        [stage] = replace(setting.config.eval, tasks=[task]).stages(setting, trained)
+        [stage] = replace(trial.config.eval, tasks=[task]).stages(trial, trained)
     except ConfigError as error:
-        if error.key == "task" and setting.config.loop.task is not None:
+        if error.key == "task" and trial.config.loop.task is not None:
             raise ConfigError("loop.task", task, error.problem) from None
         raise
     return stage
 
 
-def _end(setting: Setting, task: str, chain: Mapping[str, Stage]) -> tuple[Stage, list[Stage]]:
-    first, merged = chain["round 1"], bool(getattr(setting.config.backend, "merged", False))
+def _chosen(trial: TrialConfig, chain: Mapping[str, Stage]) -> Stage:
+    first, merged = chain["round 1"], trial.config.backend.merges
     made = {"model": first.needs["model"]} if merged and "model" in first.needs else {}
-    work = Optimize(
-        setting.config.loop.threshold,
-        merged,
-        getattr(first.work, "source", None) if merged else None,
-    )
-    tuned = Stage(
-        "optimize", work, {**chain, **made}, setting.resources("optimize", computes=False)
-    )
-    final = []
-    for stage in setting.config.eval.stages(setting, tuned):
-        if stage.label == setting.eval_label(task):
-            scores = {role: need for role, need in chain.items() if role.startswith("eval ")}
-            stage = replace(stage, work=ChosenEval(task), needs={**stage.needs, **scores})
-        # the model is where the rounds' were
-        final.append(replace(stage, resources=chain["eval 1"].resources))
-    return tuned, final
+    source = base_model(trial)[1] if merged else None
+    work = Chosen(trial.config.loop.threshold, merged, source)
+    return Stage("chosen", work, {**chain, **made}, trial.resources("chosen", computes=False))
 
 
-def _hard(setting: Setting, metric: str | None) -> HardExamples | None:
-    loop = setting.config.loop
+def _hard(trial: TrialConfig, metric: str | None) -> HardExamples | None:
+    loop = trial.config.loop
     if loop.hard_examples not in ("boost", "mine"):
         return None
     mode: Literal["boost", "mine"] = "boost" if loop.hard_examples == "boost" else "mine"
@@ -142,9 +147,9 @@ def _hard(setting: Setting, metric: str | None) -> HardExamples | None:
     )
 
 
-def _check(setting: Setting) -> None:
+def _check(trial: TrialConfig) -> None:
     """Refuse settings of a fine-tune that mean nothing, or something else, in a loop."""
-    optim, loop = setting.config.optim, setting.config.loop
+    optim, loop = trial.config.optim, trial.config.loop
     instead = {
         "epochs": "loop.max_rounds and loop.steps_per_round",
         "max_steps_per_epoch": "loop.steps_per_round",
@@ -165,17 +170,14 @@ def _check(setting: Setting) -> None:
             "true",
             f"optim.lr={optim.lr:g} is given too; give one of them",
         )
-    for name, natives in _NATIVE.items():
+    backend = trial.config.backend
+    for name, path in backend.loop_settings.items():
         wanted = getattr(loop, name)
-        for section, path in natives if wanted else ():
-            given = _native(getattr(setting.config, section), path)
-            if given is not None and (wanted is True or given != wanted):
-                shown = "true" if wanted is True else wanted
-                raise ConfigError(
-                    f"loop.{name}",
-                    shown,
-                    f"{section}.{path}={given} is given too; give one of them",
-                )
+        value = _native(trial.native(backend.section), path) if wanted else None
+        if value is not None and (wanted is True or value != wanted):
+            shown = "true" if wanted is True else wanted
+            problem = f"{backend.section}.{path}={value} is given too; give one of them"
+            raise ConfigError(f"loop.{name}", shown, problem)
 
 
 def _native(section: Mapping[str, Any], path: str) -> Any:
@@ -187,11 +189,11 @@ def _native(section: Mapping[str, Any], path: str) -> Any:
     return _native(below, rest) if rest and isinstance(below, Mapping) else None
 
 
-def _what_is_watched(setting: Setting) -> tuple[str, str | None]:
+def _what_is_watched(trial: TrialConfig) -> tuple[str, str | None]:
     """The evaluation's task, and its metric; ``None`` is its only one."""
-    config, loop = setting.config, setting.config.loop
+    config, loop = trial.config, trial.config.loop
     task, metric = loop.task, loop.metric
-    tasks = setting.eval_tasks(getattr(config.eval, "tasks", None))
+    tasks = trial.eval_tasks(config.eval.tasks)
     if config.primary_metric and not (task and metric):
         known = next(
             (
@@ -208,22 +210,11 @@ def _what_is_watched(setting: Setting) -> tuple[str, str | None]:
     return task, metric
 
 
-def _recommended_lr(setting: Setting) -> float:
+def _recommended_lr(trial: TrialConfig) -> float:
     """The peak learning rate that tinker-cookbook recommends for the model."""
-    model = setting.config.model
+    model = trial.config.model
     name = model.tinker or model.hub or model.name
-    try:
-        from tinker_cookbook.hyperparam_utils import get_lr
-    except ModuleNotFoundError as error:
-        raise MissingExtra("tinker-cookbook", "tinker", "loop.use_recommended_lr") from error
-    try:
-        return float(get_lr(name, is_lora=True))
-    except Exception as error:
-        problem = (
-            f"tinker-cookbook recommends none for the model {name} "
-            f"({' '.join(str(error).split())[:120]}); give optim.lr"
-        )
-        raise ConfigError("loop.use_recommended_lr", "true", problem) from error
+    return recommended_lr(name, "loop.use_recommended_lr")
 
 
 def _wrapped(stage: Stage) -> dict[str, Any]:

@@ -2,39 +2,41 @@
 around theirs.
 
 ``NextRound`` and ``RoundEval`` hold another work each (a backend's round, an evaluation) and
-decide, when they run, whether that is still needed. ``Optimize`` and ``ChosenEval`` stand at the
+decide, when they run, whether that is still needed. ``Chosen`` and ``ChosenEval`` stand at the
 end for the round that was chosen. ``stages.loop`` puts them together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
+from mosweep.backends.base import Backend
 from mosweep.core.errors import StageError, choices
 from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.samples import SAMPLES, read_samples
 from mosweep.core.types import Stage, load_work
 from mosweep.core.work import CHOSEN, EVAL, ROUND, ROUND_EVAL, Artifact, Context, Kind, Traits, Work
 from mosweep.datasets.jsonl import JSONLDataset
 from mosweep.datasets.rounds import Selection, failed_groups, select
-from mosweep.stages.base import Setting
+from mosweep.stages.base import TrialConfig
 from mosweep.stages.loop.schedule import Schedule
 from mosweep.stages.model import ModelSource, folder_of
 
 __all__ = [
+    "Chosen",
     "ChosenEval",
     "HardExamples",
     "NextRound",
-    "Optimize",
     "Round",
     "RoundBackend",
     "RoundEval",
@@ -85,23 +87,33 @@ class Round:
         return [self.schedule.lr(self.before + step) for step in range(1, self.steps + 1)]
 
 
-@runtime_checkable
-class RoundBackend(Protocol):
-    """A backend that can train in rounds."""
+class RoundBackend(Backend):
+    """A backend that can train in rounds.
 
-    def peak_lr(self, setting: Setting) -> float:
-        """The peak learning rate of a fine-tune of this setting, which the first round has."""
-        ...
+    ``loop_settings`` names its native setting, below ``section``, for each setting of the loop that
+    says the same: ``batch_size``, ``max_seq_length``, ``use_recommended_lr``.
+    """
 
-    def round(self, setting: Setting, this: Round, previous: Stage | None) -> Stage:
-        """The stage that trains ``this`` round, from the adapter, the optimizer's state and the
-        place in the data that ``previous`` left.
+    loop_settings: ClassVar[Mapping[str, str]] = {}
 
-        Its work has the kind ``round`` and leaves the facts of a fine-tune. It finds ``previous``
-        among its inputs where it asked for it, and, except in the first round, the evaluation of
-        the round before as ``feedback`` (for ``chosen_examples``).
+    @property
+    def merges(self) -> bool:
+        """Whether the chosen round's adapter is also merged into a full model."""
+        return False
+
+    @abstractmethod
+    def peak_lr(self, trial: TrialConfig) -> float:
+        """The peak learning rate of a fine-tune of this trial, which the first round has."""
+
+    @abstractmethod
+    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
+        """The stage that trains ``this`` round.
+
+        It goes on from the adapter, the optimizer's state and the place in the data that
+        ``previous`` left. Its work has the kind ``ROUND`` and leaves the facts of a fine-tune. It
+        finds ``previous`` among its inputs where it asked for it and, except in the first round,
+        the evaluation of the round before as ``feedback`` (for ``chosen_examples``).
         """
-        ...
 
 
 async def chosen_examples(
@@ -117,12 +129,8 @@ async def chosen_examples(
     if this.hard is None or feedback is None:
         chosen = select(examples.samples, count, seed=seed, position=position)
     else:
-        hard, lines = (
-            this.hard,
-            (feedback.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n"),
-        )
+        hard, samples = this.hard, read_samples(feedback.folder / SAMPLES)
         scorer = hard.metric.rpartition("/")[0] if hard.metric else None
-        samples = [json.loads(line) for line in lines if line]
         groups = failed_groups(samples, hard.threshold, scorer=scorer, names=hard.by)
         chosen = await asyncio.to_thread(
             select,
@@ -261,7 +269,7 @@ def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Optimize(Work):
+class Chosen(Work):
     """The end of a loop: the round that reached the threshold. ``merged``: also write the full
     model, its adapter merged in.
     """
@@ -353,8 +361,8 @@ class ChosenEval(Work):
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """The facts and files of the chosen round's evaluation."""
-        optimized = next(artifact for artifact in context.inputs.values() if artifact.kind.tunes)
-        found = context.inputs[f"eval {optimized.facts['round']}"]
+        chosen = next(artifact for artifact in context.inputs.values() if artifact.kind.tunes)
+        found = context.inputs[f"eval {chosen.facts['round']}"]
         _link_files(found.folder, context.out)
         return {
             name: value

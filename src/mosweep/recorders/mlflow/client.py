@@ -1,9 +1,9 @@
-"""Writing runs through MLflow's public client: slower than straight into SQLite, but right for
-every server and every version.
+"""Writing runs through MLflow's public client.
 
-The client can add to a run, but take nothing back. Changed scores are added as later ones, so the
-page of the model shows both; where that will not do (a param has changed, a score is gone, a curve
-is another) the run is deleted and written anew.
+It is slower than writing into SQLite, but works with every server and every version. The client can
+add to a run, but remove nothing. Changed scores are added as later ones, and the page of the model
+shows both. Where that is not enough (a param or a curve has changed, a score is gone), the run is
+deleted and written again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import MissingExtra
-from mosweep.recorders.mlflow_entities import Dataset, Model, Run, model_file
+from mosweep.recorders.mlflow.entities import Dataset, Model, Run, model_file
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -33,7 +33,7 @@ VIEW = "mosweep"
 
 
 def load() -> Any:
-    """The module ``mlflow``, told to keep quiet; raises ``MissingExtra``."""
+    """The module ``mlflow``, made quiet; raises ``MissingExtra``."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with _variable("MLFLOW_LOGGING_LEVEL", "WARNING"):  # read while MLflow is imported
@@ -45,16 +45,12 @@ def load() -> Any:
 
 
 def view_tag(columns: Sequence[str]) -> tuple[str, str]:
-    """The experiment's tag that makes MLflow's user interface show the table of runs with these
-    columns.
-    """
+    """The tag with which MLflow's user interface shows these columns in the table of runs."""
     return f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": list(columns)})
 
 
 def artifact_location(root: Path, experiment: str) -> str:
-    """Where the artifacts of an experiment lie: a path, as MLflow likes it best, or a URI if the
-    path has signs that URIs do not.
-    """
+    """The place of an experiment's artifacts: a path, or a URI if the path needs quoting."""
     folder = root.absolute() / "".join(c if c.isalnum() or c in "-_" else "_" for c in experiment)
     return folder.as_uri() if set("%#?;") & set(str(folder)) else str(folder)
 
@@ -75,9 +71,7 @@ class ClientWriter:
         """Nothing to close."""
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run that has to be written
-        again.
-        """
+        """The digests of the sweep's runs by trial; empty for a run to be written again."""
         digests = {}
         for run in _pages(
             self._client.search_runs,
@@ -107,8 +101,8 @@ class ClientWriter:
         self._client.set_experiment_tag(self.experiment_id, *view_tag(columns))
 
     def _experiment(self, name: str, artifact_root: Path | None) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             from mlflow.exceptions import MlflowException
 
             try:
@@ -120,12 +114,12 @@ class ClientWriter:
                     )
                 )
             except MlflowException:  # made by another process meanwhile
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
 
     def _write(self, run: Run) -> None:
         from mlflow.entities import LoggedModelInput, LoggedModelOutput, Param, RunTag
@@ -195,13 +189,11 @@ class ClientWriter:
             client.set_terminated(run_id, run.status, run.end_ms)
         else:
             client.update_run(run_id, run.status)
-        # last: it says that the rest is there
+        # last, as it says that everything else is there
         client.set_tag(run_id, "mosweep.digest", run.tags["mosweep.digest"])
 
     def _reusable(self, run: Run, latest: Mapping[str, float]) -> Any:
-        """The trial's run as it stands, if adding to it makes it ``run``; otherwise it is
-        deleted.
-        """
+        """The trial's present run, if adding to it makes it ``run``; otherwise it is deleted."""
         run_id = self._run_ids.get(run.trial)
         if run_id is None:
             return None
@@ -222,10 +214,10 @@ class ClientWriter:
     def _known_models(self) -> dict[str, str]:
         """The ids of the experiment's models by key."""
         if self._model_ids is None:
-            found = _pages(self._client.search_logged_models, [self.experiment_id])
+            models = _pages(self._client.search_logged_models, [self.experiment_id])
             self._model_ids = {
                 model.tags["mosweep.key"]: model.model_id
-                for model in found
+                for model in models
                 if "mosweep.key" in model.tags
             }
         return self._model_ids

@@ -1,38 +1,42 @@
-"""What a sweep looks like in MLflow, as plain data. Knows MLflow's vocabulary and limits, but
-neither imports nor calls it.
+"""What a sweep looks like in MLflow, as plain data. Neither imports nor calls MLflow.
 
-A run per sweep, a run per trial below it. A trial's run shows its factors as params, its scores as
-metrics ``<task>/<metric>``, its data sets as inputs and its models as logged models: the base model
-as input, the fine-tuned one as output and, where it was evaluated, as input with the scores
-attached to it. Trials that share a fine-tune share its logged model.
+There is a run per sweep, and below it a run per trial. A trial's run has its factors as params, its
+scores as metrics ``<task>/<metric>``, its data sets as inputs, and its models as logged models: the
+base model is an input, the fine-tuned one an output and, where it was evaluated, also an input with
+the scores attached. Trials that share a fine-tune share its logged model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mosweep.config.secrets import looks_secret
 from mosweep.core import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.work import DATA, MODEL, ROUND_EVAL
-from mosweep.recorders.mlflow_entities import Dataset, Metric, Model, Run
+from mosweep.recorders.mlflow.entities import Dataset, Metric, Model, Run
+from mosweep.recorders.mlflow.naming import (
+    DIGEST,
+    KEY,
+    PARAM,
+    TAG,
+    base_name,
+    key,
+    model_name,
+    params_of,
+)
 
 __all__ = ["Content", "run_digest", "sweep_id"]
 
-#: Raise it when what is written for an unchanged trial changes: everything is then recorded anew.
+#: Raise it when an unchanged trial is written differently: everything is then recorded again.
 FORMAT = 1
-
-#: MLflow's limits, in characters.
-_PARAM, _TAG, _KEY, _DIGEST = 6000, 8000, 250, 32
 
 _STATUS = {
     "succeeded": "FINISHED",
@@ -44,7 +48,7 @@ _STATUS = {
 
 
 def sweep_id(result: SweepResult) -> str:
-    """Identity of a sweep among MLflow's runs: that of its folder."""
+    """The identity of a sweep among MLflow's runs: its folder's."""
     return fingerprint.digest_bytes(str(result.folder.absolute()).encode())[:32]
 
 
@@ -52,7 +56,8 @@ def run_digest(result: SweepResult | TrialResult) -> str:
     """Changes whenever the run should be written again."""
     if isinstance(result, TrialResult):
         return f"{FORMAT}-{result.digest}"
-    return f"{FORMAT}-{fingerprint.digest_bytes(''.join(trial.digest for trial in result.trials).encode())}"
+    trials = "".join(trial.digest for trial in result.trials)
+    return f"{FORMAT}-{fingerprint.digest_bytes(trials.encode())}"
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,11 @@ class Content:
     @property
     def columns(self) -> list[str]:
         """What the table of runs should show, as MLflow's user interface names its columns."""
-        params = dict.fromkeys(
-            name for trial in self.result.trials for name in (*map(_name, trial.factors), "dummy")
-        )
-        metrics = dict.fromkeys(
-            _name(name) for trial in self.result.trials for name in trial.metrics
-        )
-        if not any(_is_dummy(trial.stages) for trial in self.result.trials):
-            params.pop("dummy", None)
+        trials = self.result.trials
+        params = dict.fromkeys(key(name) for trial in trials for name in trial.factors)
+        if self.result.pretended:
+            params["dummy"] = None
+        metrics = dict.fromkeys(key(name) for trial in trials for name in trial.metrics)
         return [
             "attributes.`Dataset`",
             *(f"params.`{name}`" for name in params),
@@ -128,12 +130,12 @@ class Content:
         base = self._base(trial)
         return Run(
             trial=trial.name,
-            name=trial.name[:_KEY],
+            name=trial.name[:KEY],
             status=_STATUS[trial.status],
             # the work it took, however long ago a shared stage was made
             start_ms=end - sum(b - a for a, b in spans),
             end_ms=end if done else None,
-            params=_params(trial),
+            params=params_of(trial),
             tags=self._trial_tags(trial),
             metrics=metrics,
             datasets=tuple({(d.name, d.digest): d for d in reversed(datasets.values())}.values()),
@@ -157,12 +159,12 @@ class Content:
             "mosweep.status": trial.status,
             "mosweep.control": str(trial.control).lower(),
         }
-        if _is_dummy(trial.stages):
+        if trial.pretended:
             tags["mosweep.dummy"] = "true"
         for stage in trial.stages:
-            tags[_name(f"mosweep.stage.{stage.label}")] = stage.key
+            tags[key(f"mosweep.stage.{stage.label}")] = stage.key
             if stage.error:
-                tags["mosweep.error"] = f"{stage.label}: {_error(stage)}"[:_TAG]
+                tags["mosweep.error"] = f"{stage.label}: {_error(stage)}"[:TAG]
         return tags
 
     @cached_property
@@ -179,98 +181,72 @@ class Content:
         """The logged model of a stage, named by the factors that all its trials have in common."""
         if stage.key not in self._models:
             users = self._users[stage.key]
-            facts, base = stage.facts, stage.kind == MODEL
-            first, *others = [_params(user) for user in users]
+            first, *others = [params_of(user) for user in users]
             shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
-            varied = {_name(factor) for factor in users[0].factors}
+            varied = {key(factor) for factor in users[0].factors}
             factors = [f"{k}={v}" for k, v in shared.items() if k in varied]
-            tags = {
-                "mosweep.key": stage.key,
-                "mosweep.stage": stage.label,
-                "mlflow.model.isExternal": "true",
-            }
-            for fact in ("model_id", "uri", "base"):
-                if isinstance(facts.get(fact), str):
-                    tags[f"mosweep.{fact}"] = facts[fact][:_TAG]
-            if stage.folder:
-                tags["mosweep.folder"] = str(stage.folder)
-            if facts.get("dummy"):
-                tags["mosweep.dummy"] = "true"
-            own = first.get("model") or _called(facts, "name", "model_id") or stage.label
+            base, model = stage.base, stage.model
+            known = base.name if base else model.model_id if model else None
+            own = first.get("model") or known or stage.label
             name = ",".join(factors if "model" in varied else [own, *(factors or [stage.label])])
+            kept = {"model", "dummy"} if base else {"model", "dummy", "dataset", *varied}
             self._models[stage.key] = Model(
                 key=stage.key,
-                name=_model_name(own if base else name),
+                name=model_name(own if base else name),
                 type="base" if base else stage.kind.name,
-                params={
-                    k: v
-                    for k, v in shared.items()
-                    if k in ("model", "dummy") or (not base and k in varied | {"dataset"})
-                },
-                tags=tags,
+                params={k: v for k, v in shared.items() if k in kept},
+                tags=_model_tags(stage),
                 created_ms=_finished(stage),
                 source=None if base else users[0].name,
             )
         return self._models[stage.key]
 
     def _base(self, trial: TrialResult) -> Model | None:
-        """The base model of a trial: the one that a stage prepared, otherwise one that is known by
-        its name alone.
-        """
-        made = next((stage for stage in trial.stages if stage.kind == MODEL and stage.record), None)
-        if made:
-            return self._model(made)
-        name, user = (
-            _base_name(trial),
-            next((stage for stage in trial.stages if stage.record), None),
-        )
+        """The base model of a trial: a stage made it, or only its name is known."""
+        for stage in trial.stages:
+            if stage.base:
+                return self._model(stage)
+        name, user = base_name(trial), next((stage for stage in trial.stages if stage.record), None)
         if name is None or user is None:
             return None
-        key = f"base:{name}"
-        if key not in self._models:
-            dummy = {"dummy": "true"} if user.facts.get("dummy") else {}
-            tags = {"mosweep.key": key, "mlflow.model.isExternal": "true"} | {
-                f"mosweep.{k}": v for k, v in dummy.items()
-            }
-            self._models[key] = Model(
-                key,
-                _model_name(name),
-                "base",
-                {"model": name[:_PARAM], **dummy},
-                tags,
-                _finished(user),
+        identity = f"base:{name}"
+        if identity not in self._models:
+            dummy = {"dummy": "true"} if user.pretended else {}
+            tags = {"mosweep.key": identity, "mlflow.model.isExternal": "true"}
+            self._models[identity] = Model(
+                key=identity,
+                name=model_name(name),
+                type="base",
+                params={"model": name[:PARAM], **dummy},
+                tags=tags | {f"mosweep.{mark}": value for mark, value in dummy.items()},
+                created_ms=_finished(user),
             )
-        return self._models[key]
+        return self._models[identity]
 
     def _datasets(self, trial: TrialResult) -> dict[str, Dataset]:
         """Data sets by the key of their stage."""
         trained_on = {
-            key
+            need
             for stage in trial.stages
             if stage.kind.leaves == "model"
-            for key in stage.needs.values()
+            for need in stage.needs.values()
         }
-        found = {}
+        datasets = {}
         for stage in trial.stages:
-            if stage.kind == DATA and stage.record:
-                facts = stage.facts
-                digest = facts.get("digest") or stage.record["artifact_digest"]
-                rows = facts.get("rows")
-                found[stage.key] = Dataset(
-                    name=_called(facts, "name", "dataset")
-                    or _configured(stage, "dataset")
-                    or stage.label,
-                    digest=str(digest)[:_DIGEST],
+            if facts := stage.dataset:
+                datasets[stage.key] = Dataset(
+                    name=facts.name or stage.label,
+                    digest=facts.digest[:DIGEST],
                     source=json.dumps({"uri": str(stage.folder or "")}),
-                    profile=json.dumps({"num_rows": rows}) if rows is not None else None,
+                    profile=json.dumps({"num_rows": facts.rows}),
                     context="training" if stage.key in trained_on else "eval",
                 )
-        return found
+        return datasets
 
     def _scores(
         self, trial: TrialResult, datasets: Mapping[str, Dataset]
     ) -> tuple[tuple[Metric, ...], list[Model]]:
-        """The metrics of a trial, and the models that they tell about."""
+        """The metrics of a trial, and the models that they belong to."""
         metrics: dict[tuple[str, int], Metric] = {}
         evaluated = []
         models = {
@@ -278,103 +254,63 @@ class Content:
             for stage in trial.stages
             if _leaves_model(stage) and not stage.kind.given
         }
+
+        def add(metric: Metric) -> None:
+            metrics[metric.name, metric.step] = metric
+
         for stage in trial.stages:
             time_ms = _finished(stage)
             for name, points in stage.curves.items():
-                full = _name(f"train/{name}")
-                metrics |= {
-                    (full, int(step)): Metric(full, float(value), time_ms, int(step))
-                    for step, value in points
-                }
-            if stage.kind == ROUND_EVAL and stage.record and not stage.stopped:
-                full, number = (
-                    _name(f"rounds/{stage.facts['task']}/{stage.facts['watched']}"),
-                    int(stage.facts["round"]),
-                )
-                metrics[full, number] = Metric(full, float(stage.facts["score"]), time_ms, number)
-            if not stage.kind.scores or not stage.record:
+                for step, value in points:
+                    add(Metric(key(f"train/{name}"), float(value), time_ms, int(step)))
+            evaluation = stage.evaluation
+            if evaluation is None:
                 continue
-            tuned = next((models[key] for key in stage.needs.values() if key in models), None)
+            if of_round := stage.round:
+                name = key(f"rounds/{evaluation.task}/{of_round.watched}")
+                add(Metric(name, of_round.score, time_ms, of_round.number))
+            if not stage.kind.scores:
+                continue
+            needs = stage.needs.values()
+            tuned = next((models[need] for need in needs if need in models), None)
             model = self._model(tuned) if tuned else self._base(trial)
-            dataset = next((datasets[key] for key in stage.needs.values() if key in datasets), None)
+            dataset = next((datasets[need] for need in needs if need in datasets), None)
             if model:
                 evaluated.append(model)
-            for name, value in stage.facts["metrics"].items():
+            for name, value in evaluation.metrics.items():
                 if isinstance(value, int | float):
-                    full = _name(f"{stage.facts['task']}/{name}")
-                    metrics[full, 0] = Metric(
-                        full, float(value), time_ms, 0, model.key if model else None, dataset
+                    add(
+                        Metric(
+                            key(f"{evaluation.task}/{name}"),
+                            float(value),
+                            time_ms,
+                            model=model.key if model else None,
+                            dataset=dataset,
+                        )
                     )
         return tuple(metrics.values()), evaluated
 
 
-def _params(trial: TrialResult) -> dict[str, str]:
-    """The factors; model, data set and task even where they do not vary; and whether it was only
-    pretended.
-    """
-    params = {_name(factor): _text(value)[:_PARAM] for factor, value in trial.factors.items()}
-    for name, value in (("model", _base_name(trial)), ("dataset", _dataset_name(trial))):
-        if value and name not in params:
-            params[name] = value[:_PARAM]
-    tasks = dict.fromkeys(
-        str(stage.facts["task"]) for stage in trial.stages if stage.kind.scores and stage.record
-    )
-    if tasks and "task" not in params:
-        params["task"] = ",".join(tasks)[:_PARAM]
-    if _is_dummy(trial.stages):
-        params["dummy"] = "true"
-    return params
-
-
-def _base_name(trial: TrialResult) -> str | None:
-    """The base model's name: as factor, in a stage's configuration, in a model id
-    (``torchtune/tiny@3f2a``, ``ft:gpt-4o:org::id``).
-    """
-    factor = trial.factors.get("model")
-    if isinstance(factor, str):
-        return factor
-    for stage in trial.stages:
-        if name := _configured(stage, "model"):
-            return name
-    for stage in trial.stages:
-        identity = _called(stage.facts, "model_id") or ""
-        if tuned := re.fullmatch(r"[\w-]+/(.+)@[^@]+|ft:([^:]+):.*", identity):
-            return tuned[1] or tuned[2]
-        if identity and stage.kind.scores:  # of the base model
-            return identity
-    return next(
-        (
-            name
-            for stage in trial.stages
-            if stage.kind == MODEL and (name := _called(stage.facts, "name"))
-        ),
-        None,
-    )
-
-
-def _dataset_name(trial: TrialResult) -> str | None:
-    named = (
-        _called(stage.facts, "name") if stage.kind == DATA else _configured(stage, "dataset")
-        for stage in trial.stages
-    )
-    return next(filter(None, named), None)
-
-
-def _configured(stage: StageResult, name: str) -> str | None:
-    value = stage.facts.get(name)
-    return (
-        _called(value, "name")
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, str)
-        else None
-    )
-
-
-def _called(facts: Mapping[str, Any], *names: str) -> str | None:
-    return next(
-        (facts[name] for name in names if isinstance(facts.get(name), str) and facts[name]), None
-    )
+def _model_tags(stage: StageResult) -> dict[str, str]:
+    tags = {
+        "mosweep.key": stage.key,
+        "mosweep.stage": stage.label,
+        "mlflow.model.isExternal": "true",
+    }
+    if model := stage.model:
+        about = {"model_id": model.model_id} | {
+            name: model.more.get(name) for name in ("uri", "base")
+        }
+        tags |= {
+            f"mosweep.{name}": value[:TAG]
+            for name, value in about.items()
+            if isinstance(value, str)
+        }
+    if stage.folder:
+        tags["mosweep.folder"] = str(stage.folder)
+    if stage.pretended:
+        tags["mosweep.dummy"] = "true"
+    return tags
 
 
 def _summary(trial: TrialResult) -> dict[str, Any]:
@@ -395,20 +331,20 @@ def _summary(trial: TrialResult) -> dict[str, Any]:
         "id": trial.id,
         "factors": trial.factors,
         "control": trial.control,
-        "dummy": _is_dummy(trial.stages),
+        "dummy": trial.pretended,
     }
     return {**head, "status": trial.status, "metrics": trial.metrics, "stages": stages}
 
 
 def _files(folder: Path, copied: str, made: Mapping[str, Any]) -> dict[str, bytes]:
     files = {name: json.dumps(data, indent=1, default=str).encode() for name, data in made.items()}
-    with contextlib.suppress(OSError):  # not there: a sweep made by the library, or an old one
+    with contextlib.suppress(OSError):  # not there: the sweep was made by the Python API
         files[copied] = (folder / copied).read_bytes()
     return files
 
 
 def _error(stage: StageResult) -> str | None:
-    """What went wrong, unless a library has put a key into its message."""
+    """The error, unless its message seems to have a key in it."""
     return (
         "(looks like a secret; see the log)"
         if stage.error and looks_secret("", stage.error)
@@ -418,10 +354,6 @@ def _error(stage: StageResult) -> str | None:
 
 def _leaves_model(stage: StageResult) -> bool:
     return stage.record is not None and stage.kind.leaves == "model" and not stage.kind.optional
-
-
-def _is_dummy(stages: Iterable[StageResult]) -> bool:
-    return any(stage.facts.get("dummy") for stage in stages)
 
 
 def _unique(models: Iterable[Model]) -> tuple[Model, ...]:
@@ -448,24 +380,3 @@ def _ms(seconds: float) -> int:
 
 def _now() -> int:
     return _ms(time.time())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-@lru_cache(4096)
-def _name(text: str) -> str:
-    """``text`` as MLflow accepts it for params, metrics and tags."""
-    return (
-        "/".join(
-            part
-            for part in re.sub(r"[^\w\-. :/]", "_", text).split("/")
-            if part not in ("", ".", "..")
-        )[:_KEY]
-        or "_"
-    )
-
-
-def _model_name(text: str) -> str:
-    return re.sub(r"[/:.%\"']", "_", text)[:_KEY]

@@ -1,20 +1,18 @@
-"""Recording a sweep in MLflow: a projection of what lies on disk, which can be made anew at any
-time.
+"""Recording a sweep in MLflow: a projection of what is on disk, which can be repeated at any time.
 
 ``project`` writes what has changed since the last time. A marker in the sweep's folder (``MARKER``)
-remembers what was recorded, so that a sweep in which nothing changed costs a few milliseconds and
-no import of MLflow. The marker is advisory: without it, or when the database behind it is gone,
-runs are looked up by their tags, and written where they are missing or differ.
+notes what was recorded, so an unchanged sweep costs a few milliseconds and no import of MLflow. The
+marker is advisory: without it, or without the database, runs are looked up by their tags, and
+written where they are missing or differ.
 
-One process at a time writes: others wait, look at the marker again, and as a rule find nothing left
-to do. Trials that have vanished from the sweep's folder keep their runs.
+One process at a time writes. Others wait, look at the marker again, and mostly have nothing left to
+do. Trials that are no longer in the sweep's folder keep their runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +21,14 @@ from typing import Any, Protocol
 
 from mosweep.core import fingerprint
 from mosweep.core.events import Recorder, SweepFinished
+from mosweep.core.files import write_whole
 from mosweep.core.results import SweepResult
-from mosweep.recorders import mlflow_client, mlflow_sqlite
 from mosweep.recorders.base import Projection, ProjectionWarning, turn
-from mosweep.recorders.mlflow_content import Content, run_digest, sweep_id
-from mosweep.recorders.mlflow_entities import Run
+from mosweep.recorders.mlflow import client, sqlite
+from mosweep.recorders.mlflow.content import Content, run_digest, sweep_id
+from mosweep.recorders.mlflow.entities import Run
 
-__all__ = ["MARKER", "MLflowRecorder", "Projection", "ProjectionWarning", "project"]
+__all__ = ["MARKER", "MLflowRecorder", "project"]
 
 #: Name of the marker in a sweep's folder.
 MARKER = ".mlflow.json"
@@ -42,15 +41,11 @@ class Writer(Protocol):
     experiment_id: str
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run that has to be written
-        again.
-        """
+        """The digests of the sweep's runs by trial; empty for a run to be written again."""
         ...
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Write the runs, over what there is of them. The sweep's own run comes before its
-        trials'.
-        """
+        """Write the runs, in place of earlier ones. The sweep's run comes before its trials'."""
         ...
 
     def show(self, columns: Sequence[str]) -> None:
@@ -62,14 +57,14 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close files and connections."""
         ...
 
 
 def project(
     result: SweepResult, uri: str, artifact_root: Path | None = None, *, locks: Path | None = None
 ) -> Projection:
-    """Bring MLflow at ``uri`` up to what ``result`` says.
+    """Bring MLflow at ``uri`` up to date with ``result``.
 
     ``artifact_root`` is where a new experiment keeps its artifacts: by default beside a SQLite
     file, and for a server where that says. ``locks`` is the folder of the lock that lets one
@@ -80,7 +75,7 @@ def project(
     wanted = {"": run_digest(result)} | {trial.name: run_digest(trial) for trial in result.trials}
     if page := _recorded(result, uri, wanted):
         return Projection(unchanged=len(result.trials), page=page)
-    file = mlflow_sqlite.file_of(uri)
+    file = sqlite.file_of(uri)
     with turn(
         locks
         or (file.with_name(f"{file.name}.claims") if file else result.folder / ".mlflow.claims"),
@@ -97,7 +92,10 @@ def project(
                 [name for name, digest in wanted.items() if known.get(name) != digest],
             )
             writer.show(content.columns)
-            page = f"#/experiments/{writer.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={mlflow_client.VIEW}"
+            page = (
+                f"#/experiments/{writer.experiment_id}/runs?workflowType=machine_learning"
+                f"&viewStateShareKey={client.VIEW}"
+            )
             recorded = {name: digest for name, digest in wanted.items() if name not in failed}
             _mark(
                 result,
@@ -116,8 +114,9 @@ def project(
 
 @dataclass(frozen=True)
 class MLflowRecorder(Recorder):
-    """Records a sweep in MLflow when it ends. That it cannot is a ``ProjectionWarning``: the sweep
-    itself has succeeded or not.
+    """Records a sweep in MLflow when it ends.
+
+    If it cannot, it issues a ``ProjectionWarning``: the sweep itself is not affected.
     """
 
     uri: str
@@ -129,23 +128,21 @@ class MLflowRecorder(Recorder):
         try:
             project(event.result, self.uri, self.artifact_root, locks=self.locks)
         except Exception as error:
-            message = f"not recorded in MLflow ({error}); `mosweep sync` makes up for it"
+            message = f"not recorded in MLflow ({error}); `mosweep sync` does it later"
             warnings.warn(message, ProjectionWarning, stacklevel=2)
 
 
 def _open(name: str, uri: str, file: Path | None, artifact_root: Path | None) -> Writer:
     if file is None:
-        return mlflow_client.ClientWriter(uri, name, artifact_root)
+        return client.ClientWriter(uri, name, artifact_root)
     artifact_root = artifact_root or file.with_name(f"{file.stem}-artifacts")
-    return mlflow_sqlite.connect(file, name, artifact_root) or mlflow_client.ClientWriter(
+    return sqlite.connect(file, name, artifact_root) or client.ClientWriter(
         uri, name, artifact_root
     )
 
 
 def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Write the named runs; returns the names of those that were written and of those that could
-    not be.
-    """
+    """Write the named runs; returns the names of those that were written, and of the others."""
     trials = {trial.name: trial for trial in content.result.trials}
     written: set[str] = set()
     failed: set[str] = set()
@@ -176,9 +173,7 @@ def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[
 
 
 def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str | None:
-    """The page of the runs if the marker says that everything wanted was recorded, and the database
-    is still there.
-    """
+    """The page of the runs, if the marker says that all are recorded and the database is there."""
     try:
         marker = json.loads((result.folder / MARKER).read_bytes())
         same = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
@@ -188,10 +183,10 @@ def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str |
 
 
 def _is_there(uri: str, run_id: str) -> bool:
-    """Whether the sweep's run is there; ``False`` also where only MLflow itself can tell."""
-    file = mlflow_sqlite.file_of(uri)
+    """Whether the sweep's run is there; ``False`` also if only MLflow itself can know."""
+    file = sqlite.file_of(uri)
     if file is not None:
-        return mlflow_sqlite.has_run(file, run_id)
+        return sqlite.has_run(file, run_id)
     if not uri.startswith(("http://", "https://")):
         return False
     import urllib.request
@@ -201,19 +196,14 @@ def _is_there(uri: str, run_id: str) -> bool:
             f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10
         ) as reply:
             return bool(json.load(reply)["run"]["info"]["lifecycle_stage"] == "active")
-    # needs a password, does not answer, is something else: MLflow's client knows what to do or to
-    # say
-    except Exception:
+    except Exception:  # a password is needed, no answer, …: MLflow's client has the right message
         return False
 
 
 def _mark(result: SweepResult, marker: Mapping[str, Any]) -> None:
-    path = result.folder / MARKER
-    temporary = path.with_name(f"{MARKER}.{os.getpid()}")
-    temporary.write_text(json.dumps(marker, separators=(",", ":")))
-    temporary.replace(path)
+    write_whole(result.folder / MARKER, json.dumps(marker, separators=(",", ":")))
 
 
 def _anonymous(uri: str) -> str:
-    """The URI as the marker knows it: it may hold a password."""
+    """The URI as the marker has it, because it may contain a password."""
     return fingerprint.digest_bytes(uri.encode())

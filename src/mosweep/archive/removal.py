@@ -1,0 +1,79 @@
+"""Removing from the store: ``mosweep cache clear`` and ``gc``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mosweep.archive.inventory import Entry, contents, reachable, stages_of
+from mosweep.core.drivers import sweeps_at_work
+from mosweep.core.store import Store
+from mosweep.launchers.lookup import launchers_with_jobs
+from mosweep.sweep.folder import Sweep
+
+__all__ = ["collect_garbage", "garbage", "in_use", "remove", "size_of"]
+
+#: A failed attempt is kept for so many seconds: the sweep may be launched again and resume.
+KEEP_S = 3600.0
+
+
+def in_use(store: Store) -> set[str]:
+    """Keys that must stay: what running sweeps need, and what is being made or waits in a queue."""
+    busy = {key for key in store.claims.held() if re.fullmatch(r"[0-9a-f]{64}", key)}
+    for folder in sweeps_at_work(store):
+        busy |= stages_of(Sweep(folder))
+    for launcher in launchers_with_jobs(store):
+        busy |= launcher.in_use(store)
+    return busy | reachable(busy, contents(store))
+
+
+def remove(store: Store, entries: Mapping[str, Entry]) -> int:
+    """Remove these entries, except those that another process has claimed; returns bytes freed."""
+    freed = 0
+    held = store.claims.held()
+    for key, entry in entries.items():
+        if key not in held:
+            store.forget(key)
+            freed += entry.size
+    return freed
+
+
+def garbage(store: Store, *, keep_s: float = KEEP_S) -> list[Path]:
+    """Folders of attempts that failed or were killed.
+
+    Those that are younger than ``keep_s`` or still being worked on are not listed.
+    """
+    named = {entry.folder for entry in contents(store).values()}
+    held = {key[:16] for key in store.claims.held()}
+    folders = []
+    for folder in (store.root / "artifacts").glob("?/*"):
+        if str(folder.relative_to(store.root)) in named or folder.name.partition(".")[0] in held:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime >= keep_s:
+                folders.append(folder)
+    return sorted(folders)
+
+
+def collect_garbage(store: Store, folders: Iterable[Path]) -> int:
+    """Remove these folders, with their logs; returns bytes freed."""
+    freed = 0
+    for folder in folders:
+        freed += size_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(f"{root}/{name}").st_size
+    return total

@@ -1,0 +1,238 @@
+"""What a stage at OpenAI does, and what is asked of OpenAI before and after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mosweep.backends.openai.training import CLOSING, DPO, Method, OpenAIResult, Supervised
+from mosweep.core.errors import ConfigError, UserError
+from mosweep.core.facts import HostedAccess, ModelFacts, Usage
+from mosweep.core.fingerprint import unkeyed
+from mosweep.core.schema import build
+from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
+from mosweep.cost.prices import facts as usage_facts
+from mosweep.stages.data import TRAIN, data_folder, dataset_ref
+
+if TYPE_CHECKING:
+    from mosweep.backends.openai.account import Account
+    from mosweep.core.providers import Trouble
+
+
+#: The data set's file of rows whose loss is measured but not trained on.
+VALIDATION = "validation.jsonl"
+#: The id of a file that does not exist.
+NO_FILE = "file-none"
+#: How long OpenAI may take to answer before a launch, in seconds.
+QUICK_S = 20.0
+
+__all__ = ["OpenAIFinetune", "settings_of"]
+
+
+_REQUIRES = {"openai": "openai", "tenacity": "openai"}
+
+
+@dataclass(frozen=True)
+class OpenAIFinetune(RemoteWork):
+    """One fine-tuning job. ``model`` is OpenAI's name of the base model."""
+
+    model: str
+    method: Method
+    settings: Mapping[str, Any]
+    seed: int
+    validation: bool
+    suffix: str | None = field(metadata=unkeyed)
+    max_concurrent: int = field(metadata=unkeyed)
+    poll_s: float = field(metadata=unkeyed)
+    patience_min: float = field(metadata=unkeyed)
+
+    kind: ClassVar[Kind] = FINETUNE
+    version: ClassVar[int] = 1
+    provider: ClassVar[str] = "openai"
+    outlives: ClassVar[bool] = True
+
+    @property
+    def traits(self) -> Traits:
+        """Waits for OpenAI."""
+        return Traits(requires=_REQUIRES, notice=CLOSING, provider=self.provider, remote=self)
+
+    def expected_usage(self, tokens: int) -> Usage | None:
+        """``tokens · epochs`` trained; ``None`` where OpenAI chooses the epochs."""
+        epochs = self.settings.get("n_epochs")
+        return epochs and Usage(self.provider, self.model, train_tokens=tokens * epochs)
+
+    async def run(self, context: Context) -> Mapping[str, Any]:
+        """Leaves ``job.json``, which says what job it was. A job that was started for this stage
+        before is attached to.
+        """
+        from mosweep.backends.openai.training import OpenAITrainingBackend
+
+        data = context.inputs["data"]
+        folder = data_folder(data)
+        names = [TRAIN, *([VALIDATION] if self.validation else [])]
+        contents = [await _prepared(folder / name, self.method) for name in names]
+        intent = context.out / "job.json"
+        if context.previous is not None and (context.previous / intent.name).exists():
+            intent.write_bytes((context.previous / intent.name).read_bytes())
+        backend = OpenAITrainingBackend(
+            method=self.method,
+            seed=self.seed,
+            key=context.key,
+            spent=context.spent,
+            intent=intent,
+            poll_s=self.poll_s,
+            patience_s=60 * self.patience_min,
+        )
+        settings = build(settings_of(self.method), self.settings, "backend")
+        run = await backend.train_on(contents, self.model, settings, self.suffix)
+        try:
+            model_id = await run.wait()
+        except asyncio.CancelledError:
+            print(f"{run.id} goes on at OpenAI; the same command attaches to it")
+            raise
+        result = await run.result()
+        used = Usage(self.provider, result.base, train_tokens=result.trained_tokens or 0)
+        last = result.losses[-1] if result.losses else None
+        facts = ModelFacts(
+            model_id=model_id,
+            access=HostedAccess(self.provider, model_id),
+            dataset=dataset_ref(data),
+            steps=int(last[0]) if last else None,
+            final_loss=last[1] if last else None,
+            loss=[list(point) for point in result.losses],
+            remote_job=run.id,
+            usage=usage_facts(used),
+            more=_more(result),
+        )
+        return facts.to_json()
+
+    @classmethod
+    def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
+        """Ask once for every distinct model and method whether OpenAI would take a job;
+        ``UserError`` if not.
+        """
+        asyncio.run(_check({(work.model, work.method) for work in works}))
+
+    @classmethod
+    def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
+        """Those of ``keys`` with a job that lives or has succeeded, other than the jobs given with
+        them.
+        """
+        return asyncio.run(_begun(keys))
+
+    @classmethod
+    def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
+        """End the jobs that were started for ``keys`` and go on."""
+        return asyncio.run(_cancel(keys))
+
+
+def _more(result: OpenAIResult) -> dict[str, Any]:
+    """What only OpenAI reports of a finished job."""
+    seconds = None if result.finished is None else result.finished - result.created
+    known = {
+        "base": result.base,
+        "seed": result.seed,
+        "settings": dict(result.settings),
+        "checkpoints": [dict(checkpoint) for checkpoint in result.checkpoints],
+        "trained_tokens": result.trained_tokens,
+        "job_seconds": seconds,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+async def _prepared(path: Path, method: Method) -> bytes:
+    """The content to upload; trials on one data set share it. ``UserError`` names what OpenAI would
+    refuse.
+    """
+    if not path.exists():
+        raise UserError(f"backend.validation=true: the data set has no {path.name} ({path.parent})")
+    return await asyncio.to_thread(_content, str(path), path.stat().st_mtime_ns, method)
+
+
+@cache
+def _content(path: str, time_ns: int, method: Method) -> bytes:
+    from mosweep.backends.openai.training import training_file
+    from mosweep.datasets.jsonl import JSONLDataset
+
+    dataset = asyncio.run(JSONLDataset.load(path))
+    try:
+        return training_file(dataset, method)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+async def _check(wanted: set[tuple[str, Method]]) -> None:
+    from mosweep.backends.openai.account import Account
+
+    account = await Account.of()
+    for model, method in sorted(wanted):
+        if trouble := await _refusal(account, model, method):
+            if trouble.again or trouble.status in (401, 429):
+                where = f" (at {account.client.base_url.host})" if trouble.again else ""
+                raise UserError(f"backend=openai: {trouble.text}{where}")
+            key, value = (
+                ("backend.method", method)
+                if "method" in (trouble.param or "")
+                else ("model.inspect", f"openai/{model}")
+            )
+            raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+
+
+async def _begun(keys: Mapping[str, Collection[str]]) -> set[str]:
+    from mosweep.backends.openai.account import KEY, Account, usable
+    from mosweep.core.providers import RemoteError
+
+    account = await Account.of()
+    try:
+        jobs = await account.ask("looking for jobs", account.jobs, QUICK_S)
+    except RemoteError as error:
+        raise UserError(f"backend=openai: {error}") from None
+    named = [(str((job.metadata or {}).get(KEY)), job) for job in usable(jobs)]
+    return {key for key, job in named if key in keys and job.id not in keys[key]}
+
+
+async def _cancel(keys: Sequence[str]) -> dict[str, str]:
+    from mosweep.backends.openai.account import ENDED, Account
+
+    account, ended = await Account.of(), {}
+    for key in keys:
+        for job in await account.ask("looking for its job", lambda key=key: account.jobs(key)):  # type: ignore[misc]
+            if job.status not in ENDED:
+                ended[key] = (await account.cancel(job.id)).id
+    return ended
+
+
+async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
+    """Why OpenAI would not take a job: asked by one that cannot start, as its training file does
+    not exist.
+    """
+    from mosweep.backends.openai.account import FULL
+    from mosweep.core.providers import RemoteError
+
+    jobs = account.client.fine_tuning.jobs
+    request: dict[str, Any] = {
+        "model": model,
+        "training_file": NO_FILE,
+        "method": {"type": method, method: {"hyperparameters": {}}},
+    }
+    try:
+        made = await account.ask(f"asking for {model}", lambda: jobs.create(**request), QUICK_S)
+    except RemoteError as error:
+        trouble = error.trouble
+        accepted = (
+            trouble.code == FULL
+            or "training_file" in (trouble.param or "")
+            or NO_FILE in trouble.text
+        )
+        return None if accepted else trouble
+    await jobs.cancel(made.id)  # a service that looks for files later
+    return None
+
+
+def settings_of(method: Method) -> type[Supervised]:
+    """The class of a method's settings."""
+    return DPO if method == "dpo" else Supervised

@@ -1,0 +1,20 @@
+"""What Inspect finds under the entry point group ``inspect_ai``: the model provider ``tinker``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inspect_ai.model import modelapi
+
+if TYPE_CHECKING:
+    from inspect_ai.model import ModelAPI
+
+__all__ = ["tinker"]
+
+
+@modelapi(name="tinker")
+def tinker() -> type[ModelAPI]:
+    """Weights that Tinker holds: ``get_model("tinker/MODEL@tinker://…")``."""
+    from mosweep.backends.tinker.provider import TinkerAPI
+
+    return TinkerAPI

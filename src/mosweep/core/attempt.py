@@ -1,0 +1,91 @@
+"""Claim, run, publish: the one way in which a computation gets its result into the store."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mosweep.core.claims import Owner, this_process
+from mosweep.core.errors import MosweepError
+from mosweep.core.provenance import versions
+from mosweep.core.store import Attempt, Record, Store
+
+__all__ = ["Ended", "attempt", "note_failure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended. One of these is set:
+
+    - ``record``: the result is there. ``seconds`` is what making it took, ``None`` if it was there
+      already.
+    - ``owner``: another living process is making it.
+    - ``error``: making it failed. ``place`` is the attempt's, for its log.
+    """
+
+    record: Record | None = None
+    seconds: float | None = None
+    owner: Owner | None = None
+    error: BaseException | None = None
+    place: Attempt | None = None
+
+
+async def attempt(
+    store: Store,
+    key: str,
+    run: Callable[[Attempt], Awaitable[Mapping[str, Any]]],
+    payload: Mapping[str, Any],
+    about: Mapping[str, Any],
+    *,
+    libraries: Iterable[str] = (),
+    accept: Callable[[Record], bool] = lambda record: True,
+) -> Ended:
+    """Make the result of ``key``, unless it is there and ``accept`` takes it.
+
+    ``run`` returns the facts. It makes the attempt's folder if it leaves files. ``about`` goes into
+    the record beside time, host and the versions of ``libraries``. Any exception but a cancellation is a failure.
+    """
+    if (record := store.read(key)) and accept(record):
+        return Ended(record)
+    place = store.begin(key, folder=False)
+    if isinstance(place, Owner):
+        return Ended(owner=place)
+    begun = time.time()
+    try:
+        if (record := store.read(key)) and accept(record):  # published before our claim
+            store.abandon(place)
+            return Ended(record)
+        facts = await run(place)
+        record = store.publish(
+            place,
+            payload=payload,
+            facts=facts,
+            started=round(begun, 3),
+            finished=round(time.time(), 3),
+            host=this_process().host,
+            job=this_process().job,
+            versions=versions(libraries),
+            **about,
+        )
+    except (Exception, SystemExit) as error:
+        store.abandon(place)
+        return Ended(error=error, place=place)
+    except BaseException:
+        store.abandon(place)
+        raise
+    return Ended(record, time.time() - begun)
+
+
+def note_failure(place: Attempt, error: BaseException) -> None:
+    """Add to an attempt's log why it failed: a message of mosweep's, or else the traceback."""
+    text = (
+        str(error)
+        if isinstance(error, MosweepError)
+        else "".join(traceback.format_exception(error)).rstrip()
+    )
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with open(place.log, "a", encoding="utf-8") as log:
+        log.write(f"{text}\n")

@@ -1,0 +1,66 @@
+"""Writing files whole or not at all: a reader sees the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+__all__ = ["replacing", "write_synced", "write_whole"]
+
+
+def write_whole(path: Path, content: str | bytes | Iterable[str], *, durable: bool = False) -> None:
+    """Write a file in one step, in place of what was there. Text is UTF-8 and may come in parts.
+
+    With ``durable`` it is on disk when this returns, even if the machine then loses power.
+    """
+    with replacing(path) as temporary:
+        if durable:
+            write_synced(temporary, content)
+        else:
+            with open(temporary, "wb") as file:
+                file.writelines(_encoded(content))
+    if durable:
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place at the end.
+
+    After an exception the temporary file is removed, and ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_synced(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Write a file in place, and wait until its content is on disk."""
+    with open(path, "wb") as file:
+        file.writelines(_encoded(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _encoded(content: str | bytes | Iterable[str]) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+    elif isinstance(content, str):
+        yield content.encode()
+    else:
+        yield from (part.encode() for part in content)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

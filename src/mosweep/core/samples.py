@@ -1,0 +1,86 @@
+"""The samples of an evaluation: what it measured, item by item. ``samples.jsonl`` is read here.
+
+``archive.verify`` alone has a reader of its own: it reads archives that nobody vouches for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosweep.core.errors import CorruptRecord
+
+__all__ = ["SAMPLES", "Samples", "read_samples"]
+
+#: Name of the file, in the artifact of an evaluation.
+SAMPLES = "samples.jsonl"
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The samples of one evaluation, column by column; all columns have the same length.
+
+    ``scores`` are as the scorers gave them, by scorer, ``None`` where one gave none. ``texts`` are
+    prompt and target, ``None`` where the prompt is no plain text.
+    """
+
+    ids: Sequence[Any]
+    epochs: Sequence[int]
+    scores: Mapping[str, Sequence[Any]]
+    texts: Sequence[tuple[str, str] | None]
+    metadata: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Samples | None:
+        """The samples in an artifact's folder; ``None`` where it has none."""
+        try:
+            rows = read_samples(folder / SAMPLES)
+        except FileNotFoundError:
+            return None
+        scored = [row.get("scores") or _NOTHING for row in rows]
+        scorers = dict.fromkeys(sys.intern(scorer) for scores in scored for scorer in scores)
+        return cls(
+            ids=[_shared(row["id"]) for row in rows],
+            epochs=[row.get("epoch", 1) for row in rows],
+            scores={scorer: [scores.get(scorer) for scores in scored] for scorer in scorers},
+            texts=[_text(row) for row in rows],
+            metadata=[row.get("metadata") or _NOTHING for row in rows],
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``samples.jsonl``; ``CorruptRecord`` where it is not JSON, line by line."""
+    data = path.read_bytes().strip()
+    try:
+        # One array is parsed faster than many rows. Newlines in strings are escaped.
+        rows: list[dict[str, Any]] = json.loads(b"[" + data.replace(b"\n", b",") + b"]")
+        return rows
+    except ValueError:
+        pass
+    try:
+        return [json.loads(line) for line in data.split(b"\n") if line.strip()]
+    except ValueError as error:
+        raise CorruptRecord(f"{path}: not JSON, line by line ({error})") from None
+
+
+def _text(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    prompt, target = row.get("input"), row.get("target") or ""
+    if not isinstance(prompt, str):
+        return None
+    if not isinstance(target, str):
+        target = "\n".join(map(str, target)) if isinstance(target, list) else str(target)
+    return sys.intern(prompt), sys.intern(target)
+
+
+def _shared(value: Any) -> Any:
+    """Many evaluations have the same items: one copy of each text is enough."""
+    return sys.intern(value) if isinstance(value, str) else value

@@ -1,0 +1,219 @@
+"""The design of one command: its trials, what varies among them, and what is frozen of it."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from mosweep.config.groups import Config
+from mosweep.core.errors import ConfigError
+from mosweep.core.types import Trial
+from mosweep.design.compose import Composer
+from mosweep.design.factors import bundles_of, design_overrides
+from mosweep.design.overrides import Levels, key_of, plain_value
+from mosweep.design.trials import Builder
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.launches import UNKNOWN, level_of
+
+__all__ = [
+    "Composed",
+    "Design",
+    "compose_trials",
+    "config_of",
+    "factors_of",
+    "frozen_design",
+    "job_config",
+    "sweep_folder",
+]
+
+
+class Design:
+    """The trials of one command: override lists, and what varies among them."""
+
+    def __init__(self, loader: Any, master: DictConfig, arguments: Sequence[str]) -> None:
+        job = job_config(master, resolve=False)
+        designed, factor_keys = design_overrides(
+            job.get("controls"),
+            job.get("treatments"),
+            job.get("seeds"),
+            job.get("setting"),
+            job.get("tags"),
+        )
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+        _refuse_evaluations_as_factor(parsed, factor_keys)
+        written = BasicSweeper.split_arguments(parsed, None)[0]
+        swept = [key_of(override) for override in parsed if override.is_sweep_override()]
+        self.factor_keys = list(dict.fromkeys([*factor_keys, *swept]))
+        # What is written on the command line wins over the design.
+        given = {key_of(override) for override in parsed}
+        base = list(
+            {tuple(o for o in overrides if key_of(o) not in given): None for overrides in designed}
+        )
+        self.overrides = [[*overrides, *extra] for overrides in base for extra in written]
+
+    def factors_in(self, folder: Path) -> list[str]:
+        """The keys of the design's factors, among the trials that are in ``folder`` already: also
+        what those differ in, from each other or from these.
+        """
+        earlier = Sweep(folder)
+        known = dict.fromkeys(
+            [
+                *self.factor_keys,
+                *(
+                    key
+                    for one in earlier.launches
+                    for trial in one.trials
+                    for key in trial["factors"]
+                ),
+            ]
+        )
+        first = [earlier.config(one.trials[0]["name"]) for one in earlier.launches if one.trials]
+        levels = Levels()
+        for key, level in factors_of(levels, self.overrides[0], None).items() if first else ():
+            if any(
+                (before := level_of(config, key)) is not UNKNOWN and before != level
+                for config in first
+                if config
+            ):
+                known[key] = None
+        return list(known)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """``trials`` of a command, control trials last, and of each override list the id of its trial.
+
+    Two override lists that differ in what no part of the trial reads are one trial.
+    """
+
+    trials: list[Trial]
+    ids: list[str]
+
+
+def compose_trials(
+    config: DictConfig,
+    loader: Any,
+    overrides: Sequence[Sequence[str]],
+    factor_keys: Sequence[str] | None,
+) -> Composed:
+    """The trials of override lists, with their control trials, all checked."""
+    composer, builder, levels = Composer(loader, config), Builder(), Levels()
+    trials: dict[str, Trial] = {}
+    ids: list[str] = []
+    for index, override_list in enumerate(overrides):
+        factors = factors_of(levels, override_list, factor_keys)
+        trial = builder.trial(composer.compose(override_list), factors)
+        name = trial.name
+        ids.append(trial.id)
+        if name in trials and len(trial.factors) < len(factors) and trial.id == trials[name].id:
+            continue  # it differs from another in what neither of them takes
+        if name in trials:
+            name = f"{name}~{index}"
+            trial = builder.trial(trial.config, trial.factors, name)
+        trials[name] = trial
+    builder.refuse_unread()
+    return Composed(builder.with_controls(list(trials.values())), ids)
+
+
+#: The key of the evaluation tasks, which are no factor: every trial has all of them.
+EVALUATIONS = "eval.tasks"
+
+
+def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence[str]) -> None:
+    problem = "evaluations are not a factor: each trial is evaluated on all of them"
+    for override in parsed:
+        if override.is_sweep_override() and key_of(override) == EVALUATIONS:
+            lists = [plain_value(value) for value in override.sweep_iterator()]
+            tasks = dict.fromkeys(
+                str(task) for one in lists for task in (one if isinstance(one, list) else [one])
+            )
+            hint = f"{problem}; give {EVALUATIONS}=[{','.join(tasks)}]"
+            raise ConfigError(EVALUATIONS, (override.input_line or "").partition("=")[2], hint)
+    if EVALUATIONS in designed:
+        raise ConfigError(f"treatments.{EVALUATIONS}", "…", f"{problem}; give it under controls")
+
+
+#: Overrides that place or label a sweep; they are no factors of a single run.
+_NOT_FACTORS = frozenset(
+    "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources "
+    "run_control_trials primary_metric "
+    "contrasts delta controls treatments seeds setting tags".split()
+)
+
+
+def factors_of(
+    known: Levels, overrides: Sequence[str], keys: Sequence[str] | None
+) -> dict[str, Any]:
+    """Levels of the factors ``keys``; without them, of every override that is about the science."""
+    levels = {}
+    wanted = None if keys is None else set(keys)
+    for override in overrides:
+        key = key_of(override)
+        if (
+            (key in wanted)
+            if wanted is not None
+            else key.split(".")[0].split("/")[0] not in _NOT_FACTORS
+        ):
+            name, value = known.of(override)
+            levels[name] = value
+    levels.pop(EVALUATIONS, None)
+    return levels
+
+
+def sweep_folder(config: DictConfig) -> Path:
+    """The sweep's folder."""
+    return Path(str(config.hydra.sweep.dir)).absolute()
+
+
+def job_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The configuration without Hydra's own part, as plain data."""
+    job = copy.copy(config)
+    OmegaConf.set_struct(job, False)
+    job.pop("hydra", None)
+    plain = OmegaConf.to_container(job, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[str, Any]:
+    """What is frozen at launch: the design itself, not the circumstances."""
+    first = trials[0].config
+    keys = list(factor_keys) if factor_keys is not None else list(trials[0].factors)
+    levels = {key: found for key in keys if (found := _levels(key, trials))}
+    bundles = bundles_of(first.get("treatments"), trials)
+    name = first.get("experiment", {}).get("name")
+    return {
+        "name": None if name == "???" else name,
+        "description": first.get("experiment", {}).get("description"),
+        "command": shlex.join(["mosweep", *sys.argv[1:]]),
+        "treatments": levels,
+        **({"bundles": bundles} if bundles else {}),
+        "run_control_trials": first.get("run_control_trials"),
+        "primary_metric": first.get("primary_metric"),
+        "contrasts": first.get("contrasts"),
+        "delta": first.get("delta"),
+        "trials": len(trials),
+    }
+
+
+def _levels(key: str, trials: Sequence[Trial]) -> list[Any]:
+    found: dict[str, Any] = {}
+    for trial in trials:
+        if key in trial.factors:
+            found.setdefault(str(trial.factors[key]), trial.factors[key])
+    return list(found.values())
+
+
+def config_of(trial: Trial) -> Config:
+    """The typed configuration of a trial."""
+    return Builder().config(trial.config)

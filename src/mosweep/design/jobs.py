@@ -1,0 +1,204 @@
+"""Trials as jobs of Hydra's own: under its stock launchers and sweepers, and without ``-m``.
+
+Every trial is a job that runs all its stages. The store keeps jobs from doing anything twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobStatus, run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mosweep.config.resources import whole
+from mosweep.core.errors import MosweepError, StageError, UserError, choices
+from mosweep.core.results import TrialResult
+from mosweep.core.types import Trial, unique_stages
+from mosweep.design.designs import (
+    Design,
+    compose_trials,
+    config_of,
+    factors_of,
+    frozen_design,
+    job_config,
+    sweep_folder,
+)
+from mosweep.design.overrides import Levels
+from mosweep.design.trials import Builder
+from mosweep.execution.launch import (
+    check_access,
+    check_installed,
+    finish,
+    prepare,
+    run_trials,
+    store_of,
+)
+from mosweep.launchers.lookup import default_launcher
+from mosweep.sweep.folder import Sweep
+from mosweep.sweep.plan import make_plan
+
+__all__ = [
+    "exit_status",
+    "failure",
+    "launch_stock",
+    "objective",
+    "run_single_trial",
+    "run_whole_trial",
+]
+
+
+def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, design: Design) -> int:
+    """Under a launcher of Hydra's own every trial is one job, run whole; trials are checked, named
+    and reported here.
+    """
+    folder = sweep_folder(config)
+    factor_keys = design.factors_in(folder)
+    composed = compose_trials(config, context.config_loader, design.overrides, factor_keys)
+    trials = composed.trials
+    first = config_of(trials[0])
+    store, sweep = store_of(first), Sweep(folder)
+    plan = make_plan(trials, store)
+    check_installed(plan, first)
+    check_access(plan, store)
+    if (
+        type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher")
+        and "slurm" in str(config.hydra.launcher._target_).lower()
+    ):
+        _place_whole_trials(launcher, trials)
+    trials = prepare(trials, first, store, sweep, frozen_design(trials, factor_keys))
+    sources = dict(zip(composed.ids, map(list, design.overrides), strict=True))
+    jobs = []
+    for trial in trials:
+        overrides = sources.get(trial.id) or [*_source_of(trial, trials, sources), "control=true"]
+        jobs.append([*overrides, f"hydra.sweep.subdir='{trial.name}'"])
+    for returned in launcher.launch(jobs, initial_job_idx=0):
+        if returned.status == JobStatus.FAILED and not isinstance(
+            returned._return_value, StageError
+        ):
+            raise returned._return_value
+    result = finish(trials, first, store, sweep)
+    return exit_status(result.trials)
+
+
+#: What a stage asks for, under hydra-submitit-launcher's names.
+_SUBMITIT = {
+    "ntasks_per_node": "tasks_per_node",
+    "cpus": "cpus_per_task",
+    "gpus": "gpus_per_node",
+    "time_min": "timeout_min",
+}
+
+
+def _place_whole_trials(launcher: Any, trials: Sequence[Trial]) -> None:
+    """Tell the stock Slurm launcher what trials ask for, if it is the same for all: it has one
+    setting for the whole sweep.
+    """
+    asked = {
+        trial.name: whole(stage.resources for stage in unique_stages([trial]).values())
+        for trial in trials
+    }
+    (one, first), *others = asked.items()
+    for other, differing in others:
+        if differing != first:
+            keys = [key for key in {**first, **differing} if first.get(key) != differing.get(key)]
+            shown = ", ".join(f"{key} {first.get(key)} and {differing.get(key)}" for key in keys)
+            raise UserError(
+                f"hydra/launcher=submitit_slurm: gives every trial the same resources, but {one} "
+                f"and {other} ask for {shown}; "
+                "use hydra/launcher=slurm, which places every stage on resources of its own"
+            )
+    for key, value in first.items():
+        name = _SUBMITIT.get(key, key)
+        launcher.params[name] = int(value) if key == "time_min" and value == int(value) else value
+
+
+def _source_of(
+    control: Trial, trials: Sequence[Trial], sources: Mapping[str, list[str]]
+) -> list[str]:
+    """The overrides of a trial that ``control`` is the control of."""
+    for trial in trials:
+        same = all(trial.factors.get(key) == value for key, value in control.factors.items())
+        if trial.id in sources and same:
+            return sources[trial.id]
+    raise AssertionError(f"{control.name} is no trial's control")
+
+
+def run_whole_trial(config: DictConfig) -> float | None:
+    """Hydra's task function: all stages of one trial, in this job. Raises ``StageError`` if one
+    fails.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    builder, overrides = Builder(), list(hydra.overrides.task)
+    trial = builder.trial(job_config(config), factors_of(Levels(), overrides, None), folder.name)
+    typed, sweep = config_of(trial), Sweep(folder.parent)
+    if not any(trial.id == known["id"] for launch in sweep.launches for known in launch.trials):
+        # A sweeper of Hydra's own: nobody has checked or frozen the design, so each job adds its
+        # trial.
+        builder.refuse_unread()
+        prepare([trial], typed, store_of(typed), sweep, frozen_design([trial], None))
+    result = run_trials([trial], typed, folder.parent, {}, default_launcher(workers=1), within=True)
+    done = next(found for found in result.trials if found.id == trial.id)
+    if done.status != "succeeded":
+        raise failure(done)
+    return objective(done, trial.config)
+
+
+def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
+    """``mosweep`` without ``-m``: one trial, as one Hydra job; the exit status."""
+    overrides = OmegaConf.to_container(config.hydra.overrides.task)
+    assert isinstance(overrides, list)
+    builder = Builder()
+    factors = factors_of(Levels(), [str(override) for override in overrides], None)
+    trial = builder.trial(job_config(config), factors)
+    builder.refuse_unread()
+    status = 1
+
+    def task(job: DictConfig) -> float | None:
+        nonlocal status
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        result = run_trials(
+            [trial], config_of(trial), folder, frozen_design([trial], None), default_launcher()
+        )
+        status = exit_status(result.trials)
+        return objective(result.trials[0], trial.config)
+
+    config.hydra.mode = RunMode.RUN
+    context = HydraContext(config_loader=loader, callbacks=Callbacks(config))
+    # raises what the task raised
+    _ = run_job(task, config, "hydra.run.dir", None, context).return_value
+    return status
+
+
+def objective(trial: TrialResult, config: Mapping[str, Any]) -> float | None:
+    """The trial's primary metric: the one named, otherwise the first."""
+    name = config.get("primary_metric")
+    if name and name not in trial.metrics and trial.status == "succeeded":
+        raise MosweepError(
+            f"primary_metric={name}: {trial.name} has no such metric; "
+            f"{choices(str(name), trial.metrics)}"
+        )
+    return trial.metrics.get(name) if name else next(iter(trial.metrics.values()), None)
+
+
+def failure(trial: TrialResult) -> StageError:
+    """Why a trial did not succeed."""
+    for stage in trial.stages:
+        if stage.status in ("failed", "cancelled"):
+            return StageError(
+                f"{trial.name}: {stage.label} failed: {stage.error}",
+                str(stage.log) if stage.log else None,
+            )
+    return StageError(f"{trial.name}: did not finish")
+
+
+def exit_status(trials: Sequence[TrialResult], *, waited: bool = True) -> int:
+    """0 if all is well; without waiting, jobs that go on are."""
+    fine = ("succeeded",) if waited else ("succeeded", "running", "pending")
+    return 0 if all(trial.status in fine for trial in trials) else 1

@@ -1,0 +1,1 @@
+"""``eval=dummy``: pretended evaluations."""

@@ -1,0 +1,70 @@
+"""What runs in a job of a ``JobLauncher``: ``python -m mosweep.launchers.job STORE FOLDER``.
+
+The stage is ``stage.json`` in the job's folder. The job leaves ``started`` and ``ended`` there, and
+the record in the store. Exit status 0 means that the record is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mosweep.core.files import write_whole
+from mosweep.core.store import Store
+from mosweep.launchers.worker import Event, perform_now
+
+__all__ = ["await_inputs", "bring_to_end", "has_inputs", "main"]
+
+#: How long an input's record may take to be seen on this machine, in seconds.
+VISIBLE_S = 30.0
+#: How often another owner of the stage is looked at, at first and later, in seconds.
+SOON_S = 0.05
+LATER_S = 2.0
+
+
+def main(store: Store, folder: Path) -> int:
+    """Run the job's stage; the exit status."""
+    if (folder / "void").exists():
+        print("this job was given up before it began; nothing to do", file=sys.stderr)
+        return 1
+    spec = json.loads((folder / "stage.json").read_bytes())
+    begun = time.time()
+
+    def started(event: Event) -> None:
+        write_whole(folder / "started", json.dumps({**event, "time": begun}))
+
+    await_inputs(store, spec)
+    event = bring_to_end(store, spec, started)
+    write_whole(folder / "ended", json.dumps({**event, "time": time.time()}))
+    return 0 if event["event"] == "finished" else 1
+
+
+def bring_to_end(store: Store, spec: Mapping[str, Any], started: Callable[[Event], None]) -> Event:
+    """Perform the stage; while another process is at it, wait: its result will do, or its end makes
+    room.
+    """
+    pause = SOON_S
+    while (event := perform_now(store, spec, started))["event"] == "busy":
+        time.sleep(pause)
+        pause = min(2 * pause, LATER_S)
+    return event
+
+
+def await_inputs(store: Store, spec: Mapping[str, Any]) -> None:
+    """The job was started, so its inputs are there; a network file system may show them late."""
+    deadline = time.monotonic() + VISIBLE_S
+    while time.monotonic() < deadline and not has_inputs(store, spec):
+        time.sleep(0.5)
+
+
+def has_inputs(store: Store, spec: Mapping[str, Any]) -> bool:
+    """Whether the records of all inputs are there."""
+    return all(store.record_path(key).exists() for key in spec["needs"].values())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Store(Path(sys.argv[1])), Path(sys.argv[2])))

@@ -1,0 +1,351 @@
+"""Submitting what is missing: as few arrays as possible, behind what they wait for. The intent is
+on disk before sbatch runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from mosweep.core.claims import Claim
+from mosweep.core.types import Stage
+from mosweep.launchers.slurm.arrays import Array, Place, arrange
+from mosweep.launchers.slurm.client import ARRAY_SIZE_MAX, SlurmFull, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.jobs import At, Jobs
+from mosweep.launchers.slurm.script import output, script
+from mosweep.launchers.slurm.submissions import Submission
+from mosweep.sweep.folder import point
+from mosweep.sweep.plan import Plan
+
+__all__ = ["Submitter"]
+
+#: An unanswered submission of another machine is looked for in Slurm once it is this old, in
+#: seconds: its sbatch has ended by then.
+FOREIGN_S = 120.0
+#: A submission without an answer is void if Slurm does not know it at first and not after this long
+#: either, in seconds.
+UNANSWERED_S = 20.0
+#: The submit limit that was run into is believed this long, in seconds: others of the same group
+#: may have used it up.
+FULL_S = 600.0
+#: The claim that is held while deciding what to submit.
+DECIDING = "slurm-submissions"
+
+
+class Submitter:
+    """Decides what to submit, and submits it. ``read_marks`` learns which jobs have ended."""
+
+    def __init__(self, jobs: Jobs, read_marks: Callable[[], None]) -> None:
+        self.jobs, self.read_marks = jobs, read_marks
+        self.depth = _depths(jobs.plan)
+        self.array_limit: int | None = None
+        #: The submit limit that we ran into, and until when it is believed.
+        self.submit_limit: tuple[int, float] | None = None
+        self.look_at = 0.0
+        self.everything_is_in = self.said_full = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that can be submitted is in Slurm for certain."""
+        return self.everything_is_in and not self.jobs.blocked and not self.jobs.unanswered
+
+    def submit(self) -> None:
+        """Submit what can be, as few arrays as possible."""
+        jobs = self.jobs
+        if time.monotonic() < self.look_at:
+            return
+        self.everything_is_in = not (
+            jobs.blocked
+            or jobs.unanswered
+            or jobs.to_cancel
+            or (self.room() and self.unsubmitted())
+        )
+        if self.everything_is_in:
+            return
+        try:
+            with self.deciding():
+                jobs.carry_out()
+                self.find_submissions()  # another sweep may have been quicker
+                self.read_marks()  # what has ended need not be waited for
+                for stage in self.unsubmitted():
+                    if jobs.store.read(stage.key):
+                        jobs.finished(stage.key, elsewhere=True)
+                self.submit_arrays(jobs.store.claims.held())
+            jobs.answered()
+            # what a budget holds back goes in as others end
+            self.everything_is_in = not (jobs.meter and self.unsubmitted())
+        except SlurmSilent as error:
+            jobs.silence(error)
+            self.look_at = time.monotonic() + jobs.options.poll_s
+        except SlurmFull as error:
+            self.say_full(error)
+            jobs.answered()
+            self.everything_is_in = True
+            self.submit_limit = (max(1, len(jobs.at)), time.monotonic() + FULL_S)
+            self.look_at = time.monotonic() + jobs.options.poll_s
+        # there is no room, or others are at it: see again, but not at every turn
+        if jobs.blocked or self.unsubmitted():
+            pause = jobs.options.poll_s if jobs.blocked else 1.0
+            self.look_at = max(self.look_at, time.monotonic() + pause)
+
+    def submit_arrays(self, elsewhere: Container[str]) -> None:
+        """Submit while there is room, in smaller arrays if Slurm does not take large ones."""
+        size = ARRAY_SIZE_MAX
+        while (room := self.room()) and (stages := self.affordable(elsewhere)):
+            self.array_limit = self.array_limit or self.jobs.client.max_array_size()
+            size = min(size, self.array_limit)
+            stages.sort(key=lambda stage: -self.depth[stage.key])
+            behind = {stage.key: self.waits(stage) for stage in stages[:room]}
+            for array in arrange(
+                [(self.grown(stage), behind[stage.key]) for stage in stages[:room]], size
+            ):
+                try:
+                    self.submit_array(array, behind)
+                except SlurmFull as error:
+                    if len(array.stages) == 1:
+                        raise
+                    # Slurm takes an array whole or not at all
+                    size = len(array.stages) // 2
+                    self.say_full(error)
+                    break
+
+    def submit_array(self, array: Array, behind: Mapping[str, Sequence[Place]]) -> None:
+        """Intent first, then sbatch, then the journal. Whatever is lost on the way, ``resolve``
+        finds out.
+        """
+        jobs = self.jobs
+        keys = [stage.key for stage in array.stages.values()]
+        tries = {key: jobs.tries[key] for key in keys if jobs.tries.get(key)}
+        submission = jobs.submissions.create(
+            array, jobs.options.name, str(jobs.sweep), behind, tries, output(jobs.options)
+        )
+        submission.script.write_text(script(jobs.options, array, submission, jobs.store.root))
+        try:
+            submission.array = jobs.client.submit(submission.script, submission.answer)
+        except SlurmSilent:
+            jobs.unanswered[submission.name] = None
+            raise
+        except SlurmFull:
+            jobs.submissions.discard(submission)
+            raise
+        except SlurmRefused as error:
+            jobs.submissions.close(submission, void=True)
+            # what it was to wait for has just ended
+            if array.dependency and "dependency" in str(error).lower():
+                raise SlurmSilent(str(error)) from None
+            for stage in array.stages.values():
+                jobs.failed(stage.key, "sbatch", f"Slurm refuses the job: {error}")
+            return
+        jobs.followed[submission.name] = submission
+        for index, key in submission.keys.items():
+            jobs.at[key] = At(submission, index)
+            jobs.ended.pop(key, None)
+            if jobs.meter:
+                jobs.meter.starts(key)
+        jobs.queued({key: str(jobs.at[key].place) for key in keys}, jobs.tries)
+        self.link_script(submission)
+        number = len(keys)
+        jobs.notice(
+            f"submitted {array.first.label}: {number} job{'' if number == 1 else 's'} as Slurm "
+            f"array {submission.array}"
+        )
+
+    def link_script(self, submission: Submission) -> None:
+        """Each trial's folder shows the script that its stage was submitted with."""
+        mine = set(submission.keys.values())
+        for trial in self.jobs.plan.trials:
+            for stage in trial.stages:
+                if stage.key in mine and (folder := self.jobs.sweep / trial.name).is_dir():
+                    point(
+                        folder / f"{stage.label.replace('/', '_')}.sbatch",
+                        os.path.relpath(submission.script, folder),
+                    )
+
+    # -- what to submit ----------------------------------------------------------------------------
+
+    def unsubmitted(self) -> list[Stage]:
+        """Stages that can be submitted: what they need is done, or on its way."""
+        jobs = self.jobs
+        return [
+            stage
+            for key, stage in jobs.todo.items()
+            if key not in jobs.at
+            and key not in jobs.blocked
+            and all(
+                need.key in jobs.outcome.finished
+                or (need.key in jobs.at and need.key not in jobs.ended)
+                for need in stage.needs.values()
+            )
+        ]
+
+    def affordable(self, elsewhere: Container[str]) -> list[Stage]:
+        """The stages to submit now: nobody else is at them, and the budget has room for all of them
+        together.
+        """
+        jobs, meter = self.jobs, self.jobs.meter
+        stages = [stage for stage in self.unsubmitted() if stage.key not in elsewhere]
+        if meter is None:
+            return stages
+        chosen = []
+        for stage in stages:
+            if stage.key not in jobs.todo:  # what it needs has just been refused
+                continue
+            if stage.key in meter.since:  # its last job was lost, and took what it took
+                meter.failed(stage.key)
+            if why := meter.refusal(stage.key):
+                jobs.failed(stage.key, "", why, cancelled=True)
+            elif not meter.must_wait(stage.key):
+                meter.starts(stage.key)
+                chosen.append(stage)
+        for stage in chosen:  # a job that Slurm takes is reserved for when it is taken
+            meter.returns(stage.key)
+        return [stage for stage in chosen if stage.key in jobs.todo]
+
+    def room(self) -> int:
+        """How many more jobs may be submitted; none while it is not worth a call of sbatch."""
+        jobs = self.jobs
+        limits = [jobs.options.max_jobs] if jobs.options.max_jobs else []
+        if self.submit_limit and time.monotonic() < self.submit_limit[1]:
+            limits.append(self.submit_limit[0])
+        if not limits:
+            return len(jobs.todo)
+        room = (
+            min(limits)
+            - len(jobs.at)
+            - len(jobs.blocked)
+            - sum(len(submission.spare) for submission in jobs.followed.values())
+        )
+        return max(0, room) if room >= max(1, min(limits) // 4) or not jobs.at else 0
+
+    def waits(self, stage: Stage) -> list[Place]:
+        """The jobs that the stage has to wait for. A need that another need of it waits for itself
+        goes without saying.
+        """
+        at = self.jobs.at
+        needs = {need.key: need for need in stage.needs.values() if need.key in at}
+        implied: set[str] = set()
+        for need in needs.values():
+            implied |= self.ancestors(need)
+        return sorted(at[key].place for key in needs if key not in implied)
+
+    def ancestors(self, stage: Stage) -> set[str]:
+        """The keys of all that a stage needs, and that those need."""
+        found: set[str] = set()
+        for need in stage.needs.values():
+            found |= {need.key} | self.ancestors(need)
+        return found
+
+    def grown(self, stage: Stage) -> Stage:
+        """The stage with more memory if it ran out of it before."""
+        options = self.jobs.options
+        tries = self.jobs.tries.get(stage.key, ())
+        often = sum(tried["state"] == "OUT_OF_MEMORY" for tried in tries)
+        if not often or options.max_mem_gb is None:
+            return stage
+        memory = (stage.resources.mem_gb or options.mem_gb or options.max_mem_gb / 2) * 2**often
+        return replace(
+            stage, resources=replace(stage.resources, mem_gb=min(memory, options.max_mem_gb))
+        )
+
+    def say_full(self, error: SlurmFull) -> None:
+        """Say once that not all can go in at once."""
+        if not self.said_full:
+            self.jobs.notice(
+                f"Slurm takes no more jobs at present ({error}); the rest goes in as others end"
+            )
+        self.said_full = True
+
+    # -- what was submitted before -----------------------------------------------------------------
+
+    def find_submissions(self) -> None:
+        """Learn of open submissions that hold stages of ours; settle those that sbatch may or may
+        not have got through. Raises ``SlurmSilent``.
+        """
+        jobs = self.jobs
+        jobs.blocked.clear()
+        submissions = jobs.submissions.open(jobs.followed)
+        jobs.unanswered = {
+            name: since for name, since in jobs.unanswered.items() if name in submissions
+        }
+        for name, submission in submissions.items():
+            wanted = {
+                index: key
+                for index, key in submission.keys.items()
+                if key in jobs.todo and (name, key) not in jobs.left
+            }
+            if not wanted and name not in jobs.unanswered:
+                continue
+            if submission.array is None and not self.resolve(submission):
+                jobs.blocked |= set() if submission.is_void else set(wanted.values())
+                continue
+            if wanted:
+                jobs.followed[name] = submission
+            for index, key in wanted.items():
+                if (
+                    key not in jobs.at
+                    or jobs.at[key].submission.intent["time"] < submission.intent["time"]
+                ):
+                    if key in jobs.at:
+                        # the job was lost, and another launch has submitted the stage again
+                        jobs.leave(key)
+                    jobs.at[key] = At(submission, index)
+                    jobs.tries[key] = list(submission.intent["tries"].get(key, []))
+
+    def resolve(self, submission: Submission) -> bool:
+        """Whether the submission is in Slurm. One that never got there is void. Raises
+        ``SlurmSilent``.
+        """
+        jobs, begun = self.jobs, time.monotonic()
+        while submission.read_answer():  # sbatch still runs, though its launcher may be dead
+            if time.monotonic() - begun > UNANSWERED_S:
+                raise SlurmSilent(f"the sbatch of {submission.job_name} has not ended yet")
+            time.sleep(0.1)
+        if submission.array is None:
+            if submission.foreign and submission.age_s < FOREIGN_S:
+                return False
+            number = jobs.client.find(submission.job_name)
+            if number is None:
+                # A controller that was too busy to answer may be too busy yet to show what it took.
+                since = jobs.unanswered[submission.name] = (
+                    jobs.unanswered.get(submission.name) or time.monotonic()
+                )
+                if time.monotonic() - since >= UNANSWERED_S:
+                    jobs.submissions.close(submission, void=True)
+                    del jobs.unanswered[submission.name]
+                return False
+            submission.adopt(number)
+        if submission.name in jobs.unanswered:
+            del jobs.unanswered[submission.name]
+            jobs.followed[submission.name] = submission
+            for index, key in submission.keys.items():
+                # what it needs has failed meanwhile
+                if key in jobs.outcome.failed and submission.intent["sweep"] == str(jobs.sweep):
+                    jobs.to_cancel.add(f"{submission.array}_{index}")
+                    jobs.left.add((submission.name, key))
+        return True
+
+    @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Alone among all processes that submit for this store."""
+        claims = self.jobs.store.claims
+        begun, said = time.monotonic(), False
+        while not isinstance(claim := claims.acquire(DECIDING), Claim):
+            if time.monotonic() - begun > 10 and not said:
+                self.jobs.notice(f"waiting for {claim}, which is submitting jobs")
+                said = True
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            claims.release(claim)
+
+
+def _depths(plan: Plan) -> dict[str, int]:
+    """How many stages deep each stage lies."""
+    depths: dict[str, int] = {}
+    for key, stage in plan.stages.items():
+        depths[key] = 1 + max((depths[need.key] for need in stage.needs.values()), default=0)
+    return depths

@@ -1,0 +1,5 @@
+"""Recording sweeps in MLflow."""
+
+from mosweep.recorders.mlflow.projection import MARKER, MLflowRecorder, project
+
+__all__ = ["MARKER", "MLflowRecorder", "project"]
