@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from mosweep.cli.main import VERBS  # noqa: E402
 from mosweep.cli.verbs import run_verb  # noqa: E402
 from mosweep.config.choices import choices_of  # noqa: E402
+from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.groups import Config  # noqa: E402
 from mosweep.config.reference import Option, options  # noqa: E402
 from mosweep.config.resources import Request  # noqa: E402
@@ -99,6 +100,7 @@ def configuration() -> str:
     parts = [_HEAD, _table(_SECTIONS[""], groups.pop("")), _AFTER]
     parts += [_table(f"`{name}`: {_SECTIONS[name]}", groups[name]) for name in groups]
     parts.append(_native())
+    parts.append(_native())
     for group in ("backend", "eval"):
         parts += [_choice(group, file) for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
     parts += [
@@ -108,6 +110,16 @@ def configuration() -> str:
         *(_launcher(name, place) for name, place in _LAUNCHERS.items()),
     ]
     return "\n".join(parts)
+
+
+def _native() -> str:
+    """The native sections of backends and evaluators."""
+    lines = ["## Native sections\n", "| section | meaning |", "|---|---|"]
+    for group in ("backend", "eval"):
+        for part in choices_of(group).values():
+            if part.section is not None:
+                lines.append(f"| `{part.section}.…` | {_code(part.section_help)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _native() -> str:

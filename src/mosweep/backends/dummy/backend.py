@@ -218,7 +218,8 @@ class DummyBackend(RoundBackend):
             factor = level.partition("=")[0]
             if not trial.has(factor) and factor.partition(".")[0] in TOP_LEVEL:
                 raise ConfigError(f"backend.effects.{level}", "…", f"no such setting: {factor}")
-        return sum(shift for level, shift in (self.effects or {}).items() if trial.at_level(level))
+        effects: Mapping[str, float] = self.effects or {}
+        return sum(shift for level, shift in effects.items() if trial.at_level(level))
 
     def _pretended(self, trial: TrialConfig) -> dict[str, Any]:
         """What a pretended fine-tune is given."""
