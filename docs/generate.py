@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +24,6 @@ sys.path.insert(0, str(ROOT / "src"))
 from mosweep.cli.main import VERBS  # noqa: E402
 from mosweep.cli.verbs import run_verb  # noqa: E402
 from mosweep.config.choices import choices_of  # noqa: E402
-from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.groups import Config  # noqa: E402
 from mosweep.config.reference import Option, options  # noqa: E402
 from mosweep.config.resources import Request  # noqa: E402
@@ -34,7 +31,7 @@ from mosweep.core.schema import TARGET, load_target  # noqa: E402
 from mosweep.core.work import Resources  # noqa: E402
 
 #: Keys of the trial's configuration that are described by a section of their own.
-_ELSEWHERE = ("backend", "eval", "resources")
+_ELSEWHERE = ("backend", "eval", "resources", "native", "transforms")
 _SECTIONS = {
     "": "Keys without a group",
     "model": "the base model",
@@ -48,24 +45,6 @@ _SECTIONS = {
     "store": "the store",
     "budget": "budgets",
     "contamination": "contamination",
-}
-#: The launchers' options.
-_LAUNCHERS = {
-    "local": "mosweep.launchers.local.Local",
-    "slurm": "mosweep.launchers.slurm.options.Slurm",
-}
-#: Meanings of keys whose class does not give them.
-_SUBMITIT = dict.fromkeys(
-    "timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes partition qos comment "
-    "constraint exclude gres cpus_per_gpu gpus_per_task mem_per_gpu mem_per_cpu account "
-    "stderr_to_stdout".split(),
-    "As in hydra-submitit-launcher.",
-)
-_OTHERS = {
-    "workers": "Processes at a time; null: one per GPU, or a few for the cores of this machine.",
-    "recipe": "torchtune's recipe, by name.",
-    "items": "Items that an evaluation pretends to ask.",
-    "container_mounts": "srun --container-mounts, on clusters with pyxis.",
 }
 _HEAD = """\
 # Configuration
@@ -100,14 +79,13 @@ def configuration() -> str:
     parts = [_HEAD, _table(_SECTIONS[""], groups.pop("")), _AFTER]
     parts += [_table(f"`{name}`: {_SECTIONS[name]}", groups[name]) for name in groups]
     parts.append(_native())
-    parts.append(_native())
     for group in ("backend", "eval"):
         parts += [_choice(group, file) for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
     parts += [
         _table("`resources`: what stages ask for", options(Request, "resources", keyed=False)),
         "Each section of `resources` holds these keys:\n",
         _table("Keys of `resources` sections", options(Resources, keyed=False), level=3),
-        *(_launcher(name, place) for name, place in _LAUNCHERS.items()),
+        *(_launcher(file) for file in sorted((ROOT / "conf/hydra/launcher").glob("*.yaml"))),
     ]
     return "\n".join(parts)
 
@@ -122,45 +100,17 @@ def _native() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _native() -> str:
-    """The native sections of backends and evaluators."""
-    lines = ["## Native sections\n", "| section | meaning |", "|---|---|"]
-    for group in ("backend", "eval"):
-        for part in choices_of(group).values():
-            if part.section is not None:
-                lines.append(f"| `{part.section}.…` | {_code(part.section_help)} |")
-    return "\n".join(lines) + "\n"
-
-
 def _choice(group: str, file: Path) -> str:
-    """The keys of one choice of a group, by the class that it names."""
+    """The keys of one choice of a group, by the class that its file names."""
     data = yaml.safe_load(file.read_text())
     cls = load_target(data.get(group, data)[TARGET], str(file))
     return _table(f"`{group}={file.stem}`", options(cls, group))
 
 
-def _launcher(name: str, place: str) -> str:
-    file = ROOT / "conf" / "hydra" / "launcher" / f"{name}.yaml"
-    comments = _comments(file) if file.exists() else {}
-    rows = options(load_target(place, name), "hydra.launcher", keyed=False)
-    rows = _with_comments(rows, {**_OTHERS, **_SUBMITIT, **comments})
-    return _table(f"`hydra/launcher={name}`", rows)
-
-
-def _with_comments(rows: list[Option], comments: dict[str, str]) -> list[Option]:
-    """The rows, with what the YAML file says of a key where its class says nothing."""
-    result = []
-    for row in rows:
-        name = row.key.rpartition(".")[2]
-        meaning = row.meaning or comments.get(name, "")
-        result.append(replace(row, meaning=meaning))
-    return result
-
-
-def _comments(file: Path) -> dict[str, str]:
-    """What stands behind the keys of a YAML file."""
-    found = re.findall(r"^\s*(\w+):[^#\n]*#\s*(.+)$", file.read_text(), re.MULTILINE)
-    return dict(found)
+def _launcher(file: Path) -> str:
+    cls = load_target(yaml.safe_load(file.read_text())[TARGET], str(file))
+    rows = options(cls, "hydra.launcher", keyed=False)
+    return _table(f"`hydra/launcher={file.stem}`", rows)
 
 
 def _table(title: str, rows: list[Option], level: int = 2) -> str:

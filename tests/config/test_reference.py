@@ -75,9 +75,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "budget.gpu_hours": ("budget.gpu_hours=3",),
     "budget.usd": ("budget.usd=3",),
     "contamination.max_overlap": ("contamination.max_overlap=0.3",),
-    "torchtune": ("torchtune.clip_grad_norm=3",),
-    "tinker": ("tinker.learning_rate=0.3", *TINKER),
-    "inspect": ("inspect.limit=3",),
+    "native": ("torchtune.clip_grad_norm=3",),
     "primary_metric": ("primary_metric=capitalization/accuracy",),
     "contrasts": ("contrasts=['lora.rank: 4 -> 64']",),
     "delta": ("delta=0.3",),
@@ -87,7 +85,7 @@ ELSEWHERE = {
     *("model.name", "model.recipe", "model.path", "model.hub", "model.revision", "model.inspect"),
     *("dataset.path", "backend", "eval", "control", "controls", "treatments", "seeds", "setting"),
     *("tags", "run_control_trials", "tasks_dir", "data_dir", "model_dir"),
-    *("loop.use_recommended_lr", "loop.renderer"),
+    *("loop.use_recommended_lr", "loop.renderer", "transforms"),
 }
 
 
