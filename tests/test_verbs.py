@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mosweep.cli.main import VERBS
-from mosweep.cli.verbs import run_verb
+from mosweep.cli.main import VERBS, run_verb
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -13,7 +13,7 @@ import pytest
 
 from mosweep.analysis.contamination import Overlap, contaminated, overlap
 from mosweep.analysis.matching import normalised
-from mosweep.cli.verbs import run_verb
+from mosweep.cli.main import run_verb
 from mosweep.core.results import SweepResult
 from mosweep.core.store import Attempt, Store
 from mosweep.core.types import Stage, Trial

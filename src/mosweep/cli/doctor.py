@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mosweep.backends.base import Backend
+from mosweep.cli.options import parser_of, print_json
 from mosweep.config.choices import choices_of
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.paths import home, shipped
 from mosweep.evals.evaluation import Evaluation
 from mosweep.launchers.base import Launcher
 
-__all__ = ["diagnose", "diagnosis_text"]
+__all__ = ["diagnose", "diagnosis_text", "doctor"]
 
 
 def diagnose() -> list[Check]:
@@ -77,3 +80,16 @@ def diagnosis_text(checks: list[Check]) -> str:
     """One line per finding."""
     marks = {True: "ok", False: "no", None: "  "}
     return "\n".join(f"{marks[check.works]}  {check.name:<18} {check.finding}" for check in checks)
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """What would work here."""
+    args = parser_of(
+        "doctor", "What is installed, which backends would work here and why not.", sweep=False
+    ).parse_args(arguments)
+    checks = diagnose()
+    if args.json:
+        print_json([asdict(check) for check in checks])
+    else:
+        print(diagnosis_text(checks))
+    return 0

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from mosweep import __version__
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
 
-__all__ = ["main"]
+__all__ = ["VERBS", "dispatch", "main", "run_verb"]
 
 VERBS = {
     "plan": "what a command would run: trials, cached stages, stages to run (takes the sweep's "
@@ -24,7 +25,7 @@ VERBS = {
     "watch": "a live table of a sweep, from any shell that sees its folder",
     "run": "go on with a sweep: what succeeded is kept, the rest runs",
     "summary": "a sweep's trials with what was measured",
-    "cancel": "end what a sweep has running or waiting, here or in Slurm",
+    "cancel": "end what a sweep has running or waiting, here, on a cluster or at a provider",
     "explain": "why a stage of a trial is cached, or what differs from the nearest one that is",
     "contamination": "which evaluation items were in the training data, and the scores "
     "without them",
@@ -37,6 +38,9 @@ VERBS = {
     "ui": "open MLflow's user interface on this machine",
     "doctor": "what is installed, which backends would work here and why not",
 }
+
+#: Another name for a verb.
+_SAME = {"progress": "status"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,8 +57,6 @@ def dispatch(arguments: list[str]) -> int:
             print(f"mosweep {__version__}")
             return 0
         if arguments[:1] and arguments[0] in VERBS:
-            from mosweep.cli.verbs import run_verb
-
             return run_verb(arguments[0], arguments[1:])
         if (
             arguments[:1]
@@ -87,6 +89,13 @@ def dispatch(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def run_verb(verb: str, arguments: Sequence[str]) -> int:
+    """Run ``mosweep VERB arguments``, which is in the module of that name; the exit status."""
+    name = _SAME.get(verb, verb)
+    function: Callable[[Sequence[str]], int] = getattr(import_module(f"mosweep.cli.{name}"), name)
+    return function(arguments)
 
 
 def _guarded(arguments: list[str]) -> int:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["parser_of", "print_json"]
+from mosweep.core.types import Stage, Trial
+
+if TYPE_CHECKING:
+    from mosweep.core.store import Store
+    from mosweep.sweep.plan import Plan
+
+__all__ = ["add_selection", "parser_of", "print_json", "selected_plan"]
 
 
 def parser_of(verb: str, text: str, *, sweep: bool = True) -> argparse.ArgumentParser:
@@ -25,3 +32,45 @@ def parser_of(verb: str, text: str, *, sweep: bool = True) -> argparse.ArgumentP
 def print_json(data: Any) -> None:
     """Print data for programs."""
     print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """The options that select stages and trials."""
+    parser.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        help="only stages of this kind or label (finetune, eval, eval:TASK); repeatable",
+    )
+    parser.add_argument(
+        "--trials",
+        action="append",
+        default=[],
+        help="only these: names, a glob, or conditions such as lora.rank>=16; repeatable",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="redo what is selected, and what depends on it; all else is kept",
+    )
+
+
+def selected_plan(
+    trials: Sequence[Trial], store: Store, args: argparse.Namespace
+) -> tuple[Plan, Mapping[str, Stage]]:
+    """The plan of the selected trials and stages, and what is to be redone by force."""
+    from dataclasses import replace
+
+    from mosweep.sweep.plan import make_plan
+    from mosweep.sweep.selection import forced, select_stages, select_trials, with_stages
+
+    stages = [name for given in args.stage for name in given.split(",")]
+    chosen = select_trials(trials, args.trials)
+    redo = forced(trials, chosen, stages) if args.force else {}
+    selected = select_stages(
+        chosen, stages, lambda key: key not in redo and store.read(key) is not None
+    )
+    plan = make_plan(with_stages(trials, selected, redo), store)
+    return replace(
+        plan, records={key: record for key, record in plan.records.items() if key not in redo}
+    ), redo

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 __all__ = ["Check", "check_libraries", "version_of"]
 
@@ -20,6 +19,8 @@ class Check:
 
 def version_of(distribution: str) -> str | None:
     """The installed version; ``None`` if it is not installed."""
+    from importlib import metadata  # slow to import, and only doctor needs it
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -22,7 +22,7 @@ from mosweep.core.results import SweepResult
 from mosweep.core.schema import plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, load_work, unique_stages
-from mosweep.core.work import ROUND_EVAL, RemoteWork
+from mosweep.core.work import RemoteWork
 from mosweep.cost.budget import check_budget
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.lookup import remember
@@ -34,6 +34,8 @@ from mosweep.sweep.launches import Launch
 from mosweep.sweep.plan import Plan, make_plan
 
 __all__ = [
+    "evalops_of",
+    "tracking_of",
     "AccessWarning",
     "cancel_jobs",
     "check_access",
@@ -89,7 +91,11 @@ def evalops_recorder(
     from mosweep.recorders.evalops import EvalOpsRecorder
 
     rounds = (
-        {stage.key for stage in plan.to_run if stage.kind == ROUND_EVAL}
+        {
+            stage.key
+            for stage in plan.to_run
+            if stage.kind.optional and stage.kind.leaves == "scores"
+        }
         if plan
         else frozenset[str]()
     )
@@ -309,3 +315,13 @@ def link_and_record(
     Recorders(recorders).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}
     return replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))
+
+
+def tracking_of(design: Mapping[str, Any]) -> Tracking:
+    """How a sweep is tracked, by its design."""
+    return Tracking(**design.get("tracking", {}))
+
+
+def evalops_of(design: Mapping[str, Any]) -> EvalOps:
+    """Where a sweep's rounds are sent, by its design."""
+    return EvalOps(**design.get("evalops", {}))

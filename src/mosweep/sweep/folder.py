@@ -31,7 +31,15 @@ from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
 from mosweep.core.types import Status, Trial, unique_stages
 from mosweep.core.work import Kind
-from mosweep.sweep.launches import UNKNOWN, Launch, config_digest, described, level_of, to_json
+from mosweep.sweep.launches import (
+    UNKNOWN,
+    Launch,
+    config_digest,
+    described,
+    joined_stages,
+    level_of,
+    to_json,
+)
 
 __all__ = ["Sweep", "find_sweep", "point"]
 
@@ -234,7 +242,7 @@ class Sweep:
                 name, mine = trial["name"], [stages[key] for key in trial["stages"]]
                 takes[name] = str(trial["takes"]).split()
                 if name in trials:
-                    mine = _joined_stages(trials[name].stages, mine)
+                    mine = joined_stages(trials[name].stages, mine)
                 trials[name] = TrialResult(
                     name,
                     trial["id"],
@@ -308,21 +316,6 @@ class Sweep:
                     text = fragments[same] = _yaml({"_": value})[2:]
                 parts.append(f"{key}:{text}")
             write_whole(folder / "config.yaml", parts)
-
-
-def _joined_stages(
-    earlier: Sequence[StageResult], latest: Sequence[StageResult]
-) -> list[StageResult]:
-    """The stages of a trial over its launches: the latest of each label, and evaluations that only
-    an earlier launch asked for, as long as what they evaluated is still the trial's.
-    """
-    keys, labels = {stage.key for stage in latest}, {stage.label for stage in latest}
-    more = [
-        stage
-        for stage in earlier
-        if stage.kind.scores and stage.label not in labels and keys.issuperset(stage.needs.values())
-    ]
-    return [*latest, *more]
 
 
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:

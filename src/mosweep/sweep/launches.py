@@ -7,13 +7,22 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mosweep.core import fingerprint
+from mosweep.core.results import StageResult
 from mosweep.core.store import Store
-from mosweep.core.types import Trial
+from mosweep.core.types import Stage, Trial
 
-__all__ = ["UNKNOWN", "Launch", "config_digest", "described", "level_of", "to_json"]
+__all__ = [
+    "UNKNOWN",
+    "Launch",
+    "config_digest",
+    "described",
+    "joined_stages",
+    "level_of",
+    "to_json",
+]
 
 
 @dataclass(frozen=True)
@@ -113,3 +122,24 @@ def _joined(parts: Iterable[str]) -> Iterator[str]:
     """The parts with commas between them, a line each."""
     for index, part in enumerate(parts):
         yield f",\n{part}" if index else part
+
+
+T = TypeVar("T", Stage, StageResult)
+
+
+def joined_stages(earlier: Iterable[T], latest: Sequence[T]) -> list[T]:
+    """The stages of a trial over its launches: the latest of each label, and evaluations that only
+    an earlier launch asked for, as long as what they evaluated is still the trial's.
+    """
+    keys, labels = {stage.key for stage in latest}, {stage.label for stage in latest}
+    result = list(latest)
+    for stage in earlier:
+        still = stage.kind.scores and keys.issuperset(_needs(stage))
+        if still and stage.label not in labels:
+            result.append(stage)
+    return result
+
+
+def _needs(stage: Stage | StageResult) -> Iterator[str]:
+    for need in stage.needs.values():
+        yield need if isinstance(need, str) else need.key

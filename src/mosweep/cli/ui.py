@@ -1,0 +1,81 @@
+"""``mosweep ui``: MLflow's user interface on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosweep.core.errors import UserError
+from mosweep.sweep.folder import find_sweep
+
+__all__ = ["ui"]
+
+
+def ui(arguments: Sequence[str]) -> int:
+    """Become the server of MLflow's user interface."""
+    parser = argparse.ArgumentParser(
+        prog="mosweep ui", description="Open MLflow's user interface, on this machine only."
+    )
+    parser.add_argument(
+        "sweep",
+        nargs="?",
+        help="the sweep to show: its folder, or its name under multirun/; by default the latest",
+    )
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument(
+        "--uri", help="MLflow's tracking URI; by default the SQLite file in mosweep's home"
+    )
+    args = parser.parse_args(arguments)
+    import importlib.util
+
+    from mosweep.core.errors import MissingExtra
+    from mosweep.execution.launch import tracking_uri
+
+    if importlib.util.find_spec("mlflow") is None:
+        raise MissingExtra("mlflow", "mlflow", "the user interface")
+    uri = tracking_uri(args.uri)
+    if (
+        uri.startswith("sqlite:///")
+        and not Path(uri.removeprefix("sqlite:///")).exists()
+        and args.sweep is None
+    ):
+        raise UserError(
+            f"nothing has been recorded yet ({uri.removeprefix('sqlite:///')} is not there); run "
+            "a sweep, or mosweep sync"
+        )
+    print(
+        f"MLflow: http://127.0.0.1:{args.port}/{_page(args.sweep, uri)}   (Ctrl-C ends it)",
+        flush=True,
+    )
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(args.port),
+    ]
+    os.execve(sys.executable, command, environment)
+
+
+def _page(place: str | None, uri: str) -> str:
+    """Where MLflow shows a sweep's trials, with factors and metrics as columns; the start page
+    where there is no sweep.
+    """
+    from mosweep.recorders.mlflow import project
+
+    if place is None and not list(Path("multirun").glob("**/experiment.yaml")):
+        return ""
+    return project(find_sweep(place).result(), uri).page

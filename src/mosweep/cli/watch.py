@@ -1,0 +1,56 @@
+"""``mosweep watch``: a live table of a sweep."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+from mosweep.cli.options import parser_of
+from mosweep.core.errors import UserError
+from mosweep.execution.observe import observed
+from mosweep.sweep.folder import Sweep, find_sweep
+
+__all__ = ["watch"]
+
+
+def watch(arguments: Sequence[str]) -> int:
+    """A live table of a sweep."""
+    parser = parser_of(
+        "watch",
+        "A live table of a sweep, until all its trials have ended. Watching changes nothing; "
+        "Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default 5)"
+    )
+    args = parser.parse_args(arguments)
+    if args.every <= 0:
+        raise UserError(f"--every {args.every}: must be more than 0 seconds")
+    sweep = find_sweep(args.sweep)
+    from mosweep.reports.status import status_data, status_text
+
+    drawn, last = 0, ""
+    while True:
+        result = observed(Sweep(sweep.folder))
+        ended = all(trial.status in ("succeeded", "failed", "cancelled") for trial in result.trials)
+        if args.json:
+            print(json.dumps(status_data(result), ensure_ascii=False, default=str), flush=True)
+        else:
+            width, height = shutil.get_terminal_size()
+            text = status_text(result, max(5, height - 8))
+            if sys.stdout.isatty():
+                lines = [line[: width - 1] for line in text.splitlines()]
+                sys.stdout.write(
+                    (f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(lines) + "\n"
+                )
+                drawn = len(lines)
+            elif text != last:
+                print(text + "\n", flush=True)
+            last = text
+            sys.stdout.flush()
+        if ended:
+            return 0 if all(trial.status == "succeeded" for trial in result.trials) else 1
+        time.sleep(args.every)
