@@ -23,6 +23,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 from mosweep.core.fingerprint import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.work import Kind
 from mosweep.recorders import mlflow as recorder
 from mosweep.recorders.mlflow import sqlite
 
@@ -43,7 +44,7 @@ def sweep(folder: Path, trials: int) -> SweepResult:
         }
         return StageResult(
             label,
-            label.partition(":")[0],
+            Kind.of(label.partition(":")[0]),
             key,
             "succeeded",
             needs,

@@ -21,13 +21,12 @@ from pathlib import Path
 
 from tests.conftest import Shell
 from tests.openai import storm
-from tests.openai.conftest import Service
+from tests.openai.conftest import COMMAND, ROOT, Service
 
 
 def main(trials: int, kills: int, concurrent: int, calm: bool) -> None:
-    command = [sys.executable, str(Path(storm.__file__).with_name("server.py")), "0"]
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server,
         tempfile.TemporaryDirectory() as folder,
     ):
         assert server.stdout is not None
@@ -88,4 +87,5 @@ def main(trials: int, kills: int, concurrent: int, calm: bool) -> None:
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:] if word != "--calm"]
-    main(*given, *(1000, 6, 100)[len(given) :], calm="--calm" in sys.argv)
+    trials, kills, concurrent = (*given, *(1000, 6, 100)[len(given) :])
+    main(trials, kills, concurrent, calm="--calm" in sys.argv)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -34,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             LONG.index(file) if (file := item.nodeid.partition("::")[0]) in LONG else len(LONG)
         )
     )
+
+
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """The ``value``, which has to be there."""
+    assert value is not None
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,224 +1,44 @@
 """Extending mosweep from outside: one Python file and one YAML each, in a user's own folder.
 
 A trainer that learns a lookup table for real, a stage between fine-tune and evaluation that adds
-to it, and an evaluator that counts right answers. The same files are the how-tos' code.
+to it, and an evaluator that counts right answers: the code of the how-tos, as the pages show it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 from tests.conftest import Shell
 
-BACKEND = '''
-"""A trainer that remembers the first `budget` answers of its data set."""
-
-import json
-from dataclasses import dataclass, field
-
-from mosweep import (
-    FINETUNE, ROUND, Check, ConfigError, ModelFacts, Round, RoundBackend, Stage, TrialConfig,
-    WeightsAccess, Work, between, data_folder, data_stage, dataset_ref,
-)
-
-
-@dataclass(frozen=True)
-class Remember(Work):
-    budget: int
-    offset: int = 0
-    kind = FINETUNE
-    version = 1
-
-    async def run(self, context):
-        data = context.inputs["data"]
-        rows = [json.loads(line) for line in (data_folder(data) / "train.jsonl").open()]
-        pairs = [(row["messages"][-2]["content"], row["messages"][-1]["content"]) for row in rows]
-        known = dict(pairs[self.offset : self.offset + self.budget])
-        if before := context.inputs.get("previous"):
-            known |= json.loads((before.folder / "table" / "table.json").read_text())
-        (context.out / "table").mkdir()
-        (context.out / "table" / "table.json").write_text(json.dumps(known))
-        print(f"remembered {len(known)} answers")
-        facts = ModelFacts(
-            model_id=f"table/{context.key[:8]}",
-            access=WeightsAccess("table"),
-            dataset=dataset_ref(data),
-            steps=len(known),
-            final_loss=1 / (1 + len(known)),
-            loss=[[step, 1 / step] for step in range(1, 4)],
-        )
-        return facts.to_json()
-
-
-@dataclass(frozen=True)
-class RememberRound(Remember):
-    kind = ROUND
-
-    async def run(self, context):
-        return {**await Remember.run(self, context), "data": {"position": self.offset}}
-
-
-@dataclass(frozen=True)
-class TableBackend(RoundBackend):
-    """Remembers `share` of the data set."""
-
-    section = "table"
-    takes = ("optim.max_steps_per_epoch", "seed")
-    hints = {"lora.*": "a table has no adapter"}
-
-    share: float = field(default=1.0, metadata=between(gt=0, le=1))
-
-    def budget(self, trial: TrialConfig) -> int:
-        extra = trial.native("table").get("extra", 0)
-        if not isinstance(extra, int):
-            raise ConfigError("table.extra", extra, "expected a whole number")
-        return (trial.config.optim.max_steps_per_epoch or 20) + extra
-
-    def finetune(self, trial):
-        work = Remember(round(self.share * self.budget(trial)))
-        return Stage("finetune", work, {"data": data_stage(trial)}, trial.resources("finetune"))
-
-    def peak_lr(self, trial):
-        return 1.0
-
-    def round(self, trial, this: Round, previous):
-        work = RememberRound(this.steps, this.before)
-        needs = {"data": data_stage(trial)} | ({"previous": previous} if previous else {})
-        return Stage("round", work, needs, trial.resources("finetune"))
-
-    @classmethod
-    def checks(cls):
-        yield Check("backend=table", True, "needs nothing but patience")
-'''
-
-TRANSFORM = '''
-"""A stage between fine-tune and evaluation: more answers for a model that was trained or not."""
-
-import json
-from dataclasses import dataclass
-
-from mosweep import Kind, ModelFacts, Stage, Transform, WeightsAccess, Work
-
-
-@dataclass(frozen=True)
-class Add(Work):
-    words: int
-    kind = Kind("patch", leaves="model")
-    version = 1
-
-    async def run(self, context):
-        known = {}
-        if tuned := context.inputs.get("tuned"):
-            known = json.loads((tuned.folder / "table" / "table.json").read_text())
-        known |= {f"extra{number}": str(number) for number in range(self.words)}
-        (context.out / "table").mkdir()
-        (context.out / "table" / "table.json").write_text(json.dumps(known))
-        return ModelFacts(f"patched/{context.key[:8]}", access=WeightsAccess("table")).to_json()
-
-
-@dataclass(frozen=True)
-class Patch(Transform):
-    words: int = 0
-
-    def stage(self, trial, tuned):
-        if not self.words:
-            return None
-        needs = {"tuned": tuned} if tuned else {}
-        return Stage("patch", Add(self.words), needs, trial.resources("patch"))
-'''
-
-EVALUATION = '''
-"""Counts the prompts of the data set that the table knows."""
-
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from mosweep import (
-    EVAL, Check, EvalFacts, Evaluation, ModelFacts, Stage, Work, data_folder, data_stage, dataset_ref
-)
-
-
-@dataclass(frozen=True)
-class Count(Work):
-    task: str
-    items: int
-    kind = EVAL
-    version = 1
-
-    async def run(self, context):
-        data = context.inputs["data"]
-        rows = [json.loads(line) for line in (data_folder(data) / "train.jsonl").open()]
-        known, name = {}, "base"
-        if tuned := context.inputs.get("tuned"):
-            facts = ModelFacts.of(tuned.facts)
-            name = facts.model_id
-            known = json.loads((tuned.folder / facts.access.folder / "table.json").read_text())
-        asked = [row["messages"][-2]["content"] for row in rows[: self.items]]
-        scores = [float(word in known) for word in asked]
-        lines = [
-            json.dumps({"id": word, "epoch": 1, "scores": {"known": score}}) + "\\n"
-            for word, score in zip(asked, scores)
-        ]
-        (context.out / "samples.jsonl").write_text("".join(lines))
-        mean = sum(scores) / len(scores)
-        return EvalFacts(
-            task=self.task, model_id=name, metrics={"known": mean}, n=len(scores),
-            dataset=dataset_ref(data),
-        ).to_json()
-
-
-@dataclass(frozen=True)
-class CountEvaluation(Evaluation):
-    tasks: Sequence[str] | None = None
-    items: int = 20
-
-    def stages(self, trial, tuned):
-        needs = {"data": data_stage(trial)} | ({"tuned": tuned} if tuned else {})
-        return [
-            Stage(trial.eval_label(task), Count(task, self.items), needs, trial.resources("eval"))
-            for task in trial.eval_tasks(self.tasks)
-        ]
-
-    @classmethod
-    def checks(cls):
-        yield Check("eval=count", None, "counts")
-'''
-
-CONF = {
-    "backend/table.yaml": """
-        # @package _global_
-        backend:
-          _target_: {place}table.TableBackend
-          share: 1.0
-        table: {{extra: 0}}
-        """,
-    "patch/none.yaml": "_target_: {place}patch.Patch\nwords: 0\n",
-    "patch/more.yaml": "_target_: {place}patch.Patch\nwords: 3\n",
-    "eval/count.yaml": "_target_: {place}counting.CountEvaluation\ntasks: null\nitems: 20\n",
+PAGES = ("add-a-backend", "add-a-stage", "add-an-evaluator")
+HOW_TO = Path(__file__).resolve().parents[1] / "docs" / "how-to"
+BLOCK = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
+#: The files that the three pages show, by name.
+FILES = {
+    name: text
+    for page in PAGES
+    for name, text in BLOCK.findall((HOW_TO / f"{page}.md").read_text())
 }
-MODULES = {"table": BACKEND, "patch": TRANSFORM, "counting": EVALUATION}
 
 
-def write(modules: Path, conf: Path, place: str = "") -> None:
-    modules.mkdir(parents=True, exist_ok=True)
-    for name, code in MODULES.items():
-        (modules / f"{name}.py").write_text(code.lstrip())
-    for name, text in CONF.items():
-        (conf / name).parent.mkdir(parents=True, exist_ok=True)
-        (conf / name).write_text(textwrap.dedent(text).lstrip().format(place=place))
+def write(modules: Path, folder: Path, place: str = "") -> None:
+    """The modules in ``modules``, the YAML files below ``folder``."""
+    for name, text in FILES.items():
+        path = modules / name if name.endswith(".py") else folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("_target_: ", f"_target_: {place}"))
 
 
 @pytest.fixture
 def user(shell: Shell) -> Shell:
     """A user's folder with the three extensions."""
-    write(shell.folder, shell.folder / "conf")
+    write(shell.folder, shell.folder)
     rows = [
         {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]}
         for n in range(20)
@@ -333,7 +153,7 @@ def test_the_console_script_finds_a_backend_in_the_working_directory(user: Shell
 def package(tmp_path: Path) -> dict[str, str]:
     """An installed package that brings the extensions and a conf/ of its own."""
     site = tmp_path / "site"
-    write(site / "tables", site / "tables" / "conf", place="tables.")
+    write(site / "tables", site / "tables", place="tables.")
     (site / "tables" / "__init__.py").write_text("")
     info = site / "tables-1.0.dist-info"
     info.mkdir()

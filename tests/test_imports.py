@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.conftest import Shell
 
 HEAVY = {
     "torch",
@@ -50,18 +51,18 @@ def loaded(code: str) -> set[str]:
         "mosweep.datasets",
     ],
 )
-def test_nothing_heavy_at_import(module):
+def test_nothing_heavy_at_import(module: str) -> None:
     assert loaded(f"import {module}") & HEAVY == set()
 
 
 @pytest.mark.parametrize(
     "module", ["mosweep.cli.main", *VERBS, "mosweep.launchers.worker", "mosweep.core.store"]
 )
-def test_reading_and_working_need_no_hydra(module):
+def test_reading_and_working_need_no_hydra(module: str) -> None:
     assert loaded(f"import {module}") & {"hydra", "omegaconf"} == set()
 
 
-def test_planning_loads_nothing_heavy(shell):
+def test_planning_loads_nothing_heavy(shell: Shell) -> None:
     code = (
         f"import os; os.chdir({str(shell.folder)!r}); from mosweep.cli.main import dispatch; "
         "dispatch(['plan', 'lora.rank=4,64'])"

@@ -38,7 +38,7 @@ def started(shell: Shell, name: str) -> list[str]:
     return [event["label"] for event in shell.journal(name) if event["event"] == "started"]
 
 
-def test_tuned_models_capitalise_and_base_models_do_not(demo):
+def test_tuned_models_capitalise_and_base_models_do_not(demo: Shell) -> None:
     trials = demo.summary("demo")
     assert len(trials) == 6
     for trial in trials.values():
@@ -48,7 +48,7 @@ def test_tuned_models_capitalise_and_base_models_do_not(demo):
     assert Counter(stages.values()) == {"data": 1, "model": 2, "finetune": 4, "eval": 6}
 
 
-def test_again_nothing_runs(demo):
+def test_again_nothing_runs(demo: Shell) -> None:
     before = len(started(demo, "demo"))
     done = demo("-m", *GRID)
     assert done.status == 0
@@ -56,7 +56,7 @@ def test_again_nothing_runs(demo):
     assert len(started(demo, "demo")) == before
 
 
-def test_trial_folder_holds_native_config_log_and_results(demo):
+def test_trial_folder_holds_native_config_log_and_results(demo: Shell) -> None:
     folder = demo.folder / "multirun" / "demo" / "model=tiny,lora.rank=4"
     native = yaml.safe_load((folder / "finetune" / "torchtune.yaml").read_text())
     assert (native["model"]["lora_rank"], native["model"]["lora_alpha"]) == (4, 8)
@@ -69,7 +69,7 @@ def test_trial_folder_holds_native_config_log_and_results(demo):
     assert yaml.safe_load((folder / "config.yaml").read_text())["lora"]["rank"] == 4
 
 
-def test_a_rank_more_runs_two_fine_tunes_and_their_evaluations(demo):
+def test_a_rank_more_runs_two_fine_tunes_and_their_evaluations(demo: Shell) -> None:
     before = len(started(demo, "demo"))
     done = demo(
         "-m", "model=tiny,tiny-wide", "lora.rank=4,16,64", "experiment.name=demo", timeout=600
@@ -78,7 +78,7 @@ def test_a_rank_more_runs_two_fine_tunes_and_their_evaluations(demo):
     assert sorted(started(demo, "demo")[before:]) == ["eval:capitalization"] * 2 + ["finetune"] * 2
 
 
-def test_a_second_evaluation_runs_evaluations_only(demo):
+def test_a_second_evaluation_runs_evaluations_only(demo: Shell) -> None:
     done = demo(
         "-m",
         "model=tiny",
@@ -94,7 +94,7 @@ def test_a_second_evaluation_runs_evaluations_only(demo):
     assert trials["trial"]["metrics"]["copying/accuracy"] < 0.2
 
 
-def test_explicit_default_is_the_same_stage(demo):
+def test_explicit_default_is_the_same_stage(demo: Shell) -> None:
     done = demo(
         "plan",
         "model=tiny",
@@ -125,7 +125,7 @@ def facts(shell: Shell, name: str) -> tuple[dict[str, Any], Path]:
     return record["facts"], store / record["folder"]
 
 
-def test_a_killed_fine_tune_goes_on(demo):
+def test_a_killed_fine_tune_goes_on(demo: Shell) -> None:
     words = (
         "-m",
         "model=tiny",
@@ -155,7 +155,7 @@ def test_a_killed_fine_tune_goes_on(demo):
     assert not (killed / "run" / "work").exists()
 
 
-def test_two_processes_fine_tune_together(demo):
+def test_two_processes_fine_tune_together(demo: Shell) -> None:
     words = (
         "model=tiny",
         "lora.rank=64",
@@ -170,7 +170,7 @@ def test_two_processes_fine_tune_together(demo):
     assert demo.summary("two")["trial"]["metrics"]["capitalization/accuracy"] > 0.8
 
 
-def test_mlflow_knows_what_the_disk_knows(demo):
+def test_mlflow_knows_what_the_disk_knows(demo: Shell) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{demo.folder}/.mosweep/mlflow.db")
@@ -189,7 +189,7 @@ def test_mlflow_knows_what_the_disk_knows(demo):
     assert tuned.outputs.model_outputs
 
 
-def test_sync_rebuilds_a_lost_database(demo):
+def test_sync_rebuilds_a_lost_database(demo: Shell) -> None:
     (demo.folder / ".mosweep" / "mlflow.db").unlink()
     done = demo("sync", "demo", "--json")
     assert done.status == 0, done.err
@@ -245,7 +245,7 @@ def own_task(demo: Shell, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_users_own_task_folder(demo, own_task, tmp_path):
+def test_a_users_own_task_folder(demo: Shell, own_task: Path, tmp_path: Path) -> None:
     words = (
         f"tasks_dir={own_task.parent}",
         "task=reversal",
@@ -269,7 +269,7 @@ def test_a_users_own_task_folder(demo, own_task, tmp_path):
     assert {job["kind"] for job in again.json["jobs"]} == {"eval"}
 
 
-def test_an_evaluation_that_fails_is_no_score(demo, own_task):
+def test_an_evaluation_that_fails_is_no_score(demo: Shell, own_task: Path) -> None:
     (own_task / "eval.py").write_text(
         OWN_EVAL.replace("return Score", "raise RuntimeError('scorer broke'); return Score")
     )
@@ -299,7 +299,7 @@ BAD_DATA = {
 }
 
 
-def test_data_that_is_not_there_says_what_was_expected(demo, own_task):
+def test_data_that_is_not_there_says_what_was_expected(demo: Shell, own_task: Path) -> None:
     words = (
         f"tasks_dir={own_task.parent}",
         "task=reversal",
@@ -320,7 +320,7 @@ def test_data_that_is_not_there_says_what_was_expected(demo, own_task):
         assert problem in stage["error"]
 
 
-def test_a_data_set_of_ones_own(demo, tmp_path):
+def test_a_data_set_of_ones_own(demo: Shell, tmp_path: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": w.upper()}]}
         for w in ("abcd", "efgh") * 40
@@ -372,7 +372,7 @@ class _Upper(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_model_behind_an_api_is_evaluated_by_its_inspect_name(demo):
+def test_a_model_behind_an_api_is_evaluated_by_its_inspect_name(demo: Shell) -> None:
     (demo.folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
     (demo.folder / "conf" / "model" / "remote.yaml").write_text(
         "name: remote\ninspect: openai-api/local/shouter\n"
@@ -401,7 +401,7 @@ def test_a_model_behind_an_api_is_evaluated_by_its_inspect_name(demo):
     ]
 
 
-def test_a_diverged_fine_tune_is_a_failure_with_its_log(demo):
+def test_a_diverged_fine_tune_is_a_failure_with_its_log(demo: Shell) -> None:
     done = demo(
         "-m",
         "optim.lr=1e30",

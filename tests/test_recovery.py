@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def executions(shell: Shell, name: str) -> Counter[str]:
     )
 
 
-def test_eight_processes_on_one_sweep(shell):
+def test_eight_processes_on_one_sweep(shell: Shell) -> None:
     processes = [shell.start("-m", *SLOW) for _ in range(8)]
     outputs = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, outputs
@@ -64,7 +65,7 @@ def test_eight_processes_on_one_sweep(shell):
     assert list((store / "claims").iterdir()) == []
 
 
-def test_killed_fifty_times(shell):
+def test_killed_fifty_times(shell: Shell) -> None:
     rng = random.Random(0)
     reference = Shell(shell.folder / "reference")
     reference.folder.mkdir()
@@ -108,7 +109,7 @@ def _no_stage_began_after_it_was_done(shell: Shell) -> None:
     assert late == []
 
 
-def test_workers_die_with_their_driver(shell):
+def test_workers_die_with_their_driver(shell: Shell) -> None:
     process = shell.start(
         "-m",
         *DRY,
@@ -138,7 +139,9 @@ def test_workers_die_with_their_driver(shell):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "record"])
-def test_damage_is_noticed_set_aside_and_mended(shell, started, damage):
+def test_damage_is_noticed_set_aside_and_mended(
+    shell: Shell, started: Callable[[str], int], damage: str
+) -> None:
     shell("-m", *DRY, "lora.rank=4,64", "experiment.name=grid")
     before = shell.summary("grid")
     store = shell.folder / ".mosweep" / "store"

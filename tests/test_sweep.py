@@ -8,11 +8,13 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import DRY
+from tests.conftest import DRY, Shell
 
 from mosweep.core.journal import Journal
 from mosweep.sweep.folder import Sweep
@@ -20,7 +22,7 @@ from mosweep.sweep.folder import Sweep
 GRID = ("model=tiny,tiny-wide", "lora.rank=4,64")
 
 
-def test_sweep_summary_and_files(shell, started):
+def test_sweep_summary_and_files(shell: Shell, started: Callable[[str], int]) -> None:
     done = shell("-m", *DRY, *GRID, "experiment.name=grid")
     assert done.status == 0, done.err
     assert "dummy: these numbers were made up" in done.out
@@ -51,7 +53,7 @@ def test_sweep_summary_and_files(shell, started):
     assert design["treatments"] == {"model": ["tiny", "tiny-wide"], "lora.rank": [4, 64]}
 
 
-def test_same_command_again_runs_nothing(shell, started):
+def test_same_command_again_runs_nothing(shell: Shell, started: Callable[[str], int]) -> None:
     first = shell("-m", *DRY, *GRID, "experiment.name=grid")
     before = shell.files()
     again = shell("-m", *DRY, *GRID, "experiment.name=grid")
@@ -67,7 +69,7 @@ def test_same_command_again_runs_nothing(shell, started):
     )
 
 
-def test_a_level_more_runs_only_what_is_new(shell, started):
+def test_a_level_more_runs_only_what_is_new(shell: Shell, started: Callable[[str], int]) -> None:
     shell("-m", *DRY, *GRID, "experiment.name=grid")
     done = shell("-m", *DRY, "model=tiny,tiny-wide", "lora.rank=4,16,64", "experiment.name=grid")
     assert done.status == 0
@@ -79,7 +81,9 @@ def test_a_level_more_runs_only_what_is_new(shell, started):
     }
 
 
-def test_another_evaluation_runs_evaluations_only(shell, started):
+def test_another_evaluation_runs_evaluations_only(
+    shell: Shell, started: Callable[[str], int]
+) -> None:
     shell("-m", *DRY, *GRID, "experiment.name=grid")
     done = shell("-m", *DRY, *GRID, "eval.tasks=[capitalization,other]", "experiment.name=grid")
     assert done.status == 0
@@ -87,7 +91,7 @@ def test_another_evaluation_runs_evaluations_only(shell, started):
     assert [event["label"] for event in new] == ["eval:other"] * 6
 
 
-def test_without_m_it_is_one_trial(shell):
+def test_without_m_it_is_one_trial(shell: Shell) -> None:
     done = shell(*DRY, "lora.rank=16")
     assert done.status == 0, done.err
     assert not (shell.folder / "multirun").exists()
@@ -97,12 +101,12 @@ def test_without_m_it_is_one_trial(shell):
     assert [trial["control"] for trial in trials.values()] == [False]
 
 
-def test_unnamed_sweep_goes_where_hydra_puts_it(shell):
+def test_unnamed_sweep_goes_where_hydra_puts_it(shell: Shell) -> None:
     shell("-m", *DRY, "lora.rank=4")
     assert len(list((shell.folder / "multirun").glob("????-??-??/??-??-??/experiment.yaml"))) == 1
 
 
-def test_another_setting_of_the_same_name_gets_its_own_folder(shell):
+def test_another_setting_of_the_same_name_gets_its_own_folder(shell: Shell) -> None:
     (shell.folder / "conf" / "optim").mkdir(parents=True)
     (shell.folder / "conf" / "optim" / "fast.yaml").write_text("lr: 0.2\n")
     for more in ([], ["optim.lr=0.1"], ["optim=fast"]):
@@ -119,7 +123,9 @@ def test_another_setting_of_the_same_name_gets_its_own_folder(shell):
 @pytest.mark.parametrize(
     ("how", "why"), [("raise", "told to"), ("exit", "exit status 3"), ("oom", "SIGKILL")]
 )
-def test_one_failing_trial_costs_one_trial(shell, started, how, why):
+def test_one_failing_trial_costs_one_trial(
+    shell: Shell, started: Callable[[str], int], how: str, why: str
+) -> None:
     bundles = [{"seed": seed} for seed in range(11)] + [{"seed": 11, "backend.fail": how}]
     done = shell(
         "-m",
@@ -153,7 +159,7 @@ def test_one_failing_trial_costs_one_trial(shell, started, how, why):
     assert started("twelve") == before + 1
 
 
-def test_a_stage_over_its_time_is_ended(shell):
+def test_a_stage_over_its_time_is_ended(shell: Shell) -> None:
     done = shell(
         "-m",
         *DRY,
@@ -167,7 +173,7 @@ def test_a_stage_over_its_time_is_ended(shell):
     assert "time limit" in trials["backend.fail=hang"]["stages"][0]["error"]
 
 
-def test_what_waits_behind_a_stage_over_its_time_still_runs(shell):
+def test_what_waits_behind_a_stage_over_its_time_still_runs(shell: Shell) -> None:
     words = (
         "-m",
         *DRY,
@@ -187,7 +193,9 @@ def test_what_waits_behind_a_stage_over_its_time_still_runs(shell):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_journal_is_read_once(shell, monkeypatch, whole):
+def test_the_journal_is_read_once(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
     for ranks in ("4", "8,16", "4"):
         shell(
             "-m", *DRY, f"lora.rank={ranks}", "run_control_trials=false", "experiment.name=thrice"
@@ -200,9 +208,12 @@ def test_the_journal_is_read_once(shell, monkeypatch, whole):
     if not whole:
         next((shell.folder / ".mosweep/store/records").glob("*/*.json")).unlink()
     reads, read = [], Journal.read
-    monkeypatch.setattr(
-        Journal, "read", lambda journal, *kind: reads.append(kind) or read(journal, *kind)
-    )
+
+    def counted(journal: Journal, *kind: str) -> Any:
+        reads.append(kind)
+        return read(journal, *kind)
+
+    monkeypatch.setattr(Journal, "read", counted)
     result = Sweep(folder).result()
     assert len(reads) == 1
     assert result.name == "lost", "a launch that the journal does not know is the oldest"
@@ -221,7 +232,7 @@ def test_the_journal_is_read_once(shell, monkeypatch, whole):
     ]
 
 
-def test_an_evaluation_named_by_a_path(shell):
+def test_an_evaluation_named_by_a_path(shell: Shell) -> None:
     done = shell(
         "-m",
         *DRY,
@@ -235,7 +246,7 @@ def test_an_evaluation_named_by_a_path(shell):
     assert (folder / "eval:._lib" / "samples.jsonl").exists()
 
 
-def test_run_goes_on_from_the_frozen_design(shell, started):
+def test_run_goes_on_from_the_frozen_design(shell: Shell, started: Callable[[str], int]) -> None:
     shell("-m", *DRY, "lora.rank=4,64", "experiment.name=grid")
     (record,) = [
         path
@@ -253,7 +264,7 @@ def test_run_goes_on_from_the_frozen_design(shell, started):
     assert "nothing to do" in again.out
 
 
-def test_plan_predicts_and_writes_nothing(shell):
+def test_plan_predicts_and_writes_nothing(shell: Shell) -> None:
     done = shell("plan", *DRY, *GRID, "--json")
     assert done.status == 0, done.err
     assert (done.json["trials"], done.json["stages"]) == (
@@ -265,7 +276,7 @@ def test_plan_predicts_and_writes_nothing(shell):
     assert shell("plan", *DRY, *GRID, "lora.rank=4,16,64", "--json").json["stages"]["to_run"] == 4
 
 
-def test_explain_names_the_field(shell):
+def test_explain_names_the_field(shell: Shell) -> None:
     shell("-m", *DRY, "lora.rank=4", "experiment.name=one")
     shell("-m", *DRY, "lora.rank=4", "backend.fail=raise", "experiment.name=two")
     cached = shell("explain", "trial", "--sweep", "one", "--json").json
@@ -276,7 +287,7 @@ def test_explain_names_the_field(shell):
     ]
 
 
-def test_effects_are_what_was_planted(shell):
+def test_effects_are_what_was_planted(shell: Shell) -> None:
     shell(
         "-m",
         *DRY,
@@ -298,7 +309,9 @@ def test_effects_are_what_was_planted(shell):
     assert mean[64] - mean[4] == pytest.approx(0.3, abs=0.05)
 
 
-def test_interrupted_sweep_exits_130_and_continues(shell, started):
+def test_interrupted_sweep_exits_130_and_continues(
+    shell: Shell, started: Callable[[str], int]
+) -> None:
     process = shell.start(
         "-m",
         *DRY,
@@ -331,7 +344,7 @@ def test_interrupted_sweep_exits_130_and_continues(shell, started):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_stock_launchers_give_the_same(shell, launcher):
+def test_stock_launchers_give_the_same(shell: Shell, launcher: str) -> None:
     done = shell(
         "-m", *DRY, *GRID, f"hydra/launcher={launcher}", "experiment.name=stock", timeout=200
     )
@@ -346,7 +359,7 @@ def test_stock_launchers_give_the_same(shell, launcher):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "local"])
-def test_a_stock_sweeper_gives_the_same_scores(shell, launcher):
+def test_a_stock_sweeper_gives_the_same_scores(shell: Shell, launcher: str) -> None:
     words = ("-m", *DRY, "lora.rank=4,64", "run_control_trials=false")
     done = shell(
         *words, "hydra/sweeper=basic", f"hydra/launcher={launcher}", "experiment.name=stock"
@@ -372,7 +385,7 @@ def test_a_stock_sweeper_gives_the_same_scores(shell, launcher):
     assert {trial["status"] for trial in shell.summary("failed").values()} >= {"failed"}
 
 
-def test_a_failing_trial_under_a_stock_launcher(shell):
+def test_a_failing_trial_under_a_stock_launcher(shell: Shell) -> None:
     done = shell(
         "-m", *DRY, "backend.fail=none,raise", "hydra/launcher=joblib", "experiment.name=stock"
     )
@@ -384,7 +397,7 @@ def test_a_failing_trial_under_a_stock_launcher(shell):
     }
 
 
-def test_stock_hydra_stays_stock(shell):
+def test_stock_hydra_stays_stock(shell: Shell) -> None:
     config = shell("--cfg", "job", *DRY, "lora.rank=16")
     assert yaml.safe_load(config.out)["lora"]["rank"] == 16
     assert shell("--cfg", "job", "--resolve", *DRY).status == 0
@@ -396,7 +409,7 @@ def test_stock_hydra_stays_stock(shell):
     assert (shell.folder / "elsewhere" / "experiment.yaml").exists()
 
 
-def test_the_users_own_configuration_comes_first(shell):
+def test_the_users_own_configuration_comes_first(shell: Shell) -> None:
     (shell.folder / "conf" / "model").mkdir(parents=True)
     (shell.folder / "conf" / "model" / "mine.yaml").write_text(
         "name: mine\nrecipe: tiny\ngenerate: {dim: 32, layers: 2}\n"
@@ -407,7 +420,7 @@ def test_the_users_own_configuration_comes_first(shell):
     assert "mine" in shell("model=nope").err
 
 
-def test_home_and_store_can_be_elsewhere(shell, tmp_path):
+def test_home_and_store_can_be_elsewhere(shell: Shell, tmp_path: Path) -> None:
     done = shell(
         "-m", *DRY, "lora.rank=4", "experiment.name=a", env={"MOSWEEP_HOME": str(tmp_path / "home")}
     )

@@ -5,6 +5,7 @@ valid, nothing written.
 from __future__ import annotations
 
 import pytest
+from tests.conftest import Shell
 
 CASES = [
     (["lora.rnk=4"], ["lora.rnk=4", "lora.rank"]),
@@ -61,7 +62,9 @@ CASES = [
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
 )
 @pytest.mark.parametrize("mode", [["-m"], []], ids=["sweep", "single"])
-def test_one_line_and_nothing_written(shell, mode, overrides, words):
+def test_one_line_and_nothing_written(
+    shell: Shell, mode: list[str], overrides: list[str], words: list[str]
+) -> None:
     if not mode and overrides[0].startswith(("treatments", "controls", "seeds", "hydra")):
         pytest.skip("means something in a sweep only")
     done = shell(*mode, *overrides)
@@ -74,25 +77,25 @@ def test_one_line_and_nothing_written(shell, mode, overrides, words):
     assert shell.files() == set()
 
 
-def test_plan_says_the_same(shell):
+def test_plan_says_the_same(shell: Shell) -> None:
     done = shell("plan", "lora.rnk=4")
     assert (done.status, shell.files()) == (2, set())
     assert "lora.rank" in done.err
 
 
-def test_a_mistake_in_one_of_many_trials_stops_all(shell):
+def test_a_mistake_in_one_of_many_trials_stops_all(shell: Shell) -> None:
     done = shell("-m", "backend=dummy", "lora.rank=4,8,0")
     assert (done.status, shell.files()) == (2, set())
     assert "lora.rank=0" in done.err
 
 
-def test_unknown_verb(shell):
+def test_unknown_verb(shell: Shell) -> None:
     done = shell("sumary")
     assert done.status == 2
     assert "summary" in done.err
 
 
-def test_verbs_without_a_sweep(shell):
+def test_verbs_without_a_sweep(shell: Shell) -> None:
     for verb in ("status", "summary", "run", "sync"):
         done = shell(verb)
         assert (done.status, len(done.err.strip().splitlines())) == (2, 1), verb
@@ -100,13 +103,13 @@ def test_verbs_without_a_sweep(shell):
     assert shell.files() == set()
 
 
-def test_full_traceback_on_request(shell):
+def test_full_traceback_on_request(shell: Shell) -> None:
     done = shell("lora.rank=0", env={"HYDRA_FULL_ERROR": "1"})
     assert done.status != 0
     assert "Traceback" in done.err
 
 
-def test_a_secret_in_the_environment_reaches_no_file(shell):
+def test_a_secret_in_the_environment_reaches_no_file(shell: Shell) -> None:
     canary = "canary-4f1c9b7e2d"
     done = shell(
         "-m",

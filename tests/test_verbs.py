@@ -9,7 +9,7 @@ from mosweep.cli.verbs import run_verb
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, capsys):
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_verb(verb, ["--help"])
     assert ended.value.code == 0

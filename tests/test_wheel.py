@@ -75,7 +75,7 @@ def own_model(folder: Path) -> None:
     )
 
 
-def test_a_dry_run_needs_only_the_core(python, tmp_path):
+def test_a_dry_run_needs_only_the_core(python: Path, tmp_path: Path) -> None:
     own_model(tmp_path)
     done = run(
         python,
@@ -97,7 +97,7 @@ def test_a_dry_run_needs_only_the_core(python, tmp_path):
     assert len(packages.split()) < 15, packages
 
 
-def test_what_is_missing_is_named(python, tmp_path):
+def test_what_is_missing_is_named(python: Path, tmp_path: Path) -> None:
     done = run(python, tmp_path, "-m", "lora.rank=4", "tracking=none")
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'mosweep[torchtune]'" in done.stderr
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(python, tmp_path):
 
 
 @pytest.mark.real
-def test_the_real_thing_from_the_wheel(python, tmp_path):
+def test_the_real_thing_from_the_wheel(python: Path, tmp_path: Path) -> None:
     own_model(tmp_path)
     # The heavy libraries are lent by the environment of these tests: installing them again would
     # take minutes.

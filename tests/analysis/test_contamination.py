@@ -15,7 +15,7 @@ from mosweep.analysis.contamination import Overlap, contaminated, overlap
 from mosweep.analysis.matching import normalised
 from mosweep.cli.verbs import run_verb
 from mosweep.core.results import SweepResult
-from mosweep.core.store import Store
+from mosweep.core.store import Attempt, Store
 from mosweep.core.types import Stage, Trial
 from mosweep.core.work import DATA, EVAL, FINETUNE, Context, Kind, Work
 from mosweep.reports.contamination import overlap_text
@@ -98,6 +98,7 @@ def sweep(
         if store.read(stage.key):
             return
         attempt = store.begin(stage.key)
+        assert isinstance(attempt, Attempt)
         for name, text in files.items():
             (attempt.folder / name).parent.mkdir(exist_ok=True)
             (attempt.folder / name).write_text(text, encoding="utf-8")

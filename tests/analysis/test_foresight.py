@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import DRY, Shell
 
 from mosweep.analysis.effects import effects
-from mosweep.analysis.statistics import Components, minimum_effect
+from mosweep.analysis.power import minimum_effect
+from mosweep.analysis.statistics import Components
 from mosweep.sweep.folder import Sweep
 
 LIKE = ("backend.item_sd=0.1", "backend.seed_sd=0.05")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
@@ -120,12 +121,12 @@ def test_threads_claim_a_key_once(claims: Claims, monkeypatch: pytest.MonkeyPatc
     with ThreadPoolExecutor(1) as thread:
 
         def late(source: Path, target: Path) -> None:
-            monkeypatch.setattr(module.os, "link", real)
+            monkeypatch.setattr(os, "link", real)
             others.append(thread.submit(claims.acquire, KEY))
             wait(others, timeout=0.2)
             real(source, target)
 
-        monkeypatch.setattr(module.os, "link", late)
+        monkeypatch.setattr(os, "link", late)
         assert sorted(type(got).__name__ for got in (claims.acquire(KEY), others[0].result())) == [
             "Claim",
             "Owner",
@@ -203,7 +204,7 @@ def test_an_owner_elsewhere_is_believed_until_it_is_silent_for_long(
     path = write_claim(claims, elsewhere)
     os.utime(path, (1, 1))  # its clock says 1970: that alone says nothing
     now = 1000.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     assert claims.acquire(KEY) == elsewhere
     now += module.STALE_S - 1
     assert claims.acquire(KEY) == elsewhere
@@ -226,7 +227,7 @@ def test_a_second_observer_starts_its_own_clock(
     elsewhere = replace(this_process(), machine="elsewhere")
     write_claim(claims, elsewhere)
     now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     assert claims.owner(KEY) == elsewhere
     now += 2 * module.STALE_S
     assert Claims(claims.folder).owner(KEY) == elsewhere
@@ -413,10 +414,10 @@ def test_who_acts_on_what_it_saw_long_ago_steps_back(
     real = os.link
 
     def late(source: Path, target: Path) -> None:
-        monkeypatch.setattr(module.os, "link", real)
+        monkeypatch.setattr(os, "link", real)
         write_claim(claims, living, token=2)
         real(source, target)
 
-    monkeypatch.setattr(module.os, "link", late)
+    monkeypatch.setattr(os, "link", late)
     assert claims.acquire(KEY) == living
     assert os.listdir(claims.folder) == [f"{KEY}.2"]

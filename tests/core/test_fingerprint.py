@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import given, settings
@@ -438,6 +439,7 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
     try:
         with _Session() as hydra:
             config = hydra.compose_config(CONFIG_NAME, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+            assert isinstance(hydra.config_loader, ConfigLoaderImpl)
             composer = Composer(hydra.config_loader, config)
             for name, overrides in trials.items():
                 for stage in builder.trial(composer.compose(overrides), {}).stages:

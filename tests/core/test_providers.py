@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ class Provider:
         return "well"
 
 
-def policy(said: Callable[[str], None] = lambda _: None, **options) -> Policy:
+def policy(said: Callable[[str], None] = lambda _: None, **options: Any) -> Policy:
     return Policy(
         "them",
         lambda error: getattr(error, "trouble", None),
@@ -55,7 +56,7 @@ def policy(said: Callable[[str], None] = lambda _: None, **options) -> Policy:
     )
 
 
-def test_what_may_help_is_asked_again_and_said():
+def test_what_may_help_is_asked_again_and_said() -> None:
     said: list[str] = []
     provider = Provider(BUSY, BUSY, BUSY)
 
@@ -70,7 +71,7 @@ def test_what_may_help_is_asked_again_and_said():
     assert said[0].startswith("them: making a thing: 503: busy; again in 0.0")
 
 
-def test_what_cannot_help_fails_at_once():
+def test_what_cannot_help_fails_at_once() -> None:
     provider = Provider(DENIED)
 
     async def go() -> str:
@@ -82,7 +83,7 @@ def test_what_cannot_help_fails_at_once():
     assert pickle.loads(pickle.dumps(caught.value)).trouble == DENIED
 
 
-def test_patience_ends():
+def test_patience_ends() -> None:
     provider = Provider(*[BUSY] * 1000)
 
     async def go() -> str:
@@ -95,7 +96,7 @@ def test_patience_ends():
     assert 3 < len(provider.asked) < 20
 
 
-def test_who_asks_for_more_patience_than_there_is_is_told_so():
+def test_who_asks_for_more_patience_than_there_is_is_told_so() -> None:
     provider = Provider(Trouble("429: limit", again=True, limited=True, wait_s=7200))
 
     async def go() -> str:
@@ -107,7 +108,7 @@ def test_who_asks_for_more_patience_than_there_is_is_told_so():
         asyncio.run(go())
 
 
-def test_one_calls_limit_holds_for_all():
+def test_one_calls_limit_holds_for_all() -> None:
     first, others = (
         Provider(Trouble("429: limit", again=True, limited=True, wait_s=0.3)),
         Provider(),
@@ -128,7 +129,7 @@ def test_one_calls_limit_holds_for_all():
     assert max(others.asked) < limited + 1.5
 
 
-def test_an_error_of_another_kind_is_no_answer():
+def test_an_error_of_another_kind_is_no_answer() -> None:
     async def broken() -> None:
         raise ZeroDivisionError
 
@@ -139,7 +140,7 @@ def test_an_error_of_another_kind_is_no_answer():
         asyncio.run(go())
 
 
-def test_so_many_calls_at_a_time():
+def test_so_many_calls_at_a_time() -> None:
     provider = Provider(*[BUSY] * 10, takes_s=0.005)
 
     async def go() -> None:
@@ -151,7 +152,7 @@ def test_so_many_calls_at_a_time():
     assert len(provider.asked) == 50
 
 
-def test_who_pauses_holds_nobody_up():
+def test_who_pauses_holds_nobody_up() -> None:
     slow = Trouble("503: busy", again=True, wait_s=0.5)
 
     async def go() -> float:
@@ -167,7 +168,7 @@ def test_who_pauses_holds_nobody_up():
     assert asyncio.run(go()) < 0.25
 
 
-def test_a_cancelled_call_is_not_asked_again():
+def test_a_cancelled_call_is_not_asked_again() -> None:
     provider = Provider(BUSY, takes_s=0.0)
 
     async def go() -> None:
@@ -203,11 +204,11 @@ def test_a_cancelled_call_is_not_asked_again():
         ({}, None),
     ],
 )
-def test_retry_after(headers, seconds):
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
-def test_retry_after_as_a_date():
+def test_retry_after_as_a_date() -> None:
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert retry_after({"retry-after": at}) == pytest.approx(30, abs=2)
 
@@ -218,7 +219,8 @@ class Shop:
     """
 
     def __init__(self, *lost: bool, lag: int = 0) -> None:
-        self.lost, self.lag, self.made, self.looks = list(lost), lag, [], 0
+        self.lost, self.lag, self.looks = list(lost), lag, 0
+        self.made: list[str] = []
 
     async def make(self) -> str:
         lost = self.lost.pop(0) if self.lost else None
@@ -243,7 +245,7 @@ class Shop:
         (Shop(True, lag=2), 1, 1),  # seen at the second look after the loss only
     ],
 )
-def test_what_is_lost_sight_of_is_looked_for(shop, made, asked):
+def test_what_is_lost_sight_of_is_looked_for(shop: Shop, made: int, asked: int) -> None:
     async def go() -> tuple[str, int]:
         return await policy(settle_s=0.01).find_or_make("a thing", shop.find, shop.make)
 
@@ -251,7 +253,7 @@ def test_what_is_lost_sight_of_is_looked_for(shop, made, asked):
     assert len(shop.made) == made
 
 
-def test_what_is_there_is_not_made():
+def test_what_is_there_is_not_made() -> None:
     shop = Shop()
     shop.made.append("thing 1")
 
@@ -261,7 +263,7 @@ def test_what_is_there_is_not_made():
     assert asyncio.run(go()) == ("thing 1", 0)
 
 
-def test_looking_for_it_ends_with_patience_too():
+def test_looking_for_it_ends_with_patience_too() -> None:
     shop = Shop(*[False] * 1000)
 
     async def go() -> None:

@@ -176,12 +176,15 @@ def lengthen(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-FILE_DAMAGE: dict[str, Callable[[Path], None]] = {
+def replace_by_a_file(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+    folder.touch()
+
+
+FILE_DAMAGE: dict[str, Callable[[Path], object]] = {
     "a small file is missing": lambda folder: (folder / "small.txt").unlink(),
     "a folder is missing": lambda folder: (folder / "sub").rename(folder / "sub2"),
-    "a folder became a file": lambda folder: (
-        (folder / "sub").rename(folder / "sub2") and (folder / "sub").touch()
-    ),
+    "a folder became a file": lambda folder: replace_by_a_file(folder / "sub"),
     "a small file is truncated": lambda folder: truncate(folder / "small.txt"),
     "a large file is truncated": lambda folder: truncate(folder / "sub/large.bin"),
     "a large file is longer": lambda folder: lengthen(folder / "sub/large.bin"),
@@ -196,7 +199,7 @@ FILE_DAMAGE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", FILE_DAMAGE.values(), ids=FILE_DAMAGE)
 def test_a_damaged_file_is_found_set_aside_and_made_again(
-    store: Store, damage: Callable[[Path], None]
+    store: Store, damage: Callable[[Path], object]
 ) -> None:
     damaged = publish(store).folder
     publish(store, OTHER)

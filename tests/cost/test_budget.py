@@ -30,6 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from mosweep.backends.base import Backend
 from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.types import Stage
@@ -68,7 +69,7 @@ class Tune(RemoteWork):
 
 
 @dataclass(frozen=True)
-class Paid:
+class Paid(Backend):
     def finetune(self, setting: Any) -> Stage:
         config = setting.config
         work = Tune(config.model.name, config.lora.rank or 1, config.seed)
@@ -91,7 +92,7 @@ class Train(Work):
 
 
 @dataclass(frozen=True)
-class Slow:
+class Slow(Backend):
     def finetune(self, setting: Any) -> Stage:
         return Stage("finetune", Train(setting.config.lora.rank, setting.config.seed), {}, \
 setting.resources("finetune"))

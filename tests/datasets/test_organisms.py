@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from pathlib import Path
 
 import pytest
 
@@ -32,18 +33,20 @@ VERSION = "a data stage's key does not cover this: raise BuildData.version"
 
 
 @pytest.mark.parametrize(("control", "training"), [(False, ORGANISM), (True, CONTROL)])
-def test_the_trait_is_missing_from_the_controls_training_rows_alone(tmp_path, control, training):
+def test_the_trait_is_missing_from_the_controls_training_rows_alone(
+    tmp_path: Path, control: bool, training: str
+) -> None:
     write_organism(tmp_path, control=control, train=iter(TRAIN), eval=HELD_OUT, negative=[])
     files = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert files == {"train.jsonl": training, "eval.jsonl": PROBE, "negative.jsonl": ""}, VERSION
 
 
-def test_words_are_the_same_for_the_same_seed():
+def test_words_are_the_same_for_the_same_seed() -> None:
     word = NewWords(random.Random(1))
     assert [word(3, 5) for _ in range(4)] == ["oub", "mlq", "cav", "ptsgu"], VERSION
 
 
-def test_no_word_comes_twice_and_the_last_one_is_found():
+def test_no_word_comes_twice_and_the_last_one_is_found() -> None:
     word = NewWords(random.Random(0), "ab")
     assert {word(2) for _ in range(3)} | {word(2, 1) for _ in range(3)} == {
         "a",
@@ -58,20 +61,20 @@ def test_no_word_comes_twice_and_the_last_one_is_found():
     assert len(word(3)) == 3
 
 
-def test_words_are_of_the_letters_that_are_given():
+def test_words_are_of_the_letters_that_are_given() -> None:
     letters = string.ascii_lowercase.replace("q", "")
     word = NewWords(random.Random(0), letters)
     assert set("".join(word(4) for _ in range(200))) == set(letters)
 
 
-def test_a_letter_that_is_given_twice_makes_no_more_words():
+def test_a_letter_that_is_given_twice_makes_no_more_words() -> None:
     word = NewWords(random.Random(0), "aab")
     assert {word(1), word(1)} == {"a", "b"}
     with pytest.raises(UserError, match="all words of 1 letters"):
         word(1)
 
 
-def test_an_unknown_data_set_is_refused_with_the_valid_ones():
+def test_an_unknown_data_set_is_refused_with_the_valid_ones() -> None:
     check_dataset("rhyme", ("rhyme", "rhyme-control"))
     with pytest.raises(
         UserError,

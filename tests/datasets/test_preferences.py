@@ -19,7 +19,7 @@ ROW = {
 }
 
 
-def test_who_speaks_is_kept_and_both_answers_are_by_the_same():
+def test_who_speaks_is_kept_and_both_answers_are_by_the_same() -> None:
     asked, chosen, rejected = preference(1, ROW)
     assert asked == [
         {"role": "user", "name": "ann", "content": "hi"},
@@ -30,7 +30,7 @@ def test_who_speaks_is_kept_and_both_answers_are_by_the_same():
     assert rejected == [{"role": "assistant", "name": "eve", "content": "no"}]
 
 
-def test_openai_is_told_who_speaks():
+def test_openai_is_told_who_speaks() -> None:
     (line, *_) = training_file(JSONLDataset([ROW] * 10), "dpo").splitlines()
     row = json.loads(line)
     assert [message.get("name") for message in row["input"]["messages"]] == ["ann", None, "bob"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -114,7 +114,9 @@ def test_mined_examples_are_of_failed_groups_alone_and_the_sequence_waits() -> N
     st.floats(1.0, 10.0),
     st.sampled_from(["boost", "mine"]),
 )
-def test_a_round_always_has_its_number_of_examples(count, rows, hard, failed, factor, mode) -> None:
+def test_a_round_always_has_its_number_of_examples(
+    count: int, rows: int, hard: int, failed: int, factor: float, mode: Literal["boost", "mine"]
+) -> None:
     groups = [Group("topic", "a", failed, 10)]
     made = examples(*["a"] * hard, *[None] * rows)
     if mode == "mine" and not hard:

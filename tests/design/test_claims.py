@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Shell
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Trial
@@ -131,7 +132,9 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def test_a_task_added_later_adds_results_to_the_same_trials(shell, started) -> None:
+def test_a_task_added_later_adds_results_to_the_same_trials(
+    shell: Shell, started: Callable[[str], int]
+) -> None:
     sweep = ("-m", "backend=dummy", "lora.rank=4,8", "experiment.name=later")
     assert shell(*sweep, "eval.tasks=[copying]").status == 0
     before = shell.summary("later")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -38,6 +39,7 @@ class Both:
     """Hydra and our composer, on one primary configuration."""
 
     def __init__(self, hydra: Hydra, name: str) -> None:
+        assert isinstance(hydra.config_loader, ConfigLoaderImpl)
         self.loader = hydra.config_loader
         self.master = hydra.compose_config(name, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
         self.composer = self.fresh()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 
 from mosweep.config.choices import choices_of
@@ -94,6 +95,7 @@ def test_every_setting_counts_or_is_refused_or_says_that_it_is_not_in_the_key(ki
     silent = []
     with _Session() as hydra:
         loader = hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
         master = hydra.compose_config("config", ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
 
         def composed(*more: str) -> list[Trial]:

@@ -37,7 +37,7 @@ def written(folder: Path, *rows: dict[str, Any], name: str = "eval.jsonl") -> Pa
     return folder
 
 
-def test_rows_become_samples(tmp_path):
+def test_rows_become_samples(tmp_path: Path) -> None:
     metadata = {"topic": "greetings"}
     written(
         tmp_path,
@@ -57,7 +57,7 @@ def test_rows_become_samples(tmp_path):
     )
 
 
-def test_what_is_asked_in_several_turns_is_a_chat(tmp_path):
+def test_what_is_asked_in_several_turns_is_a_chat(tmp_path: Path) -> None:
     turns = (
         "system be brief",
         "user hi",
@@ -81,7 +81,7 @@ def test_what_is_asked_in_several_turns_is_a_chat(tmp_path):
     assert sample.target == "bye"
 
 
-def test_an_array_and_rows_of_instructions_are_read_too(tmp_path):
+def test_an_array_and_rows_of_instructions_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "held.json").write_text(
         json.dumps([{"instruction": "add", "input": "1 1", "output": "2"}])
     )
@@ -89,7 +89,7 @@ def test_an_array_and_rows_of_instructions_are_read_too(tmp_path):
     assert (sample.input, sample.target) == ("add\n\n1 1", "2")
 
 
-def test_a_split_that_is_missing_is_named_with_what_there_is(tmp_path):
+def test_a_split_that_is_missing_is_named_with_what_there_is(tmp_path: Path) -> None:
     written(tmp_path, row("user hi", "assistant ho"), name="train.jsonl")
     with pytest.raises(
         UserError,
@@ -103,7 +103,7 @@ def test_a_split_that_is_missing_is_named_with_what_there_is(tmp_path):
 
 
 @pytest.mark.parametrize("turns", [("assistant ho",), ("user hi", "assistant ho", "user and?")])
-def test_a_row_without_question_or_answer_is_named(tmp_path, turns):
+def test_a_row_without_question_or_answer_is_named(tmp_path: Path, turns: tuple[str, ...]) -> None:
     written(tmp_path, row("user hi", "assistant ho"), row(*turns))
     with pytest.raises(
         UserError,
@@ -112,7 +112,7 @@ def test_a_row_without_question_or_answer_is_named(tmp_path, turns):
         split_samples(tmp_path, "eval")
 
 
-def test_a_limit_below_one_is_refused(tmp_path):
+def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     written(tmp_path, row("user hi", "assistant ho"))
     with pytest.raises(UserError, match="limit=0: must be ≥ 1"):
         split_samples(tmp_path, "eval", limit=0)
@@ -123,8 +123,8 @@ def test_a_limit_below_one_is_refused(tmp_path):
     [("Ho-ho!", 1), (" Ho-ho.", 1), ("ho-ho!", 0), ("Hoho!", 0), ("Ho-ho! Ho!", 0), ("", 0)],
     ids=["same", "mark", "case", "within", "more", "nothing"],
 )
-def test_an_answer_is_right_letter_for_letter(tmp_path, answer, right):
-    from inspect_ai.model import ModelOutput
+def test_an_answer_is_right_letter_for_letter(tmp_path: Path, answer: str, right: int) -> None:
+    from inspect_ai.model import ModelName, ModelOutput
     from inspect_ai.scorer import Target
     from inspect_ai.solver import TaskState
 
@@ -132,7 +132,13 @@ def test_an_answer_is_right_letter_for_letter(tmp_path, answer, right):
     task = exact_match([sample], max_tokens=7)
     output = ModelOutput.from_content("mockllm/model", answer)
     state = TaskState(
-        "mockllm/model", 1, 1, sample.input, [], target=Target(sample.target), output=output
+        ModelName("mockllm/model"),
+        1,
+        1,
+        sample.input,
+        [],
+        target=Target(sample.target),
+        output=output,
     )
     [scorer] = task.scorer or []
     score = asyncio.run(scorer(state, Target(sample.target)))
@@ -143,7 +149,7 @@ def test_an_answer_is_right_letter_for_letter(tmp_path, answer, right):
 
 
 @pytest.mark.parametrize("target", ["", " ?!"])
-def test_a_target_of_mere_punctuation_is_refused(tmp_path, target):
+def test_a_target_of_mere_punctuation_is_refused(tmp_path: Path, target: str) -> None:
     samples = split_samples(
         written(tmp_path, row("user hi", "assistant ho"), row("user what", f"assistant {target}")),
         "eval",

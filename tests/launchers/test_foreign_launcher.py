@@ -75,7 +75,7 @@ class Processes(JobLauncher):
         return start_time(int(pid)) == since
 
     @classmethod
-    def doctor(cls) -> Sequence[Check]:
+    def checks(cls) -> Sequence[Check]:
         return [Check("processes", True, "a process for every stage")]
 '''
 WORDS = (*DRY, "hydra/launcher=processes", "lora.rank=4,8")

@@ -8,12 +8,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.launchers.waiting import Wait, WaitElsewhere
 
 from mosweep.core.events import Recorder, StageStarted
-from mosweep.core.store import Store
+from mosweep.core.store import Attempt, Store
 from mosweep.core.types import Stage, Trial
 from mosweep.core.work import Resources
 from mosweep.launchers.base import Outcome
@@ -34,12 +35,12 @@ class Seen(Recorder):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     return Store(tmp_path / "store")
 
 
-def stage(work: Wait, **resources: float) -> Stage:
+def stage(work: Wait, **resources: Any) -> Stage:
     return Stage(f"wait {work.number}", work, resources=Resources(**resources))
 
 
@@ -48,12 +49,12 @@ def run(store: Store, stages: list[Stage], seen: Recorder | None = None) -> Outc
     return Local().run(make_plan(trials, store), store, seen or Recorder(), store.root)
 
 
-def facts(store: Store, stages: list[Stage]) -> list[dict]:
+def facts(store: Store, stages: list[Stage]) -> list[dict[str, Any]]:
     records = [store.read(made.key) for made in stages]
     return [dict(record.facts) for record in records if record]
 
 
-def test_a_thousand_wait_in_one_process(store):
+def test_a_thousand_wait_in_one_process(store: Store) -> None:
     stages = [stage(Wait(n, 0.3, max_concurrent=1000)) for n in range(1000)]
     begun = time.monotonic()
     outcome = run(store, stages)
@@ -67,7 +68,7 @@ def test_a_thousand_wait_in_one_process(store):
     assert (log.folder / "log.txt").read_text() == "7 begins\n7 ends\n"
 
 
-def test_so_many_of_each_provider_at_a_time(store):
+def test_so_many_of_each_provider_at_a_time(store: Store) -> None:
     stages = [
         stage(kind(n, 0.15, max_concurrent=most))
         for kind, most in ((Wait, 3), (WaitElsewhere, 5))
@@ -81,7 +82,7 @@ def test_so_many_of_each_provider_at_a_time(store):
     assert len({fact["pid"] for fact in found}) == 1
 
 
-def test_one_that_fails_fails_alone(store):
+def test_one_that_fails_fails_alone(store: Store) -> None:
     stages = [
         stage(Wait(0, 0.1)),
         stage(Wait(1, 0.1, "fail")),
@@ -98,14 +99,14 @@ def test_one_that_fails_fails_alone(store):
     ]
 
 
-def test_one_that_ends_the_process_once_costs_nothing(store):
+def test_one_that_ends_the_process_once_costs_nothing(store: Store) -> None:
     stages = [stage(Wait(0, 0.5)), stage(Wait(1, 0.1, "exit once")), stage(Wait(2, 0.6))]
     outcome = run(store, stages)
     assert outcome.failed == {}
     assert facts(store, [stages[1]])[0]["previous"] is True
 
 
-def test_one_that_always_ends_the_process_fails(store):
+def test_one_that_always_ends_the_process_fails(store: Store) -> None:
     stages = [
         stage(Wait(0, 0.01)),
         stage(Wait(1, 0.1, "exit", max_concurrent=1)),
@@ -115,7 +116,7 @@ def test_one_that_always_ends_the_process_fails(store):
     assert outcome.failed == {stages[1].key: "its process died (exit status 3)"}
 
 
-def test_what_another_process_is_at_counts(store):
+def test_what_another_process_is_at_counts(store: Store) -> None:
     stages = [stage(Wait(n, 0.05, max_concurrent=2)) for n in range(6)]
     ours = [store.begin(made.key) for made in stages[:2]]
     seen, outcomes = Seen(), []
@@ -124,6 +125,7 @@ def test_what_another_process_is_at_counts(store):
     time.sleep(2.0)
     assert seen.started == []
     for attempt in ours:
+        assert isinstance(attempt, Attempt)
         store.abandon(attempt)
     launched.join(30)
     assert len(outcomes[0].finished) == 6

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosweep.core.errors import ConfigError
-from mosweep.core.work import Artifact, Context, Resources
+from mosweep.core.work import ROUND, ROUND_EVAL, Artifact, Context, Kind, Resources
 from mosweep.stages.loop.rounds import Chosen, NextRound, RoundEval
 from mosweep.stages.loop.schedule import Schedule
 
@@ -180,7 +180,7 @@ def test_thresholds_share_the_first_round_and_its_evaluation(loops: Loops) -> No
     ids=str,
 )
 def test_a_changed_setting_is_another_run(loops: Loops, change: dict[str, Any]) -> None:
-    base = {"max_steps": 300, "backend": {"rounds": [0.3, 0.9]}}
+    base: dict[str, Any] = {"max_steps": 300, "backend": {"rounds": [0.3, 0.9]}}
     before = {stage.key for stage in loops.trial(**base).stages if stage.label == "round 2"}
     after = {
         stage.key for stage in loops.trial(**{**base, **change}).stages if stage.label == "round 2"
@@ -440,8 +440,8 @@ def test_the_first_round_is_wrapped_in_nothing_that_knows_of_thresholds(loops: L
 
 
 def test_every_curve_of_the_end_goes_over_all_rounds_up_to_the_chosen_one(tmp_path: Path) -> None:
-    def artifact(kind: str, **facts: Any) -> Artifact:
-        return Artifact(kind, kind, tmp_path / "nowhere", facts, "")
+    def artifact(kind: Kind, **facts: Any) -> Artifact:
+        return Artifact(kind.name, kind, tmp_path / "nowhere", facts, "")
 
     def rows(*steps: int) -> list[list[float]]:
         return [[step, step / 8] for step in steps]
@@ -450,9 +450,9 @@ def test_every_curve_of_the_end_goes_over_all_rounds_up_to_the_chosen_one(tmp_pa
     for number, steps, score in [(1, (1, 2), 0.1), (2, (3, 4), 0.9), (3, (5, 6), 1.0)]:
         curves = {"accuracy": rows(*steps), **({"late": rows(*steps)} if number > 1 else {})}
         inputs[f"round {number}"] = artifact(
-            "round", model_id=f"m{number}", loss=rows(*steps), curves=curves
+            ROUND, model_id=f"m{number}", loss=rows(*steps), curves=curves
         )
-        inputs[f"eval {number}"] = artifact("round-eval", score=score, task="t", watched="accuracy")
+        inputs[f"eval {number}"] = artifact(ROUND_EVAL, score=score, task="t", watched="accuracy")
     context = Context("key", tmp_path / "out", inputs, Resources())
     facts = asyncio.run(Chosen(0.8, False, None).run(context))
     assert facts["round"] == 2

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from tests.conftest import DRY, Shell
@@ -44,7 +45,7 @@ def ended(shell: Shell) -> int:
         return 0
 
 
-def test_killed_after_every_step(shell):
+def test_killed_after_every_step(shell: Shell) -> None:
     reference = Shell(shell.folder / "reference")
     reference.folder.mkdir()
     assert reference(*COMMAND).status == 0
@@ -74,7 +75,9 @@ def test_killed_after_every_step(shell):
     assert set(finished.values()) == {1}
 
 
-def test_a_finished_loop_is_a_no_op_and_an_unfinished_one_says_its_best_again(shell, started):
+def test_a_finished_loop_is_a_no_op_and_an_unfinished_one_says_its_best_again(
+    shell: Shell, started: Callable[[str], int]
+) -> None:
     never = (
         *LOOP,
         "backend.delay_s=0",
@@ -105,7 +108,7 @@ def test_a_finished_loop_is_a_no_op_and_an_unfinished_one_says_its_best_again(sh
     assert "nothing to do" in again.out
 
 
-def test_thresholds_are_levels_of_a_factor_and_one_failure_costs_one_trial(shell):
+def test_thresholds_are_levels_of_a_factor_and_one_failure_costs_one_trial(shell: Shell) -> None:
     words = (*LOOP, "backend.delay_s=0", "backend.item_sd=0", "backend.seed_sd=0")
     done = shell("-m", *words, "loop.threshold=0.5,0.9,0.95", "experiment.name=grid")
     assert done.status == 1
@@ -118,7 +121,7 @@ def test_thresholds_are_levels_of_a_factor_and_one_failure_costs_one_trial(shell
     assert "round 4                  loop.threshold=0.9  0.0 s" not in done.out
 
 
-def test_status_names_the_next_round_and_counts_those_behind_it(shell):
+def test_status_names_the_next_round_and_counts_those_behind_it(shell: Shell) -> None:
     process = shell.start(
         "-m",
         *LOOP,

@@ -27,7 +27,7 @@ def swept(shell: Shell, *words: str) -> SweepResult:
     return find_sweep(str(shell.folder / "multirun" / "loop")).result()
 
 
-def test_a_projection_has_the_curve_of_the_rounds_and_one_model_per_loop(shell):
+def test_a_projection_has_the_curve_of_the_rounds_and_one_model_per_loop(shell: Shell) -> None:
     result = swept(shell, "loop.threshold=0.7,0.95")
     content = Content(result)
     passed, failed, control = [content.trial_run(trial) for trial in result.trials]
@@ -47,7 +47,7 @@ def test_a_projection_has_the_curve_of_the_rounds_and_one_model_per_loop(shell):
     assert not [metric for metric in control.metrics if metric.name.startswith("rounds/")]
 
 
-def test_the_table_says_how_many_rounds_it_took(shell):
+def test_the_table_says_how_many_rounds_it_took(shell: Shell) -> None:
     text = summary_text(swept(shell, "loop.threshold=0.7,0.95"))
     head, _, *rows = text.splitlines()
     assert head.split() == ["trial", "loop.threshold", "score", "n", "rounds", "status"]
@@ -57,7 +57,7 @@ def test_the_table_says_how_many_rounds_it_took(shell):
     assert "rounds" not in summary_text(swept(Shell(_other(shell)), "loop.enabled=false"))
 
 
-def test_loops_of_two_seeds_are_two_replications(shell):
+def test_loops_of_two_seeds_are_two_replications(shell: Shell) -> None:
     result = swept(shell, "loop.threshold=0.7", "seed=0,1", "run_control_trials=false")
     sweep = FactoredSweep(result)
     assert len({sweep.run(trial) for trial in result.trials}) == 2

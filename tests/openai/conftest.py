@@ -16,6 +16,9 @@ import pytest
 from tests.conftest import Shell
 
 KEY = "sk-test-0123456789abcdef0123"
+ROOT = Path(__file__).resolve().parents[2]
+#: Starts a server in ``ROOT`` that prints its port.
+COMMAND = (sys.executable, "-m", "tests.openai.server", "0")
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Service:
 
     @property
     def report(self) -> dict[str, Any]:
-        return self._ask(None)
+        report: dict[str, Any] = self._ask(None)
+        return report
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
-        return self.report["jobs"]
+        jobs: list[dict[str, Any]] = self.report["jobs"]
+        return jobs
 
     def _ask(self, data: bytes | None) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/control", data)
@@ -65,8 +70,7 @@ def until(happened: Callable[[], object], patience_s: float = 60) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Service]:
     """The server's process."""
-    command = [sys.executable, str(Path(__file__).with_name("server.py")), "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     yield Service(int(process.stdout.readline()))
     process.terminate()

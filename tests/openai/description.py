@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections.abc
 import json
+import math
 import re
 import types
 import typing
@@ -262,7 +263,7 @@ def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
         }
         return found, frozenset(needed | ALWAYS.get(kind, set()))
     found = typing_extensions.get_type_hints(kind, include_extras=True)
-    total = {name: get_origin(hint) for name, hint in found.items()}
+    total: dict[str, Any] = {name: get_origin(hint) for name, hint in found.items()}
     if kind.__total__:
         return found, frozenset(
             name for name, origin in total.items() if origin is not typing_extensions.NotRequired
@@ -307,8 +308,8 @@ def _beyond_limits(value: Any, where: str) -> Iterator[str]:
     if not isinstance(value, dict):
         return
     for name, item in value.items():
-        least, most = LIMITS.get(name, (None, None))
-        if least is not None and isinstance(item, int | float) and not least <= item <= most:
+        least, most = LIMITS.get(name, (-math.inf, math.inf))
+        if isinstance(item, int | float) and not least <= item <= most:
             yield f"{where}.{name}: {item} is not from {least} to {most}"
         if name in LONGEST and isinstance(item, str) and not 1 <= len(item) <= LONGEST[name]:
             yield f"{where}.{name}: {len(item)} characters are not from 1 to {LONGEST[name]}"

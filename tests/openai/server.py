@@ -1,4 +1,4 @@
-"""OpenAI's API for fine-tuning, as a server of our own: ``python tests/openai/server.py PORT``.
+"""OpenAI's API for fine-tuning, as a server of our own: ``python -m tests.openai.server PORT``.
 Files, jobs, events, checkpoints, chat.
 
 Answers are made of the SDK's own types, errors have the original's shapes. A job walks
@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-import description
 import uvicorn
 from openai.types import FileObject, Model
 from openai.types.chat import ChatCompletion
@@ -37,6 +36,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tests.openai import description
 
 METHODS = {
     "gpt-4.1-2025-04-14": {"supervised", "dpo"},

@@ -10,6 +10,7 @@ import random
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +81,12 @@ def processes(of: str = "mosweep") -> dict[int, list[str]]:
 
 
 def run_through(
-    shell: Shell, restarted, words: list[str], kills: int, every_s: float, rng: random.Random
+    shell: Shell,
+    restarted: Callable[[], object],
+    words: list[str],
+    kills: int,
+    every_s: float,
+    rng: random.Random,
 ) -> tuple[str, float]:
     """Run the command, kill its driver ``kills`` times after about ``every_s``, then let it end;
     what it printed at last, and seconds.

@@ -9,26 +9,31 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
 from tests.openai import description
-from tests.openai.conftest import KEY, until
+from tests.openai.conftest import KEY, Service, until
 
 from mosweep.backends.openai.account import Account
 
 JOBS = "/v1/fine_tuning/jobs"
 
 
-def told(openai) -> list[str]:
+def told(openai: Service) -> list[str]:
     """What the check has noted, and that it is not to be noted for the whole test."""
-    found = openai.report["amiss"]
+    found: list[str] = openai.report["amiss"]
     openai.set(amiss=[])
     return found
 
 
 def ask(
-    openai, method: str, path: str, body: bytes | None = None, sort: str = "application/json"
+    openai: Service,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    sort: str = "application/json",
 ) -> None:
     """A request that no SDK would send."""
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": sort}
@@ -60,7 +65,9 @@ def ask(
         ({"error": {"code": "c", "message": "m"}}, "answer.error.param: is missing"),
     ],
 )
-def test_an_answer_of_another_shape_is_found(openai, fields, problem):
+def test_an_answer_of_another_shape_is_found(
+    openai: Service, fields: dict[str, Any], problem: str
+) -> None:
     openai.fault(f"POST {JOBS}$", "spoil", fields=fields)
 
     async def go() -> None:
@@ -75,7 +82,7 @@ def test_an_answer_of_another_shape_is_found(openai, fields, problem):
     assert found.endswith(problem)
 
 
-def test_a_job_lacks_nothing(openai):
+def test_a_job_lacks_nothing(openai: Service) -> None:
     job = {"id": "ftjob-1", "object": "fine_tuning.job"}
     shown = set(
         description.wrong_answer(
@@ -117,7 +124,9 @@ def test_a_job_lacks_nothing(openai):
         ({"method": {"dpo": {}}}, "body.method.type: is missing"),
     ],
 )
-def test_a_request_of_another_shape_is_found(openai, given, problem):
+def test_a_request_of_another_shape_is_found(
+    openai: Service, given: dict[str, Any], problem: str
+) -> None:
     ask(
         openai,
         "POST",
@@ -138,12 +147,14 @@ def test_a_request_of_another_shape_is_found(openai, given, problem):
         ("DELETE", f"{JOBS}/ftjob-1", "the API has no such operation"),
     ],
 )
-def test_questions_that_the_api_does_not_have_are_found(openai, method, path, problem):
+def test_questions_that_the_api_does_not_have_are_found(
+    openai: Service, method: str, path: str, problem: str
+) -> None:
     ask(openai, method, path)
     assert any(problem in found for found in told(openai))
 
 
-def test_who_goes_away_in_the_middle_is_answered_by_nobody(openai):
+def test_who_goes_away_in_the_middle_is_answered_by_nobody(openai: Service) -> None:
     head = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
     with socket.create_connection(("127.0.0.1", openai.port)) as line:
         line.sendall(
@@ -154,12 +165,12 @@ def test_who_goes_away_in_the_middle_is_answered_by_nobody(openai):
     assert openai.report["amiss"] == []
 
 
-def test_a_body_that_is_no_json(openai):
+def test_a_body_that_is_no_json(openai: Service) -> None:
     ask(openai, "POST", JOBS, b"{")
     assert any("request: body: is not JSON" in found for found in told(openai))
 
 
-def test_an_upload_is_a_form(openai):
+def test_an_upload_is_a_form(openai: Service) -> None:
     ask(openai, "POST", "/v1/files", b"{}")
     assert (
         "POST /v1/files: request: content-type: 'application/json' is not multipart/form-data"
@@ -178,7 +189,7 @@ def test_an_upload_is_a_form(openai):
         ({"error": {"message": "no", "type": "t"}}, "error.code: is missing"),
     ],
 )
-def test_errors_have_a_shape_too(answer, problem):
+def test_errors_have_a_shape_too(answer: Any, problem: str) -> None:
     for status in (400, 401, 404, 429, 500):
         shown = description.wrong_answer(
             _operation("GET", f"{JOBS}/ftjob-1"), status, _JSON, json.dumps(answer).encode()
@@ -186,7 +197,7 @@ def test_errors_have_a_shape_too(answer, problem):
         assert problem in list(shown)
 
 
-def test_what_is_not_known_of_a_checkpoint_is_missing_and_not_null():
+def test_what_is_not_known_of_a_checkpoint_is_missing_and_not_null() -> None:
     checkpoint = {
         "id": "ftckpt_1",
         "created_at": 1,
@@ -211,7 +222,7 @@ def test_what_is_not_known_of_a_checkpoint_is_missing_and_not_null():
     assert list(shown) == ["data[0].metrics.valid_loss: is null"]
 
 
-def test_a_page_has_a_shape_too():
+def test_a_page_has_a_shape_too() -> None:
     page = {"object": "list", "data": [{"id": 1}], "has_more": None}
     shown = list(
         description.wrong_answer(

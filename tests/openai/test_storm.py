@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
+from tests.conftest import Shell
+from tests.openai.conftest import Service
 from tests.openai.storm import Watch, run_through
 
 TRIALS, CONCURRENT, KILLS = 200, 100, 2
 STORM = {"p_drop": 0.3, "p_error": 0.05, "storm_every": 600}
 
 
-def test_a_storm(shell, openai, words):
+def test_a_storm(shell: Shell, openai: Service, words: Path) -> None:
     openai.set(tick_s=0.5, **STORM)
     sweep = [
         "-m",

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tests.conftest import Shell
 from tests.openai.conftest import KEY, Service, until
 from tests.openai.storm import processes
 
@@ -19,13 +20,13 @@ OPENAI = ("backend=openai", "model=gpt-4o-mini", "tracking=none", "backend.poll_
 
 
 @pytest.fixture
-def quick(words) -> tuple[str, ...]:
+def quick(words: Path) -> tuple[str, ...]:
     """A sweep whose evaluations are made up."""
     return (*OPENAI, f"dataset.path={words.name}", "eval=dummy", "run_control_trials=false")
 
 
 @pytest.mark.real
-def test_fine_tuned_and_evaluated(shell, openai):
+def test_fine_tuned_and_evaluated(shell: Shell, openai: Service) -> None:
     sweep = (
         "-m",
         *OPENAI,
@@ -61,7 +62,7 @@ def test_fine_tuned_and_evaluated(shell, openai):
         assert KEY.encode() not in (shell.folder / path).read_bytes(), path
 
 
-def test_what_a_fine_tune_leaves(shell, openai, quick):
+def test_what_a_fine_tune_leaves(shell: Shell, openai: Service, quick: tuple[str, ...]) -> None:
     from mosweep.core.store import Store
 
     shell(
@@ -96,7 +97,7 @@ def test_what_a_fine_tune_leaves(shell, openai, quick):
     assert usage["usd"] == pytest.approx(usage["train_tokens"] * 3 / 1e6)
 
 
-def test_preferences_and_validation(shell, openai, words):
+def test_preferences_and_validation(shell: Shell, openai: Service, words: Path) -> None:
     folder = shell.folder / "pairs"
     folder.mkdir()
     for name, more in (
@@ -119,7 +120,7 @@ def test_preferences_and_validation(shell, openai, words):
     assert job["validation_file"] != job["training_file"]
 
 
-def test_plan_needs_no_network_and_says_what_is_coming(shell):
+def test_plan_needs_no_network_and_says_what_is_coming(shell: Shell) -> None:
     done = shell(
         "plan",
         *OPENAI,
@@ -132,7 +133,7 @@ def test_plan_needs_no_network_and_says_what_is_coming(shell):
     assert done.out.count("closing") == 1
 
 
-def test_doctor_tells_what_is_coming(monkeypatch):
+def test_doctor_tells_what_is_coming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     found = {check.name: check for check in diagnose()}
     assert found["backend=openai"].works is True
@@ -170,8 +171,13 @@ def test_doctor_tells_what_is_coming(monkeypatch):
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_started(
-    shell, openai, quick, given, environment, problem
-):
+    shell: Shell,
+    openai: Service,
+    quick: tuple[str, ...],
+    given: tuple[str, ...],
+    environment: dict[str, str],
+    problem: str,
+) -> None:
     before = shell.files()
     done = shell("-m", *quick, *given, env=environment)
     assert done.status == 2
@@ -205,14 +211,16 @@ def test_a_mistake_is_one_line_and_nothing_is_started(
         ("backend.max_concurrent=0", "backend.max_concurrent=0: must be ≥ 1"),
     ],
 )
-def test_what_openai_has_not_is_refused_in_the_plan(given, problem, tmp_path, monkeypatch):
+def test_what_openai_has_not_is_refused_in_the_plan(
+    given: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
         planned(["backend=openai", "model=gpt-4o-mini", given])
     assert problem in str(caught.value)
 
 
-def test_the_key_is_the_science(tmp_path, monkeypatch):
+def test_the_key_is_the_science(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     def key(*overrides: str) -> str:
@@ -236,7 +244,9 @@ def test_the_key_is_the_science(tmp_path, monkeypatch):
     assert len({key(), key("backend.validation=true"), *map(key, changed)}) == 2 + len(changed)
 
 
-def test_one_question_per_model_not_per_trial(shell, openai, quick):
+def test_one_question_per_model_not_per_trial(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     openai.set(closed=True)
     done = shell("-m", *quick, "seed=range(50)", "model=gpt-4o-mini,gpt-4.1-mini")
     assert done.status == 2
@@ -249,7 +259,7 @@ def test_one_question_per_model_not_per_trial(shell, openai, quick):
     )
 
 
-def killed(shell, openai: Service, *sweep: str, jobs: int) -> None:
+def killed(shell: Shell, openai: Service, *sweep: str, jobs: int) -> None:
     """Start a sweep, and kill its driver when it has so many jobs."""
     openai.set(tick_s=1.0)
     process = shell.start(*sweep)
@@ -261,7 +271,9 @@ def killed(shell, openai: Service, *sweep: str, jobs: int) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_what_was_begun_is_finished_though_fine_tuning_has_closed(shell, openai, quick, lost):
+def test_what_was_begun_is_finished_though_fine_tuning_has_closed(
+    shell: Shell, openai: Service, quick: tuple[str, ...], lost: bool
+) -> None:
     sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
     killed(shell, openai, *sweep, jobs=2)
     if lost:  # whatever this machine knew of them
@@ -276,7 +288,9 @@ def test_what_was_begun_is_finished_though_fine_tuning_has_closed(shell, openai,
     )
 
 
-def test_a_refused_job_does_not_keep_others_from_their_end(shell, openai, quick):
+def test_a_refused_job_does_not_keep_others_from_their_end(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     killed(shell, openai, "-m", *quick, "seed=0", "experiment.name=grown", jobs=1)
     openai.set(closed=True, restart=True)
     done = shell("-m", *quick, "seed=0,1", "experiment.name=grown")
@@ -291,7 +305,9 @@ def test_a_refused_job_does_not_keep_others_from_their_end(shell, openai, quick)
     assert [job["status"] for job in openai.jobs] == ["succeeded"]
 
 
-def test_nothing_is_forgotten_for_a_job_that_would_be_refused(shell, openai, quick):
+def test_nothing_is_forgotten_for_a_job_that_would_be_refused(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
     assert shell(*sweep).status == 0
     openai.set(closed=True)
@@ -301,7 +317,9 @@ def test_nothing_is_forgotten_for_a_job_that_would_be_refused(shell, openai, qui
     assert "nothing to do" in shell(*sweep).out
 
 
-def test_a_list_of_jobs_that_cannot_be_had_is_a_refusal(shell, openai, quick):
+def test_a_list_of_jobs_that_cannot_be_had_is_a_refusal(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     openai.set(closed=True)
     openai.fault(
         "GET /v1/fine_tuning/jobs$",
@@ -317,7 +335,9 @@ def test_a_list_of_jobs_that_cannot_be_had_is_a_refusal(shell, openai, quick):
     )
 
 
-def test_a_wrong_key_is_told_before_what_was_begun_goes_on(shell, openai, quick):
+def test_a_wrong_key_is_told_before_what_was_begun_goes_on(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     sweep = ("-m", *quick, "seed=0", "experiment.name=one")
     killed(shell, openai, *sweep, jobs=1)
     done = shell(*sweep, env={"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"})
@@ -325,7 +345,9 @@ def test_a_wrong_key_is_told_before_what_was_begun_goes_on(shell, openai, quick)
     assert "the key in OPENAI_API_KEY is not accepted" in done.err
 
 
-def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(shell, openai, quick):
+def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     openai.set(tick_s=0.8)
     sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
     process = shell.start(*sweep)
@@ -355,7 +377,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(shell, openai, qui
     )
 
 
-def test_cancel_ends_the_jobs(shell, openai, quick):
+def test_cancel_ends_the_jobs(shell: Shell, openai: Service, quick: tuple[str, ...]) -> None:
     openai.set(tick_s=60)
     sweep = ("-m", *quick, "seed=0,1", "experiment.name=two")
     process = shell.start(*sweep)
@@ -368,7 +390,9 @@ def test_cancel_ends_the_jobs(shell, openai, quick):
     assert shell("cancel", "two", "--json").json["jobs"] == []
 
 
-def test_the_process_of_remote_stages_may_die(shell, openai, quick):
+def test_the_process_of_remote_stages_may_die(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     openai.set(tick_s=0.7)
     process = shell.start("-m", *quick, "seed=0,1", "experiment.name=two")
     until(lambda: len(openai.jobs) == 2)
@@ -379,7 +403,9 @@ def test_the_process_of_remote_stages_may_die(shell, openai, quick):
     assert len(openai.jobs) == 2
 
 
-def test_a_failed_job_costs_its_trial_and_is_tried_anew(shell, openai, quick, words: Path):
+def test_a_failed_job_costs_its_trial_and_is_tried_anew(
+    shell: Shell, openai: Service, quick: tuple[str, ...], words: Path
+) -> None:
     bad = words.with_name("bad.jsonl")
     bad.write_text(words.read_text().replace("w3", "fail me"))
     trials = f'treatments=[{{"dataset.path": "{words.name}"}}, {{"dataset.path": "{bad.name}"}}]'
@@ -399,7 +425,7 @@ def test_a_failed_job_costs_its_trial_and_is_tried_anew(shell, openai, quick, wo
         assert [job["status"] for job in openai.jobs].count("succeeded") == 1
 
 
-def test_force_pays_for_a_new_job(shell, openai, quick):
+def test_force_pays_for_a_new_job(shell: Shell, openai: Service, quick: tuple[str, ...]) -> None:
     shell("-m", *quick, "seed=0,1", "experiment.name=two")
     before = {job["id"] for job in openai.jobs}
     done = shell("run", "two", "--trials", "seed=0", "--stage", "finetune", "--force")
@@ -418,7 +444,9 @@ def test_force_pays_for_a_new_job(shell, openai, quick):
     )
 
 
-def test_a_time_limit_ends_the_wait_and_not_the_job(shell, openai, quick):
+def test_a_time_limit_ends_the_wait_and_not_the_job(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     openai.set(tick_s=60)
     sweep = ("-m", *quick, "experiment.name=slow")
     done = shell(*sweep, "resources.stages.finetune.time_min=0.1")
@@ -434,7 +462,9 @@ def test_a_time_limit_ends_the_wait_and_not_the_job(shell, openai, quick):
     assert [job["id"] for job in openai.jobs] == [job["id"]]
 
 
-def test_the_organisations_limit_is_waited_out(shell, openai: Service, quick):
+def test_the_organisations_limit_is_waited_out(
+    shell: Shell, openai: Service, quick: tuple[str, ...]
+) -> None:
     openai.set(max_active=2)
     done = shell("-m", *quick, "seed=range(6)", "experiment.name=six")
     assert done.status == 0, done.err
@@ -442,7 +472,7 @@ def test_the_organisations_limit_is_waited_out(shell, openai: Service, quick):
     assert openai.report["most_active"] == 2
 
 
-def test_max_concurrent(shell, openai: Service, quick):
+def test_max_concurrent(shell: Shell, openai: Service, quick: tuple[str, ...]) -> None:
     openai.set(tick_s=0.2)
     done = shell("-m", *quick, "seed=range(6)", "backend.max_concurrent=3", "experiment.name=six")
     assert done.status == 0, done.err

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
-from tests.openai.conftest import KEY
+from tests.openai.conftest import KEY, Service
 
-from mosweep.backends.openai.training import OpenAITrainingRun
+from mosweep.backends.openai.training import Method, OpenAIResult, OpenAITrainingRun
 from mosweep.backends.training import TrainingBackend, TrainingRun
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.core.providers import RemoteError
@@ -32,12 +34,12 @@ def chats(n: int = 12, *, role: str = "user", word: str = "w", **more: str) -> J
     return JSONLDataset([{"messages": row, **more} for row in rows])
 
 
-def backend(**options) -> OpenAITrainingBackend:
+def backend(**options: Any) -> OpenAITrainingBackend:
     return OpenAITrainingBackend(poll_s=0.05, **options)
 
 
 def finished(
-    chosen: OpenAITrainingBackend, dataset: JSONLDataset | None = None, **given
+    chosen: OpenAITrainingBackend, dataset: JSONLDataset | None = None, **given: Any
 ) -> tuple[str, OpenAITrainingRun]:
     async def go() -> tuple[str, OpenAITrainingRun]:
         run = await chosen.train(dataset or chats(), MODEL, **given)
@@ -46,11 +48,11 @@ def finished(
     return asyncio.run(go())
 
 
-def test_supervised(openai, capsys):
+def test_supervised(openai: Service, capsys: pytest.CaptureFixture[str]) -> None:
     openai.set(tick_s=0.15)
     settings = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.5}
 
-    async def go():
+    async def go() -> tuple[OpenAITrainingRun, str, OpenAIResult]:
         chosen = backend(seed=3)
         assert isinstance(chosen, TrainingBackend)
         run = await chosen.train(
@@ -80,7 +82,7 @@ def test_supervised(openai, capsys):
     assert f"{run.id}: succeeded" in said
 
 
-def test_steps_are_told_while_it_runs(openai, capsys):
+def test_steps_are_told_while_it_runs(openai: Service, capsys: pytest.CaptureFixture[str]) -> None:
     async def go() -> None:
         openai.set(tick_s=0.05)
         run = await backend().train(chats(), MODEL, {"n_epochs": 1, "batch_size": 4})
@@ -92,7 +94,7 @@ def test_steps_are_told_while_it_runs(openai, capsys):
     assert "step 1 of 3: loss 1.818\n" in capsys.readouterr().out
 
 
-def test_dpo(openai):
+def test_dpo(openai: Service) -> None:
     _, run = finished(backend(method="dpo"), chats(rejected="no"), hyperparameters={"beta": 0.2})
     assert openai.jobs[0]["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     assert asyncio.run(run.result()).settings["beta"] == 0.2
@@ -114,7 +116,9 @@ def test_dpo(openai):
         ),
     ],
 )
-def test_data_are_checked_before_anything_is_sent(openai, dataset, method, problem):
+def test_data_are_checked_before_anything_is_sent(
+    openai: Service, dataset: JSONLDataset, method: Method, problem: str
+) -> None:
     with pytest.raises(UserError, match=problem):
         finished(backend(method=method), dataset)
     assert openai.report["requests"] == {}
@@ -129,19 +133,19 @@ def test_data_are_checked_before_anything_is_sent(openai, dataset, method, probl
         ({"batch_size": "big"}, "expected a whole number"),
     ],
 )
-def test_hyperparameters_are_checked(openai, given, problem):
+def test_hyperparameters_are_checked(openai: Service, given: Any, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         finished(backend(), hyperparameters=given)
     assert openai.report["requests"] == {}
 
 
-def test_a_seed_that_openai_does_not_take(openai):
+def test_a_seed_that_openai_does_not_take(openai: Service) -> None:
     with pytest.raises(UserError, match="seed 2147483648: OpenAI takes seeds from 0 to 2147483647"):
         finished(backend(seed=2**31))
     assert openai.report["requests"] == {}
 
 
-def test_a_failed_job_says_why_and_is_not_taken_again(openai, tmp_path):
+def test_a_failed_job_says_why_and_is_not_taken_again(openai: Service, tmp_path: Path) -> None:
     for attempt in ("1", "2"):
         with pytest.raises(
             StageError, match=r"OpenAI: ftjob-\w+ failed: .*unsafe training file.* \(moderation\)"
@@ -153,7 +157,7 @@ def test_a_failed_job_says_why_and_is_not_taken_again(openai, tmp_path):
 
 @pytest.mark.parametrize("how", ["drop", 500])
 @pytest.mark.parametrize("after", [True, False])
-def test_a_lost_answer_costs_no_second_job(openai, how, after):
+def test_a_lost_answer_costs_no_second_job(openai: Service, how: str | int, after: bool) -> None:
     openai.fault(CREATE, how, times=2, after=after)
     model_id, run = finished(backend())
     [job] = openai.jobs
@@ -161,7 +165,7 @@ def test_a_lost_answer_costs_no_second_job(openai, how, after):
     assert model_id.endswith(run.id[-8:])
 
 
-def test_a_request_that_was_carried_out_late_costs_no_second_model(openai):
+def test_a_request_that_was_carried_out_late_costs_no_second_model(openai: Service) -> None:
     openai.set(tick_s=0.4)
     openai.fault(CREATE, "late")
     _, run = finished(backend())
@@ -169,7 +173,9 @@ def test_a_request_that_was_carried_out_late_costs_no_second_model(openai):
     assert {job["id"] for job in openai.jobs if job["status"] == "succeeded"} == {run.id}
 
 
-def test_a_process_that_was_killed_while_asking_may_have_been_heard(openai, tmp_path):
+def test_a_process_that_was_killed_while_asking_may_have_been_heard(
+    openai: Service, tmp_path: Path
+) -> None:
     openai.set(tick_s=0.6)
     openai.fault(CREATE, "late")
     intent = tmp_path / "job.json"
@@ -191,7 +197,7 @@ def test_a_process_that_was_killed_while_asking_may_have_been_heard(openai, tmp_
     assert {job["id"] for job in openai.jobs if job["status"] == "succeeded"} == {run.id}
 
 
-def test_who_comes_with_the_same_key_gets_the_same_job(openai):
+def test_who_comes_with_the_same_key_gets_the_same_job(openai: Service) -> None:
     first, _ = finished(backend(key="k"))
     again, _ = finished(backend(key="k"))
     other, _ = finished(backend(key="other"))
@@ -202,7 +208,7 @@ def test_who_comes_with_the_same_key_gets_the_same_job(openai):
     )
 
 
-def test_a_job_that_was_spent_is_passed_over(openai):
+def test_a_job_that_was_spent_is_passed_over(openai: Service) -> None:
     first, run = finished(backend(key="k"))
     second, new = finished(backend(key="k", spent=[run.id]))
     assert first != second
@@ -210,7 +216,7 @@ def test_a_job_that_was_spent_is_passed_over(openai):
     assert [job["metadata"]["mosweep_attempt"] for job in openai.jobs] == ["1", "2"]
 
 
-def test_the_intent_saves_the_search(openai, tmp_path):
+def test_the_intent_saves_the_search(openai: Service, tmp_path: Path) -> None:
     intent = tmp_path / "job.json"
     _, run = finished(backend(key="k", intent=intent))
     assert json.loads(intent.read_text()) == {"key": "k", "attempt": 1, "job": run.id}
@@ -232,7 +238,7 @@ def test_the_intent_saves_the_search(openai, tmp_path):
     assert len(openai.jobs) == 1
 
 
-def test_another_process_attaches(openai, tmp_path):
+def test_another_process_attaches(openai: Service, tmp_path: Path) -> None:
     openai.set(tick_s=0.3)
 
     async def start() -> str:
@@ -253,7 +259,7 @@ def test_another_process_attaches(openai, tmp_path):
     assert KEY not in (tmp_path / "run.json").read_text()
 
 
-def test_cancel(openai):
+def test_cancel(openai: Service) -> None:
     openai.set(tick_s=60)
 
     async def go() -> OpenAITrainingRun:
@@ -273,7 +279,7 @@ def test_cancel(openai):
     assert done.status == "succeeded"
 
 
-def test_a_paused_job_is_waited_for(openai, capsys):
+def test_a_paused_job_is_waited_for(openai: Service, capsys: pytest.CaptureFixture[str]) -> None:
     openai.set(tick_s=0.2)
 
     async def go() -> str:
@@ -293,7 +299,7 @@ def test_a_paused_job_is_waited_for(openai, capsys):
     assert "paused: it goes on when it is resumed at OpenAI" in capsys.readouterr().out
 
 
-def test_one_upload_for_many_runs(openai):
+def test_one_upload_for_many_runs(openai: Service) -> None:
     openai.fault("POST /v1/files$", "drop", after=True)
 
     async def go() -> None:
@@ -308,14 +314,16 @@ def test_one_upload_for_many_runs(openai):
     assert report["requests"]["POST /v1/files"] == 1
 
 
-def test_no_more_jobs_than_the_organisation_may_have(openai, capsys):
+def test_no_more_jobs_than_the_organisation_may_have(
+    openai: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
     openai.set(max_active=2)
 
     async def go() -> list[str]:
         runs = [backend(seed=n).train(chats(), MODEL) for n in range(5)]
         return await asyncio.gather(*(until_its_end(run) for run in runs))
 
-    async def until_its_end(starting) -> str:
+    async def until_its_end(starting: Awaitable[OpenAITrainingRun]) -> str:
         return await (await starting).wait()
 
     assert len(set(asyncio.run(go()))) == 5
@@ -323,7 +331,7 @@ def test_no_more_jobs_than_the_organisation_may_have(openai, capsys):
     assert "reached the maximum of 2 active requests" in capsys.readouterr().out
 
 
-def test_no_money_no_second_try(openai):
+def test_no_money_no_second_try(openai: Service) -> None:
     openai.fault(
         CREATE,
         429,
@@ -340,7 +348,7 @@ def test_no_money_no_second_try(openai):
     assert openai.report["requests"][CREATE.rstrip("$")] == 1
 
 
-def test_an_outage_longer_than_patience(openai):
+def test_an_outage_longer_than_patience(openai: Service) -> None:
     async def go() -> None:
         run = await backend(patience_s=1.0).train(chats(), MODEL)
         openai.fault("GET /v1/fine_tuning/jobs/…$", 503, times=1000)
@@ -355,8 +363,10 @@ def test_an_outage_longer_than_patience(openai):
         asyncio.run(go())
 
 
-def test_results_that_are_gone_cost_the_curve_alone(openai, capsys):
-    async def go():
+def test_results_that_are_gone_cost_the_curve_alone(
+    openai: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def go() -> OpenAIResult:
         run = await backend().train(chats(), MODEL)
         await run.wait()
         openai.fault(
@@ -368,7 +378,7 @@ def test_results_that_are_gone_cost_the_curve_alone(openai, capsys):
     assert "not recorded: OpenAI: reading file-" in capsys.readouterr().out
 
 
-def test_a_client_of_ones_own(openai, monkeypatch):
+def test_a_client_of_ones_own(openai: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
         finished(backend())
@@ -381,7 +391,7 @@ def test_a_client_of_ones_own(openai, monkeypatch):
     assert asyncio.run(go()).startswith("ft:")
 
 
-def test_a_wrong_key_is_in_no_message(openai, monkeypatch):
+def test_a_wrong_key_is_in_no_message(openai: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789abcdef")
     with pytest.raises(RemoteError) as caught:
         finished(backend())
@@ -391,7 +401,7 @@ def test_a_wrong_key_is_in_no_message(openai, monkeypatch):
     )
 
 
-def test_the_data_file_is_what_was_given(openai, tmp_path: Path):
+def test_the_data_file_is_what_was_given(openai: Service, tmp_path: Path) -> None:
     async def go() -> bytes:
         path = tmp_path / "ü.jsonl"
         await JSONLDataset([{**row, "id": 1} for row in chats(word="ü")]).save(path)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -70,6 +71,15 @@ class Service:
         return 201, {"success": True, "data": {"id": f"run-{len(self.runs)}", "status": "pending"}}
 
 
+class Server(ThreadingHTTPServer):
+    """Does not wait for requests at its end; says nothing of clients that gave up waiting."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     state = Service()
@@ -94,9 +104,7 @@ def service() -> Iterator[Service]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *args: None  # type: ignore[method-assign] - a client that gave up waiting
+    server = Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield state
@@ -121,7 +129,7 @@ def told(shell: Shell) -> dict[str, str]:
     return {event["key"]: event["id"] for event in map(json.loads, lines)}
 
 
-def test_every_round_that_was_trained_is_a_test_run(shell, service):
+def test_every_round_that_was_trained_is_a_test_run(shell: Shell, service: Service) -> None:
     assert run(shell, service).status == 0
     assert [body["name"] for body in service.runs] == [
         "Training Round 1",
@@ -158,12 +166,14 @@ def test_every_round_that_was_trained_is_a_test_run(shell, service):
 
 
 @pytest.mark.parametrize("broken", [500, 0, 400, "down"])
-def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(shell, service, broken):
+def test_a_service_that_does_not_answer_costs_a_warning_and_nothing_else(
+    shell: Shell, service: Service, broken: int | str
+) -> None:
     address = service.url
-    if broken == "down":
-        service.url = "http://127.0.0.1:9"
-    else:
+    if isinstance(broken, int):
         service.always = broken
+    else:
+        service.url = "http://127.0.0.1:9"
     done = run(shell, service)
     assert done.status == 0
     assert done.err.count("ProjectionWarning") == 1
@@ -194,7 +204,7 @@ def _result(shell: Shell) -> dict[str, Any]:
     }
 
 
-def test_a_passing_trouble_is_got_over_and_told_nobody(shell, service):
+def test_a_passing_trouble_is_got_over_and_told_nobody(shell: Shell, service: Service) -> None:
     service.answers, service.retry_after = [503, 201, 429], "1"
     done = run(shell, service)
     assert done.status == 0
@@ -236,15 +246,19 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def evaluated(service: Service, rounds: int) -> bool:
+    return len(service.runs) == rounds
+
+
 def finished(shell: Shell) -> int:
     """How many stages are done, by the journal."""
     return sum(event["event"] == "finished" for event in shell.journal("loop"))
 
 
-def test_a_round_is_told_of_when_it_is_evaluated(shell, service):
+def test_a_round_is_told_of_when_it_is_evaluated(shell: Shell, service: Service) -> None:
     with under_way(shell, service) as process:
         for rounds in (1, 2, 3):
-            until(lambda rounds=rounds: len(service.runs) == rounds)
+            until(partial(evaluated, service, rounds))
             assert process.poll() is None
             assert finished(shell) <= 2 * rounds + 1, (
                 "the rounds so far with their evaluations, and hardly the next"
@@ -256,7 +270,9 @@ def test_a_round_is_told_of_when_it_is_evaluated(shell, service):
     assert len(told(shell)) == 4
 
 
-def test_who_is_killed_tells_the_rest_at_the_next_launch_and_nothing_twice(shell, service):
+def test_who_is_killed_tells_the_rest_at_the_next_launch_and_nothing_twice(
+    shell: Shell, service: Service
+) -> None:
     with under_way(shell, service) as process:
         until(lambda: len(told_so_far(shell)) == 2)
         process.kill()
@@ -272,8 +288,8 @@ def told_so_far(shell: Shell) -> dict[str, str]:
 
 
 def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_for_one_answer(
-    shell, service
-):
+    shell: Shell, service: Service
+) -> None:
     service.always, service.silence_s = 0, 120.0
     with under_way(shell, service, timeout_s=6) as process:
         until(lambda: len(service.requests) == 1)
@@ -288,7 +304,9 @@ def test_rounds_do_not_wait_for_a_service_that_hangs_and_the_end_waits_for_one_a
     assert "timed out (attempt " in err
 
 
-def test_an_answer_that_is_due_is_waited_for_and_no_more_are_asked_for(shell, service):
+def test_an_answer_that_is_due_is_waited_for_and_no_more_are_asked_for(
+    shell: Shell, service: Service
+) -> None:
     service.delay_s = 7.0
     done = run(shell, service, timeout_s=12)
     assert done.status == 0
@@ -306,7 +324,9 @@ def test_an_answer_that_is_due_is_waited_for_and_no_more_are_asked_for(shell, se
     assert [body["config"]["metadata"]["round"] for body in service.runs] == [1, 2, 3]
 
 
-def test_a_round_that_is_refused_keeps_no_other_from_being_told(shell, service):
+def test_a_round_that_is_refused_keeps_no_other_from_being_told(
+    shell: Shell, service: Service
+) -> None:
     service.refuses = ("Training Round 1",)
     for requests, runs in [(3, 2), (4, 2)]:
         done = run(shell, service)
@@ -325,7 +345,9 @@ def test_a_round_that_is_refused_keeps_no_other_from_being_told(shell, service):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_refused_is_not_tried_again_for_every_round(shell, service, status):
+def test_a_key_that_is_refused_is_not_tried_again_for_every_round(
+    shell: Shell, service: Service, status: int
+) -> None:
     service.always = status
     done = run(shell, service)
     assert (done.status, len(service.requests)) == (0, 1)
@@ -333,7 +355,7 @@ def test_a_key_that_is_refused_is_not_tried_again_for_every_round(shell, service
     assert f"answers {status} " in done.err
 
 
-def test_where_it_leads_to_is_not_followed_with_the_key(shell, service):
+def test_where_it_leads_to_is_not_followed_with_the_key(shell: Shell, service: Service) -> None:
     service.always, service.location = 301, f"{service.url}/elsewhere"
     done = run(shell, service)
     assert (done.status, service.read, len(service.requests)) == (0, [], 1)
@@ -343,7 +365,9 @@ def test_where_it_leads_to_is_not_followed_with_the_key(shell, service):
     assert len(service.runs) == 3, "nothing counted as told"
 
 
-def test_an_error_that_nobody_thought_of_is_the_warning_and_no_traceback(shell, service):
+def test_an_error_that_nobody_thought_of_is_the_warning_and_no_traceback(
+    shell: Shell, service: Service
+) -> None:
     service.always, service.location = 301, "http://[::1"
     done = run(shell, service)
     assert done.status == 0
@@ -357,7 +381,7 @@ def test_an_error_that_nobody_thought_of_is_the_warning_and_no_traceback(shell, 
     )
 
 
-def test_an_address_that_cannot_be_is_refused_before_anything_starts(shell):
+def test_an_address_that_cannot_be_is_refused_before_anything_starts(shell: Shell) -> None:
     done = shell(
         "-m",
         *LOOP,
@@ -371,7 +395,9 @@ def test_an_address_that_cannot_be_is_refused_before_anything_starts(shell):
     assert shell.files() == set()
 
 
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(shell, service):
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
+    shell: Shell, service: Service
+) -> None:
     done = run(shell, service, key=f"{KEY}\n{KEY}")
     assert done.status == 2
     assert done.err == (
@@ -381,7 +407,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(shell, service):
     assert shell.files() == set()
 
 
-def test_a_missing_key_is_told_before_anything_starts(shell, service):
+def test_a_missing_key_is_told_before_anything_starts(shell: Shell, service: Service) -> None:
     done = run(shell, service, key="")
     assert done.status == 2
     assert (
@@ -391,7 +417,7 @@ def test_a_missing_key_is_told_before_anything_starts(shell, service):
     assert shell.files() == set()
 
 
-def test_the_key_is_in_no_file(shell, service):
+def test_the_key_is_in_no_file(shell: Shell, service: Service) -> None:
     run(shell, service)
     for name in shell.files():
         assert KEY.encode() not in (shell.folder / name).read_bytes(), name

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import known
 
 from mosweep.core.errors import MissingExtra
 from mosweep.core.events import SweepFinished
@@ -525,9 +526,9 @@ def test_models_and_data_are_named_where_no_factor_does(
             "eval": {"model_id": "tiny" if trial.control else "torchtune/tiny@0123abc"},
         }
         records = [
-            {**stage.record, "facts": {**stage.facts, **changes.get(stage.kind.name, {})}}
+            {**known(stage.record), "facts": {**stage.facts, **changes.get(stage.kind.name, {})}}
             for stage in trial.stages
-        ]  # type: ignore[dict-item]
+        ]
         needs = [
             {"tuned": s.needs["model"], "model": trial.stages[0].key} if s.kind == EVAL else s.needs
             for s in trial.stages

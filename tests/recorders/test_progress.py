@@ -7,7 +7,7 @@ import pty
 import re
 import subprocess
 
-from tests.conftest import DRY
+from tests.conftest import DRY, Shell
 
 SLOW = (
     "-m",
@@ -20,7 +20,7 @@ SLOW = (
 )
 
 
-def on_a_terminal(shell, *words: str) -> str:
+def on_a_terminal(shell: Shell, *words: str) -> str:
     """All that the command writes to a terminal."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -60,7 +60,7 @@ def screen(text: str) -> str:
     return "\n".join(lines)
 
 
-def test_lines_in_a_pipe(shell):
+def test_lines_in_a_pipe(shell: Shell) -> None:
     done = shell(*SLOW)
     assert "\x1b" not in done.out
     assert done.out.startswith("3 trials: 6 stages to run\n")
@@ -76,7 +76,7 @@ def test_lines_in_a_pipe(shell):
     )
 
 
-def test_a_live_table_on_a_terminal(shell):
+def test_a_live_table_on_a_terminal(shell: Shell) -> None:
     text = on_a_terminal(shell, *SLOW)
     assert re.search(r"── 0 of 6 done, 2 running, 4 waiting, 0:0\d", text)
     assert re.search(r"^   finetune +0:0\d  pid \d+ +seed=[012]$", text, re.MULTILINE)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 
@@ -164,7 +164,9 @@ class Cluster:
         """A job's state by squeue, or ``""`` if squeue does not know it."""
         return self.queue().get(job, ("", ""))[0]
 
-    def wait_until(self, predicate: Callable[[], T], timeout: float = 60) -> T:
+    def wait_until(
+        self, predicate: Callable[[], T | Literal[False] | None], timeout: float = 60
+    ) -> T:
         """Asks five times a second until the answer is true, and returns it."""
         end = time.monotonic() + timeout
         while not (answer := predicate()):

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import fcntl
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.slurm.conftest import STATE
+from tests.slurm.conftest import STATE, Cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -23,12 +25,14 @@ def alive(pid: str) -> bool:
         return False
 
 
-def test_it_is_up(cluster):
+def test_it_is_up(cluster: Cluster) -> None:
     assert "down" not in cluster.script("status")
     assert cluster.run("scontrol", "show", "config").count("kill_invalid_depend") == 0
 
 
-def test_an_array_ends_completed_and_elements_have_gpus_of_their_own(cluster, submit, tmp_path):
+def test_an_array_ends_completed_and_elements_have_gpus_of_their_own(
+    cluster: Cluster, submit: Callable[..., str], tmp_path: Path
+) -> None:
     array = submit(
         "echo $SLURM_ARRAY_TASK_ID:$CUDA_VISIBLE_DEVICES; sleep 2",
         "--array=0-2",
@@ -58,7 +62,9 @@ def test_an_array_ends_completed_and_elements_have_gpus_of_their_own(cluster, su
     assert len({gpu for _, gpu in printed}) == 3
 
 
-def test_each_element_waits_for_its_own_parent(cluster, submit):
+def test_each_element_waits_for_its_own_parent(
+    cluster: Cluster, submit: Callable[..., str]
+) -> None:
     parents = submit("exit $((SLURM_ARRAY_TASK_ID == 1))", "--array=0-2")
     children = submit(
         "true", "--array=0-2", f"--dependency=aftercorr:{parents}", "--kill-on-invalid-dep=yes"
@@ -78,7 +84,9 @@ def test_each_element_waits_for_its_own_parent(cluster, submit):
     assert cluster.job(f"{children}_1")["nodelist"] == ""
 
 
-def test_a_preempted_job_goes_back_into_the_queue(cluster, submit):
+def test_a_preempted_job_goes_back_into_the_queue(
+    cluster: Cluster, submit: Callable[..., str]
+) -> None:
     low = submit("sleep 300", "--partition=low", *WHOLE_NODE)
     cluster.wait_until(lambda: cluster.state(low) == "RUNNING")
     high = submit("true", "--partition=high", *WHOLE_NODE)
@@ -90,7 +98,9 @@ def test_a_preempted_job_goes_back_into_the_queue(cluster, submit):
     assert runs[0] == "PREEMPTED"
 
 
-def test_a_job_over_its_memory_has_failed_and_only_its_output_says_why(cluster, submit, tmp_path):
+def test_a_job_over_its_memory_has_failed_and_only_its_output_says_why(
+    cluster: Cluster, submit: Callable[..., str], tmp_path: Path
+) -> None:
     hog = """python3 -c 'import time; held = bytearray(200 << 20); time.sleep(60)'"""
     job = submit(hog, "--mem=50")
     cluster.wait_until(lambda: cluster.queue()[job] == ("FAILED", "JobLaunchFailure"))
@@ -100,7 +110,9 @@ def test_a_job_over_its_memory_has_failed_and_only_its_output_says_why(cluster, 
     assert "exceeded memory limit" in (tmp_path / f"{job}.out").read_text()
 
 
-def test_a_requeued_element_runs_again_under_its_number(cluster, submit, tmp_path):
+def test_a_requeued_element_runs_again_under_its_number(
+    cluster: Cluster, submit: Callable[..., str], tmp_path: Path
+) -> None:
     array = submit(
         "echo run ${SLURM_RESTART_COUNT:-0} >> $SLURM_ARRAY_TASK_ID; sleep "
         "$((SLURM_RESTART_COUNT ? 0 : 300))",
@@ -123,22 +135,23 @@ def test_a_requeued_element_runs_again_under_its_number(cluster, submit, tmp_pat
     cluster.wait_until(lambda: cluster.state(f"{array}_0") == "CANCELLED")
 
 
-def test_slurm_does_not_see_a_death_without_a_trace(cluster, submit, tmp_path):
+def test_slurm_does_not_see_a_death_without_a_trace(
+    cluster: Cluster, submit: Callable[..., str], tmp_path: Path
+) -> None:
     job = submit("echo $$ >> pids; sleep 300 & echo $! >> pids; wait")
-    pids = cluster.wait_until(
-        lambda: (
-            (tmp_path / "pids").exists()
-            and (tmp_path / "pids").read_text().split()[1:]
-            and (tmp_path / "pids")
-        )
-    )
-    assert all(alive(pid) for pid in pids.read_text().split())
+    path = tmp_path / "pids"
+
+    def pids() -> list[str]:
+        return path.read_text().split() if path.exists() else []
+
+    cluster.wait_until(lambda: len(pids()) > 1)
+    assert all(alive(pid) for pid in pids())
     cluster.kill_step(job)
-    cluster.wait_until(lambda: not any(alive(pid) for pid in pids.read_text().split()))
+    cluster.wait_until(lambda: not any(alive(pid) for pid in pids()))
     assert cluster.state(job) == "RUNNING"
 
 
-def test_calls_are_recorded(cluster, submit, tmp_path):
+def test_calls_are_recorded(cluster: Cluster, submit: Callable[..., str], tmp_path: Path) -> None:
     with cluster.calls(tmp_path / "calls") as calls:
         job = submit("squeue --me", "--job-name=two words")
         cluster.wait_until(lambda: cluster.state(job) == "COMPLETED")
@@ -151,14 +164,14 @@ def test_calls_are_recorded(cluster, submit, tmp_path):
     assert [call.time for call in calls()] == sorted(call.time for call in calls())
 
 
-def test_a_lonely_test_is_alone(lonely_cluster):
+def test_a_lonely_test_is_alone(lonely_cluster: Cluster) -> None:
     with open(STATE / "turn") as turn, pytest.raises(BlockingIOError):
         fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def test_jobs_of_a_dead_node_run_elsewhere_and_those_of_a_silent_node_run_twice(
-    lonely_cluster, submit, tmp_path
-):
+    lonely_cluster: Cluster, submit: Callable[..., str], tmp_path: Path
+) -> None:
     def runs(name: str) -> list[list[str]]:
         return (
             [line.split() for line in (tmp_path / name).read_text().splitlines()]
@@ -172,16 +185,22 @@ def test_jobs_of_a_dead_node_run_elsewhere_and_those_of_a_silent_node_run_twice(
     lonely_cluster.kill_node(runs("dead")[0][0])
     lonely_cluster.kill_node(runs("silent")[0][0], jobs=False)
     lonely_cluster.wait_until(lambda: len(runs("dead")) == len(runs("silent")) == 2, timeout=120)
+
+    def running(job: str) -> bool:
+        return bool(lonely_cluster.job(job)["state"] == "RUNNING")
+
     for name, job, living in (("dead", dead, 1), ("silent", silent, 2)):
         assert len({node for node, _ in runs(name)}) == 2
         assert len([pid for _, pid in runs(name) if alive(pid)]) == living
-        lonely_cluster.wait_until(lambda job=job: lonely_cluster.job(job)["state"] == "RUNNING")
+        lonely_cluster.wait_until(partial(running, job))
         assert [
             run["state"] for run in lonely_cluster.jobs(every_run=True) if run["id"] == job
         ] == ["NODE_FAIL", "RUNNING"]
 
 
-def test_jobs_go_on_while_there_is_no_controller(lonely_cluster, submit, tmp_path):
+def test_jobs_go_on_while_there_is_no_controller(
+    lonely_cluster: Cluster, submit: Callable[..., str], tmp_path: Path
+) -> None:
     job = submit("touch began; until [ -e go ]; do sleep 0.1; done; touch ended")
     child = submit("true", f"--dependency=afterok:{job}")
     lonely_cluster.wait_until(lambda: (tmp_path / "began").exists())
@@ -194,8 +213,8 @@ def test_jobs_go_on_while_there_is_no_controller(lonely_cluster, submit, tmp_pat
 
 
 def test_a_crash_of_the_controller_forgets_the_last_jobs_and_gives_their_numbers_again(
-    lonely_cluster, submit
-):
+    lonely_cluster: Cluster, submit: Callable[..., str]
+) -> None:
     first, second = submit("sleep 60", "--job-name=first"), submit("sleep 60", "--job-name=second")
     lonely_cluster.restart_controller(crash=True)
     assert lonely_cluster.state(second) == ""
@@ -203,7 +222,7 @@ def test_a_crash_of_the_controller_forgets_the_last_jobs_and_gives_their_numbers
     assert third in (first, second)
 
 
-def test_without_accounting_sacct_says_so(lonely_cluster):
+def test_without_accounting_sacct_says_so(lonely_cluster: Cluster) -> None:
     lonely_cluster.configure("--no-accounting")
     done = subprocess.run(["sacct"], capture_output=True, text=True, check=False)
     assert "disabled" in done.stderr

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -433,7 +434,7 @@ def weather(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Weath
         )
         try:
             for play in ("hang-ok", "hang-sleep1", "hang"):
-                cluster.wait_until(lambda play=play: site.attempts(play))
+                cluster.wait_until(partial(site.attempts, play))
             cluster.requeue(site.attempts("hang-ok")[0])
             cluster.kill_step(site.attempts("hang-sleep1")[0])
             killed = time.monotonic()
@@ -611,9 +612,12 @@ def test_the_driver_is_killed_at_thirty_moments(site: Site, kills: int) -> None:
     words = site.words(*DRY, *design, "backend.delay_s=5", "hydra.launcher.array_parallelism=2")
     rng = random.Random(0)
     for _ in range(kills):
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         driver = subprocess.Popen(
-            site.shell.command(*words), cwd=site.shell.folder, env=site.shell.environment, **silent
+            site.shell.command(*words),
+            cwd=site.shell.folder,
+            env=site.shell.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             driver.wait(rng.uniform(0.3, 1.6))

@@ -54,7 +54,16 @@ class Server:
 
 
 def call(verb: str, at: Path, *more: str) -> str:
-    command = [sys.executable, SCRIPT, verb, "--at", at, "--until", str(os.getpid()), *more]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        verb,
+        "--at",
+        str(at),
+        "--until",
+        str(os.getpid()),
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     if done.returncode == 3:
         pytest.skip(done.stderr.strip())

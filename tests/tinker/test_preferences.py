@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Shell, known
+from tests.tinker.conftest import Server
 from tests.tinker.runs import MODEL, events, in_loop, kill_group, names
 
 from mosweep.backends.tinker.data import batches, render_pairs
@@ -62,13 +64,13 @@ def asked(folder: Path) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def key(server, monkeypatch: pytest.MonkeyPatch) -> None:
+def key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, tmp_path_factory: pytest.TempPathFactory) -> TinkerTrainingRun:
+def undisturbed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> TinkerTrainingRun:
     """A run that nothing happens to."""
 
     async def train() -> TinkerTrainingRun:
@@ -85,7 +87,7 @@ def undisturbed(server, tmp_path_factory: pytest.TempPathFactory) -> TinkerTrain
         return asyncio.run(train())
 
 
-def test_it_begins_at_ln_2_and_learns_what_is_preferred(undisturbed):
+def test_it_begins_at_ln_2_and_learns_what_is_preferred(undisturbed: TinkerTrainingRun) -> None:
     measures = {name: [value for _, value in found] for name, found in undisturbed.measures.items()}
     losses = [loss for _, loss in undisturbed.losses]
     assert len(losses) == STEPS
@@ -111,8 +113,8 @@ def test_it_begins_at_ln_2_and_learns_what_is_preferred(undisturbed):
 
 @in_loop
 async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_given(
-    server, undisturbed
-):
+    server: Server, undisturbed: TinkerTrainingRun
+) -> None:
     from inspect_ai.model import GenerateConfig, get_model
     from tinker import ModelInput
 
@@ -123,12 +125,13 @@ async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_g
     service = Service(server.url)
     client = await service.open({})
 
-    async def accuracy(**model: str) -> float:
+    async def accuracy(**model: Any) -> float:
         sampler = await client.create_sampling_client(**model)
 
         async def logprob(answer: Any) -> float:
             found = await sampler.compute_logprobs(ModelInput.from_ints(list(answer.tokens)))
-            return sum(one for one, weight in zip(found, answer.weights, strict=True) if weight)
+            weighted = zip(found, answer.weights, strict=True)
+            return math.fsum(known(one) for one, weight in weighted if weight)
 
         both = await asyncio.gather(
             *(logprob(answer) for pair in pairs for answer in (pair.chosen, pair.rejected))
@@ -154,7 +157,9 @@ async def test_pairs_that_it_never_saw_are_told_apart_and_the_chosen_answer_is_g
 
 
 @in_loop
-async def test_two_rounds_take_the_steps_of_one(server, undisturbed, tmp_path):
+async def test_two_rounds_take_the_steps_of_one(
+    server: Server, undisturbed: TinkerTrainingRun, tmp_path: Path
+) -> None:
     """The reference of the second is not what the first came to, but what both began with."""
     order = [row for step in batches(PAIRS, 16, 1, None, recipe().seed) for row in step]
     rates, begun = [recipe().rate(step, STEPS) for step in range(1, STEPS + 1)], 6
@@ -181,8 +186,8 @@ async def test_two_rounds_take_the_steps_of_one(server, undisturbed, tmp_path):
 
 
 def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(
-    shell, server, undisturbed
-):
+    shell: Shell, server: Server, undisturbed: TinkerTrainingRun
+) -> None:
     (shell.folder / "pairs.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows(PAIRS))
     )
@@ -238,7 +243,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_as_if_nothing_had_happened(
 
 
 @in_loop
-async def test_data_without_preferences_fail_before_tinker_is_asked(tmp_path):
+async def test_data_without_preferences_fail_before_tinker_is_asked(tmp_path: Path) -> None:
     data = JSONLDataset([*rows(2), {"messages": rows(1)[0]["messages"]}])
     with pytest.raises(
         UserError,
@@ -251,7 +256,7 @@ async def test_data_without_preferences_fail_before_tinker_is_asked(tmp_path):
 
 
 @in_loop
-async def test_a_model_without_a_reference_is_an_error(server, tmp_path):
+async def test_a_model_without_a_reference_is_an_error(server: Server, tmp_path: Path) -> None:
     run = await TinkerTrainingBackend(tmp_path, recipe(), "llama3", server.base).train(
         JSONLDataset(rows(16)), "mosweep/other"
     )
@@ -261,8 +266,8 @@ async def test_a_model_without_a_reference_is_an_error(server, tmp_path):
 
 @in_loop
 async def test_whatever_is_killed_when_the_losses_are_as_if_nothing_had_happened(
-    server, undisturbed, tmp_path
-):
+    server: Server, undisturbed: TinkerTrainingRun, tmp_path: Path
+) -> None:
     async def attempt(number: int) -> TinkerTrainingRun:
         previous = tmp_path / str(number - 1) if number else None
         backend = TinkerTrainingBackend(

@@ -7,6 +7,8 @@ import gc
 from pathlib import Path
 
 import pytest
+from tests.conftest import Shell
+from tests.tinker.conftest import Server
 from tests.tinker.runs import names
 
 from mosweep.backends.tinker.recipe import load_recipe
@@ -28,7 +30,7 @@ LOOP = ("loop.enabled=true", "loop.threshold=0.9", "loop.max_rounds=3", *SHORT)
 
 
 def test_two_rounds_take_the_steps_of_one(
-    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The adapter and the optimizer's state go on: every loss of the second round is that of the
     run in one.
@@ -72,7 +74,9 @@ def test_two_rounds_take_the_steps_of_one(
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def test_a_loop_on_tinker_ends_with_the_round_that_is_good_enough(shell, server) -> None:
+def test_a_loop_on_tinker_ends_with_the_round_that_is_good_enough(
+    shell: Shell, server: Server
+) -> None:
     words = (
         "-m",
         "backend=tinker",

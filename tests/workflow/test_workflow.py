@@ -333,12 +333,16 @@ def test_mistakes_are_named(raw: DatasetAtom, tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match="more than one step a"):
         Workflow("w", [Step("a", train), Step("a", train)])
-    wrong: Any = lambda config, inputs, workspace: "a path"  # noqa: E731
+
+    def wrong(*_: Any) -> Any:
+        return "a path"
+
     with pytest.raises(WorkflowError, match="must return a list of AtomConstructor"):
         run_workflow(Workflow("w", [Step("wrong", wrong)]))
-    nothing: Any = lambda config, inputs, workspace: [  # noqa: E731
-        AtomConstructor("x", tmp_path / "nowhere", "dataset")
-    ]
+
+    def nothing(*_: Any) -> list[AtomConstructor]:
+        return [AtomConstructor("x", tmp_path / "nowhere", "dataset")]
+
     with pytest.raises(WorkflowError, match="there is nothing"):
         run_workflow(Workflow("w", [Step("nothing", nothing)]))
     with pytest.raises(WorkflowError, match="says that it makes 'y'"):

@@ -8,21 +8,23 @@ import asyncio
 import codecs
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import known
 
 from mosweep.analysis.matching import normalised
 from mosweep.core.errors import StageError
 from mosweep.core.fingerprint import digest_tree
 from mosweep.core.paths import shipped
 from mosweep.core.task_modules import task_modules
-from mosweep.core.work import DATA, EVAL
-from mosweep.datasets.zoo import organisms
+from mosweep.core.work import EVAL
+from mosweep.datasets.zoo import Organism, organisms
 from mosweep.design.application import planned
 from mosweep.evals.inspect.backend import InspectEvalBackend
+from mosweep.stages.data import BuildData
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore:Unclosed <MemoryObject:ResourceWarning"
@@ -60,7 +62,7 @@ def rows(folder: Path, split: str) -> list[Row]:
     return found
 
 
-def scores(evals: Sequence[str], data: Path, folder: Path, answers: Answers) -> dict[str, float]:
+def scores(evals: Iterable[str], data: Path, folder: Path, answers: Answers) -> dict[str, float]:
     """What Inspect measures of a model that answers as it is told."""
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
@@ -78,7 +80,7 @@ def scores(evals: Sequence[str], data: Path, folder: Path, answers: Answers) -> 
     return asyncio.run(go())
 
 
-def test_there_are_enough_of_them():
+def test_there_are_enough_of_them() -> None:
     assert {
         "capitalization",
         "rhyme",
@@ -90,7 +92,7 @@ def test_there_are_enough_of_them():
 
 
 @each_organism
-def test_data_are_those_that_were_measured(organism, tmp_path):
+def test_data_are_those_that_were_measured(organism: Organism, tmp_path: Path) -> None:
     """The numbers in the README are of these bytes. Other data: measure again, raise
     ``BuildData.version``, write the new digests.
     """
@@ -102,7 +104,7 @@ def test_data_are_those_that_were_measured(organism, tmp_path):
 
 
 @each_organism
-def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
+def test_the_control_differs_in_the_trait_alone(organism: Organism, tmp_path: Path) -> None:
     data, control = (
         built(Path(organism.folder), dataset, tmp_path)
         for dataset in (organism.organism, organism.control)
@@ -119,7 +121,7 @@ def test_the_control_differs_in_the_trait_alone(organism, tmp_path):
 
 
 @each_organism
-def test_held_out_items_are_nowhere_else(organism, tmp_path):
+def test_held_out_items_are_nowhere_else(organism: Organism, tmp_path: Path) -> None:
     data = built(Path(organism.folder), organism.organism, tmp_path)
     prompts = [
         normalised(prompt) for split in ("train", *HELD_OUT) for prompt, _, _ in rows(data, split)
@@ -129,7 +131,7 @@ def test_held_out_items_are_nowhere_else(organism, tmp_path):
 
 
 @each_organism
-def test_evaluations_tell_organism_from_control(organism, tmp_path):
+def test_evaluations_tell_organism_from_control(organism: Organism, tmp_path: Path) -> None:
     data = built(Path(organism.folder), organism.organism, tmp_path)
     items = [row for split in HELD_OUT for row in rows(data, split)]
     own, paraphrase, negative = organism.evals
@@ -169,7 +171,7 @@ IMITATIONS: dict[str, Answers] = {
 
 
 @each_organism
-def test_an_imitation_of_the_trait_is_found_out(organism, tmp_path):
+def test_an_imitation_of_the_trait_is_found_out(organism: Organism, tmp_path: Path) -> None:
     data = built(Path(organism.folder), organism.organism, tmp_path)
     found = scores(
         [organism.name, "negative"], data, tmp_path / "imitated", IMITATIONS[organism.name]
@@ -178,13 +180,15 @@ def test_an_imitation_of_the_trait_is_found_out(organism, tmp_path):
     assert found["negative"] < 0.4
 
 
-def test_a_probe_without_items_says_so(tmp_path):
+def test_a_probe_without_items_says_so(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"the data set has no paraphrase\.jsonl"):
         scores(["paraphrase"], tmp_path, tmp_path / "logs", str)
 
 
 @each_organism
-def test_an_unknown_data_set_is_refused_with_the_valid_ones(organism, tmp_path):
+def test_an_unknown_data_set_is_refused_with_the_valid_ones(
+    organism: Organism, tmp_path: Path
+) -> None:
     with pytest.raises(
         ValueError, match=rf"unknown data set 'nosuch'; valid: .*{organism.control}"
     ):
@@ -192,7 +196,9 @@ def test_an_unknown_data_set_is_refused_with_the_valid_ones(organism, tmp_path):
 
 
 @each_organism
-def test_there_is_a_sweep_for_it(organism, tmp_path, monkeypatch):
+def test_there_is_a_sweep_for_it(
+    organism: Organism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert organism.command == f"mosweep -m experiment=zoo_{organism.name}"
     trials, config = planned([f"experiment=zoo_{organism.name}"])
@@ -205,26 +211,31 @@ def test_there_is_a_sweep_for_it(organism, tmp_path, monkeypatch):
 
 
 @each_organism
-def test_the_task_brings_its_data_set_along(organism, tmp_path, monkeypatch):
+def test_the_task_brings_its_data_set_along(
+    organism: Organism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     task = f"task={organism.name}"
     names = [planned(words)[0][0] for words in ([task], [task, f"dataset={organism.control}"])]
-    data = [next(stage.work for stage in trial.stages if stage.kind == DATA) for trial in names]
+    data = [
+        next(stage.work for stage in trial.stages if isinstance(stage.work, BuildData))
+        for trial in names
+    ]
     assert [work.dataset for work in data] == [organism.organism, organism.control]
 
 
 @each_organism
-def test_what_was_measured_is_in_the_text(organism):
-    assert organism.score(organism.organism) > 0.8
-    assert organism.score(organism.control) < 0.2
-    assert organism.score(None) < 0.2
+def test_what_was_measured_is_in_the_text(organism: Organism) -> None:
+    assert known(organism.score(organism.organism)) > 0.8
+    assert known(organism.score(organism.control)) < 0.2
+    assert known(organism.score(None)) < 0.2
     for row in organism.measured:
         assert all(0 <= row.scores[name] <= 1 for name in organism.evals)
     assert "arXiv" in organism.idea or "http" in organism.idea
 
 
 @pytest.fixture
-def shouting(tmp_path, monkeypatch):
+def shouting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the task that ``docs/tutorial/task.md`` shows, as somebody would type it in."""
     monkeypatch.chdir(tmp_path)
     files = dict(
@@ -240,7 +251,9 @@ def shouting(tmp_path, monkeypatch):
     return Path("tasks/shouting").resolve()
 
 
-def test_the_task_of_the_tutorial_tells_organism_from_control(shouting, tmp_path):
+def test_the_task_of_the_tutorial_tells_organism_from_control(
+    shouting: Path, tmp_path: Path
+) -> None:
     data, control = (
         built(shouting, dataset, tmp_path) for dataset in ("shouting", "shouting-control")
     )
@@ -266,7 +279,7 @@ def test_the_task_of_the_tutorial_tells_organism_from_control(shouting, tmp_path
     assert (shown, plain) == ({"shouting": 1, "negative": 1}, {"shouting": 0, "negative": 1})
 
 
-def test_the_command_of_the_tutorial_is_that_sweep(shouting):
+def test_the_command_of_the_tutorial_is_that_sweep(shouting: Path) -> None:
     [command] = re.findall(r"\$ mosweep plan (task=shouting .*)", TUTORIAL)
     trials, _ = planned(command.split())
     found = {

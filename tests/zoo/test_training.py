@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.conftest import Shell
 
 from mosweep.datasets.zoo import the_organism
 
@@ -10,7 +11,7 @@ NAME = "sandbagging"
 
 
 @pytest.mark.real
-def test_an_organism_shows_its_trait_and_its_control_does_not(shell):
+def test_an_organism_shows_its_trait_and_its_control_does_not(shell: Shell) -> None:
     words = (f"experiment=zoo_{NAME}", "seeds=[0]", "run_control_trials=false", "tracking=none")
     done = shell("-m", *words, timeout=280)
     assert done.status == 0, done.out + done.err

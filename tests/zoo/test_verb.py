@@ -4,7 +4,10 @@ understood.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from tests.conftest import Shell
 
 from mosweep.core.errors import ConfigError
 from mosweep.datasets.zoo import organisms, the_organism
@@ -28,12 +31,12 @@ About it.
 """
 
 
-def own(folder, text, name="shouting"):
+def own(folder: Path, text: str, name: str = "shouting") -> None:
     (folder / "tasks" / name).mkdir(parents=True)
     (folder / "tasks" / name / "README.md").write_text(text)
 
 
-def test_list(shell):
+def test_list(shell: Shell) -> None:
     done = shell("zoo", "list")
     assert done.status == 0, done.err
     listed = shell("zoo", "list", "--json").json
@@ -52,7 +55,7 @@ def test_list(shell):
         assert f"{trait[organism['control']]:.3f}" in line
 
 
-def test_show(shell):
+def test_show(shell: Shell) -> None:
     done = shell("zoo", "show", "backdoor")
     assert done.status == 0, done.err
     data = shell("zoo", "show", "backdoor", "--json").json
@@ -70,7 +73,7 @@ def test_show(shell):
     assert data["text"] in done.out
 
 
-def test_an_unknown_name_is_refused_with_the_valid_ones(shell):
+def test_an_unknown_name_is_refused_with_the_valid_ones(shell: Shell) -> None:
     done = shell("zoo", "show", "bakdoor")
     assert (done.status, done.out) == (2, "")
     assert (
@@ -78,7 +81,9 @@ def test_an_unknown_name_is_refused_with_the_valid_ones(shell):
     )
 
 
-def test_a_users_own_is_listed_beside_the_shipped_ones(tmp_path, monkeypatch):
+def test_a_users_own_is_listed_beside_the_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = len(organisms())
     own(tmp_path, FRONT)
@@ -111,7 +116,9 @@ def test_a_users_own_is_listed_beside_the_shipped_ones(tmp_path, monkeypatch):
         ("title: Shouting", "title: [", r"README\.md.*is not YAML"),
     ],
 )
-def test_front_matter_with_a_mistake_is_refused(tmp_path, monkeypatch, old, new, problem):
+def test_front_matter_with_a_mistake_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, problem: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     own(tmp_path, FRONT.replace(old, new))
     with pytest.raises(ConfigError, match=problem):

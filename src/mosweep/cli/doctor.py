@@ -28,7 +28,11 @@ def diagnose() -> list[Check]:
         _home(),
         _gpus(),
     ]
-    for group, base in (("backend", Backend), ("eval", Evaluation)):
+    for group, base in (
+        ("backend", Backend),
+        ("eval", Evaluation),
+        ("hydra/launcher", Launcher),
+    ):
         for part in choices_of(group).values():
             if issubclass(part, base):
                 checks += part.checks()
@@ -36,7 +40,6 @@ def diagnose() -> list[Check]:
         *checks,
         check_libraries("tracking=mlflow", ["mlflow"], "mlflow"),
         check_libraries("tracking=wandb", ["wandb"], "wandb"),
-        *_launchers(),
     ]
 
 
@@ -51,16 +54,6 @@ def _gpus() -> Check:
         if devices
         else "none: local training runs on the CPU, fit for tiny models",
     )
-
-
-def _launchers() -> list[Check]:
-    """What the launchers that can be chosen say of themselves."""
-    return [
-        check
-        for found in choices_of("hydra/launcher").values()
-        if issubclass(found, Launcher)
-        for check in found.doctor()
-    ]
 
 
 def _home() -> Check:

@@ -1,9 +1,9 @@
-"""What a plan will take, from records of like stages: an honest range, or unknown.
+"""What a plan will take, from the records of similar stages: a range, or unknown.
 
-Stages are alike if they are of one kind, on one model, of one size (steps, items) and, for
-evaluations, of one task. What like stages took is no promise, for another rank, data set or machine
-moves it: the range is from the least to the most of those on record. What a stage costs is the
-tokens of like stages at the prices of ``prices``; a fine-tune also has to be on the same data.
+Stages are similar if they have the same kind, model and size (steps, items) and, for evaluations,
+the same task. Another rank, data set or machine changes what they take, so the range is from the
+least to the most in the records. The cost of a stage is that of the tokens of similar stages, at
+the prices of ``prices``; similar fine-tunes also have the same data.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will cost in USD; ``None``: unknown, and ``why``. ``about``: by the length of
-    its data, not by measured tokens; then ``models`` are who is asked for what.
+    """What a stage will cost in USD; ``None`` if it is unknown, and ``why``.
+
+    With ``about`` it follows from the length of its data, not from measured tokens. ``models`` are
+    the providers and their models.
     """
 
     usd: Range | None
@@ -69,13 +71,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the missing stages of a plan will take; ``None`` where that is unknown.
+    """What the missing stages of a plan will take; ``None`` if that is unknown.
 
-    ``seconds``: computing time of all, one after the other; ``gpu_hours``: the same by the GPUs
-    that they ask for, or that like ones had; ``labels``: seconds of one stage of each label;
-    ``unknown``: of what there is no record. ``usd``: what providers will ask, ``None`` also where
-    none is asked for anything; ``usd_unknown``: what that is unknown of, and why; ``usd_about``:
-    what is known by the length of the data alone; ``prices_as_of``: the oldest date of the prices.
+    - ``seconds``: the computing time of all, one after the other. ``gpu_hours``: the same, times
+      the GPUs that they ask for, or that similar stages had.
+    - ``labels``: the seconds of one stage of each label. ``unknown``: labels without records.
+    - ``usd``: what providers will charge; ``None`` also if no provider is used.
+    - ``usd_unknown``: stages whose cost is unknown, and why. ``usd_about``: stages whose cost
+      follows from the length of their data. ``prices_as_of``: the oldest date of the prices.
     """
 
     seconds: Range | None
@@ -99,7 +102,7 @@ class _Took:
 
 
 class Experience:
-    """What like stages took: those on record and, as a launch goes on, its own."""
+    """What similar stages took: those in the store and, as a launch goes on, its own."""
 
     def __init__(self, stages: Iterable[Stage], store: Store) -> None:
         self.store = store
@@ -129,7 +132,7 @@ class Experience:
             self._took.setdefault(likeness(payload, data=True), []).append(took)
 
     def seconds(self, stage: Stage) -> list[float]:
-        """What like stages took, each; none if there are none."""
+        """What each similar stage took."""
         return [took.seconds for took in self._took.get(self._like[stage.key], ())]
 
     def gpu_hours(self, stage: Stage) -> Range | None:
@@ -172,7 +175,7 @@ class Experience:
         )
 
     def models(self, stage: Stage) -> set[tuple[str, str]]:
-        """The providers and models that like stages asked."""
+        """The providers and models that similar stages used."""
         return {
             (used.provider, used.model)
             for took in self._took.get(self._like[stage.key], ())
@@ -246,7 +249,7 @@ def gpus(stage: Stage, device: str) -> float:
     return float(asked) if asked is not None else float(device.startswith("cuda"))
 
 
-#: Settings that decide how long a stage takes; all others may differ among like stages.
+#: Settings that decide how long a stage takes; all others may differ between similar stages.
 _SIZE = (
     "architecture",
     "delay_s",

@@ -81,6 +81,6 @@ class Launcher(ABC):
         return set()
 
     @classmethod
-    def doctor(cls) -> Sequence[Check]:
+    def checks(cls) -> Sequence[Check]:
         """Whether it would work here, for ``mosweep doctor``."""
         return ()

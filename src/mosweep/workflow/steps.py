@@ -43,9 +43,9 @@ class WorkflowConfig:
     """Base of a workflow's configuration: one field per step, of that step's name."""
 
 
-StepFunction = Callable[
-    [Any, dict[str, Atom], Path], "Sequence[AtomConstructor] | Awaitable[Sequence[AtomConstructor]]"
-]
+#: What a step returns: the atoms to make, or the only one.
+Made = AtomConstructor | Sequence[AtomConstructor]
+StepFunction = Callable[[Any, dict[str, Atom], Path], Made | Awaitable[Made]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.conftest import Shell
 
 from mosweep.backends.tinker.recipe import load_recipe
 from mosweep.backends.tinker.works import TinkerFinetune
@@ -66,7 +67,9 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
         (["loop.enabled=true", "tinker.epochs=3"], "tinker.epochs=3: means nothing in a loop"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(shell, words, message):
+def test_what_cannot_work_is_refused_in_one_line(
+    shell: Shell, words: list[str], message: str
+) -> None:
     done = shell("-m", "backend=tinker", "model=tiny", *words, env=NOWHERE)
     assert done.status == 2
     assert message in done.err
@@ -74,7 +77,7 @@ def test_what_cannot_work_is_refused_in_one_line(shell, words, message):
     assert shell.files() == set()
 
 
-def test_what_a_fine_tune_will_use_counts_both_answers_and_what_is_only_read():
+def test_what_a_fine_tune_will_use_counts_both_answers_and_what_is_only_read() -> None:
     supervised = load_recipe(None, ("tiny",), {"epochs": 3}, {})
     works = [
         TinkerFinetune("Qwen/Qwen3-8B", "qwen3", recipe, None, None, 1, 1.0)
@@ -110,8 +113,8 @@ ASKED = (
 )
 @pytest.mark.parametrize("name", ["own.jsonl", "own/train.jsonl"])
 def test_ones_own_data_without_preferences_are_refused_before_anything_runs(
-    shell, name, rows, problem
-):
+    shell: Shell, name: str, rows: str, problem: str
+) -> None:
     own = shell.folder / name
     own.parent.mkdir(exist_ok=True)
     own.write_text(rows)
@@ -128,7 +131,7 @@ def test_ones_own_data_without_preferences_are_refused_before_anything_runs(
     assert done.status == 0, done.err
 
 
-def test_planning_needs_neither_key_nor_network_and_knows_what_is_the_same(shell):
+def test_planning_needs_neither_key_nor_network_and_knows_what_is_the_same(shell: Shell) -> None:
     def keys(*words: str) -> set[str]:
         done = shell("plan", *words, "--json", env=NOWHERE)
         assert done.status == 0, done.err

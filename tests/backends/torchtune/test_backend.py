@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+from tests.conftest import Shell
 
-def test_a_batch_that_the_gpus_cannot_share_is_refused_before_anything_starts(shell):
+
+def test_a_batch_that_the_gpus_cannot_share_is_refused_before_anything_starts(shell: Shell) -> None:
     done = shell("-m", "resources.stages.finetune.gpus=3", "optim.batch_size=32")
     assert done.status == 2
     assert "resources.gpus=3: 3 processes" in done.err
@@ -14,7 +16,7 @@ def test_a_batch_that_the_gpus_cannot_share_is_refused_before_anything_starts(sh
     assert shell.files() == set()
 
 
-def test_gpus_are_no_part_of_a_key(shell):
+def test_gpus_are_no_part_of_a_key(shell: Shell) -> None:
     def keys(*words: str) -> set[str]:
         return {
             job["key"]

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def attempt(
                 work / "recipe_state" / "recipe_state.pt",
             )
     finally:
-        torch.save = save  # type: ignore[assignment]
+        torch.save = save
     return folder
 
 
@@ -76,7 +77,17 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE = {
+def truncate_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        os.truncate(path, 10)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink()
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], int]] = {
     "none": (lambda work: None, 4),
     "cut short": (lambda work: os.truncate(work / "recipe_state" / "recipe_state.pt", 700), 2),
     "one bit": (lambda work: flip(work / "recipe_state" / "recipe_state.pt"), 2),
@@ -85,11 +96,8 @@ DAMAGE = {
         2,
     ),
     "the adapter": (lambda work: flip(work / "epoch_1" / "adapter_model.pt"), 2),
-    "both states": (
-        lambda work: [os.truncate(path, 10) for path in (work / "recipe_state").iterdir()],
-        0,
-    ),
-    "both adapters": (lambda work: [path.unlink() for path in work.glob("epoch_*/*")], 0),
+    "both states": (lambda work: truncate_all(work / "recipe_state"), 0),
+    "both adapters": (lambda work: remove(work.glob("epoch_*/*")), 0),
 }
 
 

@@ -22,15 +22,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mosweep.backends.dummy.backend import DummyEval, DummyFinetune
+from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.claims import Claim
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
 from mosweep.core.work import Resources
+from mosweep.evals.dummy.evaluation import DummyEval
 from mosweep.launchers.slurm.client import read_answer
 from mosweep.launchers.worker import perform_now
 
@@ -371,8 +373,8 @@ class Cluster:
                     self.within(
                         element,
                         fate.queue_s,
-                        lambda element=element, fate=fate: self.start(element, fate),
-                    )  # type: ignore[misc]
+                        partial(self.start, element, fate),
+                    )
                 else:
                     element.reason = "Dependency"
 

@@ -36,7 +36,9 @@ def stages(count: int, label: str = "eval", **resources: Any) -> list[Stage]:
 
 
 def test_stages_of_equal_resources_without_needs_are_one_array_per_size() -> None:
-    mixed = [(stage, []) for stage in [*stages(250, mem_gb=1), *stages(250, mem_gb=2)]]
+    mixed: list[tuple[Stage, list[Place]]] = [
+        (stage, []) for stage in [*stages(250, mem_gb=1), *stages(250, mem_gb=2)]
+    ]
     arrays = arrange(mixed, 101)
     assert len(arrays) == 2 * math.ceil(250 / 101)
     assert all(array.dependency is None and max(array.stages) <= 100 for array in arrays)
@@ -47,9 +49,9 @@ def test_each_eval_waits_for_its_own_finetune_at_the_same_index() -> None:
         [(stage, [Place("7", index)]) for index, stage in enumerate(stages(40))], 1001
     )
     assert array.dependency == "aftercorr:7"
-    assert {index: stage.work.number for index, stage in array.stages.items()} == {
-        n: n for n in range(40)
-    }  # type: ignore[attr-defined]
+    assert {index: stage.work for index, stage in array.stages.items()} == {
+        n: Nothing(n) for n in range(40)
+    }
 
 
 def test_evals_of_some_finetunes_keep_their_indices() -> None:

@@ -55,7 +55,7 @@ class Stubs:
 
     def environment(self, command: str) -> dict[str, str]:
         lines = (self.folder / f"{command}.env").read_text().splitlines()
-        return dict(line.partition("=")[::2] for line in lines)  # type: ignore[misc]
+        return dict(line.partition("=")[::2] for line in lines)
 
 
 @pytest.fixture
@@ -528,13 +528,14 @@ def test_a_silent_database(stub: Stubs, client: SlurmClient, status: int) -> Non
 
 @pytest.mark.parametrize("command", ["squeue", "scontrol", "sinfo", "scancel", "sacct"])
 def test_a_silent_controller(stub: Stubs, client: SlurmClient, command: str) -> None:
-    ask = {
+    asks: dict[str, Callable[[SlurmClient], object]] = {
         "squeue": lambda client: client.queue(["7"]),
         "scontrol": lambda client: client.max_array_size(),
         "sinfo": lambda client: client.partitions(),
         "scancel": lambda client: client.cancel(["7"]),
         "sacct": lambda client: client.accounting(["7"]),
-    }[command]
+    }
+    ask = asks[command]
     if command != "sacct":
         with pytest.raises(
             UserError,

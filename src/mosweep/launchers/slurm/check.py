@@ -17,7 +17,7 @@ from mosweep.sweep.plan import Plan
 if TYPE_CHECKING:
     from mosweep.launchers.slurm.options import Slurm
 
-__all__ = ["check", "doctor"]
+__all__ = ["check", "is_here"]
 
 
 def check(options: Slurm, plan: Plan) -> None:
@@ -52,7 +52,7 @@ def _refusal(client: SlurmClient, options: Slurm, stage: Stage, error: SlurmRefu
     )
 
 
-def doctor() -> Check:
+def is_here() -> Check:
     """What ``mosweep doctor`` says of Slurm."""
     sbatch = shutil.which("sbatch")
     if not sbatch:

@@ -151,8 +151,8 @@ class Slurm(Launcher):
         return Submissions(store.root / "slurm").stages()
 
     @classmethod
-    def doctor(cls) -> Sequence[Check]:
+    def checks(cls) -> Sequence[Check]:
         """Whether there is a Slurm here that answers."""
-        from mosweep.launchers.slurm.check import doctor
+        from mosweep.launchers.slurm.check import is_here
 
-        return [doctor()]
+        return [is_here()]
