@@ -165,9 +165,11 @@ def check_installed(plan: Plan, config: Config) -> None:
     }
     for name in config.tracking.recorders:
         needed[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
-    for name, (extra, purpose) in needed.items():
-        if find_spec(name) is None:
-            raise MissingExtra(name, extra, purpose)
+    missing = {name: needs for name, needs in needed.items() if find_spec(name) is None}
+    if missing:
+        extras = dict.fromkeys(extra for extra, _ in missing.values())
+        purposes = dict.fromkeys(purpose for _, purpose in missing.values())
+        raise MissingExtra(", ".join(missing), ",".join(extras), ", ".join(purposes))
 
 
 def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:

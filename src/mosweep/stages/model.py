@@ -32,7 +32,7 @@ class GenerateModel(Work):
 
     kind: ClassVar[Kind] = MODEL
     version: ClassVar[int] = 1
-    traits: ClassVar[Traits] = Traits(requires={"torch": "torchtune", "tokenizers": "torchtune"})
+    traits: ClassVar[Traits] = Traits(requires={"torch": "local", "tokenizers": "local"})
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Leaves the Hugging Face folder ``model``."""
@@ -78,7 +78,7 @@ class ModelSource:
             from huggingface_hub import snapshot_download
         except ModuleNotFoundError as error:
             raise MissingExtra(
-                "huggingface-hub", "torchtune", f"fetching the model {self.hub}"
+                "huggingface-hub", "local", f"fetching the model {self.hub}"
             ) from error
         return Path(snapshot_download(self.hub, revision=self.revision))
 

@@ -28,7 +28,7 @@ SECTION = "tinker"
 __all__ = ["TinkerFinetune", "TinkerRound"]
 
 
-_REQUIRES = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "torchtune"}
+_REQUIRES = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "local"}
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ class Chosen(Work):
     def traits(self) -> Traits:
         """Without merging, it only looks and links."""
         if self.merged:
-            requires = {"torch": "torchtune", "safetensors": "torchtune"}
+            requires = {"torch": "local", "safetensors": "local"}
             return Traits(requires=requires, may_be_trivial=True)
         return Traits(silent=True, immediate=True, may_be_trivial=True)
 
