@@ -2,7 +2,8 @@
 
 The public API. Names load when they are first used, so that ``import mosweep`` costs nothing.
 
-- Extending: ``Backend``, ``RoundBackend``, ``Transform``, ``Evaluation``, ``Work`` and what they use.
+- Extending: ``Backend``, ``RoundBackend``, ``Transform``, ``Evaluation``,
+  ``Launcher``, ``Work`` and what they use.
 - As a library: data sets, training and evaluation backends, workflows, settings.
 """
 
@@ -62,6 +63,8 @@ _PLACES = {
     "evals.dummy.backend": ("DummyEvalBackend",),
     "evals.evaluation": ("Evaluation",),
     "evals.inspect.backend": ("InspectEvalBackend",),
+    "launchers.base": ("Launcher", "Outcome"),
+    "launchers.jobs": ("JobLauncher", "JobState", "Order"),
     "stages.base": ("Transform", "TrialConfig"),
     "stages.data": ("data_folder", "data_stage", "dataset_ref"),
     "stages.loop.rounds": ("Round", "RoundBackend"),

@@ -47,6 +47,11 @@ from mosweep.evals.base import EvalStatus as EvalStatus
 from mosweep.evals.dummy.backend import DummyEvalBackend as DummyEvalBackend
 from mosweep.evals.evaluation import Evaluation as Evaluation
 from mosweep.evals.inspect.backend import InspectEvalBackend as InspectEvalBackend
+from mosweep.launchers.base import Launcher as Launcher
+from mosweep.launchers.base import Outcome as Outcome
+from mosweep.launchers.jobs import JobLauncher as JobLauncher
+from mosweep.launchers.jobs import JobState as JobState
+from mosweep.launchers.jobs import Order as Order
 from mosweep.stages.base import Transform as Transform
 from mosweep.stages.base import TrialConfig as TrialConfig
 from mosweep.stages.data import data_folder as data_folder
