@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,7 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.real
 def test_a_task_added_later_adds_results_to_the_same_trials(
     shell: Shell, started: Callable[[str], int]
 ) -> None:
@@ -148,3 +151,12 @@ def test_a_task_added_later_adds_results_to_the_same_trials(
     assert set(map(tuple, metrics_of(after).values())) == {("copying/score", "negative/score")}
     assert shell(*sweep, "eval.tasks=[negative]").status == 0
     assert metrics_of(shell.summary("later")) == metrics_of(after), "what was measured stays"
+    database = shell.folder / ".mosweep" / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute(
+            "select name from runs join tags using (run_uuid) "
+            "where key = 'mlflow.parentRunId' and lifecycle_stage = 'active'"
+        ).fetchall()
+        params = connection.execute("select distinct key from params").fetchall()
+    assert sorted(name for (name,) in runs) == sorted(after), "one run for each trial"
+    assert "eval.tasks" not in {key for (key,) in params}
