@@ -21,8 +21,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from mosweep.cli.main import VERBS  # noqa: E402
-from mosweep.cli.main import run_verb  # noqa: E402
+from mosweep.cli.main import VERBS, run_verb  # noqa: E402
 from mosweep.config.choices import choices_of  # noqa: E402
 from mosweep.config.groups import Config  # noqa: E402
 from mosweep.config.reference import Option, options  # noqa: E402

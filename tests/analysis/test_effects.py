@@ -213,7 +213,8 @@ def test_ways_of_writing_a_contrast(given: Any, meant: list[Contrast]) -> None:
         ({"factor": "lora.rank", "delta": 0}, "contrasts[0].delta=0: must be > 0"),
         (
             {"factor": "lora.rank", "at": {"model": "huge"}},
-            "contrasts[0].at.model=huge: not a level of model in this sweep; it has tiny, tiny-wide",
+            "contrasts[0].at.model=huge: not a level of model in this sweep; it has tiny, "
+            "tiny-wide",
         ),
         (
             {"factor": "lora.rank", "at": {"lora.rank": 4}},

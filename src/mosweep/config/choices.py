@@ -73,7 +73,9 @@ def _conf_of(text: str) -> Iterator[Path]:
 
 @cache
 def choices_of(group: str) -> dict[str, type[Any]]:
-    """The classes behind ``conf/<group>/*.yaml``, by choice. Choices that cannot be read are left out."""
+    """The classes behind ``conf/<group>/*.yaml``, by choice. Choices that cannot be read are left
+    out.
+    """
     found: dict[str, type[Any]] = {}
     for folder in conf_folders():
         for path in sorted(folder.glob(f"{group}/*.yaml")):

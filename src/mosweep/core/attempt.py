@@ -46,7 +46,8 @@ async def attempt(
     """Make the result of ``key``, unless it is there and ``accept`` takes it.
 
     ``run`` returns the facts. It makes the attempt's folder if it leaves files. ``about`` goes into
-    the record beside time, host and the versions of ``libraries``. Any exception but a cancellation is a failure.
+    the record beside time, host and the versions of ``libraries``. Any exception but a cancellation
+    is a failure.
     """
     if (record := store.read(key)) and accept(record):
         return Ended(record)

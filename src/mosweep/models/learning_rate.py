@@ -10,7 +10,8 @@ __all__ = ["recommended_lr"]
 
 
 def recommended_lr(name: str, key: str) -> float:
-    """The peak learning rate for LoRA on the model ``name`` by ``tinker_cookbook.hyperparam_utils.get_lr``.
+    """The peak learning rate for LoRA on the model ``name`` by
+    ``tinker_cookbook.hyperparam_utils.get_lr``.
 
     Raises ``ConfigError`` on the setting ``key``, which asked for it, where there is none.
     """

@@ -67,7 +67,8 @@ def findings(content: Content) -> Iterator[Text | Findings]:
         yield Text(f"… and {len(effects) - FINDINGS} more comparisons, in the table of effects.")
     risk = 1 - effects[0].level
     yield Text(
-        f"The chance of any false increase or decrease {_among(len(effects))} is at most {risk:.0%} "
+        f"The chance of any false increase or decrease {_among(len(effects))} is at most "
+        f"{risk:.0%} "
         "(Holm). “Not decisive” means that these trials cannot decide, not that there is no "
         "difference."
     )

@@ -109,7 +109,9 @@ class Transform(ABC):
 
 
 def served_by(tuned: Stage) -> str | None:
-    """The provider that holds the model which ``tuned`` leaves; ``None`` if its weights are here."""
+    """The provider that holds the model which ``tuned`` leaves; ``None`` if its weights are
+    here.
+    """
     if remote := tuned.work.traits.remote:
         return remote.provider
     return next((held for need in tuned.needs.values() if (held := served_by(need))), None)

@@ -1,4 +1,6 @@
-"""Which settings the parts of a trial read. A setting that nobody reads must not pass in silence."""
+"""Which settings the parts of a trial read. A setting that nobody reads must not pass in
+silence.
+"""
 
 from __future__ import annotations
 

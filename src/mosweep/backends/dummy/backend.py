@@ -213,7 +213,9 @@ class DummyBackend(RoundBackend):
         yield Check("backend=dummy", True, "needs nothing")
 
     def _shift(self, trial: TrialConfig) -> float:
-        """The sum of the effects at the trial's levels. ``ConfigError`` for a factor that is none."""
+        """The sum of the effects at the trial's levels. ``ConfigError`` for a factor that is
+        none.
+        """
         for level in self.effects or {}:
             factor = level.partition("=")[0]
             if not trial.has(factor) and factor.partition(".")[0] in TOP_LEVEL:

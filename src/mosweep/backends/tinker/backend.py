@@ -71,7 +71,8 @@ class TinkerBackend(RoundBackend):
     beta: float | None = field(default=None, metadata=between(gt=0))
     """Of dpo: the weight of the reference model. By default the recipe's, 0.1."""
     config: str | None = None
-    """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's own, else ``default``."""
+    """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's own, else
+    ``default``."""
     base_url: str | None = field(default=None, metadata=unkeyed)
     """Another server than Tinker's. ``TINKER_BASE_URL`` does the same."""
     use_recommended_lr: bool = False

@@ -59,9 +59,11 @@ class TorchtuneBackend(RoundBackend):
     }
 
     recipe: str = "lora_finetune_single_device"
-    """torchtune's recipe, by name. With ``resources.gpus`` above 1, its distributed counterpart runs."""
+    """torchtune's recipe, by name. With ``resources.gpus`` above 1 its distributed counterpart
+    runs."""
     config: str | None = None
-    """Native defaults: a path, or a name under ``recipes/torchtune/``. By default the model's recipe."""
+    """Native defaults: a path, or a name under ``recipes/torchtune/``. By default the model's
+    recipe."""
     python: str | None = field(default=None, metadata=unkeyed)
     """The interpreter that has torchtune. By default this one."""
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=unkeyed)

@@ -142,7 +142,8 @@ class InspectEvaluation(Evaluation):
     )
 
     tasks: Sequence[str] | None = field(default=None, metadata=unkeyed)
-    """Task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect knows. By default the trial's own task."""
+    """Task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect
+    knows. By default the trial's own task."""
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
