@@ -13,14 +13,14 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-__all__ = ["MosweepSweeper", "NamesSource", "PlanningLauncher", "wrap_launcher"]
+__all__ = ["MosweepSweeper", "NamesSource", "PlanningLauncher"]
 
 
 class MosweepSweeper(Sweeper):
@@ -44,14 +44,15 @@ class MosweepSweeper(Sweeper):
         from mosweep.design.sweeping import sweep
 
         assert self.config is not None and self.hydra_context is not None
-        return sweep(self.config, self.hydra_context, self.launcher, arguments)
+        together = isinstance(self.launcher, PlanningLauncher)
+        return sweep(self.config, self.hydra_context, self.launcher, arguments, together=together)
 
 
 class PlanningLauncher(Launcher):
     """Hands all trials of a sweep to a ``mosweep.launchers.base.Launcher`` at once.
 
     ``options`` are that launcher's, its class as ``_target_``. A choice of ``hydra/launcher`` names
-    the class itself; ``wrap_launcher`` makes it what Hydra takes for a launcher.
+    the class itself; ``mosweep.design.application`` makes it what Hydra takes for a launcher.
     """
 
     def __init__(self, options: DictConfig) -> None:
@@ -71,16 +72,6 @@ class PlanningLauncher(Launcher):
         from mosweep.design.sweeping import launch
 
         return launch(self, job_overrides, initial_job_idx)
-
-
-def wrap_launcher(config: DictConfig) -> None:
-    """Make a mosweep launcher in ``hydra.launcher`` something that Hydra instantiates."""
-    chosen = config.hydra.launcher
-    if str(chosen.get("_target_", "hydra.")).startswith(("hydra.", "hydra_plugins.")):
-        return
-    wrapped = {"_target_": f"{_HERE}.PlanningLauncher", "_recursive_": False, "options": chosen}
-    with open_dict(config.hydra):
-        config.hydra.launcher = wrapped
 
 
 class NamesSource(ConfigSource):

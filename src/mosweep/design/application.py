@@ -20,7 +20,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mosweep.config.choices import conf_folders, use_folder
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["hydra_main", "planned"]
 
 CONFIG_NAME = "config"
+#: The class that hands all trials of a sweep to one of mosweep's launchers.
+PLANNING_LAUNCHER = "hydra_plugins.mosweep.plugin.PlanningLauncher"
 
 
 def hydra_main(arguments: Sequence[str]) -> int:
@@ -110,12 +112,11 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
 
-    from hydra_plugins.mosweep.plugin import wrap_launcher
     from mosweep.design.jobs import run_whole_trial
 
     with explained(hydra, name, overrides):
         config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
-        wrap_launcher(config)
+        _wrap_launcher(config)
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -127,6 +128,16 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
         callbacks.on_multirun_end(config=config, config_name=name)
     # mosweep's sweeper returns the exit status; Hydra's raise if a job failed.
     return returned if isinstance(returned, int) else 0
+
+
+def _wrap_launcher(config: DictConfig) -> None:
+    """Make a mosweep launcher in ``hydra.launcher`` something that Hydra instantiates."""
+    chosen = config.hydra.launcher
+    if str(chosen.get("_target_", "hydra.")).startswith(("hydra.", "hydra_plugins.")):
+        return
+    wrapped = {"_target_": PLANNING_LAUNCHER, "_recursive_": False, "options": chosen}
+    with open_dict(config.hydra):
+        config.hydra.launcher = wrapped
 
 
 def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:

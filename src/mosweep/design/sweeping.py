@@ -31,13 +31,19 @@ __all__ = ["launch", "sweep"]
 
 
 def sweep(
-    config: DictConfig, context: HydraContext, launcher: Any, arguments: Sequence[str]
+    config: DictConfig,
+    context: HydraContext,
+    launcher: Any,
+    arguments: Sequence[str],
+    *,
+    together: bool,
 ) -> Any:
-    """What ``hydra/sweeper=mosweep`` does: the command's trials, launched together."""
-    from hydra_plugins.mosweep.plugin import PlanningLauncher
+    """What ``hydra/sweeper=mosweep`` does with a command's trials.
 
+    ``together``: the launcher takes all of them at once. Hydra's own take one trial a job.
+    """
     design = Design(context.config_loader, config, arguments)
-    if not isinstance(launcher, PlanningLauncher):
+    if not together:
         return launch_stock(config, context, launcher, design)
     launcher.factor_keys = design.factors_in(sweep_folder(config))
     result, _, options = _run_planned(launcher, design.overrides)
