@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mosweep.core.errors import MosweepError
 from mosweep.core.events import Recorder
@@ -13,9 +14,11 @@ from mosweep.core.store import Store
 from mosweep.launchers.driver import PlanRun
 from mosweep.launchers.slurm.arrays import Place
 from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
-from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.sweep.plan import Plan
+
+if TYPE_CHECKING:
+    from mosweep.launchers.slurm.options import Slurm
 
 __all__ = ["At", "Ended", "Jobs"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
@@ -17,10 +18,12 @@ from mosweep.launchers.base import Outcome
 from mosweep.launchers.slurm.client import SlurmClient, SlurmSilent
 from mosweep.launchers.slurm.follow import LOST_S, Follower
 from mosweep.launchers.slurm.jobs import Jobs
-from mosweep.launchers.slurm.options import Slurm
 from mosweep.launchers.slurm.spare import Spare
 from mosweep.launchers.slurm.submit import Submitter
 from mosweep.sweep.plan import Plan
+
+if TYPE_CHECKING:
+    from mosweep.launchers.slurm.options import Slurm
 
 __all__ = ["Launch"]
 
