@@ -126,22 +126,26 @@ def test_nothing_is_left_when_who_wanted_it_is_killed(
         [sys.executable, "-c", code, str(RECIPE), str(folder), str(words), str(base)],
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not (folder / "run" / "work" / "epoch_1").exists():
-        assert starter.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert len(processes_of(folder)) >= 4  # shell, child, two ranks
-    group = json.loads((folder / "run" / "process.json").read_text())["pid"]
-    if victim == "starter":
-        starter.kill()
-    else:
-        os.killpg(group, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while left := processes_of(folder):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
-    starter.wait()
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "run" / "work" / "epoch_1").exists():
+            assert starter.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(processes_of(folder)) >= 4  # shell, child, two ranks
+        group = json.loads((folder / "run" / "process.json").read_text())["pid"]
+        if victim == "starter":
+            starter.kill()
+        else:
+            os.killpg(group, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while left := processes_of(folder):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+        starter.wait()
+    finally:
+        starter.kill()  # whatever was wrong, nothing goes on
+        starter.wait()
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -152,7 +156,7 @@ def processes_of(folder: Path) -> list[str]:
             line = path.read_bytes().decode(errors="replace").replace("\0", " ")
         except OSError:
             continue
-        if str(folder) in line and "torchtune_child" in line:
+        if str(folder) in line and "torchtune/child.py" in line:
             found.append(line)
     return found
 

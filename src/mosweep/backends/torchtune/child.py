@@ -1,14 +1,14 @@
 """Run one torchtune recipe and package what it leaves. A script for the interpreter that trains,
 which need not have mosweep.
 
-``python torchtune_child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base,
+``python child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base,
 processes …), runs torchtune's own recipe, from the last checkpoint of an earlier attempt if there
 is one, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json`` and ``run/result.json``. Its
 exit status tells the truth: a run whose loss is not finite, or that took no step, or left no
 adapter, has failed.
 
-One process runs the recipe itself. Several are started by torchrun, as ``torchtune_child.py FOLDER
-rank``; on several nodes of a Slurm job, srun first starts ``torchtune_child.py FOLDER agent
+One process runs the recipe itself. Several are started by torchrun, as ``child.py FOLDER
+rank``; on several nodes of a Slurm job, srun first starts ``child.py FOLDER agent
 ENDPOINT ID`` on each. ``mend`` says what is changed in torchtune, and why.
 """
 

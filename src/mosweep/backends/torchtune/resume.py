@@ -1,4 +1,4 @@
-"""Going on where a killed run of torchtune stopped. Loaded by path from ``torchtune_child``; needs
+"""Going on where a killed run of torchtune stopped. Loaded by path from ``child``; needs
 no mosweep.
 
 torchtune saves at the end of every epoch but the last, into ``run/work``:
