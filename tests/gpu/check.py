@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,10 +95,12 @@ class Check:
         mark = {None: "", True: "  ok", False: "  FAILED"}[ok]
         print(f"[{self.spent:5.0f} s] {self.step}: {measure}: {value}{mark}")
 
-    def run(self) -> None:
-        """All steps, whatever becomes of each."""
+    def run(self, only: Sequence[str] = ()) -> None:
+        """All steps, or those that ``only`` names, whatever becomes of each."""
         for step in STEPS:
             self.step = step.__name__
+            if only and self.step not in (*only, "versions", "base"):
+                continue
             try:
                 if self.runs.left < 0:
                     raise TimeoutError("no time left")
@@ -182,7 +184,11 @@ def training(check: Check) -> None:
 
 
 def resume(check: Check) -> None:
-    """A run that is killed in the middle and resumed, against one that is not."""
+    """A run that is killed in the middle and resumed, against one that is not.
+
+    On the CPU both are equal. Attention on a GPU sums in no fixed order, so there the yardstick is
+    how much two runs differ that are not killed.
+    """
     settings = {"cudnn_deterministic_mode": "warn"} if check.scale.device == "cuda" else {}
     whole = check.runs.train("whole", settings) if settings else check.runs.done("first")
     check.runs.train("killed", settings, kill=True)
@@ -195,8 +201,13 @@ def resume(check: Check) -> None:
         check.add("operations that are not deterministic", ", ".join(unsteady))
     pairs = zip(resumed.losses, whole.losses, strict=True)
     check.add("largest difference of a loss", f"{max(abs(a - b) for a, b in pairs):.3g}")
-    gap = difference(resumed.adapter, whole.adapter)
-    check.add("adapter", "equal" if gap == 0 else f"largest difference {gap:.3g}", gap == 0)
+    gap, most = difference(resumed.adapter, whole.adapter), 0.0
+    if settings:
+        again = check.runs.train("whole-again", settings)
+        assert again is not None
+        most = 3 * difference(again.adapter, whole.adapter)
+        check.add("three times what two whole runs differ by", f"{most:.3g}")
+    check.add("adapter", "equal" if gap == 0 else f"largest difference {gap:.3g}", gap <= most)
 
 
 def overhead(check: Check) -> None:
@@ -341,12 +352,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gpu/check.sh", description=__doc__)
     parser.add_argument("--cpu", action="store_true", help="the small check on the CPU")
     parser.add_argument("--seconds", type=float, default=470, help="start nothing after these")
+    parser.add_argument("--only", action="append", help="run this step alone; repeatable")
     options = parser.parse_args()
     scale = GPU if torch.cuda.is_available() and not options.cpu else CPU
     out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
     with tempfile.TemporaryDirectory(prefix="mosweep-gpu-") as folder:
         check = Check(scale, Path(folder), options.seconds, out)
-        check.run()
+        check.run(options.only or ())
     print(f"\n{check.table()}")
     return 0 if check.passed else 1
 
