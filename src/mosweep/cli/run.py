@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     _forget(rerun, store)
     sweep.note_launch(launch.file)
     evalops = evalops_recorder(evalops_of(launch.design), store, sweep, plan)
-    if run_plan(plan, store, sweep, launcher, quiet=args.json, told=evalops).detached:
+    if run_plan(plan, store, sweep, launcher, quiet=args.json, recorders=evalops).detached:
         return 0
     result = link_and_record(
         trials,
