@@ -102,9 +102,7 @@ def test_who_asks_for_more_patience_than_there_is_is_told_so() -> None:
     async def go() -> str:
         return await policy(patience_s=60).call("making a thing", provider)
 
-    with pytest.raises(
-        RemoteError, match="asks to wait 120 min, longer than the limit of 60 s"
-    ):
+    with pytest.raises(RemoteError, match="asks to wait 120 min, longer than the limit of 60 s"):
         asyncio.run(go())
 
 

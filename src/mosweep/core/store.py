@@ -337,9 +337,7 @@ def _check_file(folder: Path, file: Mapping[str, Any], thorough: bool) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise CorruptRecord(f"{path} is missing") from None
     if status.st_size != file["size"]:
-        raise CorruptRecord(
-            f"{path} has {status.st_size} bytes, but {file['size']} were published"
-        )
+        raise CorruptRecord(f"{path} has {status.st_size} bytes, but {file['size']} were published")
     trusted = status.st_size > SMALL and status.st_mtime_ns == file["mtime_ns"] and not thorough
     if not trusted and fingerprint.digest_file(path) != file["sha256"]:
         raise CorruptRecord(f"{path} was changed after it was published")
