@@ -37,8 +37,8 @@ def conf_folders() -> list[Path]:
 def plugin_folders() -> tuple[Path, ...]:
     """The ``conf/`` folders of installed packages with an entry point in ``mosweep.plugins``.
 
-    The entry point names a package whose folder has ``conf/``. The metadata files are read directly:
-    ``importlib.metadata`` would take longer than all the rest of ``mosweep --help``.
+    The entry point names a package whose folder has ``conf/``. The metadata files are read
+    directly: ``importlib.metadata`` would take longer than all the rest of ``mosweep --help``.
     """
     return tuple(dict.fromkeys(_plugin_folders()))
 

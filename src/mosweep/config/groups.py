@@ -222,7 +222,7 @@ class Contamination:
 class EvalOps:
     """The section ``loop.evalops``: an EvalOps service that each round is reported to as it ends.
 
-    The key is read from ``EVALOPS_API_KEY``. If the service does not answer, there is a warning, and
+    The key is read from ``EVALOPS_API_KEY``. If the service does not answer, there is a warning and
     the loop continues. At its end, a launch spends up to five seconds on rounds that are not yet
     reported, and waits up to ``timeout_s`` for an open answer.
     """

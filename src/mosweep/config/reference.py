@@ -1,7 +1,8 @@
 """The reference of all settings: the fields of the configuration dataclasses.
 
-The schemas are the only source of names, types, defaults and bounds. A field's meaning is the string
-literal right below it (an attribute docstring). Python discards it, so it is read from the source.
+The schemas are the only source of names, types, defaults and bounds. A field's meaning is the
+string literal right below it (an attribute docstring). Python discards it, so it is read from the
+source.
 """
 
 from __future__ import annotations

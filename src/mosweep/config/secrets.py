@@ -14,13 +14,16 @@ from mosweep.core.errors import ConfigError
 __all__ = ["find_secrets", "looks_secret", "masked", "refuse_secrets"]
 
 _SECRET_KEY = re.compile(
-    r"(?:^|[._-])(?:api_?key|apikey|secret(?:_?key)?|password|passwd|passphrase|credentials?|bearer|auth(?:_?token)?|(?:access|private|signing)_?key|(?:api|auth|access|hf|hub|bearer|refresh|session|bot|wandb|github)_?token"
+    r"(?:^|[._-])(?:api_?key|apikey|secret(?:_?key)?|password|passwd|passphrase|credentials?"
+    r"|bearer|auth(?:_?token)?|(?:access|private|signing)_?key"
+    r"|(?:api|auth|access|hf|hub|bearer|refresh|session|bot|wandb|github)_?token"
     # A tokenizer's special tokens are not secrets.
     r"|(?<!(?:eos|bos|pad|unk|sep|cls|eot|eom)_)(?<!(?:mask|stop)_)token)$",
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
-    r"(?:\bsk-[\w-]{16,}|\bsk_(?:live|test)_\w{10,}|\bhf_\w{20,}|\btml-[\w-]{16,}|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}"
+    r"(?:\bsk-[\w-]{16,}|\bsk_(?:live|test)_\w{10,}|\bhf_\w{20,}|\btml-[\w-]{16,}"
+    r"|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}"
     r"|\bAIza[\w-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s:@]+@)"
 )
 

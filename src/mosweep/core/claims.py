@@ -2,9 +2,10 @@
 
 Every process has one *card*, a small file that identifies it. The process keeps renewing the
 card's modification time. A claim is a hard link ``<key>.<n>`` to that card: ``link(2)`` is atomic,
-and succeeds only once. ``n`` is the *fencing token*. A process that finds the owner of ``<key>.<n>``
-dead makes ``<key>.<n+1>``, and again only one can. The owner is the holder of the highest token, so
-a process that stalled and resumes sees that it has lost its claim (``Claim.check``).
+and succeeds only once. ``n`` is the *fencing token*. A process that finds the owner of
+``<key>.<n>`` dead makes ``<key>.<n+1>``, and again only one can. The owner is the holder of the
+highest token, so a process that stalled and resumes sees that it has lost its claim
+(``Claim.check``).
 
 An owner on this machine is dead when its process is gone. An owner elsewhere is dead when its card
 has not been renewed for ``STALE_S`` by *our* clock, so clocks need not agree. This works on NFS. It

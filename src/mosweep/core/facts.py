@@ -1,7 +1,7 @@
 """The typed facts that stages report about data sets, models and evaluations.
 
-A work returns ``to_json()`` of one of these classes, and readers call ``of(facts)``. Facts that only
-one backend or evaluator reports are in ``more``. In JSON they are beside the typed fields.
+A work returns ``to_json()`` of one of these classes, and readers call ``of(facts)``. Facts that
+only one backend or evaluator reports are in ``more``. In JSON they are beside the typed fields.
 """
 
 from __future__ import annotations

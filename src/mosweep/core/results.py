@@ -168,7 +168,7 @@ class TrialResult:
 
     @cached_property
     def status(self) -> Status:
-        """``succeeded`` if all stages are, else the first of failed, cancelled, running, pending."""
+        """``succeeded`` if all stages are, or the first of failed, cancelled, running, pending."""
         statuses = {stage.status for stage in self.stages}
         order: tuple[Status, ...] = ("failed", "cancelled", "running")
         for status in order:

@@ -203,6 +203,6 @@ def failure(trial: TrialResult) -> StageError:
 
 
 def exit_status(trials: Sequence[TrialResult], *, waited: bool = True) -> int:
-    """0 if all trials succeeded. If nobody waited for them, they may also be unfinished."""
+    """0 if all trials succeeded, else 1. Without ``waited`` they may also be unfinished."""
     expected = ("succeeded",) if waited else ("succeeded", "running", "pending")
     return 0 if all(trial.status in expected for trial in trials) else 1

@@ -147,7 +147,7 @@ def forced(
 def with_stages(
     trials: Sequence[Trial], selected: Sequence[Trial], more: Collection[str]
 ) -> list[Trial]:
-    """The stages of the ``selected`` trials, and the stages of all trials with a key in ``more``."""
+    """The stages of the ``selected`` trials, and the stages of all trials with keys in ``more``."""
     chosen = {trial.name: {stage.key for stage in trial.stages} for trial in selected}
     kept = [
         replace(
