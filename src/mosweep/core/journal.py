@@ -46,7 +46,7 @@ class Journal:
     def read(self, event: str | None = None) -> Iterator[Mapping[str, Any]]:
         """All events, or those called ``event``, oldest first. Truncated lines are skipped."""
         try:
-            # As bytes: in text, line ends such as U+2028 inside of JSON would split a line.
+            # Read as bytes, so that only lines that may match are decoded.
             file = open(self.path, "rb")  # noqa: SIM115 - closed below
         except FileNotFoundError:
             return

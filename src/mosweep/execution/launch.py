@@ -1,6 +1,6 @@
 """Run trials: freeze the design, plan, launch, record, report.
 
-This is the one path for all launchers and for library users. It must not know any of them by name.
+This is the one path for all launchers and for library users. It must not know a launcher by name.
 """
 
 from __future__ import annotations
