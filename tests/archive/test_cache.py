@@ -134,7 +134,7 @@ def test_clearing_asks_and_says_what_it_costs(shell: Shell) -> None:
     assert shell(*SWEEP, "experiment.name=one").status == 0
     before = set(store_of(shell).keys())
     refused = shell("cache", "clear", "--all")
-    assert (refused.status, "--yes" in refused.err, "computing them again" in refused.err) == (
+    assert (refused.status, "--yes" in refused.err, "Recomputing them" in refused.err) == (
         2,
         True,
         True,

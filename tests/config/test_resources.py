@@ -214,7 +214,7 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
         (
             {"models": {"m": {"time": 90}}},
             "resources.models.m.time",
-            'YAML reads 1:30 without quotes as 90, too; write time: "1:30"',
+            'YAML reads 1:30 without quotes as 90; write time: "1:30"',
         ),
         (
             {"stages": {"eval": {"time": 5400}}},

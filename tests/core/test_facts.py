@@ -32,7 +32,7 @@ def test_facts_are_read_back_as_they_were(facts: DataFacts | ModelFacts | EvalFa
 
 
 def test_what_facts_lack_is_named() -> None:
-    with pytest.raises(StoreError, match=r"lack model_id, n \(EvalFacts\)"):
+    with pytest.raises(StoreError, match=r"EvalFacts of a stage: missing model_id, n$"):
         EvalFacts.of({"task": "words", "metrics": {}})
 
 

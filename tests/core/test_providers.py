@@ -68,7 +68,7 @@ def test_what_may_help_is_asked_again_and_said() -> None:
     pauses = [b - a for a, b in zip(provider.asked, provider.asked[1:], strict=False)]
     assert 0.01 <= pauses[0] < pauses[2]
     assert len(said) == 3
-    assert said[0].startswith("them: making a thing: 503: busy; again in 0.0")
+    assert said[0].startswith("them: making a thing: 503: busy; retry in 0.0")
 
 
 def test_what_cannot_help_fails_at_once() -> None:
@@ -102,9 +102,7 @@ def test_who_asks_for_more_patience_than_there_is_is_told_so() -> None:
     async def go() -> str:
         return await policy(patience_s=60).call("making a thing", provider)
 
-    with pytest.raises(
-        RemoteError, match="left alone for 120 min, longer than the patience of 60 s"
-    ):
+    with pytest.raises(RemoteError, match="asks to wait 120 min, longer than the limit of 60 s"):
         asyncio.run(go())
 
 

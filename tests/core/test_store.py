@@ -204,7 +204,7 @@ def test_a_damaged_file_is_found_set_aside_and_made_again(
     damaged = publish(store).folder
     publish(store, OTHER)
     damage(damaged)
-    with pytest.warns(DamageWarning, match="damaged: .*set aside in .*quarantine"):
+    with pytest.warns(DamageWarning, match="damaged: .*moved to .*quarantine"):
         assert store.read(KEY) is None
     assert list(store.keys()) == [OTHER]
     assert not damaged.exists()
@@ -224,7 +224,7 @@ def test_a_large_file_with_its_old_time_is_trusted_unless_asked_to_be_thorough(
     record = publish(store)
     flip(record.folder / "sub/large.bin", keep_time=True)
     assert store.read(KEY) is not None
-    with pytest.warns(DamageWarning, match=r"large\.bin has other content"):
+    with pytest.warns(DamageWarning, match=r"large\.bin was changed after it was published"):
         assert store.read(KEY, thorough=True) is None
 
 
@@ -281,7 +281,7 @@ def test_a_copied_record_does_not_cost_the_stage_it_was_copied_from(store: Store
     path = record_path(store, OTHER)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(record_path(store).read_bytes())
-    with pytest.warns(DamageWarning, match=f"is another stage's \\({KEY[:12]}\\)"):
+    with pytest.warns(DamageWarning, match=f"is that of another stage \\({KEY[:12]}\\)"):
         assert store.read(OTHER) is None
     assert store.read(KEY, thorough=True) is not None
 

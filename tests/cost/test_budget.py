@@ -129,7 +129,7 @@ def test_a_fine_tune_is_foreseen_by_records_else_by_the_length_of_its_data_else_
     unknown = cost(shell, "lora.rank=2,4")
     assert unknown["usd"] is None
     assert unknown["usd_unknown"] == [
-        "finetune of tiny: no similar stage has run yet, and its data set is not there yet"
+        "finetune of tiny: no similar stage has run yet, and its data set is not built yet"
     ]
     assert "cost: unknown; finetune of tiny" in shell("plan", *PAID, "lora.rank=2,4").out
     # leaves the data set

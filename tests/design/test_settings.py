@@ -44,9 +44,9 @@ def test_any_tag_matches(tags: list[str] | None, datasets: list[str], evals: lis
 
 
 def test_mistakes() -> None:
-    with pytest.raises(UserError, match="has the evaluation 'gsm8k' already"):
+    with pytest.raises(UserError, match="already has the evaluation 'gsm8k'"):
         built().add_eval("gsm8k")
-    with pytest.raises(UserError, match="must be a list of words"):
+    with pytest.raises(UserError, match="expected a list of words"):
         built().collate_evals("math")
 
 
@@ -64,7 +64,7 @@ def test_registry() -> None:
         asyncio.run(get_setting("test-async")) == asyncio.run(get_setting("test-plain")) == built()
     )
     assert register_setting("test-plain")(plain) is plain
-    with pytest.raises(UserError, match="a setting 'test-plain' already"):
+    with pytest.raises(UserError, match="a setting 'test-plain' is already registered"):
         register_setting("test-plain")(built)
     with pytest.raises(UserError, match=r"no setting 'test-plian'.*test-plain"):
         asyncio.run(get_setting("test-plian"))
@@ -120,8 +120,8 @@ def test_in_a_sweep(with_setting: Shell) -> None:
 
 def test_mistakes_in_a_sweep(with_setting: Shell) -> None:
     for words, says in (
-        (["setting=mine", "tags=[smal]"], "nothing in setting mine has that tag"),
-        (["tags=[small]"], "give setting=NAME, too"),
+        (["setting=mine", "tags=[smal]"], "setting mine has no such tag"),
+        (["tags=[small]"], "add setting=NAME"),
         (["setting=nonesuch"], "nonesuch"),
         (["setting=mine", "tags=small"], "expected a list of words"),
     ):

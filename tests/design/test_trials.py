@@ -186,7 +186,7 @@ def test_seeds(seeds: Any) -> None:
         (None, [{}, "@nosuch.json"], None, r"treatments\[1\]", "cannot be read"),
         (None, {"model": []}, None, r"treatments\.model", "at least one level"),
         (None, {"lora": {"rank": []}}, None, r"treatments\.lora\.rank", "at least one level"),
-        (None, None, 0, "seeds", "expected a list of whole numbers, or how many"),
+        (None, None, 0, "seeds", "expected a list of whole numbers, or their count"),
         (None, None, -1, "seeds", "expected a list"),
         (None, None, [], "seeds", "expected a list"),
         (None, None, True, "seeds", "expected a list"),

@@ -330,7 +330,7 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ),
         (
             {"optim": {"batch_size": 2}, "batch_size": 4},
-            "loop.batch_size=4: optim.batch_size=2 says otherwise",
+            "loop.batch_size=4: optim.batch_size=2 is given too",
         ),
         (
             {"optim": {"lr": 0.1}, "use_recommended_lr": True},

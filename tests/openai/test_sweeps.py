@@ -296,7 +296,7 @@ def test_a_refused_job_does_not_keep_others_from_their_end(
     done = shell("-m", *quick, "seed=0,1", "experiment.name=grown")
     assert done.status == 1
     assert "fine_tuning_closed" in done.err
-    assert "1 stage whose job is there is finished all the same" in done.err
+    assert "1 stage that already has a job will still finish" in done.err
     trials = shell.summary("grown")
     assert {name: trial["status"] for name, trial in trials.items()} == {
         "trial": "succeeded",

@@ -84,7 +84,7 @@ def test_an_eval_without_its_finetune_is_refused(sweep: Shell) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--trials", "nope"), "means no trial of the sweep"),
+        (("--trials", "nope"), "matches no trial of the sweep"),
         (("--trials", "lora.rank>=many"), "lora.rank is a number"),
         (("--stage", "fine"), "valid: eval, eval:capitalization, finetune"),
     ],

@@ -1,3 +1,4 @@
-"""mosweep's Hydra plug-ins. Hydra imports them at every start of every Hydra application, so they
-import nothing heavy.
+"""mosweep's Hydra plug-ins.
+
+Every Hydra application imports them when it starts, so they must not import anything heavy.
 """

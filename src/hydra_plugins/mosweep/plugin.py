@@ -1,5 +1,6 @@
-"""The sweeper, the launcher and the source of open-ended group choices, as Hydra wants them; the
-work is done in ``mosweep``.
+"""mosweep's sweeper, launcher and config source, in the form that Hydra expects.
+
+They only adapt: ``mosweep.design`` does the work.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ __all__ = ["MosweepSweeper", "NamesSource", "PlanningLauncher"]
 
 
 class MosweepSweeper(Sweeper):
-    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials;
-    composes no trial twice.
-    """
+    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -51,8 +50,9 @@ class MosweepSweeper(Sweeper):
 class PlanningLauncher(Launcher):
     """Hands all trials of a sweep to a ``mosweep.launchers.base.Launcher`` at once.
 
-    ``options`` are that launcher's, its class as ``_target_``. A choice of ``hydra/launcher`` names
-    the class itself; ``mosweep.design.application`` makes it what Hydra takes for a launcher.
+    ``options`` are that launcher's options, with its class as ``_target_``. A choice of
+    ``hydra/launcher`` names the launcher itself. ``mosweep.design.application`` wraps it in this
+    class, because Hydra accepts only its own launchers.
     """
 
     def __init__(self, options: DictConfig) -> None:
@@ -75,11 +75,10 @@ class PlanningLauncher(Launcher):
 
 
 class NamesSource(ConfigSource):
-    """Groups whose choices are names that mosweep cannot list beforehand: any data set, any task
-    folder.
+    """Groups with an open list of choices: any data set, any task folder.
 
-    ``task=mine`` needs no ``conf/task/mine.yaml`` then: a file of that name is looked for first,
-    and otherwise the choice is ``{name: mine}``. Only mosweep's own search path has this source.
+    ``task=mine`` works without ``conf/task/mine.yaml``: Hydra looks for that file first, and
+    otherwise the choice is ``{name: mine}``. Only mosweep's own search path has this source.
     """
 
     groups = ("dataset", "task")
@@ -104,7 +103,7 @@ class NamesSource(ConfigSource):
         return config_path in self.groups
 
     def is_config(self, config_path: str) -> bool:
-        """Any plain name is a choice of an open group."""
+        """Whether ``config_path`` is a plain name in an open group."""
         group, slash, name = config_path.removesuffix(".yaml").partition("/")
         return bool(slash) and group in self.groups and bool(name) and "/" not in name
 
@@ -113,7 +112,7 @@ class NamesSource(ConfigSource):
         return True
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Known names: the task folders here and those that mosweep ships."""
+        """The known names: the task folders here and those that mosweep ships."""
         if config_path in ("", "."):
             return list(self.groups) if results_filter in (None, ObjectType.GROUP) else []
         if config_path != "task" or results_filter == ObjectType.GROUP:
@@ -129,8 +128,8 @@ class NamesSource(ConfigSource):
         )
 
 
-# Plain nodes, not dataclasses: Hydra executes plug-ins outside ``sys.modules``, where dataclasses
-# cannot be made.
+# Plain nodes, not dataclasses: Hydra runs plug-ins outside ``sys.modules``, where dataclasses
+# cannot be defined.
 _store = ConfigStore.instance()
 _HERE = "hydra_plugins.mosweep.plugin"
 _store.store(
@@ -139,8 +138,8 @@ _store.store(
     node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}),
     provider="mosweep",
 )
-# Hydra closes all sections to new keys; these are open, and checked elsewhere: the native options
-# of torchtune, Tinker and Inspect against what the stage's native configuration has, resources by
+# Hydra refuses new keys in all sections but these. mosweep checks them itself: the native options
+# of torchtune, Tinker and Inspect against each stage's native configuration, and resources against
 # their own schema.
 _store.store(
     name="mosweep_open",

@@ -1,4 +1,4 @@
-"""``mosweep analyze``: a sweep as a report."""
+"""``mosweep analyze``: write a sweep's report."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ __all__ = ["analyze"]
 
 
 def analyze(arguments: Sequence[str]) -> int:
-    """A sweep as a report."""
+    """Write a sweep's report."""
     parser = parser_of(
         "analyze",
-        "A sweep as a report: a page that opens anywhere, the same as Markdown, plots, and tables.",
+        "Write a sweep's report: a self-contained HTML page, Markdown, plots and tables.",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="DIR",
         type=Path,
-        help="where to (default: report/ in the sweep's folder)",
+        help="the report's folder (default: report/ in the sweep's folder)",
     )
     args = parser.parse_args(arguments)
     sweep = find_sweep(args.sweep)
     output = args.output or sweep.folder / "report"
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is there, and not a folder")
+        raise UserError(f"--output {output}: exists and is not a folder; choose another path")
     from mosweep.analysis.effects import effects_data
     from mosweep.reports.analyze import analyze
 
-    done = analyze(sweep, observed(sweep), output)
+    report = analyze(sweep, observed(sweep), output)
     if args.json:
         print_json(
             {
-                "folder": str(done.folder),
-                "files": done.files,
-                "problem": done.problem,
-                "effects": effects_data(done.effects),
+                "folder": str(report.folder),
+                "files": report.files,
+                "problem": report.problem,
+                "effects": effects_data(report.effects),
             }
         )
     else:
-        for effect in done.effects:
+        for effect in report.effects:
             estimate = f"{effect.estimate:+.3f}, " if effect.estimate is not None else ""
             print(f"{effect.contrast}: {effect.metric}: {estimate}{effect.verdict}")
-        if done.problem:
-            print(f"no effects: {done.problem}")
-        print(os.path.relpath(done.folder / "report.html"))
+        if report.problem:
+            print(f"no effects: {report.problem}")
+        print(os.path.relpath(report.folder / "report.html"))
     return 0

@@ -1,4 +1,4 @@
-"""``mosweep bundle``: a sweep as one archive."""
+"""``mosweep bundle``: pack a sweep into one archive."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ __all__ = ["bundle"]
 
 
 def bundle(arguments: Sequence[str]) -> int:
-    """A sweep as one archive."""
+    """Pack a sweep into one archive."""
     parser = parser_of(
         "bundle",
-        "A sweep as one archive: design, configurations, records, logs and samples. mosweep "
-        "verify checks it anywhere.",
+        "Pack a sweep into one archive: design, configurations, records, logs and samples. "
+        "Check it on any machine with mosweep verify.",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="where to (default: NAME.tar.gz)"
+        "-o", "--output", metavar="FILE", type=Path, help="the archive (default: NAME.tar.gz)"
     )
     parser.add_argument(
         "--weights",
         action="store_true",
-        help="with adapters and models; without, their SHA-256 is there",
+        help="include adapters and models; otherwise only their SHA-256 digests",
     )
     parser.add_argument(
-        "--data", action="store_true", help="with data sets; without, their SHA-256 is there"
+        "--data",
+        action="store_true",
+        help="include data sets; otherwise only their SHA-256 digests",
     )
     parser.add_argument(
         "--author",
         action="append",
         default=[],
         metavar="NAME",
-        help="for CITATION.cff: 'Family, Given', or a group's name",
+        help="an author for CITATION.cff: 'Family, Given', or a group's name; repeatable",
     )
     parser.add_argument(
-        "--anyway", action="store_true", help="even if something in it looks like a secret"
+        "--anyway", action="store_true", help="pack even if a file seems to contain a secret"
     )
     args = parser.parse_args(arguments)
     sweep = find_sweep(args.sweep)
@@ -53,7 +55,7 @@ def bundle(arguments: Sequence[str]) -> int:
         print_json({**asdict(verdict), "holds": verdict.holds})
     else:
         print(
-            f"{verdict_text(verdict)}\n{output}: {output.stat().st_size / 1e6:,.1f} MB; to check "
-            f"it: mosweep verify {output}"
+            f"{verdict_text(verdict)}\n{output}: {output.stat().st_size / 1e6:,.1f} MB; check "
+            f"it with: mosweep verify {output}"
         )
     return 0

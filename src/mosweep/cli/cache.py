@@ -1,4 +1,4 @@
-"""``mosweep cache``: what is in the store, and what to do about it."""
+"""``mosweep cache``: inspect the store, and clean it up."""
 
 from __future__ import annotations
 
@@ -22,66 +22,68 @@ __all__ = ["cache"]
 
 
 def cache(arguments: Sequence[str]) -> int:
-    """Look into the store, clear it, move entries."""
+    """List, check, remove, export or import entries of the store."""
     from mosweep.core.paths import home
     from mosweep.core.store import Store
 
     parser = argparse.ArgumentParser(
-        prog="mosweep cache", description="What is in the store, and what to do about it."
+        prog="mosweep cache", description="Inspect the store, and clean it up."
     )
     parser.add_argument(
-        "--store", type=Path, help="the store's folder; by default the one in mosweep's home"
+        "--store", type=Path, help="the store's folder (default: store/ in MOSWEEP_HOME)"
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    which = argparse.ArgumentParser(add_help=False)
-    which.add_argument("--kind", help="data, model, finetune, eval, step, …")
-    which.add_argument("--model", help="part of a model's name or id")
-    which.add_argument("--older-than", metavar="AGE", help="90s, 15m, 12h, 7d, 2w")
-    which.add_argument(
+    filters = argparse.ArgumentParser(add_help=False)
+    filters.add_argument("--kind", help="only this kind: data, model, finetune, eval, step, …")
+    filters.add_argument("--model", help="only entries whose model's name or id contains this")
+    filters.add_argument(
+        "--older-than", metavar="AGE", help="only entries older than 90s, 15m, 12h, 7d, 2w"
+    )
+    filters.add_argument(
         "--experiment",
         action="append",
         default=[],
         metavar="SWEEP",
-        help="entries that this sweep's trials use",
+        help="only entries that this sweep's trials use; repeatable",
     )
-    which.add_argument(
-        "--reachable-from", metavar="KEY", help="this entry, and everything it was made from"
+    filters.add_argument(
+        "--reachable-from", metavar="KEY", help="only this entry and everything it was made from"
     )
-    printed = argparse.ArgumentParser(add_help=False)
-    printed.add_argument("--json", action="store_true", help="print JSON")
-    sure = argparse.ArgumentParser(add_help=False)
-    sure.add_argument("--yes", action="store_true", help="do not ask")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print JSON")
+    confirmation = argparse.ArgumentParser(add_help=False)
+    confirmation.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     texts = {
-        "list": "one line an entry",
-        "stats": "entries, bytes and computing time by kind",
-        "size": "bytes of the chosen entries",
-        "verify": "hash every file; damaged entries go to quarantine",
+        "list": "list entries, one per line",
+        "stats": "entries, bytes and compute time by kind",
+        "size": "bytes of the selected entries",
+        "verify": "hash every file; move damaged entries to quarantine",
     }
     for action, text in texts.items():
-        actions.add_parser(action, help=text, description=text, parents=[which, printed])
-    actions.add_parser("show", help="one entry, whole", parents=[printed]).add_argument(
-        "key", help="a key, its beginning, or an atom's id"
+        actions.add_parser(action, help=text, description=text, parents=[filters, output])
+    actions.add_parser("show", help="show one entry in full", parents=[output]).add_argument(
+        "key", help="a key, a prefix of one, or an atom's id"
     )
     clear = actions.add_parser(
         "clear",
-        help="remove entries; what a running sweep needs stays",
-        parents=[which, printed, sure],
+        help="remove entries, except those that a running sweep needs",
+        parents=[filters, output, confirmation],
     )
-    clear.add_argument("keys", nargs="*", metavar="KEY", help="entries by key")
-    clear.add_argument("--all", action="store_true", help="everything")
+    clear.add_argument("keys", nargs="*", metavar="KEY", help="only the entries with these keys")
+    clear.add_argument("--all", action="store_true", help="remove everything")
     actions.add_parser(
         "gc",
-        help="remove what failed attempts left, including logs and checkpoints",
-        parents=[printed, sure],
+        help="remove the folders of failed attempts, with their logs and checkpoints",
+        parents=[output, confirmation],
     )
     export = actions.add_parser(
         "export",
-        help="entries, and everything they were made from, as one archive",
-        parents=[which, printed],
+        help="pack entries, and everything they were made from, into one archive",
+        parents=[filters, output],
     )
     export.add_argument("target", type=Path, metavar="FILE.tar.gz")
     actions.add_parser(
-        "import", help="add the entries of an archive", parents=[printed]
+        "import", help="add the entries of an archive", parents=[output]
     ).add_argument("source", type=Path, metavar="FILE.tar.gz")
     args = parser.parse_args(arguments)
     store = Store(args.store.absolute() if args.store else home() / "store")
@@ -105,7 +107,7 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
         return 0
     if args.action == "import":
         new, known = import_archive(store, args.source)
-        say({"new": new, "known": known}, f"{new} entries imported; {known} were there already")
+        say({"new": new, "known": known}, f"{new} entries imported; {known} already in the store")
         return 0
     if args.action == "gc":
         folders = garbage(store)
@@ -114,8 +116,7 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
             return 0
         _ask(
             args,
-            f"remove {len(folders)} folders that failed attempts left, with their logs and "
-            "checkpoints?",
+            f"remove {len(folders)} folders of failed attempts, with their logs and checkpoints?",
         )
         freed = collect_garbage(store, folders)
         say(
@@ -144,7 +145,7 @@ def _cache_action(args: argparse.Namespace, store: Store) -> int:
         lines = (
             [*damage.values(), f"{len(chosen)} entries: {len(damage)} damaged"]
             if damage
-            else [f"{len(chosen)} entries are sound"]
+            else [f"{len(chosen)} entries are intact"]
         )
         say({"entries": len(chosen), "damaged": damage}, "\n".join(lines))
         return 1 if damage else 0
@@ -168,30 +169,28 @@ def _clear(
 
     if everything and not args.all:
         raise UserError(
-            "mosweep cache clear: choose what to remove (--kind, --model, --older-than, "
-            "--experiment, KEY …), or give --all"
+            "mosweep cache clear: select what to remove (--kind, --model, --older-than, "
+            "--experiment, KEY …), or pass --all"
         )
     used = in_use(store)
     free = {key: entry for key, entry in chosen.items() if key not in used}
     kept = len(chosen) - len(free)
-    note = f"; {kept} more are kept, because a running sweep needs them" if kept else ""
+    note = f"; {kept} more are kept because a running sweep needs them" if kept else ""
     if not free:
         say({"removed": 0, "bytes": 0, "kept": kept}, f"nothing to remove{note}")
         return 0
-    size, seconds = (
-        sum(entry.size for entry in free.values()),
-        sum(entry.seconds for entry in free.values()),
-    )
+    size = sum(entry.size for entry in free.values())
+    seconds = sum(entry.seconds for entry in free.values())
     kinds = ", ".join(
         f"{count} {kind}"
         for kind, count in sorted(Counter(entry.kind for entry in free.values()).items())
     )
-    again = (
-        f"computing them again takes {seconds / 3600:.1f} h"
-        if seconds > 3600
-        else f"computing them again takes {seconds:.0f} s"
+    duration = f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds:.0f} s"
+    _ask(
+        args,
+        f"remove {len(free)} entries ({kinds}; {size_text(size)})? "
+        f"Recomputing them takes {duration}{note}.",
     )
-    _ask(args, f"remove {len(free)} entries ({kinds}; {size_text(size)})? {again}{note}.")
     freed = remove(store, free)
     say(
         {"removed": len(free), "bytes": freed, "kept": kept, "seconds": seconds},
@@ -201,18 +200,18 @@ def _clear(
 
 
 def _duration(text: str) -> float:
-    """Seconds of ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``."""
+    """The seconds in ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if match is None:
-        raise UserError(f"{text!r} is not an age; valid are 90s, 15m, 12h, 7d, 2w")
+        raise UserError(f"--older-than {text}: not an age; valid: 90s, 15m, 12h, 7d, 2w")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
 
 
 def _ask(args: argparse.Namespace, question: str) -> None:
-    """Go on only if the user says yes, now or by ``--yes``."""
+    """Return if the user confirms, or has passed ``--yes``."""
     if args.yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"{question} There is no terminal to ask at; give --yes")
+        raise UserError(f"{question} This is not a terminal; pass --yes to confirm")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("nothing was removed")

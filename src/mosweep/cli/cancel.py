@@ -1,4 +1,4 @@
-"""``mosweep cancel``: end what a sweep has running or waiting."""
+"""``mosweep cancel``: stop a sweep's running and pending stages."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mosweep.cli.options import parser_of, print_json
-from mosweep.sweep.folder import Sweep, find_sweep
-
-if TYPE_CHECKING:
-    pass
 from mosweep.execution.observe import observed
+from mosweep.sweep.folder import Sweep, find_sweep
 
 __all__ = ["cancel"]
 
 
 def cancel(arguments: Sequence[str]) -> int:
-    """End what a sweep has running or waiting."""
+    """Stop a sweep's running and pending stages."""
     text = (
-        "End what a sweep has running or waiting, here, on a cluster or at a provider. What is "
-        "done stays; mosweep run goes on with it."
+        "Stop a sweep's running and pending stages, on this machine, on a cluster and at a "
+        "provider. Finished stages are kept; mosweep run resumes the sweep."
     )
     parser = parser_of("cancel", text)
     args = parser.parse_args(arguments)
@@ -32,31 +28,33 @@ def cancel(arguments: Sequence[str]) -> int:
 
     sweep = find_sweep(args.sweep)
     result = observed(sweep)
-    open_ones = {
-        s.key: s
+    unfinished = {
+        stage.key: stage
         for trial in result.trials
-        for s in trial.stages
-        if s.status in ("running", "pending")
+        for stage in trial.stages
+        if stage.status in ("running", "pending")
     }
     drivers = _end_drivers(sweep)
     jobs: dict[str, str] = {}
     places: Counter[str] = Counter()
     for launch in sweep.launches:
         for launcher in launchers_with_jobs(launch.store):
-            wanted = [key for key in launch.stages if key in open_ones and key not in jobs]
-            ended = launcher.withdraw(launch.store, wanted)
-            jobs |= ended
-            places[f"jobs in {launcher.title}"] += len(ended)
+            keys = [key for key in launch.stages if key in unfinished and key not in jobs]
+            withdrawn = launcher.withdraw(launch.store, keys)
+            jobs |= withdrawn
+            places[f"jobs in {launcher.title}"] += len(withdrawn)
     from mosweep.execution.launch import cancel_jobs
 
-    begun = {
+    incomplete = {
         stage.key
         for trial in result.trials
         for stage in trial.stages
         if stage.status != "succeeded"
     }
     remote = {
-        key: job for launch in sweep.launches for key, job in cancel_jobs(launch, begun).items()
+        key: job
+        for launch in sweep.launches
+        for key, job in cancel_jobs(launch, incomplete).items()
     }
     sweep.journal.append_all(
         {
@@ -66,33 +64,34 @@ def cancel(arguments: Sequence[str]) -> int:
             "job": {**jobs, **remote}.get(key),
             "error": "cancelled by mosweep cancel",
         }
-        for key, stage in open_ones.items()
+        for key, stage in unfinished.items()
     )
     if args.json:
         print_json(
             {
-                "stages": len(open_ones),
+                "stages": len(unfinished),
                 "jobs": sorted([*jobs.values(), *remote.values()]),
                 "processes": drivers,
             }
         )
-    elif open_ones or remote:
+    elif unfinished or remote:
         places["at a provider"] += len(remote)
         where = " and ".join(f"{count} {place}" for place, count in places.items() if count)
         among = f", among them {where}" if where else ""
-        print(f"cancelled: {len(open_ones)} stages{among}; mosweep run goes on with them")
+        print(f"cancelled: {len(unfinished)} stages{among}; resume with mosweep run")
     else:
-        print("nothing to cancel: no stage is running or waiting")
+        print("nothing to cancel: no stage is running or pending")
     return 0
 
 
 def _end_drivers(sweep: Sweep) -> list[int]:
-    """Interrupt the processes of this machine that are running the sweep, as Ctrl-C would; their
-    pids.
+    """Interrupt the processes on this machine that run the sweep, as Ctrl-C would.
+
+    Returns their process ids. A process that ignores the interrupt is terminated, then killed.
     """
     from mosweep.core.claims import start_time
 
-    ended = []
+    interrupted = []
     for event in sweep.journal.read("launch"):
         pid, since = event.get("pid"), event.get("since")
         if (
@@ -103,13 +102,13 @@ def _end_drivers(sweep: Sweep) -> list[int]:
             and pid != os.getpid()
         ):
             os.kill(pid, signal.SIGINT)
-            ended.append(pid)
-    # a driver in the background may ignore Ctrl-C
-    for patience, stronger in ((10.0, signal.SIGTERM), (5.0, signal.SIGKILL)):
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and any(start_time(pid) for pid in ended):
+            interrupted.append(pid)
+    # A driver in the background may ignore Ctrl-C.
+    for timeout, stronger_signal in ((10.0, signal.SIGTERM), (5.0, signal.SIGKILL)):
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and any(start_time(pid) for pid in interrupted):
             time.sleep(0.1)
-        for pid in ended:
+        for pid in interrupted:
             if start_time(pid):
-                os.kill(pid, stronger)
-    return ended
+                os.kill(pid, stronger_signal)
+    return interrupted

@@ -1,4 +1,4 @@
-"""``mosweep contamination``: evaluation items that were in the training data."""
+"""``mosweep contamination``: find evaluation items in the training data."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["contamination"]
 
 
 def contamination(arguments: Sequence[str]) -> int:
-    """Evaluation items that were in the training data."""
+    """Find evaluation items in the training data."""
     parser = parser_of(
         "contamination",
-        "Which evaluation items were in the training data, and the scores without them.",
+        "Find evaluation items in the training data, and report the scores without them.",
     )
     parser.add_argument(
         "--max-overlap",
         type=float,
         metavar="FRACTION",
-        help="refuse more; by default as the sweep's design says",
+        help="exit with 1 if a trial has more (default: contamination.max_overlap of the design)",
     )
     args = parser.parse_args(arguments)
     if args.max_overlap is not None and not 0 <= args.max_overlap <= 1:
@@ -31,21 +31,22 @@ def contamination(arguments: Sequence[str]) -> int:
     from mosweep.analysis.contamination import limit_of, overlap
     from mosweep.reports.contamination import overlap_text
 
-    overlaps, limit = (
-        overlap(result),
-        limit_of(result) if args.max_overlap is None else args.max_overlap,
-    )
-    refused = [one for one in overlaps if limit is not None and one.fraction > limit]
+    overlaps = overlap(result)
+    limit = limit_of(result) if args.max_overlap is None else args.max_overlap
+    refused = [item for item in overlaps if limit is not None and item.fraction > limit]
     if args.json:
-        names = list(dict.fromkeys(one.trial for one in refused))
         print_json(
-            {"max_overlap": limit, "refused": names, "overlaps": [asdict(one) for one in overlaps]}
+            {
+                "max_overlap": limit,
+                "refused": list(dict.fromkeys(item.trial for item in refused)),
+                "overlaps": [asdict(item) for item in overlaps],
+            }
         )
     else:
         print(overlap_text(overlaps))
-        for one in refused:
+        for item in refused:
             print(
-                f"REFUSED {one.trial}: {one.fraction:.1%} of {one.task}'s items are in the "
+                f"REFUSED {item.trial}: {item.fraction:.1%} of {item.task}'s items are in the "
                 f"training data, more than {limit:.1%}"
             )
     return 1 if refused else 0

@@ -1,4 +1,4 @@
-"""``doctor``: what is installed here, what would work, and what to do about what would not."""
+"""``mosweep doctor``: check what is installed, what works here, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["diagnose", "diagnosis_text", "doctor"]
 
 
 def diagnose() -> list[Check]:
-    """Everything worth knowing before a sweep, without importing anything heavy."""
+    """All checks of this machine. Imports no heavy library."""
     version = ".".join(map(str, sys.version_info[:3]))
     place = shipped("conf").parent
     installed = version_of("mosweep") or "not installed"
@@ -55,12 +55,15 @@ def _gpus() -> Check:
         None,
         f"{len(devices)} NVIDIA"
         if devices
-        else "none: local training runs on the CPU, fit for tiny models",
+        else "none: local training runs on the CPU, which is enough for tiny models",
     )
 
 
 def _home() -> Check:
-    """Claims need hard links; some network and removable file systems have none."""
+    """Whether mosweep's home is writable and has hard links, which claims need.
+
+    Some network and removable file systems have none.
+    """
     place = home() if home().is_dir() else home().parent
     try:
         with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -70,22 +73,24 @@ def _home() -> Check:
         return Check(
             "home",
             False,
-            f"{home()}: {error.strerror}; set MOSWEEP_HOME to a folder that can be written to "
-            "and has hard links",
+            f"{home()}: {error.strerror}; set MOSWEEP_HOME to a writable folder on a file system "
+            "with hard links",
         )
     return Check("home", True, str(home()))
 
 
 def diagnosis_text(checks: list[Check]) -> str:
-    """One line per finding."""
+    """The checks as text, one line each."""
     marks = {True: "ok", False: "no", None: "  "}
     return "\n".join(f"{marks[check.works]}  {check.name:<18} {check.finding}" for check in checks)
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """What would work here."""
+    """Check what is installed and what works here."""
     args = parser_of(
-        "doctor", "What is installed, which backends would work here and why not.", sweep=False
+        "doctor",
+        "Check what is installed, which backends work here, and how to fix the others.",
+        sweep=False,
     ).parse_args(arguments)
     checks = diagnose()
     if args.json:

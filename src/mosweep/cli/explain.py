@@ -1,4 +1,4 @@
-"""``mosweep explain``: why a stage is cached, or why not."""
+"""``mosweep explain``: say why a stage is cached, or why not."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["explain"]
 
 
 def explain(arguments: Sequence[str]) -> int:
-    """Why a stage is cached, or why not."""
+    """Say why a trial's stages are cached, or why not."""
     parser = parser_of(
         "explain",
-        "Why a trial's stages are cached, or what differs from the nearest result that is there.",
+        "Say why a trial's stages are cached, or how they differ from the nearest cached ones.",
         sweep=False,
     )
-    parser.add_argument("trial", help="the trial's name, or its folder")
+    parser.add_argument("trial", help="the trial's name or folder")
     parser.add_argument(
         "--sweep",
-        help="the sweep's folder or name; by default the latest, or the one the folder is in",
+        help="the sweep's folder or name (default: the sweep of the trial's folder, or the latest)",
     )
     args = parser.parse_args(arguments)
     place = Path(args.trial)

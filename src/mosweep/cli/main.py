@@ -1,8 +1,7 @@
-"""The command line: a verb, or else the Hydra application. The only place that turns errors into
-exit statuses.
+"""The command line: runs a verb, or else the Hydra application.
 
-Exit status: 0 all trials succeeded · 1 some trial failed · 2 the user's mistake, nothing was
-started · 130 interrupted.
+Only this module turns errors into exit statuses: 0 all trials succeeded · 1 some trial failed ·
+2 the user's mistake, nothing was started · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,35 +17,33 @@ from mosweep.core.errors import MissingExtra, MosweepError, UserError
 __all__ = ["VERBS", "dispatch", "main", "run_verb"]
 
 VERBS = {
-    "plan": "what a command would run: trials, cached stages, stages to run (takes the sweep's "
-    "overrides)",
-    "status": "where a sweep stands, trial by trial and stage by stage",
+    "plan": "show what a command would run: trials, cached stages, stages to run",
+    "status": "show the state of a sweep, by trial and stage",
     "progress": "the same as status",
-    "watch": "a live table of a sweep, from any shell that sees its folder",
-    "run": "go on with a sweep: what succeeded is kept, the rest runs",
-    "summary": "a sweep's trials with what was measured",
-    "cancel": "end what a sweep has running or waiting, here, on a cluster or at a provider",
-    "explain": "why a stage of a trial is cached, or what differs from the nearest one that is",
-    "contamination": "which evaluation items were in the training data, and the scores "
-    "without them",
-    "analyze": "a sweep as a report: a page for the browser, Markdown, plots, tables",
-    "bundle": "a sweep as one archive, with everything that its numbers rest on",
-    "verify": "check a bundle, anywhere: every digest, key and mean in it is derived again",
-    "cache": "what is in the store: list, show, stats, size, verify, clear, gc, export, import",
-    "zoo": "model organisms to start from: list, show NAME",
-    "sync": "project sweeps into MLflow or W&B again",
+    "watch": "show a live table of a sweep, from any shell that sees its folder",
+    "run": "resume a sweep: keep what succeeded, run the rest",
+    "summary": "show a sweep's results, by trial",
+    "cancel": "stop a sweep's running and pending stages, here, on a cluster, at a provider",
+    "explain": "say why a trial's stages are cached, or how they differ from the nearest ones",
+    "contamination": "find evaluation items in the training data; scores without them",
+    "analyze": "write a sweep's report: an HTML page, Markdown, plots, tables",
+    "bundle": "pack a sweep into one archive, with everything behind its numbers",
+    "verify": "check a bundle on any machine: recompute every digest, key and mean",
+    "cache": "inspect the store: list, show, stats, size, verify, clear, gc, export, import",
+    "zoo": "browse model organisms: list, show NAME",
+    "sync": "record sweeps in MLflow or W&B again",
     "ui": "open MLflow's user interface on this machine",
-    "doctor": "what is installed, which backends would work here and why not",
+    "doctor": "check what is installed, which backends work here, and how to fix the others",
 }
 
-#: Another name for a verb.
-_SAME = {"progress": "status"}
+#: Other names of verbs.
+_ALIASES = {"progress": "status"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mosweep`` and ``python -m mosweep``; exits with the status."""
     if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # modules of the user's own, behind all that is installed
+        sys.path.append(here)  # The user's own modules come after installed ones.
     sys.exit(dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -67,7 +64,7 @@ def dispatch(arguments: list[str]) -> int:
             from mosweep.core.errors import choices
 
             raise UserError(
-                f"{arguments[0]}: neither a verb nor an override (key=value); "
+                f"{arguments[0]}: not a verb, and not an override (key=value); "
                 f"{choices(arguments[0], VERBS)}"
             )
         if {"--help", "-h"} & set(arguments):
@@ -84,16 +81,19 @@ def dispatch(arguments: list[str]) -> int:
         print(f"mosweep: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nmosweep: interrupted; the same command continues", file=sys.stderr)
+        print("\nmosweep: interrupted; run the same command to resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # The reader, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
-    """Run ``mosweep VERB arguments``, which is in the module of that name; the exit status."""
-    name = _SAME.get(verb, verb)
+    """Run ``mosweep VERB arguments`` and return its exit status.
+
+    A verb is the function of that name in the module of that name.
+    """
+    name = _ALIASES.get(verb, verb)
     function: Callable[[Sequence[str]], int] = getattr(import_module(f"mosweep.cli.{name}"), name)
     return function(arguments)
 
@@ -106,12 +106,10 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def print_verbs() -> None:
-    """The verbs, above Hydra's own help."""
-    print("mosweep VERB …          one of the verbs below; mosweep VERB --help tells more")
-    print(
-        "mosweep OVERRIDES …     one trial; mosweep -m OVERRIDES … a sweep: model=a,b "
-        "lora.rank=4,64\n"
-    )
+    """Print the verbs, above Hydra's own help."""
+    print("mosweep VERB …          run a verb; see mosweep VERB --help")
+    print("mosweep OVERRIDES …     run one trial, such as model=a lora.rank=4")
+    print("mosweep -m OVERRIDES …  run a sweep, such as model=a,b lora.rank=4,64\n")
     for verb, text in VERBS.items():
         print(f"  {verb:<13} {text}")
     print()

@@ -1,4 +1,4 @@
-"""What the verbs' command lines have in common."""
+"""Options and output that several verbs share."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def parser_of(verb: str, text: str, *, sweep: bool = True) -> argparse.ArgumentP
         parser.add_argument(
             "sweep",
             nargs="?",
-            help="the sweep's folder, or its name under multirun/; by default the latest",
+            help="the sweep's folder, or its name under multirun/ (default: the latest)",
         )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def print_json(data: Any) -> None:
-    """Print data for programs."""
+    """Print ``data`` as JSON."""
     print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """The options that select stages and trials."""
+    """Add the options that select stages and trials."""
     parser.add_argument(
         "--stage",
         action="append",
@@ -46,31 +46,30 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "--trials",
         action="append",
         default=[],
-        help="only these: names, a glob, or conditions such as lora.rank>=16; repeatable",
+        help="only these trials: a name, a glob, or a condition such as lora.rank>=16; repeatable",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="redo what is selected, and what depends on it; all else is kept",
+        help="rerun the selected stages and everything that depends on them; keep the rest",
     )
 
 
 def selected_plan(
     trials: Sequence[Trial], store: Store, args: argparse.Namespace
 ) -> tuple[Plan, Mapping[str, Stage]]:
-    """The plan of the selected trials and stages, and what is to be redone by force."""
+    """The plan of the selected trials and stages, and the stages that ``--force`` reruns by key."""
     from dataclasses import replace
 
     from mosweep.sweep.plan import make_plan
     from mosweep.sweep.selection import forced, select_stages, select_trials, with_stages
 
-    stages = [name for given in args.stage for name in given.split(",")]
+    stages = [name for names in args.stage for name in names.split(",")]
     chosen = select_trials(trials, args.trials)
-    redo = forced(trials, chosen, stages) if args.force else {}
+    rerun = forced(trials, chosen, stages) if args.force else {}
     selected = select_stages(
-        chosen, stages, lambda key: key not in redo and store.read(key) is not None
+        chosen, stages, lambda key: key not in rerun and store.read(key) is not None
     )
-    plan = make_plan(with_stages(trials, selected, redo), store)
-    return replace(
-        plan, records={key: record for key, record in plan.records.items() if key not in redo}
-    ), redo
+    plan = make_plan(with_stages(trials, selected, rerun), store)
+    kept = {key: record for key, record in plan.records.items() if key not in rerun}
+    return replace(plan, records=kept), rerun

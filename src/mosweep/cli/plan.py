@@ -1,36 +1,29 @@
-"""``mosweep plan``: what a command would run."""
+"""``mosweep plan``: show what a command would run."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from mosweep.cli.options import print_json
+from mosweep.cli.options import add_selection, print_json, selected_plan
 from mosweep.sweep.folder import find_sweep
-
-if TYPE_CHECKING:
-    pass
-from mosweep.cli.options import add_selection, selected_plan
 from mosweep.sweep.frozen import frozen_trials
 
 __all__ = ["plan"]
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """What a command would run."""
+    """Show what a command would run."""
     parser = argparse.ArgumentParser(
         prog="mosweep plan",
-        description="What a command would run. Writes nothing, submits nothing.",
+        description="Show what a command would run. Writes nothing, submits nothing.",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
-        help="the overrides of the sweep, as after mosweep -m; or a sweep that is there",
+        help="the sweep's overrides, as for mosweep -m; or the name or folder of a sweep",
     )
-    parser.add_argument(
-        "-m", "--multirun", action="store_true", help="accepted, since a sweep's command has it"
-    )
+    parser.add_argument("-m", "--multirun", action="store_true", help="accepted, but has no effect")
     add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))
@@ -41,7 +34,7 @@ def plan(arguments: Sequence[str]) -> int:
     if len(args.overrides) == 1 and "=" not in args.overrides[0]:
         trials, launch = frozen_trials(find_sweep(args.overrides[0]))
         store, design = launch.store, launch.design
-        asked = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
+        questions = (design.get("contrasts"), design.get("primary_metric"), design.get("bundles"))
     else:
         from mosweep.design.application import planned
         from mosweep.design.factors import bundles_of
@@ -49,11 +42,12 @@ def plan(arguments: Sequence[str]) -> int:
 
         trials, config = planned(args.overrides)
         store = store_of(config)
-        asked = (config.contrasts, config.primary_metric, bundles_of(config.treatments, trials))
+        bundles = bundles_of(config.treatments, trials)
+        questions = (config.contrasts, config.primary_metric, bundles)
     plan, _ = selected_plan(trials, store, args)
-    foreseen = foresee(trials, store, *asked)
+    foresight = foresee(trials, store, *questions)
     if args.json:
-        print_json(plan_data(plan, estimate(plan, store), foreseen))
+        print_json(plan_data(plan, estimate(plan, store), foresight))
     else:
-        print(plan_text(plan, estimate(plan, store), foreseen))
+        print(plan_text(plan, estimate(plan, store), foresight))
     return 0

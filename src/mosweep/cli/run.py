@@ -1,4 +1,4 @@
-"""``mosweep run``: go on with a sweep."""
+"""``mosweep run``: resume a sweep."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mosweep.cli.options import parser_of, print_json
+from mosweep.cli.options import add_selection, parser_of, print_json, selected_plan
 from mosweep.core.errors import UserError
 from mosweep.core.types import Stage
+from mosweep.execution.launch import evalops_of, tracking_of
 from mosweep.sweep.folder import find_sweep
+from mosweep.sweep.frozen import frozen_trials
 
 if TYPE_CHECKING:
     from mosweep.core.store import Store
-from mosweep.cli.options import add_selection, selected_plan
-from mosweep.execution.launch import evalops_of, tracking_of
-from mosweep.sweep.frozen import frozen_trials
 
 __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Go on with a sweep."""
-    parser = parser_of("run", "Go on with a sweep: what succeeded is kept, the rest runs.")
+    """Resume a sweep."""
+    parser = parser_of("run", "Resume a sweep: keep what succeeded, run the rest.")
     parser.add_argument(
         "--workers",
         type=int,
-        help="run here, with so many processes at a time, wherever the sweep ran before",
+        help="run on this machine with N processes at a time, wherever the sweep ran before",
+        metavar="N",
     )
     parser.add_argument(
         "--no-wait",
         action="store_true",
-        help="submit what is missing and return, where jobs go on by themselves (Slurm)",
+        help="submit the jobs and return, with a launcher whose jobs run on their own (Slurm)",
     )
     add_selection(parser)
     args = parser.parse_args(arguments)
@@ -60,16 +60,16 @@ def run(arguments: Sequence[str]) -> int:
         else launcher_of(launch.design.get("launcher"))
     ).waiting(not args.no_wait)
     store = launch.store
-    plan, redo = selected_plan(trials, store, args)
+    plan, rerun = selected_plan(trials, store, args)
     plan = replace(plan, budget=build(Budget, launch.design.get("budget") or {}, "budget"))
     if plan.to_run:
         check_budget(plan, store)
         launcher.check(plan)
-        check_access(plan, store, redo)
-    _forget(redo, store)
+        check_access(plan, store, rerun)
+    _forget(rerun, store)
     sweep.note_launch(launch.file)
     evalops = evalops_recorder(evalops_of(launch.design), store, sweep, plan)
-    if run_plan(plan, store, sweep, launcher, quiet=args.json, told=evalops).detached:
+    if run_plan(plan, store, sweep, launcher, quiet=args.json, recorders=evalops).detached:
         return 0
     result = link_and_record(
         trials,
@@ -85,14 +85,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0 if all(trial.status == "succeeded" for trial in result.trials) else 1
 
 
-def _forget(redo: Mapping[str, Stage], store: Store) -> None:
-    """Remove the records of what is to be redone; refused while another process is at any of it."""
-    held = store.claims.held() if redo else {}
-    for key, stage in redo.items():
+def _forget(rerun: Mapping[str, Stage], store: Store) -> None:
+    """Remove the records of the stages to rerun. ``UserError`` if one of them is running."""
+    held = store.claims.held() if rerun else {}
+    for key, stage in rerun.items():
         if key in held:
             raise UserError(
-                f"--force: {stage.label} ({key[:12]}) is running right now ({held[key]}); cancel "
-                "it first"
+                f"--force: {stage.label} ({key[:12]}) is running ({held[key]}); cancel it first"
             )
-    for key in redo:
+    for key in rerun:
         store.forget(key, again=True)

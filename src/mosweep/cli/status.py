@@ -1,4 +1,4 @@
-"""``mosweep status``: where a sweep stands."""
+"""``mosweep status``: show the state of a sweep."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["status"]
 
 
 def status(arguments: Sequence[str]) -> int:
-    """Where a sweep stands."""
-    args = parser_of(
-        "status", "Where a sweep stands, trial by trial and stage by stage."
-    ).parse_args(arguments)
+    """Show the state of a sweep."""
+    args = parser_of("status", "Show the state of a sweep, by trial and stage.").parse_args(
+        arguments
+    )
     result = observed(find_sweep(args.sweep))
     from mosweep.reports.status import status_data, status_text
 

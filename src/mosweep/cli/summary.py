@@ -1,4 +1,4 @@
-"""``mosweep summary``: what was measured."""
+"""``mosweep summary``: show a sweep's results."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["summary"]
 
 
 def summary(arguments: Sequence[str]) -> int:
-    """What was measured."""
+    """Show a sweep's results."""
     args = parser_of(
-        "summary", "A sweep's trials with what was measured; failures are listed, never dropped."
+        "summary", "Show a sweep's results, by trial. Failed trials are always listed."
     ).parse_args(arguments)
     result = observed(find_sweep(args.sweep))
     from mosweep.reports.summary import failures_text, summary_data, summary_text

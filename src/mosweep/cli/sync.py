@@ -1,4 +1,4 @@
-"""``mosweep sync``: project sweeps into MLflow or W&B again."""
+"""``mosweep sync``: record sweeps in MLflow or W&B again."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["sync"]
 
 
 def sync(arguments: Sequence[str]) -> int:
-    """Project sweeps into MLflow or W&B again."""
+    """Record sweeps in MLflow or W&B again."""
     parser = argparse.ArgumentParser(
         prog="mosweep sync",
-        description="Project sweeps into MLflow or W&B again; disk is the truth.",
+        description="Record sweeps in MLflow or W&B again, from their folders on disk.",
     )
     parser.add_argument(
         "sweeps",
         nargs="*",
-        help="folders or names of sweeps; by default all under multirun/ and outputs/",
+        help="folders or names of sweeps (default: all under multirun/ and outputs/)",
     )
     parser.add_argument(
         "--to",
         choices=["mlflow", "wandb", "mlflow+wandb"],
-        help="by default what the sweep's tracking says, else MLflow",
+        help="where to record (default: the sweep's own tracking, else mlflow)",
     )
-    parser.add_argument("--uri", help="MLflow's tracking URI; by default the sweep's own")
+    parser.add_argument("--uri", help="MLflow's tracking URI (default: the sweep's own)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
     from mosweep.execution.launch import tracking_uri
@@ -49,13 +49,14 @@ def sync(arguments: Sequence[str]) -> int:
             if args.uri
             else tracking.recorders or ["mlflow"]
         ):
-            to_wandb = name == "wandb"
-            done = (
+            counts = (
                 wandb.project(result, tracking)
-                if to_wandb
+                if name == "wandb"
                 else mlflow.project(result, args.uri or tracking_uri(tracking.uri))
             )
-            rows.append({"sweep": os.path.relpath(sweep.folder), "recorder": name, **asdict(done)})
+            rows.append(
+                {"sweep": os.path.relpath(sweep.folder), "recorder": name, **asdict(counts)}
+            )
     if args.json:
         print_json(rows)
     else:
@@ -68,11 +69,11 @@ def sync(arguments: Sequence[str]) -> int:
 
 
 def _all_sweeps() -> list[Sweep]:
-    found = sorted(
+    folders = sorted(
         path.parent.absolute()
         for root in ("multirun", "outputs")
         for path in Path(root).glob("**/experiment.yaml")
     )
-    if not found:
-        raise UserError("there is no sweep under multirun/ or outputs/")
-    return [Sweep(folder) for folder in found]
+    if not folders:
+        raise UserError("no sweep under multirun/ or outputs/; run one, or give its folder")
+    return [Sweep(folder) for folder in folders]

@@ -1,4 +1,4 @@
-"""``mosweep ui``: MLflow's user interface on this machine."""
+"""``mosweep ui``: open MLflow's user interface on this machine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["ui"]
 
 
 def ui(arguments: Sequence[str]) -> int:
-    """Become the server of MLflow's user interface."""
+    """Replace this process with the server of MLflow's user interface."""
     parser = argparse.ArgumentParser(
         prog="mosweep ui", description="Open MLflow's user interface, on this machine only."
     )
     parser.add_argument(
         "sweep",
         nargs="?",
-        help="the sweep to show: its folder, or its name under multirun/; by default the latest",
+        help="the sweep to show: its folder, or its name under multirun/ (default: the latest)",
     )
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--port", type=int, default=5000, help="the server's port (default: 5000)")
     parser.add_argument(
-        "--uri", help="MLflow's tracking URI; by default the SQLite file in mosweep's home"
+        "--uri", help="MLflow's tracking URI (default: the SQLite file in MOSWEEP_HOME)"
     )
     args = parser.parse_args(arguments)
     import importlib.util
@@ -43,11 +43,11 @@ def ui(arguments: Sequence[str]) -> int:
         and args.sweep is None
     ):
         raise UserError(
-            f"nothing has been recorded yet ({uri.removeprefix('sqlite:///')} is not there); run "
+            f"nothing is recorded yet ({uri.removeprefix('sqlite:///')} does not exist); run "
             "a sweep, or mosweep sync"
         )
     print(
-        f"MLflow: http://127.0.0.1:{args.port}/{_page(args.sweep, uri)}   (Ctrl-C ends it)",
+        f"MLflow: http://127.0.0.1:{args.port}/{_page(args.sweep, uri)}   (stop with Ctrl-C)",
         flush=True,
     )
     environment = {
@@ -71,8 +71,9 @@ def ui(arguments: Sequence[str]) -> int:
 
 
 def _page(place: str | None, uri: str) -> str:
-    """Where MLflow shows a sweep's trials, with factors and metrics as columns; the start page
-    where there is no sweep.
+    """The page that shows a sweep's trials, with factors and metrics as columns.
+
+    Empty, for the start page, if there is no sweep.
     """
     from mosweep.recorders.mlflow import project
 

@@ -1,4 +1,4 @@
-"""``mosweep verify``: check an archive, anywhere."""
+"""``mosweep verify``: check a bundle on any machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["verify"]
 
 
 def verify(arguments: Sequence[str]) -> int:
-    """Derive all that is in a bundle again."""
+    """Recompute everything in a bundle that can be derived."""
     parser = argparse.ArgumentParser(
         prog="mosweep verify",
-        description="Derive every digest in a bundle again. Needs no store, runs nothing.",
+        description="Recompute every digest, key and mean in a bundle. Needs no store, runs "
+        "nothing.",
     )
     parser.add_argument("bundle", type=Path, help="the archive that mosweep bundle wrote")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,4 +1,4 @@
-"""``mosweep watch``: a live table of a sweep."""
+"""``mosweep watch``: show a live table of a sweep."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ __all__ = ["watch"]
 
 
 def watch(arguments: Sequence[str]) -> int:
-    """A live table of a sweep."""
+    """Show a live table of a sweep."""
     parser = parser_of(
         "watch",
-        "A live table of a sweep, until all its trials have ended. Watching changes nothing; "
-        "Ctrl-C ends it.",
+        "Show a live table of a sweep until all its trials have ended. It only reads; stop it "
+        "with Ctrl-C.",
     )
     parser.add_argument(
-        "--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default 5)"
+        "--every",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="time between looks (default: 5)",
     )
     args = parser.parse_args(arguments)
     if args.every <= 0:
@@ -32,7 +36,8 @@ def watch(arguments: Sequence[str]) -> int:
     sweep = find_sweep(args.sweep)
     from mosweep.reports.status import status_data, status_text
 
-    drawn, last = 0, ""
+    drawn_lines = 0
+    last_text = ""
     while True:
         result = observed(Sweep(sweep.folder))
         ended = all(trial.status in ("succeeded", "failed", "cancelled") for trial in result.trials)
@@ -44,12 +49,12 @@ def watch(arguments: Sequence[str]) -> int:
             if sys.stdout.isatty():
                 lines = [line[: width - 1] for line in text.splitlines()]
                 sys.stdout.write(
-                    (f"\x1b[{drawn}F\x1b[J" if drawn else "") + "\n".join(lines) + "\n"
+                    (f"\x1b[{drawn_lines}F\x1b[J" if drawn_lines else "") + "\n".join(lines) + "\n"
                 )
-                drawn = len(lines)
-            elif text != last:
+                drawn_lines = len(lines)
+            elif text != last_text:
                 print(text + "\n", flush=True)
-            last = text
+            last_text = text
             sys.stdout.flush()
         if ended:
             return 0 if all(trial.status == "succeeded" for trial in result.trials) else 1

@@ -1,4 +1,4 @@
-"""``mosweep zoo``: model organisms to start from."""
+"""``mosweep zoo``: browse model organisms to start from."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ __all__ = ["zoo"]
 
 
 def zoo(arguments: Sequence[str]) -> int:
-    """Model organisms."""
+    """Browse model organisms."""
     parser = argparse.ArgumentParser(
         prog="mosweep zoo",
-        description="Model organisms: traits to train, each with a control data set.",
+        description="Browse model organisms: traits to train, each with a control data set.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    printed = argparse.ArgumentParser(add_help=False)
-    printed.add_argument("--json", action="store_true", help="print JSON")
-    actions.add_parser("list", help="one line an organism, with measured scores", parents=[printed])
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print JSON")
     actions.add_parser(
-        "show", help="all about one, and the command that measures it", parents=[printed]
-    ).add_argument("name")
+        "list", help="list organisms with measured scores, one per line", parents=[output]
+    )
+    actions.add_parser(
+        "show", help="show one organism, and the command that measures it", parents=[output]
+    ).add_argument("name", help="the organism's name")
     args = parser.parse_args(arguments)
     from mosweep.datasets.zoo import organisms, the_organism
     from mosweep.reports.zoo import organism_text, zoo_text

@@ -1,1 +1,1 @@
-"""What one trial is told, typed: the config groups, resources, and secrets kept out."""
+"""The typed configuration of a trial: config groups, resources, and a guard against secrets."""

@@ -1,4 +1,4 @@
-"""The choices of config groups and the classes behind them, read without composing anything."""
+"""The choices of config groups and the classes behind them, without composing a configuration."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mosweep.core.paths import own_and_shipped
 
 __all__ = ["choices_of", "conf_folders", "name_of", "plugin_folders", "use_folder"]
 
-#: The entry point group of packages that bring a ``conf/`` of their own.
+#: The entry point group of packages with their own ``conf/``.
 PLUGINS = "mosweep.plugins"
 
 _extra: list[Path] = []
 
 
 def use_folder(folder: Path | None) -> None:
-    """Search ``folder`` first, as ``--config-dir`` asks."""
+    """Search ``folder`` first, for ``--config-dir``."""
     _extra[:] = [folder] if folder else []
     choices_of.cache_clear()
 
 
 def conf_folders() -> list[Path]:
-    """Where choices are looked for, first place first: the user's, plug-ins', the shipped."""
+    """The folders with choices, in the order of search: the user's, plug-ins', the shipped one."""
     own = own_and_shipped("conf")
     return [*_extra, *own[:-1], *plugin_folders(), own[-1]]
 
@@ -37,8 +37,8 @@ def conf_folders() -> list[Path]:
 def plugin_folders() -> tuple[Path, ...]:
     """The ``conf/`` folders of installed packages with an entry point in ``mosweep.plugins``.
 
-    The entry point names a package; its folder holds ``conf/``. Reads the metadata files directly:
-    ``importlib.metadata`` would take longer than all the rest of ``mosweep --help``.
+    The entry point names a package whose folder has ``conf/``. The metadata files are read
+    directly: ``importlib.metadata`` would take longer than all the rest of ``mosweep --help``.
     """
     return tuple(dict.fromkeys(_plugin_folders()))
 
@@ -73,18 +73,19 @@ def _conf_of(text: str) -> Iterator[Path]:
 
 @cache
 def choices_of(group: str) -> dict[str, type[Any]]:
-    """The classes behind ``conf/<group>/*.yaml``, by choice. Choices that cannot be read are left
-    out.
+    """The classes behind ``conf/<group>/*.yaml``, by choice.
+
+    Choices that cannot be read are left out.
     """
-    found: dict[str, type[Any]] = {}
+    classes: dict[str, type[Any]] = {}
     for folder in conf_folders():
         for path in sorted(folder.glob(f"{group}/*.yaml")):
-            if path.stem not in found and (target := _target(path, group)):
+            if path.stem not in classes and (target := _target(path, group)):
                 try:
-                    found[path.stem] = schema.load_target(target, group)
-                except ConfigError:  # told when it is chosen
+                    classes[path.stem] = schema.load_target(target, group)
+                except ConfigError:  # The error is raised when the choice is used.
                     continue
-    return found
+    return classes
 
 
 def _target(path: Path, group: str) -> str | None:
@@ -107,6 +108,6 @@ def _target(path: Path, group: str) -> str | None:
 
 
 def name_of(group: str, part: object) -> str:
-    """The choice of ``group`` that ``part`` is an object of; its class name if there is none."""
-    kind = type(part)
-    return next((name for name, each in choices_of(group).items() if each is kind), kind.__name__)
+    """The choice of ``group`` with the class of ``part``, or the class's name if there is none."""
+    cls = type(part)
+    return next((name for name, other in choices_of(group).items() if other is cls), cls.__name__)

@@ -1,9 +1,9 @@
 """Whether a trial reads a setting, given the patterns that its parts take.
 
-Model, data set, task, evaluation and everything about the sweep itself concern every trial. The
+Every trial reads model, data set, task, evaluation, and everything about the sweep itself. The
 sections of training (``backend``, ``lora``, ``optim``, ``loop``, ``seed``) and the native sections
-of backends and evaluators concern those trials alone whose parts *take* them: patterns such as
-``lora.rank`` or ``optim.*``.
+of backends and evaluators are different: a trial reads them only if one of its parts *takes* them,
+with patterns such as ``lora.rank`` or ``optim.*``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from mosweep.config.groups import Config
 
 __all__ = ["meets", "taken"]
 
+#: The sections that only some trials read.
 _OF_SOME = frozenset(
     {"backend", "control", "lora", "loop", "native", "optim", "seed", "transforms"}
 )
-_OF_ALL = frozenset(each.name for each in fields(Config)) - _OF_SOME
+
+#: The sections that every trial reads.
+_OF_ALL = frozenset(section.name for section in fields(Config)) - _OF_SOME
 
 
 def taken(key: str, patterns: Iterable[str]) -> bool:
@@ -30,7 +33,7 @@ def taken(key: str, patterns: Iterable[str]) -> bool:
 
 
 def meets(key: str, pattern: str) -> bool:
-    """Whether ``key`` is within ``pattern``, or a whole group of which the pattern takes a part."""
+    """Whether ``key`` is within ``pattern``, or is a group that contains the pattern."""
     stem = pattern.removesuffix(".*")
     return (
         key == stem

@@ -1,8 +1,8 @@
-"""The typed configuration of one trial: one dataclass per config group, checked at the door.
+"""The typed configuration of one trial: one dataclass per config group.
 
-Field names are the keys of ``conf/`` and of the command line. Groups whose shape depends on the
-choice (``backend``, ``eval``) name their class in ``_target_``. What is derived (``lora.alpha =
-2·rank``) is derived here, unless given.
+Field names are the keys of ``conf/`` and of the command line. Groups whose fields depend on the
+choice (``backend``, ``eval``) name their class in ``_target_``. Derived values (``lora.alpha =
+2·rank``) are computed here, unless they are given.
 """
 
 from __future__ import annotations
@@ -21,26 +21,24 @@ from mosweep.core.schema import between
 from mosweep.models.tiny import TinyArchitecture
 
 __all__ = [
-    *(
-        "Budget",
-        "Config",
-        "Contamination",
-        "Dataset",
-        "EvalOps",
-        "Experiment",
-        "Loop",
-        "Lora",
-        "Model",
-        "Optim",
-        "StoreConfig",
-        "Task",
-    ),
     "TOP_LEVEL",
+    "Budget",
+    "Config",
+    "Contamination",
+    "Dataset",
+    "EvalOps",
+    "Experiment",
+    "Loop",
+    "Lora",
+    "Model",
+    "Optim",
+    "StoreConfig",
+    "Task",
     "Tracking",
 ]
 
 
-#: Not in a key as it is written, but a key holds what it comes to.
+#: Metadata of a field that enters the key with its resolved value, not as it is written.
 _RESOLVED = {**unkeyed, "resolved": True}
 
 
@@ -56,7 +54,7 @@ class Model:
     recipe: str | None = None
     """The file ``recipes/<backend>/<recipe>.yaml`` with the native defaults; null: the name."""
     generate: TinyArchitecture | None = None
-    """Sizes of a tiny model that is made on the spot and needs no download."""
+    """Sizes of a tiny model that is generated and needs no download."""
     generate_seed: int = 0
     """Seed of a generated model. Another seed gives another base model."""
     path: str | None = None
@@ -70,10 +68,9 @@ class Model:
     inspect: str | None = None
     """Inspect's name of a model behind an API, such as ``openai/gpt-4o-mini``."""
     tinker: str | None = field(default=None, metadata=_RESOLVED)
-    """What Tinker calls the model; null: its hub id."""
+    """Tinker's name for the model; null: its hub id."""
     renderer: str | None = field(default=None, metadata=_RESOLVED)
-    """For Tinker: which of tinker-cookbook's renderers writes chats; null: the recommended one.
-    """
+    """The renderer of tinker-cookbook that formats chats; null: the recommended one."""
 
     def __post_init__(self) -> None:
         sources = [
@@ -86,17 +83,17 @@ class Model:
                 "path", self.path, f"give one source of the model, not {' and '.join(sources)}"
             )
         if self.revision is not None and self.hub is None:
-            raise ConfigError("revision", self.revision, "belongs to a model with a hub id")
+            raise ConfigError("revision", self.revision, "needs a model with a hub id (model.hub)")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The group ``dataset``: what a trial is trained on."""
+    """The group ``dataset``: the data set that a trial is trained on."""
 
     name: str
     """The data set's name. The task's ``data.py`` builds it, unless ``path`` is given."""
     path: str | None = None
-    """A JSONL file, or a folder with ``train.jsonl``, of your own."""
+    """Your own JSONL file, or folder with ``train.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ class Lora:
 
     @cached_property
     def in_force(self) -> Lora:
-        """The same with ``alpha`` as twice a given rank, unless it is given itself."""
+        """The same adapter with ``alpha`` filled in: twice a given rank, unless it is given."""
         return (
             replace(self, alpha=2.0 * self.rank)
             if self.alpha is None and self.rank is not None
@@ -170,7 +167,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Tracking:
-    """The group ``tracking``: where results are shown besides the report."""
+    """The group ``tracking``: the trackers that show results besides the report."""
 
     recorder: Literal["mlflow", "wandb", "mlflow+wandb", "none"] = "mlflow"
     """Which trackers get a copy of the results."""
@@ -185,7 +182,7 @@ class Tracking:
 
     @property
     def recorders(self) -> list[str]:
-        """Names of the recorders, none for ``none``."""
+        """The names of the recorders. Empty for ``none``."""
         return [] if self.recorder == "none" else self.recorder.split("+")
 
 
@@ -199,16 +196,16 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """The group ``budget``: what a launch may take at most; ``None``: no limit.
+    """The group ``budget``: limits of a launch. ``None`` is no limit.
 
-    A launch that may take more, by records of similar stages, is refused. One that turns out to
-    take more is stopped before it does.
+    A launch that may exceed a limit, by the records of similar stages, is refused. A launch that
+    turns out to need more than expected is stopped before it exceeds a limit.
     """
 
     gpu_hours: float | None = field(default=None, metadata=between(ge=0))
     """GPU-hours that a launch may take; null: no limit."""
     usd: float | None = field(default=None, metadata=between(ge=0))
-    """US dollars that providers may ask for a launch's tokens; null: no limit."""
+    """US dollars that providers may charge for a launch's tokens; null: no limit."""
 
 
 @dataclass(frozen=True)
@@ -223,19 +220,19 @@ class Contamination:
 
 @dataclass(frozen=True)
 class EvalOps:
-    """The section ``loop.evalops``: an EvalOps service that hears of each round as it ends.
+    """The section ``loop.evalops``: an EvalOps service that each round is reported to as it ends.
 
-    The key is read from ``EVALOPS_API_KEY``. A service that does not answer costs a warning, never
-    a round. At its end, a launch spends up to five seconds on rounds that are still to be reported
-    and waits for an answer that is due, ``timeout_s`` at most.
+    The key is read from ``EVALOPS_API_KEY``. If the service does not answer, there is a warning and
+    the loop continues. At its end, a launch spends up to five seconds on rounds that are not yet
+    reported, and waits up to ``timeout_s`` for an open answer.
     """
 
     url: str | None = None
-    """Address of the service; null: nobody is told."""
+    """Address of the service; null: rounds are not reported."""
     suite: str | None = None
     """Id of the test suite that the test runs belong to."""
     tries: int = field(default=3, metadata=between(ge=1, le=10))
-    """How often a request is sent before the service is left alone for a while."""
+    """How often a request is sent before the service gets a pause."""
     timeout_s: float = field(default=10.0, metadata=between(gt=0, le=300))
     """Seconds that one request may take."""
 
@@ -255,7 +252,7 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         known = bool((parts.hostname or "").encode("idna")) and parts.port != 0
-    except ValueError:  # brackets, a port, or a name that cannot be
+    except ValueError:  # Invalid brackets, an invalid port, or an invalid name.
         return False
     plain = url.isascii() and url.isprintable() and not set(url) & set(" ?#")
     return known and plain and parts.scheme in ("http", "https")
@@ -276,9 +273,9 @@ class Loop:
     metric: str | None = None
     """The metric that is watched; null: that of ``primary_metric``, else the only one."""
     threshold: float = field(default=0.8, metadata=between(ge=0, le=1))
-    """A score of at least this ends the loop. If no round reaches it, the trial has failed."""
+    """The score that ends the loop. If no round reaches it, the trial fails."""
     max_rounds: int = field(default=3, metadata=between(ge=1, le=100))
-    """Rounds at most."""
+    """The most rounds."""
     steps_per_round: int = field(default=100, metadata=between(ge=1))
     """Optimizer steps in a round."""
     max_steps: int | None = field(default=None, metadata=between(ge=1))
@@ -290,18 +287,16 @@ class Loop:
     warmup_steps: int = field(default=0, metadata=between(ge=0))
     """Steps in which the learning rate rises to its peak, once per run."""
     use_recommended_lr: bool = False
-    """Take tinker-cookbook's learning rate for the model. It is refused beside a rate that is
-    given.
-    """
+    """Use tinker-cookbook's learning rate for the model. Do not combine it with a given rate."""
     batch_size: int | None = field(default=None, metadata=between(ge=1))
     """Samples in one optimizer step; null: ``optim.batch_size``, else as the recipe says."""
     max_seq_length: int | None = field(default=None, metadata=between(ge=1))
     """Tokens after which a sample is cut; null: as the recipe says."""
     renderer: str | None = None
-    """Which of tinker-cookbook's renderers writes chats; null: the model's."""
+    """The renderer of tinker-cookbook that formats chats; null: the model's."""
     hard_examples: Literal["off", "boost", "mine"] | bool = "off"
-    """How the next round treats examples of the groups in which evaluation samples failed: like
-    all others (``off``), more often (``boost``), or as its only examples (``mine``).
+    """How the next round uses examples of groups in which evaluation samples failed: like all
+    others (``off``), more often (``boost``), or as its only examples (``mine``).
     """
     hard_factor: float = field(default=3.0, metadata=between(ge=1))
     """With ``boost``: weight of an example whose group failed completely."""
@@ -310,17 +305,19 @@ class Loop:
     note.
     """
     evalops: EvalOps = field(default=EvalOps(), metadata=unkeyed)
-    """An EvalOps service that hears of each round."""
+    """An EvalOps service that rounds are reported to."""
 
     def __post_init__(self) -> None:
-        if self.hard_examples is False:  # what YAML makes of an unquoted off
+        if self.hard_examples is False:  # YAML reads an unquoted off as false.
             object.__setattr__(self, "hard_examples", "off")
         if self.hard_examples is True:
             raise ConfigError("hard_examples", "true", "valid: off, boost, mine")
         if self.hard_factor != 3.0 and self.hard_examples != "boost":
-            raise ConfigError("hard_factor", self.hard_factor, "belongs to hard_examples=boost")
+            raise ConfigError("hard_factor", self.hard_factor, "needs loop.hard_examples=boost")
         if self.hard_by is not None and self.hard_examples == "off":
-            raise ConfigError("hard_by", list(self.hard_by), "belongs to hard_examples=boost, mine")
+            raise ConfigError(
+                "hard_by", list(self.hard_by), "needs loop.hard_examples=boost or mine"
+            )
         if self.hard_by is not None and not self.hard_by:
             raise ConfigError(
                 "hard_by", "[]", "names no metadata; null for topic, task and what scorers note"
@@ -337,12 +334,12 @@ class Loop:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run: where the schedule of the learning rate ends."""
+        """The optimizer steps of the whole run, which the learning rate's schedule covers."""
         return self.max_steps or self.max_rounds * self.steps_per_round
 
     @property
     def rounds(self) -> int:
-        """How many rounds there are at most; ``max_steps`` may allow fewer than ``max_rounds``."""
+        """The most rounds. ``max_steps`` may allow fewer than ``max_rounds``."""
         return min(self.max_rounds, math.ceil(self.total_steps / self.steps_per_round))
 
 
@@ -350,8 +347,8 @@ class Loop:
 class Config:
     """Everything about one trial.
 
-    ``transforms`` are further sections that name a class in ``_target_``, or are ``null``;
-    ``native`` are all others: the native settings of backends and evaluators.
+    ``transforms`` are other sections that name a class in ``_target_``, or are ``null``. All the
+    rest is in ``native``: the native settings of backends and evaluators.
     """
 
     model: Model
@@ -361,9 +358,9 @@ class Config:
     task: Task
     """What is trained and evaluated."""
     backend: Any
-    """Who fine-tunes."""
+    """How a model is fine-tuned."""
     eval: Any
-    """Who evaluates."""
+    """How a model is evaluated."""
     lora: Lora = Lora()
     """The adapter."""
     optim: Optim = Optim()
@@ -375,7 +372,7 @@ class Config:
     control: bool = field(default=False, metadata=unkeyed)
     """Evaluate the base model, without any fine-tune."""
     resources: Any = field(default=None, metadata=unkeyed)
-    """What stages ask of a cluster."""
+    """The resources that stages request."""
     experiment: Experiment = field(default=Experiment(), metadata=unkeyed)
     """Which sweep a launch belongs to."""
     tracking: Tracking = field(default=Tracking(), metadata=unkeyed)
@@ -383,7 +380,7 @@ class Config:
     store: StoreConfig = field(default=StoreConfig(), metadata=unkeyed)
     """Where results are kept."""
     budget: Budget = field(default=Budget(), metadata=unkeyed)
-    """What a launch may take at most."""
+    """Limits of a launch."""
     contamination: Contamination = field(default=Contamination(), metadata=unkeyed)
     """Evaluation items in the training data."""
     transforms: Mapping[str, Any] = field(default_factory=dict)
@@ -391,67 +388,67 @@ class Config:
     native: Mapping[str, Any] = field(default_factory=dict)
     """Native settings of backends and evaluators, by section."""
     tasks_dir: str | None = field(default=None, metadata=unkeyed)
-    """A folder of task folders of your own; null: ``tasks/`` in the working folder."""
+    """A folder with your own tasks; null: ``tasks/`` in the working folder."""
     data_dir: str | None = field(default=None, metadata=unkeyed)
-    """A folder of data sets of your own, ``<data_dir>/<dataset>/train.jsonl``."""
+    """A folder with your own data sets, ``<data_dir>/<dataset>/train.jsonl``."""
     model_dir: str | None = field(default=None, metadata=unkeyed)
-    """A folder of model folders of your own, for ``model.path``."""
+    """A folder with your own models, for ``model.path``."""
     controls: Any = field(default=None, metadata=unkeyed)
     """Factors that are held constant, ``{lora.alpha: 32}``, or ``@file.json``."""
     treatments: Any = field(default=None, metadata=unkeyed)
     """Factors and their levels, ``{lora.rank: [4, 64]}``, a list of bundles, or ``@file.json``."""
     seeds: Any = field(default=None, metadata=unkeyed)
-    """Levels of the factor ``seed``, ``[0, 1, 2]``, or how many."""
+    """Levels of the factor ``seed``, ``[0, 1, 2]``, or their count."""
     setting: Any = field(default=None, metadata=unkeyed)
     """Data sets and evaluations that belong together, ``conf/setting/<name>.yaml``."""
     tags: Any = field(default=None, metadata=unkeyed)
     """With a setting: only the data sets and evaluations that have any of these tags."""
     run_control_trials: bool = field(default=True, metadata=unkeyed)
-    """Add trials of the base models to a sweep, one per model, data set, task and evaluation."""
+    """Add control trials, which evaluate base models: one per model, data set, task, evaluation."""
     primary_metric: str | None = field(default=None, metadata=unkeyed)
-    """``<task>/<metric>``: what reports and optimisers look at first."""
+    """``<task>/<metric>``, the metric that reports and optimisers use first."""
     contrasts: Any = field(default=None, metadata=unkeyed)
     """Comparisons that the report makes, ``["lora.rank: 4 -> 64"]``; null: each level against the
     first.
     """
     delta: float | None = field(default=None, metadata={**between(gt=0), **unkeyed})
-    """A difference smaller than this counts as none, in units of the metric."""
+    """The smallest difference that matters, in units of the metric."""
 
 
 class Sections:
     """Builds ``Config`` objects, each distinct section once.
 
-    Trials of a sweep share most of their sections: compose hands over the very same mapping for a
-    section that no factor touches.
+    Trials of a sweep share most of their sections: ``compose`` returns the same mapping object for
+    a section that no factor changes.
     """
 
     def __init__(self) -> None:
         self._built: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     def config(self, data: Mapping[str, Any]) -> Config:
-        """Check ``data``, the resolved configuration of a trial, and make it a ``Config``."""
-        found: dict[str, Any] = {"native": {}, "transforms": {}}
+        """Check ``data``, the resolved configuration of a trial, and build a ``Config`` from it."""
+        sections: dict[str, Any] = {"native": {}, "transforms": {}}
         for name, value in data.items():
             section = self.section(name, value)
             if name in TOP_LEVEL:
-                found[name] = section
+                sections[name] = section
             elif value is None or (isinstance(value, Mapping) and schema.TARGET in value):
-                found["transforms"][name] = section
+                sections["transforms"][name] = section
             else:
-                found["native"][name] = section
-        return schema.build(Config, found)
+                sections["native"][name] = section
+        return schema.build(Config, sections)
 
     def section(self, name: str, value: Any) -> Any:
-        """The typed section ``name``; the same mapping gives the same object."""
+        """The typed section ``name``. The same mapping object gives the same section."""
         if not isinstance(value, Mapping):
             return value
-        found = self._built.get((name, id(value)))
-        if found is not None and found[0] is value:
-            return found[1]
-        built = self._build(name, value)
-        # keeps ``value`` alive, so its id stays its own
-        self._built[name, id(value)] = (value, built)
-        return built
+        entry = self._built.get((name, id(value)))
+        if entry is not None and entry[0] is value:
+            return entry[1]
+        section = self._build(name, value)
+        # This keeps ``value`` alive, so that its id stays unique.
+        self._built[name, id(value)] = (value, section)
+        return section
 
     @staticmethod
     def _build(name: str, value: Mapping[str, Any]) -> Any:
@@ -465,8 +462,8 @@ class Sections:
         return schema.build(_SECTIONS[name], value, name) if name in _SECTIONS else value
 
 
-#: The keys that a configuration may have beside native sections and transforms.
-TOP_LEVEL = frozenset(each.name for each in fields(Config)) - {"native", "transforms"}
+#: The keys that a configuration may have besides native sections and transforms.
+TOP_LEVEL = frozenset(section.name for section in fields(Config)) - {"native", "transforms"}
 
 _SECTIONS: dict[str, type[Any]] = {
     "model": Model,
@@ -484,7 +481,7 @@ _SECTIONS: dict[str, type[Any]] = {
 
 
 def _without_missing(value: Any) -> Any:
-    """OmegaConf's ``???`` as a key that was not given."""
+    """The data without OmegaConf's ``???``, which stands for a key that was not given."""
     if isinstance(value, Mapping):
         return {k: _without_missing(v) for k, v in value.items() if v != "???"}
     return value

@@ -1,7 +1,8 @@
-"""What can be set: every field of a configuration dataclass, with type, default and meaning.
+"""The reference of all settings: the fields of the configuration dataclasses.
 
-The schemas are the only source. A field's meaning is the string literal right below it in the class
-(an attribute docstring), which Python drops and this module reads from the source again.
+The schemas are the only source of names, types, defaults and bounds. A field's meaning is the
+string literal right below it (an attribute docstring). Python discards it, so it is read from the
+source.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _NAMES = {bool: "true or false", int: "whole number", float: "number", str: "tex
 class Option:
     """One key that can be set.
 
-    ``type``, ``default`` and ``bounds`` are text for people. ``keyed``: a change makes another
-    stage. ``meaning`` is empty where the class does not give one.
+    ``type``, ``default`` and ``bounds`` are text for people. ``keyed``: another value makes another
+    stage. ``meaning`` is empty if the class does not give one.
     """
 
     key: str
@@ -37,17 +38,18 @@ class Option:
 
 
 def options(cls: type[Any], section: str = "", *, keyed: bool = True) -> list[Option]:
-    """The keys of ``section``, which ``cls`` is the schema of; dataclasses in it are expanded."""
-    hints, said = get_type_hints(cls), meanings(cls)
+    """The keys of ``section``, whose schema is ``cls``. Dataclasses in it are expanded."""
+    hints = get_type_hints(cls)
+    docs = meanings(cls)
     result = []
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
         key = f"{section}.{field.name}" if section else field.name
-        counts = keyed and field.metadata.get("resolved", field.metadata.get("key", True))
+        is_keyed = keyed and field.metadata.get("resolved", field.metadata.get("key", True))
         inner = _dataclass_in(hints[field.name])
         if inner is not None:
-            result += options(inner, key, keyed=counts)
+            result += options(inner, key, keyed=is_keyed)
             continue
         result.append(
             Option(
@@ -55,8 +57,8 @@ def options(cls: type[Any], section: str = "", *, keyed: bool = True) -> list[Op
                 _type(hints[field.name]),
                 _default(field),
                 _bounds(field.metadata.get("bounds")),
-                counts,
-                said.get(field.name, ""),
+                is_keyed,
+                docs.get(field.name, ""),
             )
         )
     return result
@@ -64,11 +66,11 @@ def options(cls: type[Any], section: str = "", *, keyed: bool = True) -> list[Op
 
 def meanings(cls: type[Any]) -> dict[str, str]:
     """The docstrings below the fields of ``cls`` and its bases, each as one paragraph."""
-    said: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            said |= _meanings(base)
-    return said
+            docs |= _meanings(base)
+    return docs
 
 
 @functools.cache
@@ -87,10 +89,10 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
 
 
 def _dataclass_in(hint: Any) -> type[Any] | None:
-    """The dataclass that ``hint`` is, or is besides ``None``."""
+    """The dataclass if ``hint`` is one, or is one or ``None``."""
     [inner, *others] = [part for part in _parts(hint) if part is not type(None)]
-    alone: bool = not others and isinstance(inner, type) and dataclasses.is_dataclass(inner)
-    return inner if alone else None
+    single: bool = not others and isinstance(inner, type) and dataclasses.is_dataclass(inner)
+    return inner if single else None
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:

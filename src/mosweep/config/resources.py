@@ -1,5 +1,6 @@
-"""What a stage asks of a cluster, from ``conf/resources``: ``stages`` over ``models`` over
-``default``, key by key.
+"""The resources that stages request, from ``conf/resources``.
+
+Key by key, ``stages`` wins over ``models``, which wins over ``default``.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ __all__ = ["Request", "whole"]
 
 @dataclass(frozen=True)
 class Request:
-    """The group ``resources``: what stages ask of a cluster, key by key.
+    """The group ``resources``: the resources that stages request.
 
-    Sections hold the keys of ``Resources``, or Slurm's ``mem``, ``time`` and ``gres``.
+    Sections have the keys of ``Resources``, or Slurm's ``mem``, ``time`` and ``gres``.
     """
 
     default: Mapping[str, Any] = field(default_factory=dict)
-    """What all stages ask for."""
+    """The resources of all stages."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What stages of a model ask for, by the model's name. It goes before ``default``."""
+    """The resources of a model's stages, by the model's name. They win over ``default``."""
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What stages of a kind ask for (``data``, ``finetune``, ``eval`` …). It goes before
+    """The resources by kind of stage (``data``, ``finetune``, ``eval`` …). They win over
     ``models``.
     """
 
@@ -38,11 +39,11 @@ class Request:
                 _resources(f"{group}.{name}", section)
 
     def of(self, model: str | None, kind: str, *, computes: bool = True) -> Resources:
-        """Resources of a stage of ``kind`` in a trial of ``model``; ``None``: one that is the same
-        for all models.
+        """The resources of a stage of ``kind`` in a trial of ``model``.
 
-        A stage that does not compute with the model itself (it builds data, or calls an API) asks
-        for no GPU unless ``stages`` says so.
+        ``model`` is ``None`` for a stage that is the same for all models. A stage that does not
+        compute with the model itself (it builds data, or calls an API) requests no GPU unless
+        ``stages`` says so.
         """
         merged: dict[str, Any] = {}
         for place, section in (
@@ -57,23 +58,24 @@ class Request:
 
 
 def whole(stages: Iterable[Resources]) -> dict[str, Any]:
-    """What one job needs that runs all of the stages, one after the other: the most of each;
-    ``UserError`` where they cannot be one.
+    """The resources of one job that runs all ``stages``, one after the other: the most of each.
+
+    ``UserError`` if the stages ask for different values that are not numbers.
     """
-    found: dict[str, Any] = {}
+    total: dict[str, Any] = {}
     for resources in stages:
         for key, value in schema.plain(resources).items():
             if value is None or value == {}:
                 continue
-            if key in found and found[key] != value and not isinstance(value, int | float):
+            if key in total and total[key] != value and not isinstance(value, int | float):
                 raise UserError(
-                    f"resources: the stages of a trial ask for different {key} ({found[key]}, "
-                    f"{value}) and cannot be one job"
+                    f"resources.{key}: the stages of a trial request both {total[key]} and "
+                    f"{value}, so they cannot run as one job"
                 )
-            found[key] = (
-                max(found[key], value) if key in found and isinstance(value, int | float) else value
+            total[key] = (
+                max(total[key], value) if key in total and isinstance(value, int | float) else value
             )
-    return found
+    return total
 
 
 def _resources(place: str, section: Mapping[str, Any]) -> Resources:
@@ -81,38 +83,37 @@ def _resources(place: str, section: Mapping[str, Any]) -> Resources:
 
 
 def _translated(place: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """Slurm's own spellings as ours."""
+    """The section with Slurm's spellings translated to the fields of ``Resources``."""
     result: dict[str, Any] = {}
     for key, value in section.items():
-        where = f"{place}.{key}"
+        path = f"{place}.{key}"
         if value is None:
             continue
         if key == "mem":
-            result["mem_gb"] = _gigabytes(where, value)
+            result["mem_gb"] = _gigabytes(path, value)
         elif key == "time":
-            result["time_min"] = _minutes(where, value)
+            result["time_min"] = _minutes(path, value)
         elif key == "gres":
-            result["gpus"] = _gpus(where, value)
+            result["gpus"] = _gpus(path, value)
         else:
             result[key] = value
     return result
 
 
-def _gigabytes(where: str, value: Any) -> float:
-    """Slurm's ``--mem``: a number of megabytes, or with a suffix K, M, G or T."""
+def _gigabytes(path: str, value: Any) -> float:
+    """Parse Slurm's ``--mem``: a number of megabytes, or a number with a suffix K, M, G or T."""
     text = str(value).strip().upper().removesuffix("B")
     scale = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
     try:
         return float(text[:-1]) * scale[text[-1]] if text[-1:] in scale else float(text) / 1024
     except ValueError:
-        raise ConfigError(
-            where, value, "expected Slurm's form, such as 4000, 512M or 80G"
-        ) from None
+        raise ConfigError(path, value, "expected Slurm's form, such as 4000, 512M or 80G") from None
 
 
-def _minutes(where: str, value: Any) -> float:
-    """Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S. A number from 60 on is
-    refused: YAML reads 1:30 as 90.
+def _minutes(path: str, value: Any) -> float:
+    """Parse Slurm's ``--time``: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+
+    A number of 60 or more is refused, because YAML reads 1:30 as 90.
     """
     if isinstance(value, int) and value >= 60:
         clock = (
@@ -121,9 +122,9 @@ def _minutes(where: str, value: Any) -> float:
             else f"{value // 60}:{value % 60:02}"
         )
         raise ConfigError(
-            where,
+            path,
             value,
-            f'YAML reads {clock} without quotes as {value}, too; write time: "{clock}", or '
+            f'ambiguous: YAML reads {clock} without quotes as {value}; write time: "{clock}", or '
             f"time_min: {value}",
         )
     text = str(value)
@@ -140,16 +141,16 @@ def _minutes(where: str, value: Any) -> float:
         hours, minutes, seconds = parts
     except ValueError:
         raise ConfigError(
-            where, value, 'expected Slurm\'s form, such as 30, "00:30:00" or "1-12"'
+            path, value, 'expected Slurm\'s form, such as 30, "00:30:00" or "1-12"'
         ) from None
     return hours * 60 + minutes + seconds / 60
 
 
-def _gpus(where: str, value: Any) -> int:
-    """``1``, ``gpu:2`` or ``gpu:a100:2``."""
+def _gpus(path: str, value: Any) -> int:
+    """Parse Slurm's ``--gres``: ``1``, ``gpu:2`` or ``gpu:a100:2``."""
     try:
         return int(str(value).rpartition(":")[2])
     except ValueError:
         raise ConfigError(
-            where, value, "expected a number of GPUs, such as 1 or gpu:a100:2"
+            path, value, "expected a number of GPUs, such as 1 or gpu:a100:2"
         ) from None

@@ -1,5 +1,6 @@
-"""Keeps secrets out of configurations: Hydra writes overrides to disk, so one that looks like a
-secret is refused at once.
+"""Keep secrets out of configurations.
+
+Hydra writes overrides to disk, so an override that looks like a secret is refused at once.
 """
 
 from __future__ import annotations
@@ -13,28 +14,32 @@ from mosweep.core.errors import ConfigError
 __all__ = ["find_secrets", "looks_secret", "masked", "refuse_secrets"]
 
 _SECRET_KEY = re.compile(
-    r"(?:^|[._-])(?:api_?key|apikey|secret(?:_?key)?|password|passwd|passphrase|credentials?|bearer|auth(?:_?token)?|(?:access|private|signing)_?key|(?:api|auth|access|hf|hub|bearer|refresh|session|bot|wandb|github)_?token"
-    # a tokenizer's special tokens are no secrets
+    r"(?:^|[._-])(?:api_?key|apikey|secret(?:_?key)?|password|passwd|passphrase|credentials?"
+    r"|bearer|auth(?:_?token)?|(?:access|private|signing)_?key"
+    r"|(?:api|auth|access|hf|hub|bearer|refresh|session|bot|wandb|github)_?token"
+    # A tokenizer's special tokens are not secrets.
     r"|(?<!(?:eos|bos|pad|unk|sep|cls|eot|eom)_)(?<!(?:mask|stop)_)token)$",
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
-    r"(?:\bsk-[\w-]{16,}|\bsk_(?:live|test)_\w{10,}|\bhf_\w{20,}|\btml-[\w-]{16,}|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}"
+    r"(?:\bsk-[\w-]{16,}|\bsk_(?:live|test)_\w{10,}|\bhf_\w{20,}|\btml-[\w-]{16,}"
+    r"|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}"
     r"|\bAIza[\w-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s:@]+@)"
 )
 
 
 def looks_secret(key: str, value: str) -> bool:
-    """Whether an override ``key=value`` seems to carry a secret, by its key's last word or by its
-    value's shape.
+    """Whether an override ``key=value`` seems to contain a secret.
+
+    It is judged by the last word of the key and by the form of the value.
     """
     return (
         bool(_SECRET_KEY.search(key)) and value.strip("'\" ").lower() not in ("", "null")
     ) or bool(_SECRET_VALUE.search(value))
 
 
-#: ``key: value`` in YAML or JSON, ``key=value`` elsewhere. Numbers, sections and what is not given
-#: are no secrets.
+#: ``key: value`` in YAML or JSON, ``key=value`` elsewhere. Numbers, sections and missing values are
+#: not secrets.
 _PAIR = re.compile(
     r"""(?<![\w.-])([A-Za-z_][\w.-]*)["']?\s*[:=]\s*["']?"""
     r"""(?!(?:null|none|true|false|~|[-+\d.e]+)(?![^\s"',{}\[\]]))([^\s"',{}\[\]]+)""",
@@ -43,23 +48,22 @@ _PAIR = re.compile(
 
 
 def find_secrets(text: str, *, keys: bool) -> list[str]:
-    """What in ``text`` looks like a secret, as ``line 3 (api_key)``, never the secret itself.
-    ``keys``: also by what it is called.
+    """The places in ``text`` that look like a secret, such as ``line 3 (api_key)``.
+
+    The secret itself is never included. ``keys``: also judge a value by its key.
     """
-    found = []
+    places = []
     for number, line in enumerate(text.splitlines(), 1):
         names = (
             [name for name, _ in _PAIR.findall(line) if _SECRET_KEY.search(name)] if keys else []
         )
         if names or _SECRET_VALUE.search(line):
-            found.append(f"line {number}" + (f" ({names[0]})" if names else ""))
-    return found
+            places.append(f"line {number}" + (f" ({names[0]})" if names else ""))
+    return places
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """Plain data with everything that looks like a secret replaced: for what leaves this
-    machine.
-    """
+    """The data with everything that looks like a secret replaced, before it leaves this machine."""
     if isinstance(value, Mapping):
         return {name: masked(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -68,9 +72,7 @@ def masked(value: Any, key: str = "") -> Any:
 
 
 def refuse_secrets(arguments: Iterable[str]) -> None:
-    """Raise ``ConfigError``, without repeating the value, if an argument seems to carry a
-    secret.
-    """
+    """Raise ``ConfigError`` if an argument seems to contain a secret. It never shows the value."""
     for argument in arguments:
         key, equals, value = argument.partition("=")
         key = key.lstrip("+~")

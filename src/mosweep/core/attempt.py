@@ -1,4 +1,4 @@
-"""Claim, run, publish: the one way in which a computation gets its result into the store."""
+"""Claim, run, publish: the only way that a computation puts its result into the store."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Ended", "attempt", "note_failure"]
 class Ended:
     """How an attempt ended. One of these is set:
 
-    - ``record``: the result is there. ``seconds`` is what making it took, ``None`` if it was there
+    - ``record``: the result exists. ``seconds`` is how long it took, or ``None`` if it existed
       already.
-    - ``owner``: another living process is making it.
-    - ``error``: making it failed. ``place`` is the attempt's, for its log.
+    - ``owner``: another live process is computing it.
+    - ``error``: the computation failed. ``place`` is the attempt, for its log.
     """
 
     record: Record | None = None
@@ -43,20 +43,20 @@ async def attempt(
     libraries: Iterable[str] = (),
     accept: Callable[[Record], bool] = lambda record: True,
 ) -> Ended:
-    """Make the result of ``key``, unless it is there and ``accept`` takes it.
+    """Compute the result of ``key``, unless it exists and ``accept`` takes it.
 
-    ``run`` returns the facts. It makes the attempt's folder if it leaves files. ``about`` goes into
-    the record beside time, host and the versions of ``libraries``. Any exception but a cancellation
-    is a failure.
+    ``run`` returns the facts. It creates the attempt's folder if it writes files. ``about`` goes
+    into the record beside time, host and the versions of ``libraries``. Any exception but a
+    cancellation is a failure.
     """
     if (record := store.read(key)) and accept(record):
         return Ended(record)
     place = store.begin(key, folder=False)
     if isinstance(place, Owner):
         return Ended(owner=place)
-    begun = time.time()
+    started = time.time()
     try:
-        if (record := store.read(key)) and accept(record):  # published before our claim
+        if (record := store.read(key)) and accept(record):  # Published before our claim.
             store.abandon(place)
             return Ended(record)
         facts = await run(place)
@@ -64,7 +64,7 @@ async def attempt(
             place,
             payload=payload,
             facts=facts,
-            started=round(begun, 3),
+            started=round(started, 3),
             finished=round(time.time(), 3),
             host=this_process().host,
             job=this_process().job,
@@ -77,11 +77,11 @@ async def attempt(
     except BaseException:
         store.abandon(place)
         raise
-    return Ended(record, time.time() - begun)
+    return Ended(record, time.time() - started)
 
 
 def note_failure(place: Attempt, error: BaseException) -> None:
-    """Add to an attempt's log why it failed: a message of mosweep's, or else the traceback."""
+    """Add the error to the attempt's log: the message of a ``MosweepError``, or a traceback."""
     text = (
         str(error)
         if isinstance(error, MosweepError)

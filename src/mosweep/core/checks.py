@@ -1,4 +1,4 @@
-"""What ``doctor`` finds: checks that adapters make of their own needs."""
+"""The checks that ``doctor`` prints. Each adapter checks its own requirements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Check", "check_libraries", "version_of"]
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. ``works`` is ``None`` for a mere fact."""
+    """One finding. ``works`` is ``None`` if it only informs."""
 
     name: str
     works: bool | None
@@ -19,7 +19,7 @@ class Check:
 
 def version_of(distribution: str) -> str | None:
     """The installed version; ``None`` if it is not installed."""
-    from importlib import metadata  # slow to import, and only doctor needs it
+    from importlib import metadata  # Slow to import, and only doctor needs it.
 
     try:
         return metadata.version(distribution)
@@ -28,7 +28,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def check_libraries(name: str, distributions: Sequence[str], extra: str) -> Check:
-    """Whether everything that mosweep's ``extra`` brings is installed."""
+    """Whether the libraries of mosweep's ``extra`` are installed."""
     versions = {distribution: version_of(distribution) for distribution in distributions}
     missing = [distribution for distribution, version in versions.items() if version is None]
     if missing:

@@ -1,13 +1,14 @@
 """Claims: one owner at a time for a key, among processes and machines that share a file system.
 
-Every process has one *card*, a small file that says who it is and whose modification time it
-renews. A claim is a hard link ``<key>.<n>`` to that card: ``link(2)`` makes it appear whole, and
-only once. ``n`` is the *fencing token*: who finds the owner of ``<key>.<n>`` dead makes
-``<key>.<n+1>``, and again only one can. The owner is whoever holds the highest token, so a process
-that stalled and wakes up sees that it owns nothing any more (``Claim.check``).
+Every process has one *card*, a small file that identifies it. The process keeps renewing the
+card's modification time. A claim is a hard link ``<key>.<n>`` to that card: ``link(2)`` is atomic,
+and succeeds only once. ``n`` is the *fencing token*. A process that finds the owner of
+``<key>.<n>`` dead makes ``<key>.<n+1>``, and again only one can. The owner is the holder of the
+highest token, so a process that stalled and resumes sees that it has lost its claim
+(``Claim.check``).
 
 An owner on this machine is dead when its process is gone. An owner elsewhere is dead when its card
-has not been renewed for ``STALE_S`` as *our* clock sees it, so clocks need not agree. Works on NFS;
+has not been renewed for ``STALE_S`` by *our* clock, so clocks need not agree. This works on NFS. It
 uses neither flock nor SQLite.
 """
 
@@ -28,16 +29,18 @@ from mosweep.core.errors import ClaimLost
 
 __all__ = ["Claim", "Claims", "Owner", "start_time", "this_process"]
 
-#: How often an owner renews its card, and how long a silent owner elsewhere is believed, in
-#: seconds.
+#: How often an owner renews its card, in seconds.
 RENEW_S = 5.0
+
+#: How long an owner on another machine counts as alive without renewing its card, in seconds.
 STALE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a claim. ``machine`` names host, boot and process namespace: pids compare only
-    within one.
+    """The holder of a claim.
+
+    ``machine`` names host, boot and process namespace. Process ids compare only within one machine.
     """
 
     host: str
@@ -60,17 +63,18 @@ class Claim:
     card: _Card = field(repr=False)
 
     def check(self) -> None:
-        """Raise ``ClaimLost`` unless we are still the owner: this process, and within it whoever
-        acquired ``key`` last.
+        """Raise ``ClaimLost`` unless this claim still holds.
+
+        Within this process, the claim that acquired ``key`` last is the one that holds.
         """
         try:
-            ours = (
+            is_owner = (
                 self.card.claims.get(self.key) is self
                 and self.path.stat().st_ino == self.card.inode
             )
         except FileNotFoundError:
-            ours = False
-        if not ours or self.path.with_name(f"{self.key}.{self.token + 1}").exists():
+            is_owner = False
+        if not is_owner or self.path.with_name(f"{self.key}.{self.token + 1}").exists():
             raise ClaimLost(f"stage {self.key[:12]} was taken over while this process was stalled")
 
 
@@ -82,7 +86,7 @@ class Claims:
     _seen: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def acquire(self, key: str) -> Claim | Owner:
-        """Claim ``key``: the claim if it is ours now, otherwise its living owner."""
+        """Claim ``key``. Returns the claim, or the live owner if there is one already."""
         card = _card(self.folder)
         with card.acquiring:
             return self._acquire(key, card)
@@ -98,8 +102,8 @@ class Claims:
             if not _link(card, path):
                 continue
             claim = Claim(key, tokens[0] + 1 if tokens else 1, path, card)
-            # Another process may have acted on what it saw before our link: look again, and step
-            # back where in doubt.
+            # Another process may not have seen our link before it acted: check again, and back off
+            # if in doubt.
             others = [token for token in self._tokens(key) if token != claim.token]
             if any(token > claim.token or self._living(key, token) for token in others):
                 path.unlink(missing_ok=True)
@@ -110,13 +114,13 @@ class Claims:
             return claim
 
     def owner(self, key: str) -> Owner | None:
-        """The living owner of ``key``, if there is one."""
+        """The live owner of ``key``, if there is one."""
         return next(
             (owner for token in self._tokens(key) if (owner := self._living(key, token))), None
         )
 
     def release(self, claim: Claim) -> None:
-        """Give the claim back. One that was taken over is left to its new owner."""
+        """Release the claim. A claim that was taken over stays with its new owner."""
         with contextlib.suppress(ClaimLost):
             claim.check()
             claim.path.unlink(missing_ok=True)
@@ -124,8 +128,8 @@ class Claims:
             del claim.card.claims[claim.key]
 
     def held(self) -> dict[str, Owner]:
-        """Living owners by key."""
-        # NFS leaves .nfs… for a while
+        """The live owners by key."""
+        # NFS keeps files named .nfs… for a while.
         keys = {name.rpartition(".")[0] for name in _names(self.folder) if name[:1] != "."}
         return {key: owner for key in sorted(keys) if (owner := self.owner(key))}
 
@@ -133,7 +137,7 @@ class Claims:
         return self.folder / f"{key}.{token}"
 
     def _tokens(self, key: str) -> list[int]:
-        """Tokens of ``key``, highest first."""
+        """The tokens of ``key``, highest first."""
         prefix = f"{key}."
         return sorted(
             (int(name[len(prefix) :]) for name in _names(self.folder) if name.startswith(prefix)),
@@ -159,8 +163,10 @@ class Claims:
 
 @dataclass(frozen=True)
 class _Card:
-    """``claims`` are this process's latest, by key: its links all look alike, so what an earlier
-    claim may do is not seen on disk.
+    """The card of this process.
+
+    ``claims`` are this process's latest claims by key. All its links point to one card, so the disk
+    does not show which of its claims is the latest.
     """
 
     path: Path
@@ -176,7 +182,7 @@ def this_process() -> Owner:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:  # no /proc: macOS; the host's name must do
+    except OSError:  # macOS has no /proc: the host's name has to be enough.
         boot = namespace = ""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = (
@@ -190,15 +196,16 @@ def this_process() -> Owner:
 
 
 def start_time(pid: int) -> str | None:
-    """When process ``pid`` started, in the kernel's own words, so that a reused pid is told apart;
-    ``None`` if it is gone.
+    """When process ``pid`` started, as the kernel states it, or ``None`` if it is gone.
+
+    It distinguishes a process from a later one with the same id.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return None
-        try:  # no /proc: existence is all that can be asked
+        try:  # Without /proc, only the existence of a process is known.
             os.kill(pid, 0)
         except ProcessLookupError:
             return None
@@ -210,34 +217,33 @@ def start_time(pid: int) -> str | None:
 
 @cache
 def _card(folder: Path) -> _Card:
-    """This process's card in ``folder``, renewed by a background thread for as long as the process
-    lives.
-    """
-    me = this_process()
+    """This process's card in ``folder``. A background thread renews it while the process lives."""
+    process = this_process()
     cards = folder.with_name(folder.name + ".cards")
     cards.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    path = cards / f"{me.host}-{me.pid}-{time.time_ns()}"
-    path.write_text(json.dumps(asdict(me)))
-    _sweep_cards(cards, me)
+    path = cards / f"{process.host}-{process.pid}-{time.time_ns()}"
+    path.write_text(json.dumps(asdict(process)))
+    _remove_dead_cards(cards, process)
     atexit.register(path.unlink, missing_ok=True)
     threading.Thread(target=_renew, args=(path,), name="mosweep-claims", daemon=True).start()
     return _Card(path, path.stat().st_ino)
 
 
-def _sweep_cards(cards: Path, me: Owner) -> None:
-    """Remove the cards that dead processes of this machine left."""
+def _remove_dead_cards(cards: Path, process: Owner) -> None:
+    """Remove the cards of dead processes of this machine."""
     for name in _names(cards):
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # gone, or being written
+        # A card may just have been removed, or may be half written.
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             owner = Owner(**json.loads((cards / name).read_text()))
-            if owner.machine == me.machine and start_time(owner.pid) != owner.started:
+            if owner.machine == process.machine and start_time(owner.pid) != owner.started:
                 (cards / name).unlink(missing_ok=True)
 
 
 def _renew(path: Path) -> None:
     while True:
         time.sleep(RENEW_S)
-        with contextlib.suppress(OSError):  # a full disk or a slow server: the next turn may do
+        with contextlib.suppress(OSError):  # A full disk or a slow server: the next try may work.
             os.utime(path)
 
 
@@ -245,7 +251,7 @@ def _link(card: _Card, path: Path) -> bool:
     try:
         os.link(card.path, path)
     except FileExistsError:
-        # A reply lost on NFS makes a link that succeeded look like one that did not.
+        # On NFS a lost reply can make a successful link look like a failed one.
         with contextlib.suppress(FileNotFoundError):
             return path.stat().st_ino == card.inode
         return False

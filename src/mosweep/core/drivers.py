@@ -1,4 +1,4 @@
-"""Which sweeps are being run on a store, so that nobody takes away what they count on."""
+"""The sweeps that are running on a store, so that nothing they need is removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["at_work", "sweeps_at_work"]
 
 @contextlib.contextmanager
 def at_work(store: Store, sweep: Path) -> Iterator[None]:
-    """While inside, ``sweeps_at_work`` tells of ``sweep``, unless this process dies."""
+    """List ``sweep`` in ``sweeps_at_work`` until the context ends or this process dies."""
     name = f"sweep-{digest_bytes(os.fsencode(sweep))[:16]}-{os.getpid()}"
     note = store.root / "drivers" / name
     claim = store.claims.acquire(name)
@@ -31,14 +31,15 @@ def at_work(store: Store, sweep: Path) -> Iterator[None]:
 
 
 def sweeps_at_work(store: Store) -> list[Path]:
-    """Folders of the sweeps that living processes run on ``store``; what dead ones left is
-    removed.
+    """The folders of the sweeps that live processes run on ``store``.
+
+    Removes the notes of dead processes.
     """
-    found = []
+    folders = []
     for note in sorted((store.root / "drivers").glob("sweep-*")):
         if store.claims.owner(note.name) is None:
             note.unlink(missing_ok=True)
             continue
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            found.append(Path(note.read_text()))
-    return list(dict.fromkeys(found))
+        with contextlib.suppress(FileNotFoundError):  # The sweep has just ended.
+            folders.append(Path(note.read_text()))
+    return list(dict.fromkeys(folders))

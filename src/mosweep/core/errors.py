@@ -36,7 +36,7 @@ class MosweepError(Exception):
 
 
 class UserError(MosweepError, ValueError):
-    """Something the user can mend; shown without a traceback, exit status 2."""
+    """Something the user can fix. Shown without a traceback; exit status 2."""
 
 
 class ConfigError(UserError):
@@ -55,7 +55,7 @@ class ConfigError(UserError):
 
 
 class StageError(MosweepError, RuntimeError):
-    """A stage failed. ``log`` is the path of what it printed, if there is any."""
+    """A stage failed. ``log`` is the path of its log, if there is one."""
 
     def __init__(self, message: str, log: str | None = None) -> None:
         super().__init__(message, log)
@@ -66,7 +66,7 @@ class StageError(MosweepError, RuntimeError):
 
 
 class StoreError(MosweepError, OSError):
-    """The store cannot do what was asked of it."""
+    """The store cannot do what was asked."""
 
 
 class CorruptRecord(StoreError):
@@ -94,9 +94,7 @@ def near_misses(word: str, valid: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def choices(word: str, valid: Iterable[str], limit: int = 12) -> str:
-    """'did you mean …?' where something looks like ``word``, then the valid words, shortened to
-    ``limit``.
-    """
+    """'did you mean …?' if a valid word looks like ``word``, then up to ``limit`` valid words."""
     words = sorted(valid)
     near = near_misses(word, words)
     shown = ", ".join(words[:limit]) + (f", … ({len(words)} in all)" if len(words) > limit else "")

@@ -1,7 +1,7 @@
-"""What happens while a sweep runs, as frozen events, and the interface of those who listen.
+"""The events of a running sweep, and the interface of the recorders that receive them.
 
-A recorder overrides the methods it cares about. Events gain fields over time; methods take the
-event, so that no recorder breaks.
+A recorder overrides the methods it needs. Each method takes one event object, so a new field of an
+event breaks no recorder.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SweepStarted:
-    """A plan is about to run: so many trials, and unique stages in all, done already, and to
-    run.
+    """A plan is about to run.
+
+    ``total`` counts its unique stages, ``cached`` those already done, ``to_run`` the others.
     """
 
     folder: Path
@@ -40,7 +41,7 @@ class SweepStarted:
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage began. ``log`` is where its output goes, ``job`` who runs it."""
+    """A stage has started. ``log`` is where its output goes, ``job`` is what runs it."""
 
     key: str
     label: str
@@ -51,8 +52,9 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageFinished:
-    """A stage's record is there. ``elsewhere``: another process made it while we waited.
-    ``seconds`` is wall time.
+    """A stage's record exists.
+
+    ``elsewhere``: another process ran the stage while this one waited. ``seconds`` is wall time.
     """
 
     key: str
@@ -65,8 +67,9 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class StageFailed:
-    """A stage failed or was ``cancelled``; those that need it will not run and have no event.
-    ``log`` is where its output went.
+    """A stage failed or was ``cancelled``. ``log`` is where its output went.
+
+    Stages that need it will not run and have no event.
     """
 
     key: str
@@ -80,7 +83,7 @@ class StageFailed:
 
 @dataclass(frozen=True)
 class StageQueued:
-    """A stage was given to a queue as ``job``. ``tries`` says what became of it there before."""
+    """A stage was submitted to a queue as ``job``. ``tries`` are its earlier jobs there."""
 
     key: str
     label: str
@@ -91,7 +94,7 @@ class StageQueued:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the user should know: a queue that does not answer, jobs handed in."""
+    """Something the user should know: a queue that does not answer, jobs submitted."""
 
     text: str
 
@@ -104,33 +107,33 @@ class SweepFinished:
 
 
 class Recorder:
-    """Listens to a sweep. Every method does nothing unless overridden."""
+    """Receives the events of a sweep. Methods do nothing unless overridden."""
 
     def sweep_started(self, event: SweepStarted) -> None:
         """Called once, before the first stage."""
 
     def notice(self, event: Notice) -> None:
-        """Called for what should be told but concerns no one stage."""
+        """Called with a message that does not belong to a single stage."""
 
     def stages_queued(self, events: Sequence[StageQueued]) -> None:
-        """Called when stages were given to a queue, all those of one array at once."""
+        """Called when stages were submitted to a queue. A job array comes as one call."""
 
     def stage_started(self, event: StageStarted) -> None:
-        """Called when a stage begins."""
+        """Called when a stage has started."""
 
     def stage_finished(self, event: StageFinished) -> None:
-        """Called when a stage's record is there."""
+        """Called when a stage's record exists."""
 
     def stage_failed(self, event: StageFailed) -> None:
-        """Called when a stage failed or was given up."""
+        """Called when a stage failed or was cancelled."""
 
     def sweep_finished(self, event: SweepFinished) -> None:
-        """Called once, after the last stage, with everything that is known."""
+        """Called once, after the last stage, with the sweep's results."""
 
 
 @dataclass(frozen=True)
 class Recorders(Recorder):
-    """Several recorders as one, told in order."""
+    """Several recorders as one. Each event goes to all of them, in order."""
 
     members: Sequence[Recorder]
 

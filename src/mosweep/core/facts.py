@@ -1,7 +1,7 @@
-"""What stages report: the facts of data sets, models and evaluations, typed.
+"""The typed facts that stages report about data sets, models and evaluations.
 
-A work returns ``to_json()`` of one of these; readers take ``of(facts)``. What only one backend or
-evaluator reports travels in ``more`` and stands beside the typed fields in JSON.
+A work returns ``to_json()`` of one of these classes, and readers call ``of(facts)``. Facts that
+only one backend or evaluator reports are in ``more``. In JSON they are beside the typed fields.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Point = Sequence[float]
 class Usage:
     """The tokens that a stage used at a provider.
 
-    ``train_tokens`` counts a token once for every epoch it was trained on. ``model`` is the
-    provider's own name of it: the base model, ``ft:<base>:…``, or ``tinker/<base>@…``.
+    ``train_tokens`` counts a token once per epoch. ``model`` is the provider's own name for the
+    model: the base model, ``ft:<base>:…``, or ``tinker/<base>@…``.
     """
 
     provider: str
@@ -61,10 +61,10 @@ class WeightsAccess:
 
 @dataclass(frozen=True)
 class HostedAccess:
-    """A model that somebody serves: ``provider`` as Inspect calls it, and its name there.
+    """A model that a provider serves: Inspect's name for the provider, and the model's name there.
 
-    ``options`` go to the provider's client. With ``base_tokenizer`` the client needs the folder of
-    the base model for its tokenizer.
+    ``options`` go to the provider's client. With ``base_tokenizer`` the client also needs the
+    folder of the base model, for its tokenizer.
     """
 
     provider: str
@@ -93,7 +93,7 @@ class DatasetRef:
 
 @dataclass(frozen=True)
 class _Facts:
-    """``more`` holds what has no field of its own."""
+    """The base of all facts. ``more`` holds the facts without a field of their own."""
 
     version: ClassVar[int] = 1
 
@@ -102,7 +102,7 @@ class _Facts:
 
     @classmethod
     def of(cls, facts: Mapping[str, Json]) -> Self:
-        """Read what ``to_json`` wrote."""
+        """Read facts that ``to_json`` wrote."""
         names, required = _names(cls)
         known = {name: facts[name] for name in names if name in facts}
         more = {
@@ -110,7 +110,7 @@ class _Facts:
         }
         missing = [name for name in required if name not in known]
         if missing:
-            raise StoreError(f"the facts of a stage lack {', '.join(missing)} ({cls.__name__})")
+            raise StoreError(f"{cls.__name__} of a stage: missing {', '.join(missing)}")
         return cls(**cls._read(known), more=more)
 
     @classmethod
@@ -120,7 +120,7 @@ class _Facts:
         return known
 
     def to_json(self) -> dict[str, Json]:
-        """As a record keeps it; what is unknown or empty is left out."""
+        """The facts as a record keeps them, without unknown and empty ones."""
         names, required = _names(type(self))
         values = {name: getattr(self, name) for name in names}
         kept = {
@@ -133,32 +133,32 @@ class _Facts:
         return {"version": self.version, **kept, **self.more}
 
 
-#: Names of the facts of a class: all but ``more``, and those that every record has.
+#: For each class, the names of its facts without ``more``, and of its required facts.
 _NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
 
 def _names(kind: type[_Facts]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if kind not in _NAMES:
-        named = [each for each in fields(kind) if each.name != "more"]
+        facts = [fact for fact in fields(kind) if fact.name != "more"]
         _NAMES[kind] = (
-            tuple(each.name for each in named),
+            tuple(fact.name for fact in facts),
             tuple(
-                each.name
-                for each in named
-                if each.default is MISSING and each.default_factory is MISSING
+                fact.name
+                for fact in facts
+                if fact.default is MISSING and fact.default_factory is MISSING
             ),
         )
     return _NAMES[kind]
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a fact says nothing. A count or a loss of 0 says something."""
+    """Whether a fact says nothing. A count or a loss of 0 does say something."""
     return value is None or value is False or (isinstance(value, Sized) and not len(value))
 
 
 @dataclass(frozen=True)
 class BaseFacts(_Facts):
-    """A base model that was made here, in ``folder`` of the artifact."""
+    """A generated base model, in ``folder`` of the artifact."""
 
     name: str
     folder: str | None = None
@@ -167,7 +167,10 @@ class BaseFacts(_Facts):
 
 @dataclass(frozen=True)
 class DataFacts(_Facts):
-    """A data set in ``folder`` of the artifact: rows of each file, digest of ``train.jsonl``."""
+    """A data set in ``folder`` of the artifact.
+
+    ``files`` has the rows of each file. ``rows`` and ``digest`` are those of ``train.jsonl``.
+    """
 
     name: str
     folder: str
@@ -179,11 +182,11 @@ class DataFacts(_Facts):
 
 @dataclass(frozen=True)
 class ModelFacts(_Facts):
-    """A model that training left.
+    """A trained model.
 
-    ``loss`` and each of ``curves`` are points of step and value. ``seconds`` is the whole run,
-    ``train_seconds`` its steps alone. ``remote_job`` are the provider's ids of the jobs, with
-    spaces between. ``usage`` is ``cost.prices.facts`` of the tokens that were paid for.
+    ``loss`` and each of ``curves`` are points of step and value. ``seconds`` covers the whole run,
+    ``train_seconds`` only its steps. ``remote_job`` has the provider's job ids, separated by
+    spaces. ``usage`` is ``cost.prices.facts`` of the tokens that were paid for.
     """
 
     model_id: str
@@ -207,7 +210,7 @@ class ModelFacts(_Facts):
         return super()._read(known)
 
     def to_json(self) -> dict[str, Json]:
-        """As a record keeps it; what is unknown or empty is left out."""
+        """The facts as a record keeps them, without unknown and empty ones."""
         facts = super().to_json()
         if self.access is not None:
             name = next(name for name, kind in _ACCESS.items() if isinstance(self.access, kind))
@@ -222,7 +225,7 @@ class ModelFacts(_Facts):
 
 @dataclass(frozen=True)
 class EvalFacts(_Facts):
-    """Scores of a model on a task: ``metrics`` by name, over ``n`` items."""
+    """A model's scores on a task: ``metrics`` by name, over ``n`` items."""
 
     task: str
     model_id: str
@@ -234,10 +237,10 @@ class EvalFacts(_Facts):
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """What a loop knows of a round that it evaluated, besides the evaluation itself.
+    """What a loop records about an evaluated round, besides the evaluation's own facts.
 
-    ``watched`` is the metric, without its task, that decides whether there is another round, and
-    ``score`` its value.
+    ``watched`` is the metric, without its task, that decides whether there is another round.
+    ``score`` is its value.
     """
 
     number: int

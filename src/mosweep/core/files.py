@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: a reader sees the old file or the new one, never a part."""
+"""Atomic writing of files: a reader sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["replacing", "write_synced", "write_whole"]
 
 
 def write_whole(path: Path, content: str | bytes | Iterable[str], *, durable: bool = False) -> None:
-    """Write a file in one step, in place of what was there. Text is UTF-8 and may come in parts.
+    """Write or replace a file in one step. Text is UTF-8 and may come in parts.
 
-    With ``durable`` it is on disk when this returns, even if the machine then loses power.
+    With ``durable`` the file is on disk when this returns, even if the machine then loses power.
     """
     with replacing(path) as temporary:
         if durable:
@@ -28,9 +28,9 @@ def write_whole(path: Path, content: str | bytes | Iterable[str], *, durable: bo
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place at the end.
+    """A temporary path that replaces ``path`` at the end.
 
-    After an exception the temporary file is removed, and ``path`` is as it was.
+    After an exception the temporary file is removed and ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:

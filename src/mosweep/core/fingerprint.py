@@ -1,9 +1,10 @@
-"""From what defines a result to its key.
+"""Keys: the identity of a result.
 
 A key is ``sha256(canonical JSON)`` of a payload: the kind and version of the work, its typed
-configuration, the keys or digests of its inputs, the digest of the user's code that it runs. ``1``
-and ``1.0`` are one number; a ``None`` field drops out, so that an optional field can be added to a
-dataclass without moving any key. What JSON cannot represent faithfully is refused.
+configuration, the keys or digests of its inputs, and the digest of the user's code that it runs.
+``1`` and ``1.0`` are the same number. A field that is ``None`` is left out, so an optional field
+can be added to a dataclass without changing any key. Values that JSON cannot represent faithfully
+are refused.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ __all__ = [
     "unkeyed",
 ]
 
-#: Field metadata that keeps a field out of the key: paths, interpreters, devices, everything that
-#: is not the science.
+#: Metadata of a field that is not part of the key: a path, an interpreter, a device, or anything
+#: else that does not define the result.
 unkeyed: dict[str, Any] = {"key": False}
 
 
 def canonical(value: Any, path: str = "") -> Any:
-    """``value`` as JSON-able data in its one canonical form.
+    """The canonical form of ``value``, as data for JSON.
 
-    Raises ``TypeError`` for what has no canonical form and says where it stands and how to mend it.
+    Raises ``TypeError`` for a value without one. The error names its path and how to fix it.
     """
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
@@ -66,12 +67,12 @@ def canonical(value: Any, path: str = "") -> Any:
         return [canonical(item, f"{path}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, enum.Enum):
         return canonical(value.value, path)
-    for base in (str, int, float):  # subclasses, such as NumPy's float64
+    for base in (str, int, float):  # Subclasses, such as NumPy's float64.
         if isinstance(value, base):
             return canonical(base(value), path)
     if isinstance(value, PurePath):
         raise TypeError(
-            f"{path or 'value'} is a path: a key must not depend on where files lie; use the "
+            f"{path or 'value'} is a path: a key must not depend on where files are; use the "
             "digest of the content"
         )
     raise TypeError(
@@ -81,20 +82,22 @@ def canonical(value: Any, path: str = "") -> Any:
 
 
 def _canonical_dataclass(value: Any, path: str) -> dict[str, Any]:
-    """Made once per frozen object inside a payload: the trials of a sweep share most of their
-    settings, in time and in memory.
+    """The canonical form of a dataclass.
+
+    It is kept on a frozen object inside a payload: trials share most settings, so this saves time
+    and memory.
     """
     kind: Any = type(value)
-    known = value.__dict__.get("_canonical") if hasattr(value, "__dict__") else None
-    if known is None:
-        known = {
+    form = value.__dict__.get("_canonical") if hasattr(value, "__dict__") else None
+    if form is None:
+        form = {
             name: canonical(item, f"{path}.{name}" if path else name)
             for name in _keyed_fields(kind)
             if (item := getattr(value, name)) is not None
         }
         if path and kind.__dataclass_params__.frozen and hasattr(value, "__dict__"):
-            value.__dict__["_canonical"] = known
-    return known
+            value.__dict__["_canonical"] = form
+    return form
 
 
 @functools.cache
@@ -119,36 +122,38 @@ def fingerprint(payload: Any) -> str:
 
 
 def digest_bytes(data: bytes) -> str:
-    """SHA-256 of ``data``, hexadecimal."""
+    """The SHA-256 of ``data``, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal, reading a mebibyte at a time."""
+    """The SHA-256 of a file's content, in hexadecimal. The file is read in blocks."""
     with open(path, "rb") as file:
         return digest_stream(file)
 
 
 def digest_stream(file: IO[bytes]) -> str:
-    """SHA-256 of what is left to read in ``file``, hexadecimal."""
+    """The SHA-256 of the rest of ``file``, in hexadecimal."""
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def digest_tree(folder: Path, names: Iterable[str]) -> str:
-    """One digest for some files of ``folder``: depends on their relative names and contents, not on
-    their order or times.
+    """One digest for the files ``names`` of ``folder``.
+
+    It depends on their relative names and contents, not on their order or times.
     """
     return fingerprint({name: digest_file(folder / name) for name in sorted(set(names))})
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two canonical payloads differ: ``(dotted path, old, new)``, missing shown as
-    ``None``.
+    """The differences of two canonical payloads: ``(dotted path, old, new)``.
+
+    A missing value is ``None``.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         rows = []
         for key in sorted(set(old) | set(new)):
             rows += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return rows
-    # not ==: true is no 1
+    # Not ``==``, for which True equals 1.
     return [] if canonical_json(old) == canonical_json(new) else [(path, old, new)]

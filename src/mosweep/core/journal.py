@@ -1,7 +1,8 @@
-"""The journal: what a sweep decided and saw, one JSON line per event, append-only.
+"""The journal: an append-only file with one JSON line per event of a sweep.
 
-The journal explains: who ran what when, why a stage failed, where its log is. It never decides what
-is done; the store does. Losing it loses explanations, but no results.
+The journal explains: what ran when and where, why a stage failed, where its log is. It must not
+decide whether a stage is done: only the store does. Losing the journal loses explanations, but no
+results.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ class Journal:
     path: Path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Add one event; ``None`` fields are left out."""
+        """Add one event. Fields that are ``None`` are left out."""
         self.append_all([{"event": event, **fields}])
 
     def append_all(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Add several events at once, each with its name under ``event``."""
+        """Add several events in one write, each with its name under ``event``."""
         now = round(time.time(), 3)
         lines = (
             {"time": now, **{k: v for k, v in event.items() if v is not None}} for event in events
         )
         text = "".join(json.dumps(line, default=str, ensure_ascii=False) + "\n" for line in lines)
-        data = text.encode(errors="backslashreplace")  # as JSON escapes it
+        data = text.encode(errors="backslashreplace")  # Lone surrogates, escaped as in JSON.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(descriptor, data)
@@ -43,9 +44,10 @@ class Journal:
             os.close(descriptor)
 
     def read(self, event: str | None = None) -> Iterator[Mapping[str, Any]]:
-        """All events, or those called ``event``, oldest first. Truncated lines are left out."""
+        """All events, or those called ``event``, oldest first. Truncated lines are skipped."""
         try:
-            file = open(self.path, "rb")  # noqa: SIM115 - closed below; bytes, for JSON leaves line ends such as U+2028 as they are
+            # Read as bytes, so that only lines that may match are decoded.
+            file = open(self.path, "rb")  # noqa: SIM115 - closed below
         except FileNotFoundError:
             return
         mark = f'"event": "{event}"'.encode() if event else b""
@@ -61,7 +63,7 @@ class Journal:
 
 
 def _parsed(line: str) -> Any:
-    """The event of a line. If a crash or a full disk cut one off, the next one is still read."""
+    """The event of a line. If a crash or a full disk cut it off, the event after it is read."""
     for start in (0, line.rfind('{"time": ')):
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(line[max(start, 0) :])

@@ -1,4 +1,4 @@
-"""Levels of factors as text: the one form in which they are compared, shown and recorded."""
+"""Levels of factors as text: the form in which they are compared, shown and recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["level_text", "levels_text", "setting_text"]
 
 
 def level_text(level: Any) -> str:
-    """A level as text: what was written on the command line, or JSON for what is no plain value."""
+    """A level as text: as written on the command line, or JSON if it is not a plain value."""
     if isinstance(level, list | dict | bool) or level is None:
         return json.dumps(level, ensure_ascii=False, default=str)
     return str(level)

@@ -1,8 +1,8 @@
-"""Where things lie: what mosweep ships, what the user has beside it, and mosweep's home.
+"""Where files are: the folders that mosweep ships, the user's own, and mosweep's home.
 
-``conf/``, ``recipes/`` and ``tasks/`` live at the repository's top level and travel inside the
-wheel as ``mosweep/shipped/``. A user's own folders of the same names in the working directory are
-looked at first.
+``conf/``, ``recipes/`` and ``tasks/`` are at the top level of the repository, and in
+``mosweep/shipped/`` of the wheel. A user's folder of the same name in the working directory comes
+first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def own_and_shipped(name: str) -> list[Path]:
 
 
 def home() -> Path:
-    """``$MOSWEEP_HOME``, by default ``.mosweep`` in the working directory: store, claims, MLflow's
-    database.
+    """The folder of the store and of MLflow's database.
+
+    It is ``$MOSWEEP_HOME``, by default ``.mosweep`` in the working directory.
     """
     return Path(os.environ.get("MOSWEEP_HOME") or ".mosweep").absolute()

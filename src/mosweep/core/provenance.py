@@ -1,5 +1,6 @@
-"""Where a result came from: code, versions, command line. Recorded, never part of a key, and free
-of secrets.
+"""Where a result comes from: code, versions, command line.
+
+Provenance is recorded but never part of a key. It must not contain secrets.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from typing import Any
 
 __all__ = ["provenance", "versions"]
 
-#: Distributions whose version may change any result. A work names those that matter to it alone.
-_MATTER = ("mosweep", "hydra-core", "torch", "transformers")
+#: Distributions whose version may change any result. A work names the others that it uses.
+_COMMON_LIBRARIES = ("mosweep", "hydra-core", "torch", "transformers")
 
 
 def versions(modules: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of Python, of what may matter to any result, and of the libraries ``modules``."""
+    """The versions of Python, of the common libraries, and of the libraries ``modules``."""
     installed = _installed()
-    names = dict.fromkeys([*_MATTER, *(name.replace("_", "-") for name in modules)])
+    names = dict.fromkeys([*_COMMON_LIBRARIES, *(name.replace("_", "-") for name in modules)])
     python = ".".join(map(str, sys.version_info[:3]))
     return {"python": python, **{name: installed[name] for name in names if name in installed}}
 
 
 @cache
 def _installed() -> dict[str, str]:
-    """Versions of all installed distributions.
+    """The versions of all installed distributions.
 
-    Read off the names of their ``.dist-info`` folders: a look at each folder of ``sys.path``, and
-    no import of ``importlib.metadata``.
+    They are read from the names of the ``.dist-info`` folders on ``sys.path``, because
+    ``importlib.metadata`` is slow to import.
     """
-    found: dict[str, str] = {}
+    installed: dict[str, str] = {}
     for folder in sys.path:
         try:
             names = os.listdir(folder or ".")
@@ -42,18 +43,19 @@ def _installed() -> dict[str, str]:
         for name in names:
             if name.endswith(".dist-info"):
                 distribution, _, version = name.removesuffix(".dist-info").rpartition("-")
-                found.setdefault(distribution.replace("_", "-").lower(), version)
-    return found
+                installed.setdefault(distribution.replace("_", "-").lower(), version)
+    return installed
 
 
 @cache
 def provenance(folder: Path, modules: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Git state of ``folder`` (commit and, if the tree is dirty, a digest of the difference),
-    versions of the libraries ``modules``, machine.
+    """The machine, the versions of the libraries ``modules``, and the Git state of ``folder``.
+
+    The Git state is the commit and, if the tree is dirty, a digest of the difference.
     """
     import platform
 
-    found: dict[str, Any] = {
+    data: dict[str, Any] = {
         "versions": versions(sorted(modules)),
         "platform": platform.platform(),
         "executable": sys.executable,
@@ -61,20 +63,20 @@ def provenance(folder: Path, modules: frozenset[str] = frozenset()) -> dict[str,
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         difference = _git(folder, "diff", "HEAD", "--no-ext-diff") or b""
-        found["git"] = {
+        data["git"] = {
             "commit": commit.decode().strip(),
             "dirty": hashlib.sha256(difference).hexdigest() if difference else None,
         }
-    return found
+    return data
 
 
-def _git(folder: Path, *words: str) -> bytes | None:
+def _git(folder: Path, *arguments: str) -> bytes | None:
     import subprocess
 
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, timeout=20, check=False
+        process = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None

@@ -1,11 +1,9 @@
-"""How this process asks a provider for things: one policy for all its calls, so that one call's
-rate limit holds for all of them.
+"""The retry policy for calls to a provider. All calls of a process share one rate limit.
 
-What may help is asked again, with growing, jittered pauses: after 429, 5xx, time-outs and lost
-connections. What cannot help (400, 401, 403, 404 …) fails at once. A 429, or a ``Retry-After``,
-makes *every* call to the provider wait; so many calls are under way at a time; and after
-``patience_s`` without an answer a call fails, in one line. Knows no provider: what an error means
-is told by ``read``.
+Calls are retried after 429, 5xx, time-outs and lost connections, with growing, jittered pauses.
+Other errors (400, 401, 403, 404 …) fail at once. A 429, or a ``Retry-After``, makes *every* call to
+the provider wait. At most ``in_flight`` calls run at a time. After ``patience_s`` without an answer
+a call fails, in one line. This module must not know any provider: ``read`` interprets its errors.
 """
 
 from __future__ import annotations
@@ -28,11 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trouble:
-    """What an error of a call means, in one line (``text``).
+    """What the error of a call means, in one line (``text``).
 
-    ``again``: asking again may help. ``wait_s``: how long the provider asks to be left alone;
-    ``limited``: all of our calls are meant. ``unsure``: the request may have been carried out,
-    though its answer was lost. ``status`` and ``code`` are the provider's own.
+    - ``again``: a retry may help.
+    - ``wait_s``: how long the provider asks us to wait.
+    - ``limited``: a rate limit, which applies to all our calls.
+    - ``unsure``: the request may have been carried out, but its answer was lost.
+    - ``status``, ``code``, ``param``: as the provider reports them.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Trouble:
 
 
 class RemoteError(StageError):
-    """A call that came to nothing; ``trouble`` is the last that it met."""
+    """A call that failed. ``trouble`` is its last error."""
 
     def __init__(self, message: str, trouble: Trouble) -> None:
         super().__init__(message)
@@ -58,9 +58,9 @@ class RemoteError(StageError):
 
 @dataclass
 class Policy:
-    """The calls of one event loop to one ``provider``. ``read`` tells what an exception means,
-    ``None`` for one that no call raises.
+    """The calls of one event loop to one ``provider``.
 
+    ``read`` interprets an exception. It returns ``None`` for one that is not the provider's.
     Pauses double from ``first_s`` to ``longest_s``.
     """
 
@@ -86,57 +86,57 @@ class Policy:
         patience_s: float | None = None,
         unsafe: bool = False,
     ) -> T:
-        """The answer to ``request``, which is made anew for every try. ``RemoteError`` says
-        ``what`` came to nothing, and why.
+        """The answer to ``request``, which is called once per try.
 
-        A request of several parts waits for ``opened`` before each. One that is ``unsafe`` to
-        repeat is not repeated where it may have been carried out: see ``find_or_make``.
+        Raises ``RemoteError``, which says that ``what`` failed, and why. A request of several parts
+        awaits ``opened`` before each part. An ``unsafe`` request is not retried if it may have been
+        carried out; see ``find_or_make``.
         """
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay
 
         patience = self.patience_s if patience_s is None else patience_s
-        met: Trouble | None = None
+        trouble: Trouble | None = None
 
-        async def once() -> T:
-            nonlocal met
+        async def attempt() -> T:
+            nonlocal trouble
             async with self._slots:
                 await self.opened()
-                met = None
+                trouble = None
                 try:
                     return await request()
                 except Exception as error:
-                    met = self.read(error)
-                    if met is not None and met.limited:
-                        self._close(met.wait_s if met.wait_s is not None else self.first_s)
+                    trouble = self.read(error)
+                    if trouble is not None and trouble.limited:
+                        self._close(trouble.wait_s if trouble.wait_s is not None else self.first_s)
                     raise
 
-        def once_more() -> bool:
-            return met is not None and met.again and not (unsafe and met.unsure)
+        def may_retry() -> bool:
+            return trouble is not None and trouble.again and not (unsafe and trouble.unsure)
 
         def pause(state: RetryCallState) -> float:
-            assert met is not None
-            return max(met.wait_s or 0.0, self._jittered(state.attempt_number))
+            assert trouble is not None
+            return max(trouble.wait_s or 0.0, self._jittered(state.attempt_number))
 
         def note(state: RetryCallState) -> None:
-            assert met is not None
-            self.say(f"{self.provider}: {what}: {met.text}; again in {state.upcoming_sleep:.3g} s")
+            assert trouble is not None
+            wait = f"retry in {state.upcoming_sleep:.3g} s"
+            self.say(f"{self.provider}: {what}: {trouble.text}; {wait}")
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, Exception) and once_more()),
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) and may_retry()),
             stop=stop_before_delay(patience),
             wait=pause,
             before_sleep=note,
             reraise=True,
         )
         try:
-            return await retrying(once)
+            return await retrying(attempt)
         except Exception as error:
-            if met is None:
+            if trouble is None:
                 raise
+            reason = _give_up_reason(trouble, patience) if may_retry() else ""
             raise RemoteError(
-                f"{self.provider}: {what}: "
-                f"{met.text}{_given_up(met, patience) if once_more() else ''}",
-                met,
+                f"{self.provider}: {what}: {trouble.text}{reason}", trouble
             ) from error
 
     async def find_or_make(
@@ -146,21 +146,20 @@ class Policy:
         make: Callable[[], Awaitable[T]],
         asked: int = 0,
     ) -> tuple[T, int]:
-        """What ``find`` finds or else ``make`` makes, and how often that was asked: what is lost
-        sight of is looked for, not repeated.
+        """The result of ``find``, or else of ``make``, and how often ``make`` was called.
 
-        Lists lag behind: after a ``make`` whose answer was lost, ``find`` is asked twice,
-        ``settle_s`` apart. ``asked`` says how often earlier processes have asked, as far as is
-        known.
+        If the answer of ``make`` is lost, ``find`` looks for the result before ``make`` is called
+        again. A provider's lists lag behind, so it looks twice, ``settle_s`` apart. ``asked`` is
+        how often earlier processes called ``make``, as far as is known.
         """
-        begun = asyncio.get_running_loop().time()
+        started = asyncio.get_running_loop().time()
         while True:
-            found = await self.call(f"looking for {what}", find)
-            if found is None and asked:
+            result = await self.call(f"looking for {what}", find)
+            if result is None and asked:
                 await asyncio.sleep(self.settle_s)
-                found = await self.call(f"looking for {what}", find)
-            if found is not None:
-                return found, asked
+                result = await self.call(f"looking for {what}", find)
+            if result is not None:
+                return result, asked
             asked += 1
             try:
                 return await self.call(f"asking for {what}", make, unsafe=True), asked
@@ -168,7 +167,7 @@ class Policy:
                 trouble = error.trouble
                 if (
                     not (trouble.again and trouble.unsure)
-                    or asyncio.get_running_loop().time() - begun > self.patience_s
+                    or asyncio.get_running_loop().time() - started > self.patience_s
                 ):
                     raise
                 pause = max(trouble.wait_s or 0.0, self._jittered(asked))
@@ -176,25 +175,27 @@ class Policy:
             await asyncio.sleep(pause)
 
     async def opened(self) -> None:
-        """Wait until the provider may be asked."""
+        """Wait until the provider's rate limit allows a call."""
         while (left := self._closed_until - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(left + random.uniform(0.0, min(1.0, 0.1 * left)))
 
     def _close(self, seconds: float) -> None:
-        """Nobody asks for so long."""
+        """Let all calls wait for so many seconds."""
         self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
 
     def _jittered(self, attempt: int) -> float:
-        """Somewhere in the upper half of a doubling pause, so that those who failed together do not
-        come back together.
+        """A random time in the upper half of a doubling pause.
+
+        So calls that failed together are not retried together.
         """
         longest = min(self.first_s * 2.0 ** min(attempt - 1, 10), self.longest_s)
         return random.uniform(longest / 2, longest)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``retry-after-ms`` or ``Retry-After`` (a number, or a date) ask for; ``None``
-    where they ask for nothing sensible.
+    """The seconds to wait from ``retry-after-ms`` or ``Retry-After`` (a number or a date).
+
+    ``None`` if there is no valid header.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name)
@@ -212,14 +213,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _given_up(met: Trouble, patience_s: float) -> str:
-    """Why a call that may yet succeed was given up."""
-    if not met.again:
+def _give_up_reason(trouble: Trouble, patience_s: float) -> str:
+    """Why a call is not retried any more, although a retry might help."""
+    if not trouble.again:
         return ""
-    if (met.wait_s or 0.0) > patience_s:
+    if (trouble.wait_s or 0.0) > patience_s:
         return (
-            f" (it asks to be left alone for {_span(met.wait_s or 0.0)}, longer than the "
-            f"patience of {_span(patience_s)})"
+            f" (the provider asks to wait {_span(trouble.wait_s or 0.0)}, longer than the limit "
+            f"of {_span(patience_s)})"
         )
     return f" (tried for {_span(patience_s)})"
 

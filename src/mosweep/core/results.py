@@ -1,4 +1,4 @@
-"""The state of stages and trials, from records and journal: what recorders and reports read."""
+"""The results of a sweep: the state of its stages and trials, for recorders and reports."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _F = TypeVar("_F", BaseFacts, DataFacts, ModelFacts, EvalFacts)
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """What a queue, such as Slurm's, says of a stage's job.
+    """The state of a stage's job in a queue such as Slurm's.
 
-    ``state`` is the queue's own word, ``reason`` says why. Times are in seconds.
+    ``state`` and ``reason`` are the queue's own words. Times are in seconds.
     """
 
     job: str
@@ -42,12 +42,12 @@ class StageResult:
     """One stage of one trial.
 
     - ``label``: its name in the trial, such as ``finetune`` or ``eval:capitalization``.
-    - ``record``: the data of its record (``facts``, ``started``, ``finished`` …), and ``folder``
-      the artifact's folder; both are ``None`` until the stage has succeeded.
+    - ``record``: the data of its record (``facts``, ``started``, ``finished`` …). ``folder`` is the
+      artifact's folder. Both are ``None`` until the stage has succeeded.
     - ``cached``: whether it was done before the latest launch.
-    - ``needs``: the keys of other stages, by role.
-    - ``queue``: what a queue says of its job, if one was asked.
-    - ``since``: when it started, in seconds since 1970, as far as the journal knows.
+    - ``needs``: the keys of the stages that it needs, by role.
+    - ``queue``: the state of its job in a queue, if a queue was asked.
+    - ``since``: when it started, in seconds since 1970, if the journal knows.
     """
 
     label: str
@@ -68,15 +68,15 @@ class StageResult:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The record's facts, empty until there is one. They are typed below."""
+        """The record's facts, empty until there is a record. The properties below type them."""
         facts: Mapping[str, Any] = self.record["facts"] if self.record else {}
         return facts
 
     @property
     def base(self) -> BaseFacts | None:
-        """The base model that it made."""
-        made = self._left("model") and self.kind.given
-        return self._facts(BaseFacts) if made else None
+        """The base model that it generated."""
+        generated = self._left("model") and self.kind.given
+        return self._facts(BaseFacts) if generated else None
 
     @property
     def dataset(self) -> DataFacts | None:
@@ -96,7 +96,7 @@ class StageResult:
 
     @property
     def round(self) -> RoundFacts | None:
-        """The number and score of the round that it evaluated, in a loop."""
+        """The number and score of the round of a loop that it evaluated."""
         return RoundFacts.of(self.facts) if self.of_round and self.evaluation else None
 
     @property
@@ -106,35 +106,36 @@ class StageResult:
 
     @property
     def stopped(self) -> bool:
-        """Whether it is part of a round of a loop that was not needed any more."""
+        """Whether it belongs to a round of a loop that turned out not to be needed."""
         return bool(self.facts.get("stopped"))
 
     @property
     def pretended(self) -> bool:
-        """Whether it made its result up: nothing was trained or measured."""
+        """Whether its result is made up: nothing was trained or measured."""
         return bool(self.facts.get("dummy"))
 
     @property
     def task(self) -> str:
         """The name of the task that it evaluates."""
-        known = self.evaluation
-        return known.task if known else self.label.removeprefix("eval:")
+        evaluation = self.evaluation
+        return evaluation.task if evaluation else self.label.removeprefix("eval:")
 
     @property
     def curves(self) -> Mapping[str, Sequence[Any]]:
-        """Points of step and value by name: the training ``loss`` and other ``curves``."""
+        """Points of step and value, by name: the training ``loss`` and other ``curves``."""
         model = self.model
         return {"loss": model.loss, **model.curves} if model else {}
 
     @property
     def samples(self) -> Samples | None:
-        """Its scores item by item, read once; ``None`` if it left no samples."""
+        """Its scores item by item, or ``None`` if it has no samples. They are read once."""
         if self._samples is ...:
-            left = self.folder is not None and self._left("scores")
-            samples = Samples.read(Path(str(self.folder))) if left else None
-            object.__setattr__(self, "_samples", samples)
-        read: Samples | None = self._samples
-        return read
+            evaluated = self.folder is not None and self._left("scores")
+            object.__setattr__(
+                self, "_samples", Samples.read(Path(str(self.folder))) if evaluated else None
+            )
+        samples: Samples | None = self._samples
+        return samples
 
     @property
     def seconds(self) -> float | None:
@@ -167,17 +168,17 @@ class TrialResult:
 
     @cached_property
     def status(self) -> Status:
-        """``succeeded`` if all are, else the first of failed, cancelled, running, pending."""
-        seen = {stage.status for stage in self.stages}
+        """``succeeded`` if all stages are, or the first of failed, cancelled, running, pending."""
+        statuses = {stage.status for stage in self.stages}
         order: tuple[Status, ...] = ("failed", "cancelled", "running")
         for status in order:
-            if status in seen:
+            if status in statuses:
                 return status
-        return "succeeded" if seen == {"succeeded"} else "pending"
+        return "succeeded" if statuses == {"succeeded"} else "pending"
 
     @property
     def evaluations(self) -> Iterator[tuple[StageResult, EvalFacts]]:
-        """The evaluations that succeeded, with what they measured; not those within a loop."""
+        """The evaluations that succeeded, with their facts. Those within a loop are left out."""
         for stage in self.stages:
             if stage.kind.scores and (evaluation := stage.evaluation):
                 yield stage, evaluation
@@ -204,7 +205,7 @@ class TrialResult:
 
     @cached_property
     def digest(self) -> str:
-        """Changes whenever the trial does. Recorders compare it with what they have recorded."""
+        """A digest that changes whenever the trial does. Recorders compare it with their own."""
         return fingerprint.fingerprint(
             [
                 self.id,
@@ -239,7 +240,7 @@ class SweepResult:
 
     @cached_property
     def controls(self) -> tuple[TrialResult, ...]:
-        """The control trials, which evaluate an untouched base model."""
+        """The control trials, which evaluate an untuned base model."""
         return tuple(trial for trial in self.trials if trial.control)
 
     @property
@@ -250,13 +251,15 @@ class SweepResult:
     def controls_of(self, trial: TrialResult) -> list[TrialResult]:
         """The control trials that evaluate the base model of ``trial``.
 
-        ``trial`` has all their levels. The first of them shares the most.
+        All their levels are also levels of ``trial``. The first one shares the most levels.
         """
         if trial.control:
             return []
-        levels = self._levels[trial.name]
-        fitting = [one for one in self.controls if self._levels[one.name].items() <= levels.items()]
-        return sorted(fitting, key=lambda control: len(control.factors), reverse=True)
+        levels = self._levels[trial.name].items()
+        matching = [
+            control for control in self.controls if self._levels[control.name].items() <= levels
+        ]
+        return sorted(matching, key=lambda control: len(control.factors), reverse=True)
 
     @cached_property
     def _levels(self) -> dict[str, dict[str, str]]:

@@ -1,6 +1,6 @@
-"""The samples of an evaluation: what it measured, item by item. ``samples.jsonl`` is read here.
+"""The samples of an evaluation: its scores, item by item. This module reads ``samples.jsonl``.
 
-``archive.verify`` alone has a reader of its own: it reads archives that nobody vouches for.
+Only ``archive.verify`` has its own reader, because it reads archives that cannot be trusted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mosweep.core.errors import CorruptRecord
 
 __all__ = ["SAMPLES", "Samples", "read_samples"]
 
-#: Name of the file, in the artifact of an evaluation.
+#: The name of the file in an evaluation's artifact.
 SAMPLES = "samples.jsonl"
 
 _NOTHING: Mapping[str, Any] = {}
@@ -24,10 +24,10 @@ _NOTHING: Mapping[str, Any] = {}
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples of one evaluation, column by column; all columns have the same length.
+    """The samples of one evaluation, as columns of the same length.
 
-    ``scores`` are as the scorers gave them, by scorer, ``None`` where one gave none. ``texts`` are
-    prompt and target, ``None`` where the prompt is no plain text.
+    ``scores`` are the scorers' values, by scorer, with ``None`` for a missing score. ``texts`` are
+    prompt and target, or ``None`` if the prompt is not plain text.
     """
 
     ids: Sequence[Any]
@@ -38,7 +38,7 @@ class Samples:
 
     @classmethod
     def read(cls, folder: Path) -> Samples | None:
-        """The samples in an artifact's folder; ``None`` where it has none."""
+        """The samples in an artifact's folder, or ``None`` if it has none."""
         try:
             rows = read_samples(folder / SAMPLES)
         except FileNotFoundError:
@@ -58,10 +58,10 @@ class Samples:
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``samples.jsonl``; ``CorruptRecord`` where it is not JSON, line by line."""
+    """The rows of a ``samples.jsonl``. Raises ``CorruptRecord`` if a line is not JSON."""
     data = path.read_bytes().strip()
     try:
-        # One array is parsed faster than many rows. Newlines in strings are escaped.
+        # One array parses faster than many rows. Newlines within strings are escaped.
         rows: list[dict[str, Any]] = json.loads(b"[" + data.replace(b"\n", b",") + b"]")
         return rows
     except ValueError:
@@ -69,7 +69,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in data.split(b"\n") if line.strip()]
     except ValueError as error:
-        raise CorruptRecord(f"{path}: not JSON, line by line ({error})") from None
+        raise CorruptRecord(f"{path}: expected one JSON object per line ({error})") from None
 
 
 def _text(row: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -82,5 +82,5 @@ def _text(row: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _shared(value: Any) -> Any:
-    """Many evaluations have the same items: one copy of each text is enough."""
+    """The value, with one copy of each text: many evaluations have the same items."""
     return sys.intern(value) if isinstance(value, str) else value

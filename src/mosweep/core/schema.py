@@ -1,13 +1,13 @@
-"""Plain data → frozen dataclasses, strictly, with errors that name the key.
+"""Build frozen dataclasses from plain data, strictly, with errors that name the key.
 
 ``build(Lora, {"rank": "abc"}, "lora")`` raises ``ConfigError: lora.rank=abc: expected a whole
-number``. It exists because OmegaConf cannot merge into nested frozen dataclasses, refuses
-``Literal``, and cannot say what would be valid; and because a sweep of ten thousand trials is
-checked in full before its first job starts, so this has to be quick.
+number``. OmegaConf cannot do this: it does not merge into nested frozen dataclasses, refuses
+``Literal``, and does not say what would be valid. It must be fast, because a sweep of ten thousand
+trials is checked in full before its first job starts.
 
 Supported annotations: ``bool int float str Any``, ``X | None``, ``Literal[…]``,
-``list/tuple/Mapping`` of these, and dataclasses of these. Bounds and other checks ride in the
-field's metadata (``between``) or in ``__post_init__``, which raises ``ConfigError`` with a key
+``list/tuple/Mapping`` of these, and dataclasses of these. Bounds are in a field's metadata
+(``between``). Other checks are in ``__post_init__``, which raises ``ConfigError`` with a key
 relative to its own section.
 """
 
@@ -39,15 +39,17 @@ def between(
     le: float | None = None,
     lt: float | None = None,
 ) -> dict[str, Any]:
-    """Field metadata: bounds of a number (``ge`` ≥, ``gt`` >, ``le`` ≤, ``lt`` <). NaN is never
-    within bounds.
+    """Field metadata with bounds of a number: ``ge`` ≥, ``gt`` >, ``le`` ≤, ``lt`` <.
+
+    NaN is never within bounds.
     """
     return {"bounds": (ge, gt, le, lt)}
 
 
 def build(cls: type[T], data: Any, path: str = "") -> T:
-    """Make a ``cls`` of ``data`` (a mapping), checking names, types and bounds; ``path`` is the
-    section's dotted name.
+    """Build a ``cls`` from the mapping ``data``, checking names, types and bounds.
+
+    ``path`` is the section's dotted name. Raises ``ConfigError``.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(
@@ -59,10 +61,10 @@ def build(cls: type[T], data: Any, path: str = "") -> T:
         if key == TARGET:
             continue
         entry = plan.get(key)
-        where = f"{path}.{key}" if path else str(key)
+        full_key = f"{path}.{key}" if path else str(key)
         if entry is None:
-            raise ConfigError(where, value, f"no such key; {choices(str(key), plan)}")
-        values[key] = entry.convert(value, where)
+            raise ConfigError(full_key, value, f"no such key; {choices(str(key), plan)}")
+        values[key] = entry.convert(value, full_key)
     for key, entry in plan.items():
         if entry.required and key not in values:
             raise ConfigError(f"{path}.{key}" if path else key, "???", "a value is needed")
@@ -77,7 +79,7 @@ def build(cls: type[T], data: Any, path: str = "") -> T:
 
 
 def build_target(data: Any, path: str) -> Any:
-    """Make the dataclass that ``data['_target_']`` names (``package.module.Class``)."""
+    """Build the dataclass that ``data['_target_']`` names (``package.module.Class``)."""
     if not isinstance(data, Mapping) or TARGET not in data:
         raise ConfigError(path, data, f"expected a section with a {TARGET}")
     return build(load_target(str(data[TARGET]), f"{path}.{TARGET}"), data, path)
@@ -85,20 +87,21 @@ def build_target(data: Any, path: str) -> Any:
 
 @functools.cache
 def load_target(name: str, path: str) -> type[Any]:
-    """Import the class named ``package.module.Class``."""
+    """Import the dataclass named ``package.module.Class``."""
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(path, name, f"cannot be imported ({error})") from error
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    if not (isinstance(target, type) and dataclasses.is_dataclass(target)):
         raise ConfigError(path, name, "is not a dataclass")
-    return found
+    return target
 
 
 def plain(value: Any) -> Any:
-    """A dataclass (or nest of them) as plain JSON-able data; the inverse of ``build``. Read it,
-    never write to it.
+    """A dataclass, with those inside it, as plain data for JSON. The inverse of ``build``.
+
+    The result is shared: never write to it.
     """
     kind = type(value)
     if dataclasses.is_dataclass(kind):
@@ -111,13 +114,13 @@ def _plain(value: Any) -> Any:
     if kind is str or kind is int or kind is float or kind is bool or value is None:
         return value
     if dataclasses.is_dataclass(kind):
-        known = value.__dict__.get("_plain")
-        if known is None:
-            known = plain(value)
+        data = value.__dict__.get("_plain")
+        if data is None:
+            data = plain(value)
             if kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-                # shared by the trials that share the setting, in time and in memory
-                value.__dict__["_plain"] = known
-        return known
+                # Trials share the object, so this saves time and memory.
+                value.__dict__["_plain"] = data
+        return data
     if kind is dict or isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -230,7 +233,7 @@ def _str(value: Any, path: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # a name such as 2024 is read as a number from the command line
+        return str(value)  # Hydra reads a name such as 2024 as a number.
     raise ConfigError(path, value, "expected text")
 
 

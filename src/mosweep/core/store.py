@@ -1,15 +1,15 @@
 """The store: a folder of records and files by key. Disk is the truth.
 
-    records/a/abcd….json     one per finished stage; written last, whole, and never changed
-    artifacts/a/abcd….n/     what attempt n left; visible only through the record that names it
-    claims/                  who works on what right now
-    quarantine/              what was found damaged, kept for inspection
-    spent/a/abcd…            a provider's jobs behind records that were forgotten, to be made anew
+    records/a/abcd….json     one per finished stage; written last, atomically, and never changed
+    artifacts/a/abcd….n/     the files of attempt n; visible only through the record that names them
+    claims/                  the owners of the stages that are running
+    quarantine/              damaged records and files, kept for inspection
+    spent/a/abcd…            provider jobs of records that were deleted to be computed again
 
-A stage is done if and only if its record exists and it and its files are what was published.
-Reading verifies: a record carries its own digest and, per file, size, modification time and
-SHA-256. A file whose size and time are as published is trusted, unless it is small (``SMALL``),
-which is always hashed; a file whose time moved is hashed. ``verify`` hashes everything.
+A stage is done if and only if its record exists, and the record and its files are unchanged.
+Reading verifies this: a record carries its own digest and, per file, size, modification time and
+SHA-256. A file is trusted if its size and time are as published. Small files (``SMALL``) are always
+hashed, and so are files whose time has changed. ``verify`` hashes everything.
 """
 
 from __future__ import annotations
@@ -36,21 +36,24 @@ __all__ = ["Attempt", "DamageWarning", "Record", "Store"]
 
 #: Files up to this many bytes are hashed at every read.
 SMALL = 1 << 16
-#: What a stage prints; lies in the attempt's folder and is not part of the artifact.
+
+#: The file with a stage's output, in the attempt's folder. It is not part of the artifact.
 LOG = "log.txt"
 
+#: The parts of a record that are kept only if it is read whole.
+_BULKY = ("payload", "versions", "files")
 
-#: What a record holds only when read whole, and what is the same in many records.
-_BULKY, _COMMON = ("payload", "versions", "files"), ("kind", "label", "host")
+#: The parts of a record that many records have in common.
+_COMMON = ("kind", "label", "host")
 
 
 class DamageWarning(UserWarning):
-    """Something in the store was damaged and has been set aside."""
+    """Something in the store was damaged and has been moved to quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A published record: what a finished stage left and how it came about."""
+    """A published record: the result of a finished stage, and how it was made."""
 
     data: Mapping[str, Any]
     place: str
@@ -62,18 +65,18 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Key of the stage."""
+        """The stage's key."""
         return str(self.data["key"])
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Metrics, model id and the like."""
+        """The stage's facts, such as metrics or a model id."""
         facts: Mapping[str, Any] = self.data["facts"]
         return facts
 
     @property
     def artifact(self) -> Artifact:
-        """The artifact that this record vouches for."""
+        """The artifact that this record describes."""
         return Artifact(
             self.key,
             Kind.of(self.data["kind"]),
@@ -85,7 +88,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One owner's try at a stage: its claim and the folder it may make and write to."""
+    """One owner's attempt at a stage: its claim, and the folder that it may create and fill."""
 
     claim: Claim
     folder: Path
@@ -98,22 +101,22 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Store:
-    """A store in ``root``, which is made when first written to."""
+    """A store in the folder ``root``, which is created when first written to."""
 
     root: Path
 
     @cached_property
     def claims(self) -> Claims:
-        """Who works on what."""
+        """The claims on the stages that are running."""
         return Claims(self.root / "claims")
 
     def read(self, key: str, *, thorough: bool = False, whole: bool = False) -> Record | None:
-        """The record of ``key`` if it is there and sound; damage is set aside with a
-        ``DamageWarning``.
+        """The record of ``key``, or ``None`` if there is none or it is damaged.
 
-        ``thorough`` hashes every file, however large. Without ``whole`` the record comes without
-        ``payload``, ``versions`` and ``files`` (only ``has_files``), which few ask for and which
-        would fill the memory of a sweep of ten thousand trials.
+        A damaged record goes to quarantine, with a ``DamageWarning``. ``thorough`` hashes every
+        file, however large. Without ``whole`` the record has no ``payload``, ``versions`` and
+        ``files`` (only ``has_files``): they are rarely needed, and would take too much memory in a
+        sweep of ten thousand trials.
         """
         path = self.record_path(key)
         try:
@@ -132,15 +135,17 @@ class Store:
         return Record(data if whole else _slim(data, key), f"{self.root}/{data['folder']}")
 
     def begin(self, key: str, *, folder: bool = True) -> Attempt | Owner:
-        """Claim ``key`` and make a fresh folder for it (or, without ``folder``, only find its
-        place); or its living owner.
+        """Claim ``key`` and create a new folder for it. Returns its live owner if it is claimed.
+
+        Without ``folder`` the path is chosen, but the folder is not created.
         """
         claim = self.claims.acquire(key)
         if isinstance(claim, Owner):
             return claim
-        # Short enough that a link to it from a trial's folder fits into its inode. Folders that
-        # failed attempts left are passed over.
-        shard, number = self.root / "artifacts" / key[:1], claim.token
+        # The name is short, so that a link to it from a trial's folder fits into an inode. The
+        # folders of failed attempts are skipped.
+        shard = self.root / "artifacts" / key[:1]
+        number = claim.token
         while True:
             place = shard / f"{key[:16]}.{number}"
             try:
@@ -153,9 +158,7 @@ class Store:
             number += 1
 
     def previous(self, attempt: Attempt) -> Path | None:
-        """The folder of the latest attempt before this one that left more than a log. Costs nothing
-        where this is the first.
-        """
+        """The folder of the latest earlier attempt with more than a log, if there is one."""
         stem, _, number = attempt.folder.name.rpartition(".")
         places = (attempt.folder.with_name(f"{stem}.{n}") for n in range(int(number) - 1, 0, -1))
         return next(
@@ -163,7 +166,7 @@ class Store:
         )
 
     def attempted(self, key: str) -> bool:
-        """Whether anybody has ever begun to make ``key``, and left a folder."""
+        """Whether any attempt at ``key`` has left a folder."""
         return any((self.root / "artifacts" / key[:1]).glob(f"{key[:16]}.*"))
 
     def publish(
@@ -174,11 +177,11 @@ class Store:
         facts: Mapping[str, Any],
         **about: Any,
     ) -> Record:
-        """Make the attempt's files and ``facts`` the result of its stage, durably and at once.
+        """Publish the attempt's files and ``facts`` as its stage's result, durably and atomically.
 
-        ``about`` (label, times, provenance) is kept with the record but is not part of the
-        artifact. Raises ``ClaimLost`` when the stage was taken over; if another attempt's result is
-        already there, that one stands and is returned.
+        ``about`` (label, times, provenance) is kept in the record but is not part of the artifact.
+        Raises ``ClaimLost`` if the stage was taken over. If another attempt has already published a
+        result, that one stays and is returned.
         """
         key = attempt.claim.key
         files = [
@@ -212,7 +215,7 @@ class Store:
         record: Record | None = Record(data, str(attempt.folder))
         try:
             attempt.claim.check()
-            os.link(temporary, path)  # unlike rename, never replaces what someone else published
+            os.link(temporary, path)  # Unlike rename, it never replaces another attempt's record.
         except FileExistsError:
             record = self.read(key)
         finally:
@@ -220,20 +223,18 @@ class Store:
         self.claims.release(attempt.claim)
         if record is None:
             raise StoreError(
-                f"another attempt's record of stage {key[:12]} was found damaged while ours was "
-                "published"
+                f"stage {key[:12]} was published by another attempt, but that record is damaged"
             )
         return record
 
     def abandon(self, attempt: Attempt) -> None:
-        """End an attempt that failed. Its folder stays: it holds the log."""
+        """End a failed attempt. Its folder stays, because it has the log."""
         self.claims.release(attempt.claim)
 
     def forget(self, key: str, *, again: bool = False) -> None:
-        """Remove the record of ``key``, and its artifact; a no-op where there is none.
+        """Remove the record of ``key`` and its artifact, if there is one.
 
-        ``again``: it is to be made anew, so a provider's job that it stood for is not to be found
-        again.
+        ``again``: it is to be computed again, so the provider's job behind it must not be reused.
         """
         path = self.record_path(key)
         try:
@@ -251,8 +252,9 @@ class Store:
         shutil.rmtree(self.root / data["folder"], ignore_errors=True)
 
     def spent(self, key: str) -> frozenset[str]:
-        """The provider's jobs behind records of ``key`` that were forgotten so as to be made anew:
-        they are not taken again.
+        """The provider's jobs for ``key`` whose records were deleted to be computed again.
+
+        They must not be reused.
         """
         try:
             return frozenset(self._spent(key).read_text().split())
@@ -269,41 +271,42 @@ class Store:
             file.write(f"{job}\n")
 
     def unchecked(self, key: str) -> dict[str, Any]:
-        """What the record of ``key`` says, whole, whether or not it and its files are sound.
+        """The whole record of ``key``, without checking it or its files.
 
-        ``OSError`` or ``ValueError`` where it says nothing.
+        Raises ``OSError`` or ``ValueError`` if it cannot be read.
         """
         data: dict[str, Any] = json.loads(self.record_path(key).read_bytes().split(b"\n", 1)[0])
         return data
 
     def keys(self) -> Iterator[str]:
-        """Keys of all records, unverified."""
+        """The keys of all records, unverified."""
         for shard in sorted((self.root / "records").glob("?")):
             for path in sorted(shard.glob("*.json")):
                 yield path.stem
 
     def record_path(self, key: str) -> Path:
-        """Where the record of `key` is, or would be."""
+        """The path of the record of ``key``, whether or not it exists."""
         return self.root / "records" / key[:1] / f"{key}.json"
 
     def _quarantine(self, key: str, path: Path, folder: Path | None, damage: str) -> None:
         place = self.root / "quarantine" / f"{key[:16]}-{time.time_ns()}"
         place.mkdir(parents=True)
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        with contextlib.suppress(FileNotFoundError):  # Another process was faster.
             path.rename(place / path.name)
             if folder is not None:
                 with contextlib.suppress(FileNotFoundError):
                     folder.rename(place / "artifact")
         warnings.warn(
-            f"damaged: {damage}; set aside in {place}, it will be made again",
+            f"damaged: {damage}; moved to {place}, and will be computed again",
             DamageWarning,
             stacklevel=3,
         )
 
 
 def _slim(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """A record as thousands of them can be held: without what few ask for, with one copy of what is
-    the same in all.
+    """A record in a form that fits into memory thousands of times.
+
+    It leaves out the bulky parts, and shares the text that many records have in common.
     """
     slim = {sys.intern(name): value for name, value in data.items() if name not in _BULKY}
     slim["key"] = key
@@ -318,11 +321,11 @@ def _slim(data: dict[str, Any], key: str) -> dict[str, Any]:
 def _parse(text: bytes, key: str) -> dict[str, Any]:
     body, _, seal = text.rstrip(b"\n").rpartition(b"\n")
     if fingerprint.digest_bytes(body) != seal.decode(errors="replace"):
-        raise CorruptRecord(f"the record of stage {key[:12]} is not what was written")
+        raise CorruptRecord(f"the record of stage {key[:12]} was changed after it was written")
     data: dict[str, Any] = json.loads(body)
     if data["key"] != key:
         raise CorruptRecord(
-            f"the record of stage {key[:12]} is another stage's ({data['key'][:12]})"
+            f"the record of stage {key[:12]} is that of another stage ({data['key'][:12]})"
         )
     return data
 
@@ -334,12 +337,10 @@ def _check_file(folder: Path, file: Mapping[str, Any], thorough: bool) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise CorruptRecord(f"{path} is missing") from None
     if status.st_size != file["size"]:
-        raise CorruptRecord(
-            f"{path} has {status.st_size} bytes where {file['size']} were published"
-        )
+        raise CorruptRecord(f"{path} has {status.st_size} bytes, but {file['size']} were published")
     trusted = status.st_size > SMALL and status.st_mtime_ns == file["mtime_ns"] and not thorough
     if not trusted and fingerprint.digest_file(path) != file["sha256"]:
-        raise CorruptRecord(f"{path} has other content than was published")
+        raise CorruptRecord(f"{path} was changed after it was published")
 
 
 def _describe(folder: Path, name: str) -> dict[str, Any]:
@@ -354,7 +355,7 @@ def _describe(folder: Path, name: str) -> dict[str, Any]:
 def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
     try:
         entries = os.scandir(folder)
-    except FileNotFoundError:  # nothing was left
+    except FileNotFoundError:  # The attempt created no folder.
         return
     with entries:
         for entry in entries:
@@ -368,5 +369,5 @@ def _finite(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         fingerprint.fingerprint(facts)
     except TypeError as error:
-        raise StoreError(f"these facts cannot be recorded: {error}") from error
+        raise StoreError(f"the facts cannot be recorded: {error}") from error
     return facts

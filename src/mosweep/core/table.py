@@ -1,4 +1,4 @@
-"""Plain-text tables, for terminals and log files. Quick for thousands of rows."""
+"""Plain-text tables for terminals and log files, fast for thousands of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["format_table", "format_value", "some_of", "table_lines"]
 
 
 def format_value(value: Any) -> str:
-    """A cell: floats with four significant digits, nothing for ``None``."""
+    """The text of a cell: floats rounded, ``None`` as nothing."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -18,12 +18,12 @@ def format_value(value: Any) -> str:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """``rows`` under ``header``; columns of numbers are aligned to the right."""
+    """The table of ``rows`` under ``header``. Columns of numbers are aligned to the right."""
     return "\n".join(table_lines(header, rows))
 
 
 def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """The lines of ``format_table``, for tables too long to be one text."""
+    """The lines of ``format_table``, for tables too long for one string."""
     cells = []
     right = [True] * len(header)
     for row in rows:

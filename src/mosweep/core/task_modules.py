@@ -1,10 +1,10 @@
-"""The modules beside a task's code, for that code alone.
+"""Imports of a task's code from the task's own folder.
 
 A worker process runs the stages of many tasks, and two of them may both have a ``helpers.py``. So
-what lies in a task's folder is loaded anew for every stage, into a package of the stage's own. The
-task's code finds it there before any library of the same name, whether it imports it at the top of
-a file or within a function, and no other code does: for that, and for names made up at run time
-(``importlib.import_module``), the folder comes last on ``sys.path``, and only while the stage runs.
+the modules of a task's folder are loaded again for every stage, into a package of that stage. For
+the task's own ``import`` statements, at the top of a file or within a function, they come before
+libraries of the same name. For all other imports (other code, ``importlib.import_module``) the
+folder comes last on ``sys.path``, and only while the stage runs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ __all__ = ["TaskModules", "imported_files", "python_files", "task_modules"]
 
 @dataclass(frozen=True, eq=False)
 class TaskModules:
-    """The modules in ``folder``, in ``sys.modules`` below the package ``root``. On
-    ``sys.meta_path`` while a stage runs.
+    """The modules of a task's ``folder``.
+
+    In ``sys.modules`` they are below the package ``root``. While a stage runs, this object is on
+    ``sys.meta_path``.
     """
 
     folder: Path
@@ -37,7 +39,7 @@ class TaskModules:
 
     @property
     def package(self) -> str:
-        """Name of the package."""
+        """The package's name."""
         return self.root.__name__
 
     def load(self, path: Path) -> ModuleType:
@@ -52,7 +54,7 @@ class TaskModules:
         return module
 
     def loader(self, name: str, path: str) -> SourceFileLoader:
-        """What loads the file ``path`` as module ``name``."""
+        """The loader of the file ``path`` as module ``name``."""
         return (
             _Loader(name, path, self)
             if Path(path).is_relative_to(self.folder)
@@ -62,11 +64,11 @@ class TaskModules:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Where module ``name`` is, if it is one of these; part of Python's import protocol."""
+        """Find module ``name`` if it is one of these. Part of Python's import protocol."""
         if not name.startswith(f"{self.package}."):
             return None
         details: Any = (self.loader, SOURCE_SUFFIXES)
-        # new ones: they do not look again within a moment
+        # New finders, because an existing one caches the folder's content for a moment.
         finders = (FileFinder(place, details) for place in path or ())
         return next((spec for finder in finders if (spec := finder.find_spec(name))), None)
 
@@ -78,15 +80,13 @@ class TaskModules:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """What ``import`` does in the task's code: ``__import__``, with the modules of the folder
-        first.
-        """
+        """``__import__`` for the task's code: the modules of the folder come first."""
         top = name.partition(".")[0]
         if level or not self._has(top):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         if sys.modules.get(self.package) is not self.root:
             raise ImportError(
-                f"{name} is wanted from {self.folder} by code that was left running when its "
+                f"{name} of {self.folder} is imported by code that was left running when its "
                 "stage ended",
                 name=name,
             )
@@ -97,13 +97,14 @@ class TaskModules:
         path = self.folder / name
         if (self.folder / f"{name}.py").is_file() or (path / "__init__.py").is_file():
             return True
-        # a mere folder may as well hold data and be called like what made them
+        # A folder without __init__.py may hold data, under the name of the library that wrote it.
         return path.is_dir() and not _is_library(name)
 
 
 class _Loader(SourceFileLoader):
-    """Loads a task's file from its source: a ``.pyc`` also serves a source of the same size and
-    second.
+    """Loads a task's file from its source, never from a ``.pyc``.
+
+    A ``.pyc`` would also be used for a changed source of the same size and the same second.
     """
 
     def __init__(self, name: str, path: str, modules: TaskModules) -> None:
@@ -122,8 +123,9 @@ class _Loader(SourceFileLoader):
 
 @contextlib.contextmanager
 def task_modules(folder: Path) -> Iterator[TaskModules]:
-    """The modules of a task's folder, for as long as its code runs. Then they are gone, however
-    they came to be imported.
+    """The modules of a task's folder, while its code runs.
+
+    Afterwards they are removed, however they were imported.
     """
     folder = folder.resolve()
     package = next(
@@ -132,7 +134,8 @@ def task_modules(folder: Path) -> Iterator[TaskModules]:
     root = sys.modules[package] = ModuleType(package)
     root.__path__ = [str(folder)]
     modules = TaskModules(folder, root)
-    path, known = sys.path[:], set(sys.modules)
+    original_path = sys.path[:]
+    original_modules = set(sys.modules)
     sys.meta_path.insert(0, modules)
     sys.path += [place for place in [str(folder)] if place not in sys.path]
     try:
@@ -142,34 +145,35 @@ def task_modules(folder: Path) -> Iterator[TaskModules]:
         added = [
             place
             for place in sys.path
-            if place not in path and Path(os.path.abspath(place)).is_relative_to(folder)
+            if place not in original_path and Path(os.path.abspath(place)).is_relative_to(folder)
         ]
         sys.path[:] = [place for place in sys.path if place not in added]
         places = {str(folder), *added}
         for name, module in list(sys.modules.items()):
             if f"{name}.".startswith(f"{package}.") or (
-                name not in known and any(_lies_in(place, name, module) for place in places)
+                name not in original_modules
+                and any(_is_from(place, name, module) for place in places)
             ):
                 del sys.modules[name]
 
 
 def _is_library(name: str) -> bool:
-    """Whether ``name`` is a module for everybody, other than a mere folder."""
+    """Whether ``name`` is an importable library, and more than a folder without __init__.py."""
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # imported, with no word of where from
+    except ValueError:  # It is imported, but has no ``__spec__``.
         return True
     return spec is not None and spec.origin is not None
 
 
-def _lies_in(place: str, name: str, module: ModuleType) -> bool:
+def _is_from(place: str, name: str, module: ModuleType) -> bool:
     path = os.path.join(os.path.abspath(place), *name.split("."))
     return getattr(module, "__file__", None) in (f"{path}.py", f"{path}/__init__.py")
 
 
 def python_files(folder: Path) -> list[Path]:
-    """Every Python file in ``folder`` and below; behind a link only if it is to a package."""
-    found: list[Path] = []
+    """All Python files in ``folder`` and below. Of linked folders, only packages count."""
+    files: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -180,32 +184,33 @@ def python_files(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if name != "__pycache__")
-        found += [Path(place, name) for name in names if name.endswith(".py")]
-    return found
+        files += [Path(place, name) for name in names if name.endswith(".py")]
+    return files
 
 
 def imported_files(folder: Path, files: Iterable[Path]) -> set[Path]:
-    """The ``files`` and those of ``folder`` that their ``import`` statements lead to, from one to
-    the next; of a package all.
+    """The ``files``, and the files of ``folder`` that they import, directly or indirectly.
+
+    Of an imported package, all files count.
     """
-    found: set[Path] = set()
-    todo = list(files)
-    while todo:
-        path = todo.pop()
-        if path not in found:
-            found.add(path)
+    imported: set[Path] = set()
+    remaining = list(files)
+    while remaining:
+        path = remaining.pop()
+        if path not in imported:
+            imported.add(path)
             for name in _imports(path):
-                single = folder / f"{name}.py"
-                todo += [single] if single.is_file() else []
-                todo += python_files(folder / name) if (folder / name).is_dir() else []
-    return found
+                module = folder / f"{name}.py"
+                remaining += [module] if module.is_file() else []
+                remaining += python_files(folder / name) if (folder / name).is_dir() else []
+    return imported
 
 
 def _imports(path: Path) -> set[str]:
-    """The first parts of the names that ``path`` imports."""
+    """The top-level names that ``path`` imports."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # running it will say so
+    except (SyntaxError, ValueError):  # Running the file will report it.
         return set()
     names: set[str] = set()
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Stages and trials: the nouns of mosweep. Nothing here does I/O."""
+"""Stages and trials, the central types of mosweep. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Status = Literal["succeeded", "failed", "running", "pending", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a trial: the unit of caching, of placement and of retry. Two stages with one
-    ``key`` are one stage.
+    """One step of a trial: the unit of caching, placement and retry.
+
+    Stages with the same ``key`` are the same stage.
     """
 
     label: str
@@ -29,13 +30,14 @@ class Stage:
 
     @property
     def kind(self) -> Kind:
-        """What sort of step it is."""
+        """The kind of its work."""
         return self.work.kind
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What defines the result, in canonical form; stored beside the record so that ``explain``
-        can compare.
+        """Everything that defines the result, in canonical form.
+
+        The record keeps it, so that ``explain`` can compare payloads.
         """
         return {
             "kind": self.work.kind.name,
@@ -54,9 +56,7 @@ class Stage:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Everything that a worker in another process needs, as JSON; ``load_work`` reads it
-        back.
-        """
+        """Everything that a worker process needs, as JSON. ``load_work`` reads it."""
         work, libraries = type(self.work), list(self.work.traits.requires)
         return {
             "key": self.key,
@@ -74,7 +74,7 @@ class Stage:
 
 
 def load_work(spec: Mapping[str, Any]) -> Work:
-    """The work that ``Stage.spec`` described."""
+    """The work that a ``Stage.spec`` describes."""
     target = schema.load_target(str(spec["target"]), "target")
     if not issubclass(target, Work):
         raise ConfigError("target", target.__qualname__, "is not a mosweep.Work")
@@ -84,10 +84,11 @@ def load_work(spec: Mapping[str, Any]) -> Work:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One complete setting of every factor.
+    """One trial of a sweep.
 
-    ``factors`` are those that vary over the sweep, ``config`` is all of it. ``takes`` are patterns
-    of the settings that this trial reads beside those that concern every trial.
+    ``factors`` are its levels of the settings that vary over the sweep, and ``config`` is its full
+    configuration. ``takes`` are patterns of the settings that it reads, besides those that every
+    trial reads.
     """
 
     name: str
@@ -99,25 +100,25 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """Identity of the trial: that of its last stages."""
+        """The trial's identity: a digest of its stages' keys."""
         return fingerprint.fingerprint([stage.key for stage in self.stages])
 
 
 def in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
-    """The stages and all they need, each once, by key, needs before those who need them."""
-    found: dict[str, Stage] = {}
+    """The stages and everything they need, by key. A stage comes after the stages it needs."""
+    ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.key not in found:
+        if stage.key not in ordered:
             for need in stage.needs.values():
                 visit(need)
-            found[stage.key] = stage
+            ordered[stage.key] = stage
 
     for stage in stages:
         visit(stage)
-    return found
+    return ordered
 
 
 def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
-    """Every stage of the trials once, by key, needs first."""
+    """All stages of the trials by key. A stage comes after the stages it needs."""
     return in_order(stage for trial in trials for stage in trial.stages)

@@ -1,4 +1,4 @@
-"""What a stage does: works, their kinds, what a launcher may ask of them. No I/O here."""
+"""Works, which are what stages do, their kinds, and their traits. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What sort of step a stage is. Readers ask for its properties, never for its ``name``.
+    """The kind of a stage. Other code reads its properties and must not compare its ``name``.
 
-    - ``leaves``: what a finished stage leaves. ``scores`` are the trial's results.
-    - ``trains``: it makes a model by training.
+    - ``leaves``: the sort of result.
+    - ``trains``: it trains a model.
     - ``given``: it provides what the trial starts from: a base model or a data set.
-    - ``optional``: a step of a loop, which may turn out not to be needed. Its results are the
-      loop's own, not the trial's.
+    - ``optional``: a step of a loop, which may turn out not to be needed. Its results belong to
+      the loop, not to the trial.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Kind:
 
     @property
     def tunes(self) -> bool:
-        """Whether it leaves the trial's trained model."""
+        """Whether its result is the trial's trained model."""
         return self.trains and not self.optional
 
     @property
     def code(self) -> Any:
-        """As JSON: the name of a kind that mosweep knows, all of it otherwise."""
+        """The kind as JSON: its name if it is one of mosweep's own, otherwise all its fields."""
         return self.name if _KNOWN.get(self.name) == self else asdict(self)
 
     @classmethod
     def of(cls, code: Any) -> Kind:
-        """The kind that ``code`` stands for."""
+        """The kind with this ``code``."""
         if isinstance(code, Mapping):
             return schema.build(cls, code, "kind")
         return _KNOWN.get(str(code)) or cls(str(code))
@@ -75,7 +75,7 @@ class Kind:
         return self.name
 
 
-#: A base model that is made here.
+#: A generated base model.
 MODEL = Kind("model", leaves="model", given=True)
 #: A data set.
 DATA = Kind("data", leaves="data", given=True)
@@ -85,7 +85,7 @@ FINETUNE = Kind("finetune", leaves="model", trains=True)
 ROUND = Kind("round", leaves="model", trains=True, optional=True)
 #: The evaluation of a round, which decides whether there is another one.
 ROUND_EVAL = Kind("round-eval", leaves="scores", optional=True)
-#: The round that a loop ended with.
+#: The round that a loop chose.
 CHOSEN = Kind("chosen", leaves="model", trains=True)
 #: An evaluation.
 EVAL = Kind("eval", leaves="scores")
@@ -95,7 +95,7 @@ _KNOWN = {kind.name: kind for kind in (MODEL, DATA, FINETUNE, ROUND, ROUND_EVAL,
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage asks of the machine that runs it. ``None`` leaves the choice to the launcher."""
+    """The resources that a stage requests. ``None`` leaves the choice to the launcher."""
 
     nodes: int | None = field(default=None, metadata=schema.between(ge=1))
     """Machines."""
@@ -123,10 +123,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a finished stage left: a folder of files and the facts about them.
+    """The result of a finished stage: a folder of files, and the facts about them.
 
-    ``folder`` is absolute and belongs to the store: read it, never write to it. ``facts`` are JSON;
-    ``core.facts`` has them typed. ``digest`` covers files and facts.
+    ``folder`` is absolute and belongs to the store: never write to it. ``facts`` are JSON, and
+    ``core.facts`` types them. ``digest`` covers files and facts.
     """
 
     key: str
@@ -138,11 +138,12 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Context:
-    """What a running work is given: its inputs, a fresh folder to leave files in, its resources.
+    """What a running work gets: its inputs, a new folder ``out`` for its files, its resources.
 
     ``previous`` is the folder of an earlier attempt that failed or was killed, if there is one. Its
-    files may be half written; if its process only stalled, they may still change. ``spent`` are a
-    provider's jobs for this stage whose results were deleted to be made again: do not reuse them.
+    files may be half written. If its process only stalled, they may still change. ``spent`` are the
+    provider's jobs for this stage whose results were deleted to be computed again: never reuse
+    them.
     """
 
     key: str
@@ -155,16 +156,16 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What a launcher, the plan and ``doctor`` want to know of a work.
+    """What launchers, the plan and ``doctor`` need to know about a work.
 
-    - ``requires``: modules that have to be installed, each with mosweep's extra that brings it.
-    - ``runtime``: what is slow to load. Stages that share a runtime share a process.
-    - ``silent``: prints nothing, gets no log unless it fails, and makes ``context.out`` itself.
-    - ``immediate``: takes milliseconds and awaits nothing, so it needs no event loop.
-    - ``may_be_trivial``: ``is_trivial`` may say that there is nothing to do.
+    - ``requires``: modules that must be installed, each with the mosweep extra that installs it.
+    - ``runtime``: a library that is slow to load. Stages with the same runtime share a process.
+    - ``silent``: it prints nothing, has a log only if it fails, and creates ``context.out`` itself.
+    - ``immediate``: it takes milliseconds and awaits nothing, so it needs no event loop.
+    - ``may_be_trivial``: ``is_trivial`` may return true.
     - ``notice``: a line for the plan.
-    - ``provider``: who is paid for tokens, such as ``openai``.
-    - ``remote``: the work that waits for a provider's computer, where it does.
+    - ``provider``: the provider that is paid for tokens, such as ``openai``.
+    - ``remote``: the work itself, if a provider's computer does it.
     """
 
     requires: Mapping[str, str] = field(default_factory=dict)
@@ -181,11 +182,11 @@ _PLAIN = Traits()
 
 
 class Work(ABC):
-    """What a stage does. Subclass it as a frozen dataclass whose fields are plain data.
+    """The work of a stage. Subclass it as a frozen dataclass whose fields are plain data.
 
-    Keep the module cheap to import. Fields marked ``fingerprint.unkeyed`` (paths, interpreters,
-    devices) are not part of the key. Raise ``version`` when the same fields would now give another
-    result.
+    Keep its module cheap to import. Fields marked ``fingerprint.unkeyed`` (paths, interpreters,
+    devices) are not part of the key. Raise ``version`` when the same fields give a different
+    result than before.
     """
 
     __slots__ = ()
@@ -195,31 +196,31 @@ class Work(ABC):
 
     @property
     def traits(self) -> Traits:
-        """How it wants to be run."""
+        """What launchers, the plan and ``doctor`` need to know about it."""
         return _PLAIN
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """Whether these inputs leave nothing to do but to look and to link: no job for that."""
+        """Whether these inputs leave so little to do that no job is needed."""
         return False
 
     def expected_usage(self, tokens: int) -> Usage | None:
-        """What a fine-tune on a data set of so many ``tokens`` uses; ``None`` if unknown."""
+        """The usage of a fine-tune on a data set of ``tokens`` tokens, or ``None`` if unknown."""
         return None
 
     @abstractmethod
     async def run(self, context: Context) -> Mapping[str, Json]:
-        """Do the work, leave files in ``context.out``, return the facts.
+        """Do the work: write files to ``context.out`` and return the facts.
 
-        Any exception is a failure of the stage.
+        With any exception the stage has failed.
         """
 
 
 class RemoteWork(Work):
-    """A work that waits for a provider's computer.
+    """A work that a provider's computer does.
 
-    All works of a provider share one process and one event loop, up to ``max_concurrent`` (a field)
-    at a time: ``run`` must not block. The id of the provider's job belongs into the facts as
-    ``remote_job``. With ``outlives``, the job goes on when our process ends.
+    All works of a provider share one process and one event loop, with up to ``max_concurrent`` (a
+    field) at a time, so ``run`` must not block. The facts must have the id of the provider's job as
+    ``remote_job``. With ``outlives``, the job continues when our process ends.
     """
 
     __slots__ = ()
@@ -230,14 +231,14 @@ class RemoteWork(Work):
 
     @classmethod
     def check_access(cls, works: Sequence[Self]) -> None:
-        """Ask the provider, once per launch, whether it would take these works.
+        """Ask the provider, once per launch, whether it would accept these works.
 
-        Raises ``ConfigError`` if it would not, ``UserError`` if it cannot be asked.
+        Raises ``ConfigError`` if it would not, and ``UserError`` if it cannot be asked.
         """
 
     @classmethod
     def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
-        """Those of ``keys`` whose jobs exist at the provider and would be attached to.
+        """The ``keys`` with a job at the provider that a run would attach to.
 
         The jobs given with a key do not count.
         """
@@ -245,5 +246,5 @@ class RemoteWork(Work):
 
     @classmethod
     def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
-        """End the jobs that go on for ``keys``; the ended jobs by key."""
+        """Cancel the running jobs of ``keys``. Returns the cancelled jobs by key."""
         return {}

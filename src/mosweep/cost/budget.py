@@ -1,8 +1,8 @@
-"""What a launch may take: refused beforehand if it may need more, stopped in time where it turns
-out to need more than was foreseen.
+"""The budget of a launch.
 
-The caps are of one launch: each counts what its own stages take. What is under way when a cap comes
-near is not ended; jobs that wait in Slurm are taken back.
+A launch that may exceed its budget is refused. One that turns out to need more than estimated is
+stopped in time: no stage starts that may exceed a cap. Running stages are not ended, and jobs that
+wait in Slurm are withdrawn. A cap counts only the stages of its own launch.
 """
 
 from __future__ import annotations
@@ -21,59 +21,60 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["NOT_RUN", "Meter", "check_budget"]
 
-#: How the error of a stage begins that a cap kept from starting.
+#: The beginning of a stage's error if a cap kept it from starting.
 NOT_RUN = "not run: budget."
 
 
 def check_budget(plan: Plan, store: Store) -> None:
-    """``UserError`` if the plan may take more than its budget, or if that cannot be known."""
+    """Raise ``UserError`` if the plan may exceed its budget, or if its needs are unknown."""
     budget = plan.budget
     if not plan.to_run or (budget.gpu_hours is None and budget.usd is None):
         return
-    found = estimate(plan, store)
+    needs = estimate(plan, store)
     if budget.gpu_hours is not None:
-        if found.gpu_hours is None:
+        if needs.gpu_hours is None:
             raise UserError(
-                f"budget.gpu_hours={budget.gpu_hours:g}: what {', '.join(found.unknown)} will "
-                "take is unknown, no similar stage has run yet; "
+                f"budget.gpu_hours={budget.gpu_hours:g}: the GPU-hours of "
+                f"{', '.join(needs.unknown)} are unknown, because no similar stage has run yet; "
                 "run one such trial first, or launch without a budget"
             )
         _refuse(
             "gpu_hours",
             budget.gpu_hours,
-            found.gpu_hours,
+            needs.gpu_hours,
             len(plan.to_run),
             "{:.3g} to {:.3g} GPU-hours, as similar stages took",
         )
     if budget.usd is not None:
-        if found.usd_unknown:
+        if needs.usd_unknown:
             raise UserError(
-                f"budget.usd={budget.usd:g}: what it will cost is unknown: "
-                f"{'; '.join(found.usd_unknown)}; "
-                "run one such trial first (or give the price in a recipes/prices.yaml of your "
-                "own), or launch without a budget"
+                f"budget.usd={budget.usd:g}: the cost is unknown: "
+                f"{'; '.join(needs.usd_unknown)}; "
+                "run one such trial first (or add the price to your own recipes/prices.yaml), or "
+                "launch without a budget"
             )
-        by = "by the length of the data" if found.usd_about else "as similar stages took"
+        basis = "by the length of the data" if needs.usd_about else "as similar stages took"
         _refuse(
             "usd",
             budget.usd,
-            found.usd or Range(),
+            needs.usd or Range(),
             len(plan.to_run),
-            f"${{:,.2f}} to ${{:,.2f}} {by}",
+            f"${{:,.2f}} to ${{:,.2f}} {basis}",
         )
 
 
-def _refuse(name: str, cap: float, found: Range, stages: int, words: str) -> None:
-    if found.high > cap:
+def _refuse(name: str, cap: float, needed: Range, stages: int, template: str) -> None:
+    """Raise ``UserError`` if more than ``cap`` may be needed."""
+    if needed.high > cap:
         raise UserError(
             f"budget.{name}={cap:g}: {stages} stages may take "
-            f"{words.format(found.low, found.high)}; nothing was started"
+            f"{template.format(needed.low, needed.high)}; nothing was started"
         )
 
 
 @dataclass
 class _Account:
-    """One cap: what is spent for certain, and what the stages under way may take."""
+    """One cap, with the amount already spent and the amounts that running stages may take."""
 
     name: str
     cap: float
@@ -88,10 +89,11 @@ class _Account:
 
 
 class Meter:
-    """Counts what a launch takes, and says of each stage whether it may start.
+    """Counts what a launch takes, and decides whether a stage may start.
 
-    A stage is expected to take as much as the most of its like, those of this launch included. One
-    that failed counts as long as it ran and, as nobody says what it cost, as expected.
+    A stage is expected to take the most that any similar stage has taken, including those of this
+    launch. A failed stage counts with the time it ran. Its cost is not known, so it counts with the
+    expected cost.
     """
 
     def __init__(self, plan: Plan, store: Store) -> None:
@@ -106,7 +108,7 @@ class Meter:
 
     @classmethod
     def of(cls, plan: Plan, store: Store) -> Self | None:
-        """The meter of a launch that has a cap."""
+        """The meter of a launch, or ``None`` if it has no cap."""
         return (
             cls(plan, store)
             if plan.budget.usd is not None or plan.budget.gpu_hours is not None
@@ -114,21 +116,21 @@ class Meter:
         )
 
     def refusal(self, key: str) -> str | None:
-        """Why the stage may not start, ``None`` if it may, now or once others have ended."""
+        """Why the stage may not start. ``None`` if it may, now or after others have ended."""
         for account in self.accounts:
             expected = self._expected(account, key)
             if expected is None:
-                return f"{NOT_RUN}{account.name}={account.cap:g}: what it will take is unknown"
+                return f"{NOT_RUN}{account.name}={account.cap:g}: how much it takes is unknown"
             if expected > 0 and account.spent + expected > account.cap:
-                may = (
+                reason = (
                     f"{account.shown(account.spent)} spent, and it may take "
                     f"{account.shown(expected)}"
                 )
-                return f"{NOT_RUN}{account.name}={account.cap:g}: {may}"
+                return f"{NOT_RUN}{account.name}={account.cap:g}: {reason}"
         return None
 
     def must_wait(self, key: str) -> bool:
-        """Whether those under way may leave too little for the stage."""
+        """Whether the running stages may leave too little for this one."""
         return any(
             (expected := self._expected(account, key) or 0.0) > 0
             and account.spent + sum(account.reserved.values()) + expected > account.cap
@@ -136,18 +138,18 @@ class Meter:
         )
 
     def starts(self, key: str) -> None:
-        """The stage is handed out."""
+        """Reserve the expected amounts of a stage that starts."""
         self.since[key] = time.monotonic()
         for account in self.accounts:
             account.reserved[key] = self._expected(account, key) or 0.0
 
     def too_many(self, waiting: Sequence[str]) -> list[str]:
-        """Which of the ``waiting`` stages, handed in but not begun, have to be taken back for the
-        caps to hold; the last ones first.
+        """The ``waiting`` stages that must be withdrawn for the caps to hold, the last ones first.
 
-        What they were expected to take may have grown since: a launch learns from its own stages.
+        They are submitted but have not started. Their expected amounts may have grown since,
+        because a launch learns from its own stages.
         """
-        back = []
+        withdrawn = []
         for account in self.accounts:
             account.reserved |= {key: self._expected(account, key) or 0.0 for key in waiting}
         for key in reversed(waiting):
@@ -157,18 +159,18 @@ class Meter:
             ):
                 break
             if any(account.reserved.get(key, 0.0) > 0 for account in self.accounts):
-                back.append(key)
+                withdrawn.append(key)
                 self.returns(key)
-        return back
+        return withdrawn
 
     def returns(self, key: str) -> None:
-        """The stage came back before it began, or another process is at it."""
+        """Release the reservation of a stage that did not start, or that another process runs."""
         self.since.pop(key, None)
         for account in self.accounts:
             account.reserved.pop(key, None)
 
     def finished(self, key: str) -> None:
-        """The stage ended well: count what it really took."""
+        """Count what a successful stage really took."""
         if key not in self.since:
             return
         stage = self.stages[key]
@@ -187,7 +189,7 @@ class Meter:
         del self.since[key]
 
     def failed(self, key: str) -> None:
-        """The stage failed."""
+        """Count a failed stage."""
         since = self.since.pop(key, None)
         for account in self.accounts:
             expected = account.reserved.pop(key, 0.0)
@@ -199,9 +201,9 @@ class Meter:
 
     def _expected(self, account: _Account, key: str) -> float | None:
         stage: Stage = self.stages[key]
-        found = (
+        needed = (
             self.experience.cost(stage).usd
             if account.name == "usd"
             else self.experience.gpu_hours(stage)
         )
-        return None if found is None else found.high
+        return None if needed is None else needed.high

@@ -1,9 +1,10 @@
-"""What a plan will take, from the records of similar stages: a range, or unknown.
+"""Estimates of a plan's time and cost, from the records of similar stages.
 
 Stages are similar if they have the same kind, model and size (steps, items) and, for evaluations,
-the same task. Another rank, data set or machine changes what they take, so the range is from the
-least to the most in the records. The cost of a stage is that of the tokens of similar stages, at
-the prices of ``prices``; similar fine-tunes also have the same data.
+the same task. Time and cost also depend on rank, data set and machine, so an estimate is the range
+from the least to the most on record. It is unknown without a record. The cost of a stage is that of
+the tokens of similar stages, at the prices of ``prices``. Similar fine-tunes also have the same
+data.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ __all__ = [
     "provider",
 ]
 
-#: At most this many records are looked at, the newest first.
+#: How many records are read at most, the newest first.
 LOOK_AT = 2000
-#: Characters per token, where nothing better is known.
+
+#: Characters per token, if nothing better is known.
 CHARS = 4
 
 
@@ -48,7 +50,7 @@ class Range:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """The range of what was measured."""
+        """The range of measured values."""
         return cls(min(values), sum(values) / len(values), max(values))
 
     def __add__(self, other: Range) -> Range:
@@ -57,10 +59,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will cost in USD; ``None`` if it is unknown, and ``why``.
+    """The cost of a stage in USD, or ``None`` and ``why`` it is unknown.
 
-    With ``about`` it follows from the length of its data, not from measured tokens. ``models`` are
-    the providers and their models.
+    With ``about`` it is derived from the length of the data, not from measured tokens. ``models``
+    are the providers and their models.
     """
 
     usd: Range | None
@@ -71,14 +73,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the missing stages of a plan will take; ``None`` if that is unknown.
+    """The time and cost of a plan's missing stages. ``None`` is unknown.
 
-    - ``seconds``: the computing time of all, one after the other. ``gpu_hours``: the same, times
-      the GPUs that they ask for, or that similar stages had.
+    - ``seconds``: the compute time of all, one after the other. ``gpu_hours``: the same, times the
+      GPUs that they request, or that similar stages had.
     - ``labels``: the seconds of one stage of each label. ``unknown``: labels without records.
-    - ``usd``: what providers will charge; ``None`` also if no provider is used.
-    - ``usd_unknown``: stages whose cost is unknown, and why. ``usd_about``: stages whose cost
-      follows from the length of their data. ``prices_as_of``: the oldest date of the prices.
+    - ``usd``: what providers will charge. It is also ``None`` if no provider is used.
+    - ``usd_unknown``: stages whose cost is unknown, and why. ``usd_about``: stages whose cost is
+      derived from the length of their data. ``prices_as_of``: the oldest date of the prices.
     """
 
     seconds: Range | None
@@ -93,7 +95,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Took:
-    """What a stage on record took."""
+    """The time and tokens of a stage on record."""
 
     seconds: float
     device: str
@@ -102,7 +104,7 @@ class _Took:
 
 
 class Experience:
-    """What similar stages took: those in the store and, as a launch goes on, its own."""
+    """The time and cost of similar stages: those in the store, and those of the running launch."""
 
     def __init__(self, stages: Iterable[Stage], store: Store) -> None:
         self.store = store
@@ -114,7 +116,7 @@ class Experience:
                 self._note(data["payload"], data)
 
     def learn(self, stage: Stage) -> None:
-        """Count what ``stage``, which has just ended well, took."""
+        """Add ``stage``, which has just succeeded."""
         record = self.store.read(stage.key)
         if record is not None:
             self._note(stage.payload, record.data)
@@ -132,32 +134,32 @@ class Experience:
             self._took.setdefault(likeness(payload, data=True), []).append(took)
 
     def seconds(self, stage: Stage) -> list[float]:
-        """What each similar stage took."""
+        """The seconds of each similar stage."""
         return [took.seconds for took in self._took.get(self._like[stage.key], ())]
 
     def gpu_hours(self, stage: Stage) -> Range | None:
-        """GPU-hours of the stage; nothing for one that asks for no GPU."""
+        """The stage's GPU-hours, 0 if it requests no GPU, or ``None`` if they are unknown."""
         took = self._took.get(self._like[stage.key])
         if not took:
             return Range() if stage.resources.gpus == 0 else None
-        return Range.of([gpus(stage, one.device) * one.seconds / 3600 for one in took])
+        return Range.of([gpus(stage, past.device) * past.seconds / 3600 for past in took])
 
     def cost(self, stage: Stage) -> Cost:
-        """USD of the stage; nothing for one that asks no provider."""
+        """The stage's cost, 0 if it uses no provider."""
         took = self._took.get(likeness(stage.payload, data=True)) or []
         if not took and not stage.kind.trains:
             took = self._took.get(self._like[stage.key]) or []
         if took:
-            known = [one.usd for one in took if one.usd is not None]
-            if len(known) == len(took):
-                return Cost(Range.of(known))
-            return Cost(None, why=_unpriced(used for one in took for used in one.used))
+            costs = [past.usd for past in took if past.usd is not None]
+            if len(costs) == len(took):
+                return Cost(Range.of(costs))
+            return Cost(None, why=_unpriced(used for past in took for used in past.used))
         if provider(stage) is None:
             return Cost(Range())
         return self._by_length(stage)
 
     def _by_length(self, stage: Stage) -> Cost:
-        """What a fine-tune costs by the length of its data: see ``Work.expected_usage``."""
+        """The cost of a fine-tune by the length of its data. See ``Work.expected_usage``."""
         data = stage.needs.get("data")
         record = self.store.read(data.key) if data else None
         length = _length(record.folder / str(record.facts.get("folder", ""))) if record else 0
@@ -165,11 +167,11 @@ class Experience:
         if data is None or usage is None:
             return Cost(None, why="no similar stage has run yet")
         if record is None:
-            return Cost(None, why="no similar stage has run yet, and its data set is not there yet")
+            return Cost(None, why="no similar stage has run yet, and its data set is not built yet")
         usd = cost([usage])
-        asked = frozenset([(usage.provider, usage.model)])
+        models = frozenset([(usage.provider, usage.model)])
         return (
-            Cost(Range(usd, usd, usd), about=True, models=asked)
+            Cost(Range(usd, usd, usd), about=True, models=models)
             if usd is not None
             else Cost(None, why=_unpriced([usage]))
         )
@@ -184,9 +186,9 @@ class Experience:
 
 
 def estimate(plan: Plan, store: Store) -> Estimate:
-    """What ``plan.to_run`` will take, by the records in ``store``."""
+    """The time and cost of ``plan.to_run``, by the records in ``store``."""
     experience = Experience(plan.to_run, store)
-    alike: dict[tuple[Any, ...], tuple[Range | None, Range | None, Cost]] = {}
+    by_group: dict[tuple[Any, ...], tuple[Range | None, Range | None, Cost]] = {}
     seconds, gpu_hours, usd = Range(), Range(), Range()
     labels: dict[str, list[float]] = {}
     unknown: dict[str, None] = {}
@@ -195,35 +197,35 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     models: set[tuple[str, str]] = set()
     unknown_gpu = paid = False
     for stage in plan.to_run:
-        kind = (
+        group = (
             stage.label,
             likeness(stage.payload, data=True),
             stage.resources.gpus,
             provider(stage),
         )
-        if kind not in alike:
+        if group not in by_group:
             times = experience.seconds(stage)
             if times:
                 labels.setdefault(stage.label, []).extend(times)
-            alike[kind] = (
+            by_group[group] = (
                 Range.of(times) if times else None,
                 experience.gpu_hours(stage),
                 experience.cost(stage),
             )
-            models |= experience.models(stage) | alike[kind][2].models
-        took, hours, asked = alike[kind]
-        seconds += took or Range()
-        if took is None:
+            models |= experience.models(stage) | by_group[group][2].models
+        stage_seconds, stage_gpu_hours, stage_cost = by_group[group]
+        seconds += stage_seconds or Range()
+        if stage_seconds is None:
             unknown[_named(stage)] = None
-        gpu_hours += hours or Range()
-        unknown_gpu |= hours is None
+        gpu_hours += stage_gpu_hours or Range()
+        unknown_gpu |= stage_gpu_hours is None
         paid |= provider(stage) is not None
-        usd += asked.usd or Range()
-        if asked.usd is None:
-            usd_unknown[f"{_named(stage)}: {asked.why}"] = None
-        if asked.about:
+        usd += stage_cost.usd or Range()
+        if stage_cost.usd is None:
+            usd_unknown[f"{_named(stage)}: {stage_cost.why}"] = None
+        if stage_cost.about:
             usd_about[_named(stage)] = None
-    dates = {found.as_of for model in models if (found := quote(*model))}
+    dates = {price.as_of for model in models if (price := quote(*model))}
     return Estimate(
         None if unknown else seconds,
         None if unknown_gpu else gpu_hours,
@@ -237,19 +239,21 @@ def estimate(plan: Plan, store: Store) -> Estimate:
 
 
 def provider(stage: Stage) -> str | None:
-    """Who is paid for the stage's tokens, if anybody is."""
+    """The provider that is paid for the stage's tokens, if there is one."""
     return stage.work.traits.provider
 
 
 def gpus(stage: Stage, device: str) -> float:
-    """How many GPUs the stage occupies, by what it asks for or else by the device that it, or one
-    like it, ran on.
+    """The number of GPUs that the stage occupies.
+
+    It is what the stage requests, or else follows from the ``device`` that it, or a similar stage,
+    ran on.
     """
-    asked = stage.resources.gpus
-    return float(asked) if asked is not None else float(device.startswith("cuda"))
+    requested = stage.resources.gpus
+    return float(requested) if requested is not None else float(device.startswith("cuda"))
 
 
-#: Settings that decide how long a stage takes; all others may differ between similar stages.
+#: The settings that decide how long a stage takes. All others may differ between similar stages.
 _SIZE = (
     "architecture",
     "delay_s",
@@ -262,28 +266,32 @@ _SIZE = (
     "source",
     "task",
 )
+
+#: The fields of works that have native settings.
 _NATIVE = ("config", "settings", "recipe")
+
+#: The native settings that decide how long a stage takes.
 _NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_epochs")
 
 
 def likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
-    """What stages share that take about as long; with ``data``, those on the same data."""
-    inside = payload["config"].get("about") or payload  # a round of a loop
-    config = inside["config"]
+    """A text that similar stages have in common. With ``data`` they also have the same data."""
+    inner = payload["config"].get("about") or payload  # A round of a loop wraps a work.
+    config = inner["config"]
     native: Mapping[str, Any] = next(
         (config[name] for name in _NATIVE if isinstance(config.get(name), Mapping)), {}
     )
     sizes = [config.get(name) for name in _SIZE] + [native.get(name) for name in _NATIVE_SIZE]
     sizes.append((config.get("plan") or {}).get("steps"))
     base = None if isinstance(config.get("model"), str) else payload["inputs"].get("model")
-    on = [payload["inputs"].get("data")] if data else []
+    data_keys = [payload["inputs"].get("data")] if data else []
     return json.dumps(
-        [payload["kind"], inside["work"], base, *sizes, *on], sort_keys=True, default=str
+        [payload["kind"], inner["work"], base, *sizes, *data_keys], sort_keys=True, default=str
     )
 
 
 def newest(store: Store) -> Iterator[dict[str, Any]]:
-    """The latest records, whole, but not checked."""
+    """The latest records, whole and unchecked."""
     paths = sorted(
         (path for path in (store.root / "records").glob("?/*.json")),
         key=lambda path: path.stat().st_mtime,
@@ -298,7 +306,7 @@ def newest(store: Store) -> Iterator[dict[str, Any]]:
 
 @cache
 def _length(folder: Path) -> int:
-    """Characters of what is said in the training data."""
+    """The number of characters of the messages in the training data."""
     length = 0
     with open(folder / "train.jsonl", encoding="utf-8") as file:
         for line in file:
@@ -311,12 +319,13 @@ def _length(folder: Path) -> int:
 
 
 def _unpriced(used: Iterable[Usage]) -> str:
-    """That the prices of some models are not known."""
-    models = sorted({f"{one.provider}/{one.model}" for one in used if cost([one]) is None})
+    """A message that names the models without a price."""
+    models = sorted({f"{usage.provider}/{usage.model}" for usage in used if cost([usage]) is None})
     return f"no price for {', '.join(models)} in recipes/prices.yaml"
 
 
 def _named(stage: Stage) -> str:
+    """The stage's label, with its model if it has one."""
     config = stage.payload["config"]
     source = config.get("source")
     model = config.get("model") or (source.get("inspect") if isinstance(source, Mapping) else None)

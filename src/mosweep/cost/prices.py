@@ -1,5 +1,6 @@
-"""What tokens cost: usage times the dated table ``recipes/prices.yaml``. A price that is not listed
-is unknown, never 0.
+"""The cost of tokens: usage times the dated prices in ``recipes/prices.yaml``.
+
+A price that is not listed is unknown, never 0.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Price:
-    """USD per million tokens; ``None``: unknown. ``tuned`` holds ``input`` and ``output`` of a
-    fine-tune, where they differ.
+    """USD per million tokens. ``None`` is unknown.
+
+    ``tuned`` has ``input`` and ``output`` of a fine-tune, if they differ.
     """
 
     training: float | None = field(default=None, metadata=between(ge=0))
@@ -44,9 +46,7 @@ class Price:
     tuned: Price | None = None
 
     def usd(self, usage: Usage) -> float | None:
-        """What ``usage`` costs, or ``None`` where it has tokens of a kind whose price is
-        unknown.
-        """
+        """The cost of ``usage``, or ``None`` if it has tokens of a kind without a price."""
         kinds = (
             (usage.train_tokens, self.training),
             (usage.input_tokens, self.input),
@@ -75,52 +75,53 @@ class _Block:
 
 
 def facts(usage: Usage) -> dict[str, Any]:
-    """``usage`` as a stage records it, with what it cost (``usd``) and the date of the prices, both
-    ``None`` if unknown.
+    """``usage`` as a stage records it, with its cost (``usd``) and the date of the prices.
+
+    Both are ``None`` if unknown.
     """
-    found = quote(usage.provider, usage.model)
+    price_quote = quote(usage.provider, usage.model)
     return {
         **asdict(usage),
-        "usd": found and found.price.usd(usage),
-        "prices_as_of": found and found.as_of,
+        "usd": price_quote and price_quote.price.usd(usage),
+        "prices_as_of": price_quote and price_quote.as_of,
     }
 
 
 def usages(facts: Mapping[str, Any]) -> list[Usage]:
-    """What the facts of a stage say of its usage: one, several (an evaluation whose judge is
-    another model), or none.
+    """The usage in the facts of a stage.
+
+    An evaluation whose judge is another model has several.
     """
-    found = facts.get("usage") or []
-    kinds = ("provider", "model", "train_tokens", "input_tokens", "output_tokens")
+    recorded = facts.get("usage") or []
+    fields = ("provider", "model", "train_tokens", "input_tokens", "output_tokens")
     return [
-        Usage(**{name: one[name] for name in kinds if name in one})
-        for one in ([found] if isinstance(found, Mapping) else found)
+        Usage(**{name: entry[name] for name in fields if name in entry})
+        for entry in ([recorded] if isinstance(recorded, Mapping) else recorded)
     ]
 
 
 def cost(used: Iterable[Usage]) -> float | None:
-    """USD of all that was used, by today's list, or ``None`` where some price is unknown. Nothing
-    costs nothing.
-    """
+    """The cost of ``used`` in USD, at today's prices, or ``None`` if a price is unknown."""
     total = 0.0
     for usage in used:
-        found = quote(usage.provider, usage.model)
-        usd = found.price.usd(usage) if found else None
+        price_quote = quote(usage.provider, usage.model)
+        usd = price_quote.price.usd(usage) if price_quote else None
         if usd is None:
             return None
         total += usd
     return total
 
 
-#: Inspect's providers that run models on one's own machines.
+#: Inspect's providers that run models on the user's own machines.
 _OWN = frozenset(
     "mosweep hf vllm sglang llama-cpp-python ollama transformer_lens nnterp mockllm none".split()
 )
 
 
 def paid_provider(model: str) -> str | None:
-    """Who is paid for the tokens of the model that Inspect calls so (``openai/gpt-4o-mini``);
-    ``None`` for one's own machine.
+    """The provider that is paid for a model's tokens, by Inspect's name of the model.
+
+    It is ``openai`` for ``openai/gpt-4o-mini``, and ``None`` for a model on the user's own machine.
     """
     provider, _, rest = model.partition("/")
     if provider == "openai-api":
@@ -129,13 +130,14 @@ def paid_provider(model: str) -> str | None:
 
 
 def model_at(provider: str, model: str) -> str:
-    """The provider's own name of the model that Inspect calls ``model``."""
+    """The provider's own name for the model that Inspect calls ``model``."""
     return model.partition(f"{provider}/")[2] or model
 
 
 def quote(provider: str, model: str) -> Quote | None:
-    """The price of ``model``, or ``None`` if it is not listed; the user's own list comes first.
-    ``ConfigError`` for a list amiss.
+    """The price of ``model``, or ``None`` if it is not listed.
+
+    The user's own list comes first. ``ConfigError`` for an invalid list.
     """
     base, tuned = _base(model)
     blocks = [
@@ -161,7 +163,7 @@ def _base(model: str) -> tuple[str, bool]:
 
 
 def _names(model: str) -> Iterator[str]:
-    """What ``model`` may be listed as: itself, then the alias of a dated snapshot."""
+    """The names that ``model`` may be listed under: its own, then without the snapshot's date."""
     yield model
     alias = re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model)
     if alias != model:
@@ -170,7 +172,7 @@ def _names(model: str) -> Iterator[str]:
 
 @cache
 def _blocks(path: Path) -> Mapping[str, _Block]:
-    """The table in ``path`` by provider; empty if there is no such file."""
+    """The prices in ``path`` by provider. Empty if there is no such file."""
     if not path.exists():
         return {}
     import yaml
@@ -192,11 +194,11 @@ def _blocks(path: Path) -> Mapping[str, _Block]:
         )
     blocks = {}
     for provider, block in data.items():
-        # YAML reads dates
-        given = (
+        # YAML turns ``as_of`` into a date.
+        section = (
             {**block, "as_of": str(block["as_of"])}
             if isinstance(block, Mapping) and "as_of" in block
             else block
         )
-        blocks[str(provider)] = build(_Block, given, f"{path}: {provider}")
+        blocks[str(provider)] = build(_Block, section, f"{path}: {provider}")
     return blocks

@@ -1,4 +1,4 @@
-"""What a sweep's stages have used at providers, in tokens and USD."""
+"""The spending of a sweep at providers, in tokens and USD."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Spending", "spending"]
 
 @dataclass(frozen=True)
 class Spending:
-    """Tokens of all stages, each once, and USD.
+    """Tokens and USD of all stages. Each stage counts once.
 
-    ``usd`` is ``None`` if the price of a model is unknown; ``unpriced`` are these models. ``dates``
-    are those of the prices. Stages that another sweep has paid for count too, because the results
-    depend on them.
+    ``usd`` is ``None`` if the price of a model is unknown, and ``unpriced`` lists these models.
+    ``dates`` are the dates of the prices. Stages that another sweep has paid for count too, because
+    the results depend on them.
     """
 
     train_tokens: int = 0
@@ -45,27 +45,26 @@ class Spending:
 
 
 def spending(result: SweepResult) -> Spending | None:
-    """What the stages of ``result`` have used; ``None`` where no provider was asked for
-    anything.
-    """
-    total, dates, unpriced = Spending(), set[str](), set[str]()
-    asked = False
+    """The spending of the stages of ``result``, or ``None`` if they used no provider."""
+    total = Spending()
+    dates: set[str] = set()
+    unpriced: set[str] = set()
+    paid = False
     for stage in {
         stage.key: stage
         for trial in result.trials
         for stage in trial.stages
         if "usage" in stage.facts
     }.values():
-        noted = stage.facts["usage"]
-        for used, note in zip(
-            usages(stage.facts), [noted] if isinstance(noted, Mapping) else noted, strict=True
-        ):
-            asked = True
-            usd = _usd(used, note)
+        recorded = stage.facts["usage"]
+        entries = [recorded] if isinstance(recorded, Mapping) else recorded
+        for used, entry in zip(usages(stage.facts), entries, strict=True):
+            paid = True
+            usd = _usd(used, entry)
             if usd is None:
                 unpriced.add(f"{used.provider}/{used.model}")
-            if note.get("prices_as_of"):
-                dates.add(str(note["prices_as_of"]))
+            if entry.get("prices_as_of"):
+                dates.add(str(entry["prices_as_of"]))
             total = replace(
                 total,
                 train_tokens=total.train_tokens + used.train_tokens,
@@ -75,11 +74,11 @@ def spending(result: SweepResult) -> Spending | None:
             )
     return (
         replace(total, dates=tuple(sorted(dates)), unpriced=tuple(sorted(unpriced)))
-        if asked
+        if paid
         else None
     )
 
 
-def _usd(used: Usage, note: Mapping[str, Any]) -> float | None:
-    """What it cost when it was recorded or, if no price was known then, what it would cost now."""
-    return float(note["usd"]) if note.get("usd") is not None else cost([used])
+def _usd(used: Usage, entry: Mapping[str, Any]) -> float | None:
+    """The recorded cost or, if no price was known then, the cost at today's prices."""
+    return float(entry["usd"]) if entry.get("usd") is not None else cost([used])

@@ -1,3 +1,1 @@
-"""From the command line to trials: composition, factors, settings, and the Hydra application around
-them.
-"""
+"""From the command line to trials: the Hydra application, composition, factors and settings."""

@@ -1,8 +1,7 @@
-"""The Hydra application: the command line as Hydra reads it, with mosweep's search path and errors
-of one line.
+"""The Hydra application, with mosweep's search path and one-line errors.
 
-Hydra parses, composes, prints ``--cfg`` and ``--info`` and completes in the shell; what becomes of
-a composed configuration is in ``sweeping``, which is imported only when something is to run.
+Hydra parses, composes, prints ``--cfg`` and ``--info`` and completes in the shell. This module does
+not run trials: ``sweeping`` and ``jobs`` do, and they are imported only when something is to run.
 """
 
 from __future__ import annotations
@@ -41,12 +40,14 @@ PLANNING_LAUNCHER = "hydra_plugins.mosweep.plugin.PlanningLauncher"
 
 
 def hydra_main(arguments: Sequence[str]) -> int:
-    """Run the Hydra application; returns the exit status. ``UserError`` for whatever the user can
-    mend.
+    """Run the Hydra application and return the exit status.
+
+    Raises ``UserError`` for every mistake that the user can fix.
     """
     arguments = [quoted(argument) for argument in arguments]
     refuse_secrets(arguments)
-    os.environ["MOSWEEP_HOME"] = str(home())  # the same for jobs that Hydra runs in another folder
+    # Hydra runs jobs in other folders: they use the same home.
+    os.environ["MOSWEEP_HOME"] = str(home())
     parser = get_args_parser()
     args = parser.parse_args(arguments)
     with _Session(args.config_dir) as hydra:
@@ -71,18 +72,20 @@ def hydra_main(arguments: Sequence[str]) -> int:
 
 
 class _Session:
-    """Hydra, initialised with mosweep's search path: the user's ``./conf`` first, then those of
-    packages that bring one (entry points in ``mosweep.plugins``), then the shipped one.
+    """Hydra, initialised with mosweep's search path.
+
+    The user's ``./conf`` comes first, then the folders of plug-in packages (entry points in
+    ``mosweep.plugins``), then the shipped one.
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
         self.config_dir = config_dir
 
     def __enter__(self) -> Hydra:
-        given = Path(self.config_dir).absolute() if self.config_dir is not None else None
-        if given is not None and not given.is_dir():
+        config_dir = Path(self.config_dir).absolute() if self.config_dir is not None else None
+        if config_dir is not None and not config_dir.is_dir():
             raise UserError(f"--config-dir {self.config_dir}: no such folder")
-        use_folder(given)
+        use_folder(config_dir)
         *others, main = conf_folders()
         path = create_config_search_path(str(main))
         for folder in reversed(others):
@@ -126,12 +129,12 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
         )
         returned = sweeper.sweep(arguments=_task_overrides(config))
         callbacks.on_multirun_end(config=config, config_name=name)
-    # mosweep's sweeper returns the exit status; Hydra's raise if a job failed.
+    # mosweep's sweeper returns the exit status. Hydra's own raise if a job failed.
     return returned if isinstance(returned, int) else 0
 
 
 def _wrap_launcher(config: DictConfig) -> None:
-    """Make a mosweep launcher in ``hydra.launcher`` something that Hydra instantiates."""
+    """Wrap a mosweep launcher in ``hydra.launcher`` so that Hydra can instantiate it."""
     chosen = config.hydra.launcher
     if str(chosen.get("_target_", "hydra.")).startswith(("hydra.", "hydra_plugins.")):
         return
@@ -141,8 +144,9 @@ def _wrap_launcher(config: DictConfig) -> None:
 
 
 def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
-    """The trials that ``mosweep -m overrides`` would run, and the first one's configuration; writes
-    nothing.
+    """The trials that ``mosweep -m overrides`` would run, and the first one's configuration.
+
+    Writes nothing.
     """
     from mosweep.design.designs import Design, compose_trials, config_of, sweep_folder
 
@@ -165,7 +169,7 @@ def _task_overrides(config: DictConfig) -> list[str]:
 
 
 class explained:  # noqa: N801 - reads as a statement
-    """Turns Hydra's errors about the user's input into ``UserError`` in one or two lines."""
+    """Turns Hydra's errors about the user's input into a ``UserError`` of one or two lines."""
 
     def __init__(self, hydra: Hydra, name: str, overrides: Sequence[str]) -> None:
         self.hydra, self.name, self.overrides = hydra, name, overrides
@@ -181,9 +185,9 @@ class explained:  # noqa: N801 - reads as a statement
         if isinstance(error, MissingConfigException):
             raise UserError(self._missing(error)) from None
         if isinstance(error, ConfigCompositionException) and (
-            found := re.match(r"Could not override '([^']+)'", str(error))
+            match := re.match(r"Could not override '([^']+)'", str(error))
         ):
-            raise self._unknown_key(found[1]) from None
+            raise self._unknown_key(match[1]) from None
         if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by_hydra(error):
             raise UserError(_first_lines(error)) from None
 
@@ -195,26 +199,27 @@ class explained:  # noqa: N801 - reads as a statement
         return text.splitlines()[0]
 
     def _unknown_key(self, key: str) -> ConfigError:
-        groups = [
-            o
-            for o in self.overrides
-            if "." not in o.partition("=")[0] and not o.startswith(("hydra.", "~"))
+        choices_made = [
+            override
+            for override in self.overrides
+            if "." not in override.partition("=")[0] and not override.startswith(("hydra.", "~"))
         ]
-        given = next((o for o in self.overrides if o.partition("=")[0] == key), f"{key}=")
+        rejected = next((o for o in self.overrides if o.partition("=")[0] == key), f"{key}=")
         try:
             config = self.hydra.compose_config(
-                self.name, [o for o in groups if o != given], RunMode.MULTIRUN
+                self.name, [o for o in choices_made if o != rejected], RunMode.MULTIRUN
             )
         except HydraException:
             config = self.hydra.compose_config(self.name, [], RunMode.MULTIRUN)
         from mosweep.design.compose import missing_key
 
-        return missing_key(key, given.partition("=")[2], config)
+        return missing_key(key, rejected.partition("=")[2], config)
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra refused something with a plain ``ValueError``, as it does for group choices
-    that are no names.
+    """Whether the error is a plain ``ValueError`` of Hydra's.
+
+    Hydra raises one for a group choice that is not a name.
     """
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -227,7 +232,7 @@ def _raised_by_hydra(error: BaseException) -> bool:
 
 
 def _first_lines(error: BaseException) -> str:
-    """What is worth showing of a Hydra error: its own words, and the cause's first line."""
+    """The first line of a Hydra error, and the first line of its cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__ or error.__context__
     if cause is not None and str(cause).strip():

@@ -1,15 +1,15 @@
-"""Compose once, then override: the configurations of thousands of trials for the price of a few.
+"""Compose once, then override: fast configurations for thousands of trials.
 
-Hydra composes from the defaults list for every trial, tens of milliseconds each. Here that happens
-once per distinct set of
-*group* choices; *value* overrides are applied to copies. The result is Hydra's own (a property test
-compares them), by one of three ways, each falling back to the next:
+Hydra composes every trial from the defaults list, which takes tens of milliseconds. Here that
+happens once per distinct set of *group* choices, and *value* overrides are applied to copies. The
+result equals Hydra's own; a property test compares them. There are three paths, each the fallback
+of the one before:
 
-1. plain ``key=scalar`` overrides of untyped leaves that no interpolation reads: copy the path to
-   the leaf, set it;
-2. any other value override: Hydra's own function applies it to a deep copy of the composed
-   configuration, which is then resolved;
-3. configurations that read ``${hydra:…}`` and its kin: Hydra composes the trial from scratch.
+1. Plain ``key=scalar`` overrides of untyped leaves that no interpolation reads: copy the mappings
+   above the leaf and set it.
+2. Any other value override: Hydra's own function applies it to a deep copy of the composed
+   configuration, which is then resolved.
+3. Configurations that read ``${hydra:…}`` and the like: Hydra composes the trial from scratch.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ _PLAIN = re.compile(
     r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)",
     re.ASCII,
 )
-_WORDS_WITH_MEANING = {"true", "false", "null", "nan", "inf", "none"}
+#: Words that Hydra's grammar does not read as text.
+_RESERVED_WORDS = {"true", "false", "null", "nan", "inf", "none"}
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^$,{}]*)?")
 
 
 @dataclass(frozen=True)
 class _Value:
-    """One parsed override of a value: plain (``parsed is None``) or anything that Hydra's grammar
-    has.
+    """One override of a value.
+
+    ``parsed`` is Hydra's own object, or ``None`` for a plain ``key=scalar``.
     """
 
     key: str
@@ -55,8 +57,9 @@ class _Value:
 
 @dataclass
 class _Base:
-    """A composed set of group choices: ``config`` as OmegaConf's, ``plain`` resolved, ``None``
-    where only value overrides can mend it.
+    """The configuration of one set of group choices.
+
+    ``plain`` is ``config`` resolved, or ``None`` if it resolves only with value overrides.
     """
 
     config: DictConfig
@@ -67,28 +70,30 @@ class _Base:
     sections: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def with_values(self, values: Sequence[_Value]) -> dict[str, Any]:
-        """``plain`` with leaves set; trials that set the same leaves of a section to the same
-        values share that section.
+        """``plain`` with leaves set.
+
+        Trials that set the same leaves of a section to the same values share that section.
         """
         assert self.plain is not None
         result = dict(self.plain)
-        touched: dict[str, list[_Value]] = {}
+        by_section: dict[str, list[_Value]] = {}
         for value in values:
-            touched.setdefault(value.key.partition(".")[0], []).append(value)
-        for name, changes in touched.items():
-            same = tuple(value.text for value in changes)
-            if same not in self.sections:
+            by_section.setdefault(value.key.partition(".")[0], []).append(value)
+        for name, changes in by_section.items():
+            texts = tuple(value.text for value in changes)
+            if texts not in self.sections:
                 section = {name: self.plain[name]}
                 for value in changes:
                     _set(section, {name: self.plain[name]}, value.key.split("."), value.value)
-                self.sections[same] = section[name]
-            result[name] = self.sections[same]
+                self.sections[texts] = section[name]
+            result[name] = self.sections[texts]
         return result
 
 
 class Composer:
-    """Makes the configurations of a sweep's trials. ``loader`` and ``master`` are Hydra's own for
-    this command.
+    """Makes the configurations of a sweep's trials.
+
+    ``loader`` and ``master`` are Hydra's configuration loader and its configuration of the command.
     """
 
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
@@ -101,9 +106,8 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The trial's resolved configuration, without ``hydra``, as plain data.
 
-        Sections that no override touches are the very same object in all trials of one base: never
-        write to the result. Raises ``ConfigError`` for a key that does not exist, Hydra's
-        exceptions for the rest.
+        Trials share the sections that their overrides do not touch: never write to the result.
+        Raises ``ConfigError`` for a key that does not exist, and Hydra's exceptions otherwise.
         """
         choices_made, values = [], []
         for text in overrides:
@@ -133,14 +137,14 @@ class Composer:
             raise ConfigError(str(error.full_key), "…", str(error).splitlines()[0]) from error
 
     def _parse(self, text: str) -> _Value | None:
-        """``None`` for a group choice."""
+        """The override of a value, or ``None`` for a group choice. Each text is parsed once."""
         if text not in self._parsed:
-            self._parsed[text] = self._parse_anew(text)
+            self._parsed[text] = self._parse_text(text)
         return self._parsed[text]
 
-    def _parse_anew(self, text: str) -> _Value | None:
+    def _parse_text(self, text: str) -> _Value | None:
         plain = _PLAIN.fullmatch(text)
-        if plain and plain["value"].lower() not in _WORDS_WITH_MEANING:
+        if plain and plain["value"].lower() not in _RESERVED_WORDS:
             key, word = plain["key"], plain["value"]
             if self._is_group(key):
                 return None
@@ -164,7 +168,7 @@ class Composer:
         if chosen not in self._bases:
             try:
                 config = self._loader.load_sweep_config(self._master, list(chosen))
-            except ValueError as error:  # a group choice that is no name, such as lora=4
+            except ValueError as error:  # A group choice that is not a name, such as lora=4.
                 raise UserError(f"{' '.join(chosen)}: {error}") from error
             job = _without_hydra(config)
             reads, needs_hydra = _interpolations(job)
@@ -176,7 +180,7 @@ class Composer:
         return self._bases[chosen]
 
     def _is_simple(self, base: _Base, value: _Value) -> bool:
-        """Whether setting the leaf is all that the override does."""
+        """Whether the override only sets one leaf."""
         if value.parsed is not None:
             return False
         simple = base.open_keys.get(value.key)
@@ -194,7 +198,7 @@ class Composer:
 
 
 def _set(result: dict[str, Any], base: Mapping[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set a leaf, copying the mappings on the way that are still the base's own."""
+    """Set a leaf of ``result``, first copying the mappings above it that ``base`` still shares."""
     *parents, leaf = path
     for name in parents:
         shared = base.get(name) if isinstance(base, Mapping) else None
@@ -233,11 +237,10 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _interpolations(config: DictConfig) -> tuple[frozenset[str], bool]:
-    """The keys that interpolations read, and whether any of them cannot be told without Hydra at
-    hand.
+    """The keys that interpolations read, and whether any of them needs Hydra to resolve.
 
-    Interpolations that are neither plain absolute references nor environment look-ups read, as far
-    as we know, everything: key ``""``.
+    An interpolation that is neither a plain absolute reference nor an environment look-up may read
+    anything. The key ``""`` stands for that.
     """
     keys: set[str] = set()
     needs_hydra = False
@@ -268,7 +271,7 @@ def _interpolations(config: DictConfig) -> tuple[frozenset[str], bool]:
 
 
 def _explained(value: _Value, config: DictConfig, error: ConfigCompositionException) -> Exception:
-    """A missing key with what would be valid there; other errors as they are."""
+    """The error in mosweep's form. For a key that does not exist it lists the valid ones."""
     if "Could not override" not in str(error):
         cause = error.__cause__ or error.__context__ or error
         return ConfigError(value.key, value.text.partition("=")[2], str(cause).splitlines()[0])
@@ -278,14 +281,14 @@ def _explained(value: _Value, config: DictConfig, error: ConfigCompositionExcept
 def missing_key(key: str, value: str, config: DictConfig) -> ConfigError:
     """The error for an override of ``key``, which ``config`` does not have."""
     node: Any = config
-    done: list[str] = []
+    parents: list[str] = []
     for name in key.split("."):
         if not isinstance(node, DictConfig) or name not in node:
             break
         node = node[name]
-        done.append(name)
+        parents.append(name)
     if not isinstance(node, DictConfig):
-        return ConfigError(key, value, f"{'.'.join(done)} is a value, not a section")
-    valid = [".".join([*done, str(name)]) for name in node if name != "hydra"]
-    wrong = ".".join(key.split(".")[: len(done) + 1])
+        return ConfigError(key, value, f"{'.'.join(parents)} is a value, not a section")
+    valid = [".".join([*parents, str(name)]) for name in node if name != "hydra"]
+    wrong = ".".join(key.split(".")[: len(parents) + 1])
     return ConfigError(key, value, f"no such key; {choices(wrong, valid)}")

@@ -1,4 +1,4 @@
-"""The design of one command: its trials, what varies among them, and what is frozen of it."""
+"""The design of one command: its trials, its factors, and the design that a launch freezes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Design:
-    """The trials of one command: override lists, and what varies among them."""
+    """The override lists of one command, one per trial, and the keys of its factors."""
 
     def __init__(self, loader: Any, master: DictConfig, arguments: Sequence[str]) -> None:
         job = job_config(master, resolve=False)
@@ -54,46 +54,47 @@ class Design:
         written = BasicSweeper.split_arguments(parsed, None)[0]
         swept = [key_of(override) for override in parsed if override.is_sweep_override()]
         self.factor_keys = list(dict.fromkeys([*factor_keys, *swept]))
-        # What is written on the command line wins over the design.
-        given = {key_of(override) for override in parsed}
+        # The command line wins over the design.
+        overridden = {key_of(override) for override in parsed}
         base = list(
-            {tuple(o for o in overrides if key_of(o) not in given): None for overrides in designed}
+            {
+                tuple(
+                    override for override in overrides if key_of(override) not in overridden
+                ): None
+                for overrides in designed
+            }
         )
         self.overrides = [[*overrides, *extra] for overrides in base for extra in written]
 
     def factors_in(self, folder: Path) -> list[str]:
-        """The keys of the design's factors, among the trials that are in ``folder`` already: also
-        what those differ in, from each other or from these.
+        """The keys of the design's factors, given the trials that ``folder`` already has.
+
+        These are the design's own factors, the factors of earlier launches, and the keys in which
+        this command differs from an earlier launch.
         """
-        earlier = Sweep(folder)
-        known = dict.fromkeys(
-            [
-                *self.factor_keys,
-                *(
-                    key
-                    for one in earlier.launches
-                    for trial in one.trials
-                    for key in trial["factors"]
-                ),
-            ]
+        sweep = Sweep(folder)
+        launches = [launch for launch in sweep.launches if launch.trials]
+        earlier_keys = (
+            key for launch in launches for trial in launch.trials for key in trial["factors"]
         )
-        first = [earlier.config(one.trials[0]["name"]) for one in earlier.launches if one.trials]
-        levels = Levels()
-        for key, level in factors_of(levels, self.overrides[0], None).items() if first else ():
+        keys = dict.fromkeys([*self.factor_keys, *earlier_keys])
+        earlier_configs = [sweep.config(launch.trials[0]["name"]) for launch in launches]
+        overrides = self.overrides[0] if earlier_configs else []
+        for key, level in factors_of(Levels(), overrides, None).items():
             if any(
-                (before := level_of(config, key)) is not UNKNOWN and before != level
-                for config in first
+                (earlier := level_of(config, key)) is not UNKNOWN and earlier != level
+                for config in earlier_configs
                 if config
             ):
-                known[key] = None
-        return list(known)
+                keys[key] = None
+        return list(keys)
 
 
 @dataclass(frozen=True)
 class Composed:
-    """``trials`` of a command, control trials last, and of each override list the id of its trial.
+    """The trials of a command, control trials last, and for each override list its trial's id.
 
-    Two override lists that differ in what no part of the trial reads are one trial.
+    Override lists that differ only in settings that the trial does not read are one trial.
     """
 
     trials: list[Trial]
@@ -106,7 +107,7 @@ def compose_trials(
     overrides: Sequence[Sequence[str]],
     factor_keys: Sequence[str] | None,
 ) -> Composed:
-    """The trials of override lists, with their control trials, all checked."""
+    """The checked trials of the override lists, with their control trials."""
     composer, builder, levels = Composer(loader, config), Builder(), Levels()
     trials: dict[str, Trial] = {}
     ids: list[str] = []
@@ -116,7 +117,7 @@ def compose_trials(
         name = trial.name
         ids.append(trial.id)
         if name in trials and len(trial.factors) < len(factors) and trial.id == trials[name].id:
-            continue  # it differs from another in what neither of them takes
+            continue  # It differs from the other only in settings that neither reads.
         if name in trials:
             name = f"{name}~{index}"
             trial = builder.trial(trial.config, trial.factors, name)
@@ -125,7 +126,7 @@ def compose_trials(
     return Composed(builder.with_controls(list(trials.values())), ids)
 
 
-#: The key of the evaluation tasks, which are no factor: every trial has all of them.
+#: The key of the evaluation tasks. They are not a factor: every trial has all of them.
 EVALUATIONS = "eval.tasks"
 
 
@@ -135,7 +136,7 @@ def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence
         if override.is_sweep_override() and key_of(override) == EVALUATIONS:
             lists = [plain_value(value) for value in override.sweep_iterator()]
             tasks = dict.fromkeys(
-                str(task) for one in lists for task in (one if isinstance(one, list) else [one])
+                str(task) for item in lists for task in (item if isinstance(item, list) else [item])
             )
             hint = f"{problem}; give {EVALUATIONS}=[{','.join(tasks)}]"
             raise ConfigError(EVALUATIONS, (override.input_line or "").partition("=")[2], hint)
@@ -143,7 +144,7 @@ def _refuse_evaluations_as_factor(parsed: Sequence[Override], designed: Sequence
         raise ConfigError(f"treatments.{EVALUATIONS}", "…", f"{problem}; give it under controls")
 
 
-#: Overrides that place or label a sweep; they are no factors of a single run.
+#: Overrides that place or label a sweep. They are not factors of a single run.
 _NOT_FACTORS = frozenset(
     "experiment tracking store budget contamination hydra tasks_dir data_dir model_dir resources "
     "run_control_trials primary_metric "
@@ -154,16 +155,12 @@ _NOT_FACTORS = frozenset(
 def factors_of(
     known: Levels, overrides: Sequence[str], keys: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Levels of the factors ``keys``; without them, of every override that is about the science."""
+    """The levels of the factors ``keys``, by default of all overrides but ``_NOT_FACTORS``."""
     levels = {}
-    wanted = None if keys is None else set(keys)
     for override in overrides:
         key = key_of(override)
-        if (
-            (key in wanted)
-            if wanted is not None
-            else key.split(".")[0].split("/")[0] not in _NOT_FACTORS
-        ):
+        section = key.split(".")[0].split("/")[0]
+        if (key in keys) if keys is not None else (section not in _NOT_FACTORS):
             name, value = known.of(override)
             levels[name] = value
     levels.pop(EVALUATIONS, None)
@@ -186,17 +183,17 @@ def job_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 
 def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[str, Any]:
-    """What is frozen at launch: the design itself, not the circumstances."""
+    """The design that a launch freezes, without where and how it runs."""
     first = trials[0].config
     keys = list(factor_keys) if factor_keys is not None else list(trials[0].factors)
-    levels = {key: found for key in keys if (found := _levels(key, trials))}
+    treatments = {key: levels for key in keys if (levels := _levels(key, trials))}
     bundles = bundles_of(first.get("treatments"), trials)
     name = first.get("experiment", {}).get("name")
     return {
         "name": None if name == "???" else name,
         "description": first.get("experiment", {}).get("description"),
         "command": shlex.join(["mosweep", *sys.argv[1:]]),
-        "treatments": levels,
+        "treatments": treatments,
         **({"bundles": bundles} if bundles else {}),
         "run_control_trials": first.get("run_control_trials"),
         "primary_metric": first.get("primary_metric"),
@@ -207,11 +204,12 @@ def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) ->
 
 
 def _levels(key: str, trials: Sequence[Trial]) -> list[Any]:
-    found: dict[str, Any] = {}
+    """The distinct levels of a factor, in the order of the trials."""
+    levels: dict[str, Any] = {}
     for trial in trials:
         if key in trial.factors:
-            found.setdefault(str(trial.factors[key]), trial.factors[key])
-    return list(found.values())
+            levels.setdefault(str(trial.factors[key]), trial.factors[key])
+    return list(levels.values())
 
 
 def config_of(trial: Trial) -> Config:

@@ -20,14 +20,13 @@ __all__ = ["bundles_of", "design_overrides"]
 def design_overrides(
     controls: Any, treatments: Any, seeds: Any, setting: Any = None, tags: Any = None
 ) -> tuple[list[list[str]], list[str]]:
-    """The override lists of a design written as ``controls``, ``treatments`` and ``seeds``, and the
-    keys of its factors.
+    """The override lists of a design, one per trial, and the keys of its factors.
 
-    ``treatments`` as a mapping is crossed; as a list of mappings it is taken bundle by bundle.
-    Without a design: one empty list. The data sets of a ``setting`` are crossed with all that,
-    unless the design chooses data sets itself; its evaluations hold for all.
+    The levels of ``treatments`` are crossed if it is a mapping. A list of mappings is taken bundle
+    by bundle. Without a design there is one empty list. The data sets of a ``setting`` are crossed
+    with all that, unless the design chooses data sets itself. Its evaluations apply to all trials.
     """
-    datasets, held = selected_overrides(setting, tags)
+    datasets, defaults = selected_overrides(setting, tags)
     fixed = [as_override(key, value) for key, value in _mapping("controls", controls).items()]
     data = _loaded("treatments", treatments)
     if isinstance(data, list):
@@ -58,12 +57,12 @@ def design_overrides(
             list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
         )
         if not values or not isinstance(values, list):
-            raise ConfigError("seeds", seeds, "expected a list of whole numbers, or how many")
+            raise ConfigError("seeds", seeds, "expected a list of whole numbers, or their count")
         bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
         factors.append("seed")
     written = {key_of(override) for bundle in [fixed, *bundles] for override in bundle}
     fixed = [
-        *(as_override(key, value) for key, value in held.items() if key not in written),
+        *(as_override(key, value) for key, value in defaults.items() if key not in written),
         *fixed,
     ]
     if datasets and not written & {key for levels in datasets for key in levels}:
@@ -76,38 +75,37 @@ def design_overrides(
 
 
 def bundles_of(treatments: Any, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """Treatments that were given as bundles, by name, each with its levels but for the seed; empty
-    where levels are crossed.
+    """The bundles of ``treatments`` by name, each with its levels. Empty for crossed levels.
 
-    A bundle is called by its key ``name`` or else by its levels. A factor that the command line has
-    overridden is in none.
+    A bundle's name is its key ``name``, or else made of its levels. Its levels leave out the seed
+    and the factors that the command line has overridden.
     """
     data = _loaded("treatments", treatments)
     if not isinstance(data, list):
         return {}
-    there = {(key, level_text(level)) for trial in trials for key, level in trial.factors.items()}
-    bundles = _bundles(data)
-    gone = {
+    used = {(key, level_text(level)) for trial in trials for key, level in trial.factors.items()}
+    named_levels = _bundles(data)
+    left_out = {
         key
-        for _, levels in bundles
+        for _, levels in named_levels
         for key, level in levels.items()
-        if (key, level_text(level)) not in there
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for name, levels in bundles:
-        mine = {key: level for key, level in levels.items() if key not in gone and key != "seed"}
-        found.setdefault(name or trial_name(mine), mine)
-    return found
+        if (key, level_text(level)) not in used
+    } | {"seed"}
+    bundles: dict[str, dict[str, Any]] = {}
+    for name, levels in named_levels:
+        kept = {key: level for key, level in levels.items() if key not in left_out}
+        bundles.setdefault(name or trial_name(kept), kept)
+    return bundles
 
 
 def _bundles(data: Sequence[Any]) -> list[tuple[str | None, dict[str, Any]]]:
-    """Name, if it has one, and levels of each bundle."""
-    found = []
+    """The name of each bundle, if it has one, and its levels."""
+    bundles = []
     for index, bundle in enumerate(data):
         levels = dict(_mapping(f"treatments[{index}]", bundle))
         name = levels.pop("name", None)
-        found.append((None if name is None else str(name), levels))
-    return found
+        bundles.append((None if name is None else str(name), levels))
+    return bundles
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:
@@ -122,9 +120,7 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys, so that ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are one
-    design.
-    """
+    """Nested sections as dotted keys: ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are the same."""
     result: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
@@ -135,7 +131,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _loaded(key: str, value: Any) -> Any:
-    """JSON given inline or as ``@file`` as data."""
+    """The data of ``value``, which may be JSON, or ``@file`` with JSON."""
     if not isinstance(value, str):
         return value
     text = value

@@ -1,6 +1,6 @@
-"""Trials as jobs of Hydra's own: under its stock launchers and sweepers, and without ``-m``.
+"""Trials as Hydra jobs: under Hydra's own launchers and sweepers, and without ``-m``.
 
-Every trial is a job that runs all its stages. The store keeps jobs from doing anything twice.
+Each job runs all stages of one trial. The store keeps jobs from running a stage twice.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ __all__ = [
 
 
 def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, design: Design) -> int:
-    """Under a launcher of Hydra's own every trial is one job, run whole; trials are checked, named
-    and reported here.
+    """Run a design under one of Hydra's own launchers and return the exit status.
+
+    Each trial is one job. Trials are checked, named and reported here.
     """
     folder = sweep_folder(config)
     factor_keys = design.factors_in(folder)
@@ -86,7 +87,7 @@ def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desig
     return exit_status(result.trials)
 
 
-#: What a stage asks for, under hydra-submitit-launcher's names.
+#: hydra-submitit-launcher's names for what a stage requests.
 _SUBMITIT = {
     "ntasks_per_node": "tasks_per_node",
     "cpus": "cpus_per_task",
@@ -96,42 +97,45 @@ _SUBMITIT = {
 
 
 def _place_whole_trials(launcher: Any, trials: Sequence[Trial]) -> None:
-    """Tell the stock Slurm launcher what trials ask for, if it is the same for all: it has one
-    setting for the whole sweep.
+    """Pass the trials' resources to Hydra's Slurm launcher.
+
+    It has one setting for the whole sweep, so all trials must ask for the same.
     """
-    asked = {
+    requests = {
         trial.name: whole(stage.resources for stage in unique_stages([trial]).values())
         for trial in trials
     }
-    (one, first), *others = asked.items()
-    for other, differing in others:
-        if differing != first:
-            keys = [key for key in {**first, **differing} if first.get(key) != differing.get(key)]
-            shown = ", ".join(f"{key} {first.get(key)} and {differing.get(key)}" for key in keys)
+    (first_name, first), *others = requests.items()
+    for name, request in others:
+        if request != first:
+            keys = [key for key in {**first, **request} if first.get(key) != request.get(key)]
+            shown = ", ".join(f"{key} {first.get(key)} and {request.get(key)}" for key in keys)
             raise UserError(
-                f"hydra/launcher=submitit_slurm: gives every trial the same resources, but {one} "
-                f"and {other} ask for {shown}; "
-                "use hydra/launcher=slurm, which places every stage on resources of its own"
+                f"hydra/launcher=submitit_slurm: gives every trial the same resources, but "
+                f"{first_name} and {name} ask for {shown}; use hydra/launcher=slurm, which places "
+                "each stage by itself"
             )
     for key, value in first.items():
-        name = _SUBMITIT.get(key, key)
-        launcher.params[name] = int(value) if key == "time_min" and value == int(value) else value
+        parameter = _SUBMITIT.get(key, key)
+        whole_minutes = key == "time_min" and value == int(value)
+        launcher.params[parameter] = int(value) if whole_minutes else value
 
 
 def _source_of(
     control: Trial, trials: Sequence[Trial], sources: Mapping[str, list[str]]
 ) -> list[str]:
-    """The overrides of a trial that ``control`` is the control of."""
+    """The overrides of a trial whose control trial is ``control``."""
     for trial in trials:
         same = all(trial.factors.get(key) == value for key, value in control.factors.items())
         if trial.id in sources and same:
             return sources[trial.id]
-    raise AssertionError(f"{control.name} is no trial's control")
+    raise AssertionError(f"{control.name} is not the control of any trial")
 
 
 def run_whole_trial(config: DictConfig) -> float | None:
-    """Hydra's task function: all stages of one trial, in this job. Raises ``StageError`` if one
-    fails.
+    """Hydra's task function: run all stages of one trial in this job.
+
+    Returns the trial's primary metric. Raises ``StageError`` if a stage fails.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -139,19 +143,19 @@ def run_whole_trial(config: DictConfig) -> float | None:
     trial = builder.trial(job_config(config), factors_of(Levels(), overrides, None), folder.name)
     typed, sweep = config_of(trial), Sweep(folder.parent)
     if not any(trial.id == known["id"] for launch in sweep.launches for known in launch.trials):
-        # A sweeper of Hydra's own: nobody has checked or frozen the design, so each job adds its
-        # trial.
+        # Under one of Hydra's own sweepers the design is neither checked nor frozen beforehand, so
+        # each job adds its trial.
         builder.refuse_unread()
         prepare([trial], typed, store_of(typed), sweep, frozen_design([trial], None))
     result = run_trials([trial], typed, folder.parent, {}, default_launcher(workers=1), within=True)
-    done = next(found for found in result.trials if found.id == trial.id)
-    if done.status != "succeeded":
-        raise failure(done)
-    return objective(done, trial.config)
+    trial_result = next(other for other in result.trials if other.id == trial.id)
+    if trial_result.status != "succeeded":
+        raise failure(trial_result)
+    return objective(trial_result, trial.config)
 
 
 def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
-    """``mosweep`` without ``-m``: one trial, as one Hydra job; the exit status."""
+    """Run ``mosweep`` without ``-m``: one trial, as one Hydra job. Returns the exit status."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(overrides, list)
     builder = Builder()
@@ -171,13 +175,13 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
 
     config.hydra.mode = RunMode.RUN
     context = HydraContext(config_loader=loader, callbacks=Callbacks(config))
-    # raises what the task raised
+    # ``return_value`` raises the task's exception.
     _ = run_job(task, config, "hydra.run.dir", None, context).return_value
     return status
 
 
 def objective(trial: TrialResult, config: Mapping[str, Any]) -> float | None:
-    """The trial's primary metric: the one named, otherwise the first."""
+    """The trial's primary metric: ``primary_metric`` if set, otherwise the first."""
     name = config.get("primary_metric")
     if name and name not in trial.metrics and trial.status == "succeeded":
         raise MosweepError(
@@ -188,7 +192,7 @@ def objective(trial: TrialResult, config: Mapping[str, Any]) -> float | None:
 
 
 def failure(trial: TrialResult) -> StageError:
-    """Why a trial did not succeed."""
+    """The error that says why a trial did not succeed."""
     for stage in trial.stages:
         if stage.status in ("failed", "cancelled"):
             return StageError(
@@ -199,6 +203,6 @@ def failure(trial: TrialResult) -> StageError:
 
 
 def exit_status(trials: Sequence[TrialResult], *, waited: bool = True) -> int:
-    """0 if all is well; without waiting, jobs that go on are."""
-    fine = ("succeeded",) if waited else ("succeeded", "running", "pending")
-    return 0 if all(trial.status in fine for trial in trials) else 1
+    """0 if all trials succeeded, else 1. Without ``waited`` they may also be unfinished."""
+    expected = ("succeeded",) if waited else ("succeeded", "running", "pending")
+    return 0 if all(trial.status in expected for trial in trials) else 1

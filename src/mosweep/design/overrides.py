@@ -1,4 +1,4 @@
-"""Overrides in Hydra's grammar: reading their keys and levels, and writing values as overrides."""
+"""Overrides in Hydra's grammar: read their keys and levels, and write values as overrides."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["Levels", "as_override", "as_value", "key_of", "plain_value", "quoted
 
 
 def key_of(override: str | Override) -> str:
-    """The key that an override sets, whether it adds it (``+``) or not."""
+    """The key that an override sets, without a leading ``+``."""
     if isinstance(override, str):
         return override.partition("=")[0].lstrip("+")
     return str(override.get_key_element()).lstrip("+")
 
 
 class Levels:
-    """Key and level of overrides, each parsed once."""
+    """Reads keys and levels of overrides. Each override is parsed once."""
 
     def __init__(self) -> None:
         self.parser = OverridesParser.create()
         self.known: dict[str, tuple[str, Any]] = {}
 
     def of(self, override: str) -> tuple[str, Any]:
-        """Key and level of an override."""
+        """The key and the level of an override."""
         if override not in self.known:
             key, _, text = override.partition("=")
             if re.fullmatch(r"[A-Za-z_][\w.]*", key) and re.fullmatch(r"-?(0|[1-9]\d*)", text):
@@ -83,17 +83,20 @@ def as_value(value: Any) -> str:
     ):
         return text
     return (
-        "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and r"\'"), text) + "'"
+        "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + (match[2] and r"\'"), text) + "'"
     )
 
 
 def _escaped(key: str) -> str:
-    """A mapping's key in Hydra's override grammar, which has no quotes there."""
+    """A mapping's key in Hydra's override grammar, which does not allow quotes there."""
     return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
 
 def quoted(argument: str) -> str:
-    """``treatments={"model": ["a"]}`` as a quoted string: JSON is no value in Hydra's grammar."""
+    """An argument such as ``treatments={"model": ["a"]}`` with its JSON quoted.
+
+    Hydra's grammar does not accept JSON as a value.
+    """
     key, equals, text = argument.partition("=")
     if equals and key.lstrip("+") in ("controls", "treatments") and text[:1] in "{[":
         try:
@@ -103,7 +106,7 @@ def quoted(argument: str) -> str:
                 raise ConfigError(
                     key, text, f"is not JSON: {error.msg} at column {error.colno}"
                 ) from None
-            return argument  # Hydra's own grammar: treatments={model:[a,b]}
+            return argument  # This is Hydra's own grammar: treatments={model:[a,b]}.
         return f"{key}='" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
     if equals and key.lstrip("+") in ("controls", "treatments") and text.startswith("@"):
         return f"{key}='{text}'"

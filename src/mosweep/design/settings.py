@@ -1,7 +1,7 @@
-"""Settings: data sets and evaluations that belong together, chosen by tags.
+"""Settings: data sets and evaluations that belong together, selected by tags.
 
-In Python a ``Setting`` holds data sets of any kind; in a sweep, ``setting=NAME tags=[math]`` means
-those of ``conf/setting/NAME.yaml``.
+In Python, a ``Setting`` holds data sets of any kind. In a sweep, ``setting=NAME tags=[math]``
+selects from ``conf/setting/NAME.yaml``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ __all__ = ["Setting", "get_setting", "list_settings", "register_setting", "selec
 
 @dataclass
 class Setting:
-    """Data sets and names of evaluations, each with tags. ``add_…`` return the setting itself, so
-    that calls can be chained.
+    """Data sets and names of evaluations, each with tags.
+
+    The ``add_…`` methods return the setting, so that calls can be chained.
     """
 
     id: str
@@ -27,39 +28,40 @@ class Setting:
     evals: list[tuple[str, frozenset[str]]] = field(default_factory=list)
 
     def add_dataset(self, dataset: Any, tags: Iterable[str] = ()) -> Self:
-        """Add a data set: a ``JSONLDataset``, a name, whatever the training backend takes."""
+        """Add a data set: a ``JSONLDataset``, a name, or anything the training backend accepts."""
         self.datasets.append((dataset, _tags(tags)))
         return self
 
     def add_eval(self, name: str, tags: Iterable[str] = ()) -> Self:
-        """Add an evaluation by name. ``UserError`` if it is there already."""
+        """Add an evaluation by name. ``UserError`` if the setting already has it."""
         if any(known == name for known, _ in self.evals):
             raise UserError(
-                f"setting {self.id!r} has the evaluation {name!r} already; give all its tags at "
+                f"setting {self.id!r} already has the evaluation {name!r}; give all its tags at "
                 "once"
             )
         self.evals.append((name, _tags(tags)))
         return self
 
     def collate_datasets(self, tags: Collection[str] | None = None) -> list[Any]:
-        """The data sets that have any of ``tags``, in the order they were added; all for ``None``,
-        none for ``[]``.
+        """The data sets with any of ``tags``, in the order they were added.
+
+        All for ``None``, none for ``[]``.
         """
         return [dataset for dataset, own in self.datasets if tags is None or own & _tags(tags)]
 
     def collate_evals(self, tags: Collection[str] | None = None) -> list[str]:
-        """The evaluations that have any of ``tags``; all for ``None``, none for ``[]``."""
+        """The evaluations with any of ``tags``. All for ``None``, none for ``[]``."""
         return [name for name, own in self.evals if tags is None or own & _tags(tags)]
 
     @property
     def tags(self) -> frozenset[str]:
-        """All tags that occur."""
+        """All tags of the setting's data sets and evaluations."""
         return frozenset().union(*(own for _, own in [*self.datasets, *self.evals]))
 
 
 def _tags(tags: Iterable[str]) -> frozenset[str]:
     if isinstance(tags, str):
-        raise UserError(f"tags must be a list of words, not the text {tags!r}; give [{tags!r}]")
+        raise UserError(f"tags={tags!r}: expected a list of words, such as [{tags!r}]")
     return frozenset(tags)
 
 
@@ -68,13 +70,14 @@ _builders: dict[str, Builder] = {}
 
 
 def register_setting(name: str) -> Callable[[Builder], Builder]:
-    """A decorator: the function, sync or async, builds the setting ``name``. ``UserError`` if that
-    name is taken.
+    """A decorator for the function, sync or async, that builds the setting ``name``.
+
+    ``UserError`` if the name is taken.
     """
 
     def register(builder: Builder) -> Builder:
         if _builders.get(name, builder) is not builder:
-            raise UserError(f"there is a setting {name!r} already")
+            raise UserError(f"a setting {name!r} is already registered; choose another name")
         _builders[name] = builder
         return builder
 
@@ -82,50 +85,49 @@ def register_setting(name: str) -> Callable[[Builder], Builder]:
 
 
 def list_settings() -> list[str]:
-    """Names of the registered settings."""
+    """The names of the registered settings."""
     return sorted(_builders)
 
 
 async def get_setting(name: str) -> Setting:
-    """The registered setting ``name``, built anew."""
+    """Build the registered setting ``name``."""
     if name not in _builders:
-        raise UserError(f"there is no setting {name!r}; {choices(name, _builders)}")
-    built = _builders[name]()
-    return await built if inspect.isawaitable(built) else built
+        raise UserError(f"no setting {name!r} is registered; {choices(name, _builders)}")
+    setting = _builders[name]()
+    return await setting if inspect.isawaitable(setting) else setting
 
 
 # -- in sweeps -------------------------------------------------------------------------------------
 
-#: What an entry under ``datasets`` may say: a choice of each of these groups, or a value of these
-#: keys.
+#: The keys of an entry under ``datasets``, besides ``tags``.
 _DATASET_KEYS = ("dataset", "task", "dataset.name", "dataset.path")
 
 
 def selected_overrides(setting: Any, tags: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What ``conf/setting/NAME.yaml`` and ``tags`` mean for a sweep: levels of its data sets, one
-    mapping each, and what holds for all.
+    """The data sets that ``setting`` and ``tags`` select, and the overrides of all trials.
 
-    Without a setting: no levels, nothing held. ``ConfigError`` for what is no setting, and for tags
-    that nothing has.
+    Each data set is a mapping of levels. ``setting`` is the content of ``conf/setting/NAME.yaml``;
+    both results are empty without one. ``ConfigError`` for an invalid setting, and for a tag that
+    nothing in it has.
     """
     if setting is None:
         if tags is not None:
-            raise ConfigError("tags", tags, "choose from a setting; give setting=NAME, too")
+            raise ConfigError("tags", tags, "tags select from a setting; add setting=NAME")
         return [], {}
-    built = _from_config(setting)
+    selected = _from_config(setting)
     if tags is not None and (
         not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags)
     ):
         raise ConfigError("tags", tags, "expected a list of words, such as tags=[math]")
     for tag in tags or ():
-        if tag not in built.tags:
+        if tag not in selected.tags:
             raise ConfigError(
                 "tags",
                 tag,
-                f"nothing in setting {built.id} has that tag; {choices(tag, built.tags)}",
+                f"setting {selected.id} has no such tag; {choices(tag, selected.tags)}",
             )
-    evals = built.collate_evals(tags)
-    return built.collate_datasets(tags), {"eval.tasks": evals} if evals else {}
+    evals = selected.collate_evals(tags)
+    return selected.collate_datasets(tags), {"eval.tasks": evals} if evals else {}
 
 
 def _from_config(data: Any) -> Setting:
@@ -137,18 +139,20 @@ def _from_config(data: Any) -> Setting:
         raise ConfigError("setting", data, "expected name, datasets and evals, as in conf/setting/")
     setting = Setting(str(data["name"]))
     for index, entry in enumerate(data.get("datasets") or ()):
-        where = f"setting.datasets[{index}]"
+        key = f"setting.datasets[{index}]"
         if not isinstance(entry, Mapping):
             raise ConfigError(
-                where, entry, "expected a mapping such as {dataset: words, tags: [formatting]}"
+                key, entry, "expected a mapping such as {dataset: words, tags: [formatting]}"
             )
-        levels = {key: value for key, value in entry.items() if key != "tags"}
+        levels = {name: value for name, value in entry.items() if name != "tags"}
         if unknown := set(levels) - set(_DATASET_KEYS):
             raise ConfigError(
-                where, sorted(unknown), f"no such key; valid: tags, {', '.join(_DATASET_KEYS)}"
+                key, sorted(unknown), f"no such key; valid: tags, {', '.join(_DATASET_KEYS)}"
             )
         if not levels:
-            raise ConfigError(where, entry, "names no data set")
+            raise ConfigError(
+                key, entry, f"names no data set; give one of {', '.join(_DATASET_KEYS)}"
+            )
         setting.add_dataset(levels, entry.get("tags") or ())
     for index, entry in enumerate(data.get("evals") or ()):
         if (

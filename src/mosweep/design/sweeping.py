@@ -1,6 +1,6 @@
-"""What mosweep's sweeper and launchers do: all trials of a sweep are planned and run together.
+"""The work of mosweep's sweeper and launchers: plan and run all trials of a sweep together.
 
-Everything is composed, checked and named before anything is written.
+All trials are composed, checked and named before anything is written.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def sweep(
     *,
     together: bool,
 ) -> Any:
-    """What ``hydra/sweeper=mosweep`` does with a command's trials.
+    """Run a command's trials for ``hydra/sweeper=mosweep`` and return the exit status.
 
-    ``together``: the launcher takes all of them at once. Hydra's own take one trial a job.
+    ``together``: the launcher takes all trials at once. Hydra's own launchers take one per job.
     """
     design = Design(context.config_loader, config, arguments)
     if not together:
@@ -53,18 +53,19 @@ def sweep(
 def launch(
     launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> Sequence[JobReturn]:
-    """What mosweep's launchers do for other sweepers: one ``JobReturn`` per trial, holding its
-    primary metric.
+    """Run trials with a mosweep launcher for another sweeper.
+
+    Returns one ``JobReturn`` per trial, with its primary metric.
     """
     returns: list[JobReturn] = []
     result, composed, _ = _run_planned(launcher, job_overrides)
-    # names may have changed in the sweep's folder
-    by_id = {trial.id: trial for trial in result.trials}
+    # Trials are matched by id: in the sweep's folder their names may differ.
+    results = {trial.id: trial for trial in result.trials}
     configs = {trial.id: trial.config for trial in composed.trials}
     for overrides, trial_id in zip(job_overrides, composed.ids, strict=True):
-        done = by_id[trial_id]
-        succeeded = done.status == "succeeded"
-        value = objective(done, configs[trial_id]) if succeeded else failure(done)
+        trial = results[trial_id]
+        succeeded = trial.status == "succeeded"
+        value = objective(trial, configs[trial_id]) if succeeded else failure(trial)
         returned = JobReturn(
             overrides=list(overrides),
             status=JobStatus.COMPLETED if succeeded else JobStatus.FAILED,
@@ -84,6 +85,7 @@ def _run_planned(
     trials = composed.trials
     design = frozen_design(trials, launcher.factor_keys) | {"launcher": describe(options)}
     control = any(trial.control for trial in trials)
-    contrasts_of(design["contrasts"], compared(design), control=control)  # a mistake is told now
+    # Wrong contrasts are refused before anything runs.
+    contrasts_of(design["contrasts"], compared(design), control=control)
     first = config_of(trials[0])
     return run_trials(trials, first, sweep_folder(config), design, options), composed, options

@@ -1,7 +1,7 @@
-"""From resolved configurations to trials, and the control trials beside them.
+"""Build trials and their control trials from resolved configurations.
 
-The only place that knows what the config groups mean for a trial. Hydra's configuration comes in as
-plain data.
+Only this module knows how the config groups make up a trial. It takes configurations as plain data
+and must not know Hydra.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ Factors = Mapping[str, Any]
 
 
 class Builder:
-    """Makes trials of resolved configurations; sections and stages that trials share are made
-    once.
+    """Makes trials of resolved configurations.
+
+    Sections and stages that trials share are made once.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Builder:
         return self._sections.config(plain)
 
     def trial(self, plain: Mapping[str, Any], factors: Factors, name: str | None = None) -> Trial:
-        """The trial of one configuration. Raises ``ConfigError`` for whatever cannot work."""
+        """The trial of one configuration. Raises ``ConfigError`` if it cannot work."""
         config = self.config(plain)
         patterns = takes(config)
         kept = {key: level for key, level in factors.items() if taken(key, patterns)}
@@ -57,7 +58,7 @@ class Builder:
         name = name or trial_name(kept)
         try:
             stages = tuple(in_order(_last_stages(TrialConfig(config, plain))).values())
-        # what a key cannot hold, such as NaN, in a section without a schema
+        # A value that a key cannot hold, such as NaN, in a section without a schema.
         except TypeError as error:
             raise ConfigError(name, "…", str(error)) from None
         return Trial(name, kept, stages, config.control, self._shared(plain), patterns)
@@ -69,12 +70,13 @@ class Builder:
                 raise refusal(key, value, config)
 
     def _note(self, config: Config, patterns: tuple[str, ...], dropped: Factors) -> None:
-        """Remember what the trial reads, and which settings it does not read."""
+        """Record which settings the trial reads, and which it does not read."""
         sections = (config.lora, config.optim, config.loop, *config.native.values())
-        same = tuple(map(id, sections))  # the sections live as long as ``self._sections``
-        settings = self._given.get(same)
+        # ``self._sections`` keeps the sections alive, so that their ids stay unique.
+        ids = tuple(map(id, sections))
+        settings = self._given.get(ids)
         if settings is None:
-            settings = self._given[same] = list(given(config))
+            settings = self._given[ids] = list(given(config))
         self._patterns[patterns] = None
         for key, value in (*settings, *dropped.items()):
             if key not in self._unread and not taken(key, patterns):
@@ -86,8 +88,9 @@ class Builder:
         return section
 
     def _shared(self, plain: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The same configuration, held as what differs from the first trial's: there may be ten
-        thousand of them.
+        """The same configuration, stored as the difference from the first trial's.
+
+        A sweep may have ten thousand trials.
         """
         self._first = self._first or dict(plain)
         if plain.keys() != self._first.keys():
@@ -98,36 +101,34 @@ class Builder:
         )
 
     def with_controls(self, trials: Sequence[Trial]) -> list[Trial]:
-        """``trials`` and one control trial per distinct evaluation of an untouched base model, none
-        twice.
-        """
-        made = {trial.id for trial in trials if trial.control}
+        """``trials``, and one control trial per distinct evaluation of an untuned base model."""
+        existing = {trial.id for trial in trials if trial.control}
         controls: dict[str, Trial] = {}
         seen: set[tuple[Any, ...]] = set()
         for trial in trials:
             if trial.control or not trial.config["run_control_trials"]:
                 continue
-            # Trials that differ in training alone share the sections below: most are told apart
-            # without building anything.
+            # Trials that differ only in training share all other sections, and so their control.
+            # Most controls are recognised by these sections, without being built.
             relevant = (
                 value
                 for key, value in trial.config.items()
                 if key not in ("lora", "optim", "loop", "seed", self._section_of(trial))
             )
-            about = tuple(
+            identity = tuple(
                 id(value) if isinstance(value, Mapping) else str(value) for value in relevant
             )
-            if about in seen:
+            if identity in seen:
                 continue
-            seen.add(about)
+            seen.add(identity)
             control = self.trial({**trial.config, "control": True}, trial.factors)
-            if control.id not in made:
+            if control.id not in existing:
                 controls.setdefault(control.id, control)
         return [*trials, *controls.values()]
 
 
 def _without(plain: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """The configuration with the settings ``keys`` as if they had not been given."""
+    """The configuration without the settings ``keys``."""
     result = dict(plain)
     for key in keys:
         *parents, leaf = key.split(".")
@@ -143,8 +144,9 @@ def _without(plain: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
 
 
 def _last_stages(trial: TrialConfig) -> list[Stage]:
-    """The stages that nothing else needs, each part of the configuration adding its own: base model
-    and data set, fine-tune or loop, transforms, evaluations.
+    """The trial's last stages: the tuned model, if there is one, and the evaluations.
+
+    Each part of the configuration adds its own stages: fine-tune or loop, transforms, evaluations.
     """
     config, loop, tuned = trial.config, None, None
     if not config.control and config.loop.enabled:
@@ -156,7 +158,7 @@ def _last_stages(trial: TrialConfig) -> list[Stage]:
         tuned = config.backend.finetune(trial)
     model: Stage | None = tuned
     parts = ((name, part) for name, part in config.transforms.items() if part is not None)
-    for name, part in sorted(parts, key=lambda one: (getattr(one[1], "order", 0), one[0])):
+    for name, part in sorted(parts, key=lambda item: (getattr(item[1], "order", 0), item[0])):
         if not isinstance(part, Transform):
             raise ConfigError(f"{name}._target_", type(part).__name__, "is not a mosweep.Transform")
         model = part.stage(trial, model) or model

@@ -1,1 +1,1 @@
-"""The one path of a launch."""
+"""Running a launch: the one path from a plan to recorded results."""

@@ -1,5 +1,6 @@
-"""Running trials: freeze the design, plan, launch, record, report. The one path that every launcher
-and library user takes.
+"""Run trials: freeze the design, plan, launch, record, report.
+
+This is the one path for all launchers and for library users. It must not know a launcher by name.
 """
 
 from __future__ import annotations
@@ -34,12 +35,11 @@ from mosweep.sweep.launches import Launch
 from mosweep.sweep.plan import Plan, make_plan
 
 __all__ = [
-    "evalops_of",
-    "tracking_of",
     "AccessWarning",
     "cancel_jobs",
     "check_access",
     "check_installed",
+    "evalops_of",
     "evalops_recorder",
     "finish",
     "launch",
@@ -47,27 +47,28 @@ __all__ = [
     "prepare",
     "run_trials",
     "store_of",
+    "tracking_of",
     "tracking_recorder",
     "tracking_uri",
 ]
 
 
 class AccessWarning(UserWarning):
-    """A provider would not take some of the stages that are to run."""
+    """A provider would refuse some of the stages to run."""
 
 
 def store_of(config: Config) -> Store:
-    """The store that a configuration means."""
+    """The store of a configuration."""
     return Store(Path(config.store.dir).absolute() if config.store.dir else home() / "store")
 
 
 def tracking_uri(uri: str | None) -> str:
-    """MLflow's tracking URI: the one given, by default a SQLite file in mosweep's home."""
+    """MLflow's tracking URI: ``uri``, by default an SQLite file in mosweep's home."""
     return uri or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def tracking_recorder(tracking: Tracking) -> list[Recorder]:
-    """The projections that the configuration asks for; none for ``tracking=none``."""
+    """The recorders that the configuration asks for. Empty for ``tracking=none``."""
     recorders: list[Recorder] = []
     if "mlflow" in tracking.recorders:
         from mosweep.recorders.mlflow import MLflowRecorder
@@ -83,8 +84,9 @@ def tracking_recorder(tracking: Tracking) -> list[Recorder]:
 def evalops_recorder(
     evalops: EvalOps, store: Store, sweep: Sweep, plan: Plan | None = None
 ) -> list[Recorder]:
-    """Who tells EvalOps of loops' rounds, if anybody is to: as ``plan`` runs and at the end, or at
-    the end alone.
+    """The recorder that sends the rounds of loops to EvalOps, if there is a service.
+
+    With ``plan`` it sends each round as it ends, otherwise all of them at the end.
     """
     if evalops.url is None:
         return []
@@ -105,17 +107,17 @@ def evalops_recorder(
 def prepare(
     trials: Sequence[Trial], config: Config, store: Store, sweep: Sweep, design: Mapping[str, Any]
 ) -> list[Trial]:
-    """Freeze ``trials`` in their sweep's folder; returns them under the names they have there."""
-    asked = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
+    """Freeze ``trials`` in their sweep's folder, and return them with their names there."""
+    settings = {"tracking": plain(config.tracking), "contamination": plain(config.contamination)}
     if config.loop.evalops.url:
-        asked["evalops"] = plain(config.loop.evalops)
+        settings["evalops"] = plain(config.loop.evalops)
     if config.budget != Budget():
-        asked["budget"] = plain(config.budget)
+        settings["budget"] = plain(config.budget)
     modules = frozenset(
         name for stage in unique_stages(trials).values() for name in stage.work.traits.requires
     )
-    about = {**design, **asked, "provenance": provenance(Path.cwd(), modules)}
-    return sweep.freeze(trials, store, about)
+    frozen = {**design, **settings, "provenance": provenance(Path.cwd(), modules)}
+    return sweep.freeze(trials, store, frozen)
 
 
 def run_trials(
@@ -127,10 +129,9 @@ def run_trials(
     *,
     within: bool = False,
 ) -> SweepResult:
-    """Run ``trials`` as (part of) the sweep in ``folder``; returns all that is then known about
-    these trials.
+    """Run ``trials`` in the sweep in ``folder``, and return their results.
 
-    ``within``: one job of a sweep whose design is frozen, recorded and reported elsewhere.
+    ``within``: this is one job of a sweep that is frozen, recorded and reported elsewhere.
     """
     store, sweep = store_of(config), Sweep(folder)
     plan = replace(make_plan(trials, store), budget=config.budget)
@@ -145,99 +146,102 @@ def run_trials(
         return sweep.result()
     plan = replace(plan, trials=prepare(trials, config, store, sweep, design))
     evalops = evalops_recorder(config.loop.evalops, store, sweep, plan)
-    if launch(plan, store, sweep, launcher, told=evalops).detached:
+    if launch(plan, store, sweep, launcher, recorders=evalops).detached:
         return sweep.result()
     return finish(plan.trials, config, store, sweep, plan.records, evalops)
 
 
 def check_installed(plan: Plan, config: Config) -> None:
-    """Raise ``MissingExtra`` if what ``plan`` is to run, or tracking, needs a library that is not
-    here; ``UserError`` for EvalOps' key.
+    """Raise ``MissingExtra`` if a library that the plan's stages or tracking need is missing.
+
+    Raises ``UserError`` if EvalOps' key is missing.
     """
     if config.loop.evalops.url:
         from mosweep.recorders.evalops import api_key
 
-        api_key()  # a missing one is told now
-    needed = {
+        api_key()  # A missing key is an error now, not when the first round ends.
+    required = {
         name: (extra, stage.label)
         for stage in plan.to_run
         for name, extra in stage.work.traits.requires.items()
     }
     for name in config.tracking.recorders:
-        needed[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
-    missing = {name: needs for name, needs in needed.items() if find_spec(name) is None}
+        required[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
+    missing = {name: needs for name, needs in required.items() if find_spec(name) is None}
     if missing:
         extras = dict.fromkeys(extra for extra, _ in missing.values())
         purposes = dict.fromkeys(purpose for _, purpose in missing.values())
         raise MissingExtra(", ".join(missing), ",".join(extras), ", ".join(purposes))
 
 
-def check_access(plan: Plan, store: Store, redo: Collection[str] = ()) -> None:
-    """Ask the providers that ``plan`` needs whether they would take its stages; ``UserError`` if
-    one would not.
+def check_access(plan: Plan, store: Store, rerun: Collection[str] = ()) -> None:
+    """Ask the providers of ``plan`` whether they would accept its stages.
 
-    A refusal concerns new jobs: stages whose jobs are there go on with them. ``redo``: stages whose
-    results are about to be forgotten.
+    Raises ``UserError`` if one would not. Only new jobs can be refused: stages that already have a
+    job continue with it. ``rerun``: stages whose results are about to be deleted.
     """
     works: dict[type[RemoteWork], dict[str, RemoteWork]] = {}
     for stage in plan.to_run:
         if work := stage.work.traits.remote:
             works.setdefault(type(work), {})[stage.key] = work
-    for kind, mine in works.items():
+    for kind, by_key in works.items():
         try:
-            kind.check_access(list(mine.values()))
+            kind.check_access(list(by_key.values()))
         except ConfigError:
-            begun = kind.begun({key: _spent(store, key, key in redo) for key in mine})
-            if not begun:
+            attached = kind.begun({key: _spent(store, key, key in rerun) for key in by_key})
+            if not attached:
                 raise
-            new = [work for key, work in mine.items() if key not in begun]
-            if any(key in redo and key not in begun for key in mine):
-                # raises: a result that is there is forgotten only for a job that would be taken
+            new = [work for key, work in by_key.items() if key not in attached]
+            if any(key in rerun and key not in attached for key in by_key):
+                # This raises: a result is deleted only if its new job would be accepted.
                 kind.check_access(new)
             elif new:
-                _try_the_others(kind, new, len(begun))
+                _check_new_jobs(kind, new, len(attached))
 
 
-def _spent(store: Store, key: str, redo: bool) -> frozenset[str]:
-    """The provider's jobs for a stage that it is not to attach to; with ``redo``, that of the
-    result about to be forgotten is one.
+def _spent(store: Store, key: str, rerun: bool) -> frozenset[str]:
+    """The provider's jobs that a stage must not attach to.
+
+    With ``rerun`` that includes the job of the result that is about to be deleted.
     """
-    record = store.read(key) if redo else None
+    record = store.read(key) if rerun else None
     return store.spent(key) | frozenset(
         str(record.facts.get("remote_job", "")).split() if record else ()
     )
 
 
-def _try_the_others(kind: type[RemoteWork], new: list[RemoteWork], begun: int) -> None:
-    """Ask for the stages without a job. A refusal is a warning: they will fail, while the ``begun``
-    that have one are finished.
+def _check_new_jobs(kind: type[RemoteWork], new: list[RemoteWork], attached: int) -> None:
+    """Ask for the stages without a job, and warn if they would be refused.
+
+    They will fail, but the ``attached`` stages, which have a job, will finish.
     """
     try:
         kind.check_access(new)
     except ConfigError as refusal:
         stages = (
-            "1 stage whose job is there is"
-            if begun == 1
-            else f"{begun} stages whose jobs are there are"
+            "1 stage that already has a job"
+            if attached == 1
+            else f"{attached} stages that already have a job"
         )
-        warnings.warn(f"{refusal}; {stages} finished all the same", AccessWarning, stacklevel=3)
+        warnings.warn(f"{refusal}; {stages} will still finish", AccessWarning, stacklevel=3)
 
 
 def cancel_jobs(launched: Launch, keys: Collection[str]) -> dict[str, str]:
-    """End the jobs that go on at a provider for stages of a launch, among ``keys``, that were
-    begun; the jobs by key.
+    """Cancel the jobs at providers for the stages ``keys`` of a launch.
+
+    Returns the cancelled jobs by key. Stages that were never attempted have no job.
     """
-    begun = [key for key in keys if key in launched.stages and launched.store.attempted(key)]
-    specs = launched.specs() if begun else {}
+    attempted = [key for key in keys if key in launched.stages and launched.store.attempted(key)]
+    specs = launched.specs() if attempted else {}
     works: dict[type[RemoteWork], list[str]] = {}
-    for key in begun:
+    for key in attempted:
         if work := load_work(specs[key]).traits.remote:
             works.setdefault(type(work), []).append(key)
     return {
         key: job
-        for kind, mine in works.items()
+        for kind, remote_keys in works.items()
         if kind.outlives
-        for key, job in kind.cancel(mine).items()
+        for key, job in kind.cancel(remote_keys).items()
     }
 
 
@@ -248,15 +252,16 @@ def launch(
     launcher: Launcher,
     *,
     quiet: bool = False,
-    told: Sequence[Recorder] = (),
+    recorders: Sequence[Recorder] = (),
 ) -> Outcome:
-    """Run what the plan lacks, telling journal, terminal (unless ``quiet``) and who else is to be
-    ``told``.
+    """Run the plan's missing stages.
+
+    Events go to the journal, to the terminal (unless ``quiet``), and to ``recorders``.
     """
     if not plan.to_run:
         return Outcome(finished=set(plan.records))
     progress = [] if quiet else [Progress(reached=lambda key: _reached(plan, store, key))]
-    recorder = Recorders([JournalRecorder(sweep.journal), *progress, *told])
+    recorder = Recorders([JournalRecorder(sweep.journal), *progress, *recorders])
     counts = plan.counts
     recorder.sweep_started(
         SweepStarted(
@@ -269,8 +274,8 @@ def launch(
         with at_work(store, sweep.folder):
             return launcher.run(plan, store, recorder, sweep.folder)
     finally:
-        for shown in progress:
-            shown.close()
+        for display in progress:
+            display.close()
 
 
 def _reached(plan: Plan, store: Store, key: str) -> int | None:
@@ -285,14 +290,16 @@ def finish(
     store: Store,
     sweep: Sweep,
     records: Mapping[str, Record] | None = None,
-    told: Sequence[Recorder] | None = None,
+    recorders: Sequence[Recorder] | None = None,
 ) -> SweepResult:
-    """Link, record and print what ``trials`` have come to; ``told`` are those who were told of it
-    as it ran.
+    """Link, record and print the results of ``trials``.
+
+    ``recorders`` are those that received the events of the launch.
     """
-    told = evalops_recorder(config.loop.evalops, store, sweep) if told is None else told
+    if recorders is None:
+        recorders = evalops_recorder(config.loop.evalops, store, sweep)
     result = link_and_record(
-        trials, [*tracking_recorder(config.tracking), *told], store, sweep, records or {}
+        trials, [*tracking_recorder(config.tracking), *recorders], store, sweep, records or {}
     )
     print_outcome(result, os.path.relpath(sweep.folder))
     return result
@@ -305,25 +312,23 @@ def link_and_record(
     sweep: Sweep,
     records: Mapping[str, Record],
 ) -> SweepResult:
-    """Link the trials' folders to what their stages left, and record the sweep; what is known of
-    these trials.
-    """
-    known = dict(records)
+    """Link the trials' folders to their artifacts, record the sweep, return the trials' results."""
+    all_records = dict(records)
     for key in unique_stages(trials):
-        if key not in known and (record := store.read(key)):
-            known[key] = record
-    sweep.link(trials, known)
-    result = sweep.result(known)
+        if key not in all_records and (record := store.read(key)):
+            all_records[key] = record
+    sweep.link(trials, all_records)
+    result = sweep.result(all_records)
     Recorders(recorders).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}
     return replace(result, trials=tuple(trial for trial in result.trials if trial.name in names))
 
 
 def tracking_of(design: Mapping[str, Any]) -> Tracking:
-    """How a sweep is tracked, by its design."""
+    """The tracking settings in a sweep's frozen design."""
     return Tracking(**design.get("tracking", {}))
 
 
 def evalops_of(design: Mapping[str, Any]) -> EvalOps:
-    """Where a sweep's rounds are sent, by its design."""
+    """The EvalOps settings in a sweep's frozen design."""
     return EvalOps(**design.get("evalops", {}))

@@ -1,4 +1,4 @@
-"""What is known of a sweep right now, from its folder and from the launchers' queues."""
+"""The current state of a sweep, from its folder and from the launchers' queues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["observed"]
 
 
 def observed(sweep: Sweep) -> SweepResult:
-    """What is known of a sweep, with what launchers say of the jobs that they have for it."""
+    """The state of a sweep, with the state of its jobs in the launchers' queues."""
     queued: dict[str, Queued] = {}
     for launch in sweep.launches:
         for launcher in launchers_with_jobs(launch.store, strict=False):

@@ -1,4 +1,4 @@
-"""What the parts of a trial's graph have in common: the trial's configuration as they see it.
+"""The basis of all parts of a trial: the trial's configuration, and transforms.
 
 A trial is base model, data set, fine-tune, transforms and evaluations, in this order. Backends
 (``mosweep.backends.base``), transforms and evaluations (``mosweep.evals.evaluation``) each
@@ -30,8 +30,9 @@ class TrialConfig:
     plain: Mapping[str, Any]
 
     def resources(self, kind: str, *, computes: bool = True) -> Resources:
-        """What the configuration asks for a stage of ``kind``; one that does not compute with the
-        model asks for no GPU.
+        """The resources that the configuration requests for a stage of ``kind``.
+
+        A stage that does not compute with the model gets no GPU (``computes=False``).
         """
         request = self.config.resources or Request()
         return request.of(
@@ -39,26 +40,26 @@ class TrialConfig:
         )
 
     def eval_label(self, task: str) -> str:
-        """What the trial calls the evaluation of ``task``."""
+        """The label of the trial's evaluation of ``task``."""
         return f"eval:{task}"
 
     def eval_tasks(self, chosen: Sequence[str] | None) -> list[str]:
         """The evaluation tasks of ``eval.tasks``; by default the trial's own."""
         if chosen is None:
             return [self.config.task.name]
-        twice = sorted({name for name in chosen if list(chosen).count(name) > 1})
-        if twice or not chosen:
+        duplicates = sorted({name for name in chosen if list(chosen).count(name) > 1})
+        if duplicates or not chosen:
             raise ConfigError(
                 "eval.tasks",
                 list(chosen),
-                f"names {', '.join(twice)} twice" if twice else "names no task",
+                f"names {', '.join(duplicates)} twice" if duplicates else "names no task",
             )
         return list(chosen)
 
     def native(self, section: str | None) -> Mapping[str, Any]:
         """The plain settings under the top-level key ``section``; empty if there are none."""
-        found = self.plain.get(section or "", {})
-        return found if isinstance(found, Mapping) else {}
+        settings = self.plain.get(section or "", {})
+        return settings if isinstance(settings, Mapping) else {}
 
     def has(self, key: str) -> bool:
         """Whether the configuration has the key, whatever its value."""
@@ -70,14 +71,14 @@ class TrialConfig:
         return True
 
     def at_level(self, text: str) -> bool:
-        """Whether this trial is at the level ``factor=level``."""
+        """Whether the trial has the level ``factor=level``."""
         factor, _, level = text.partition("=")
         if not self.has(factor):
             return False
         value: Any = self.plain
         for name in factor.split("."):
             value = value[name]
-        if isinstance(value, Mapping):  # a group is known by its choice's name
+        if isinstance(value, Mapping):  # The level of a group is the name of its choice.
             value = value.get("name")
         if isinstance(value, bool):
             return str(value).lower() == level.lower()
@@ -90,28 +91,27 @@ class TrialConfig:
 
 
 class Transform(ABC):
-    """A stage between fine-tune and evaluation, contributed by a config group of its own.
+    """A stage between fine-tune and evaluation, with its own config group.
 
     The group is any top-level section of the configuration whose ``_target_`` is a frozen dataclass
-    that subclasses this. Several transforms follow each other by ``order``, then by name.
+    that subclasses this. Several transforms run in the order of ``order``, then of their names.
     """
 
-    #: Settings of the shared groups that it reads; see ``mosweep.stages.claims``.
+    #: The settings of the shared groups that it reads; see ``mosweep.stages.claims``.
     takes: ClassVar[tuple[str, ...]] = ()
     order: ClassVar[int] = 50
 
     @abstractmethod
     def stage(self, trial: TrialConfig, tuned: Stage | None) -> Stage | None:
-        """The stage that changes the model which ``tuned`` leaves; ``None`` leaves it as it is.
+        """The stage that changes the model of ``tuned``, or ``None`` to leave it unchanged.
 
-        ``tuned`` is ``None`` for the untouched base model.
+        ``tuned`` is ``None`` for the untuned base model.
         """
 
 
 def served_by(tuned: Stage) -> str | None:
-    """The provider that holds the model which ``tuned`` leaves; ``None`` if its weights are
-    here.
-    """
+    """The provider that serves the model of ``tuned``, or ``None`` if its weights are local."""
     if remote := tuned.work.traits.remote:
         return remote.provider
-    return next((held for need in tuned.needs.values() if (held := served_by(need))), None)
+    providers = (served_by(need) for need in tuned.needs.values())
+    return next((provider for provider in providers if provider), None)

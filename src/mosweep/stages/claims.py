@@ -1,5 +1,6 @@
-"""Which settings the parts of a trial read. A setting that nobody reads must not pass in
-silence.
+"""The settings that the parts of a trial read.
+
+A setting that no part reads is an error: it must never be ignored.
 """
 
 from __future__ import annotations
@@ -18,27 +19,30 @@ from mosweep.evals.evaluation import Evaluation
 
 __all__ = ["given", "refusal", "takes"]
 
-#: Sections that only some trials read, with what counts as not given.
-_UNSET: Mapping[str, Any] = {"lora": Lora(), "optim": Optim(), "loop": Loop()}
+#: The sections that only some trials read, with their defaults: a default counts as not given.
+_DEFAULTS: Mapping[str, Any] = {"lora": Lora(), "optim": Optim(), "loop": Loop()}
 
 
 def takes(config: Config) -> tuple[str, ...]:
-    """What the parts of the trial read, beside what concerns every trial."""
+    """The patterns of the settings that the trial's parts read.
+
+    Settings that every trial reads are not among them.
+    """
     for part, base in ((config.backend, Backend), (config.eval, Evaluation)):
         if not isinstance(part, base):
             key = f"{'backend' if base is Backend else 'eval'}._target_"
             raise ConfigError(key, type(part).__name__, f"is not a mosweep.{base.__name__}")
-    found = [*_of(config.eval)]
+    patterns = [*_patterns(config.eval)]
     for name, part in config.transforms.items():
-        found += [name, f"{name}.*", *(part.takes if part is not None else ())]
+        patterns += [name, f"{name}.*", *(part.takes if part is not None else ())]
     if not config.control:
-        found += ["backend", "backend.*", *_of(config.backend)]
+        patterns += ["backend", "backend.*", *_patterns(config.backend)]
         if config.loop.enabled:
-            found.append("loop.*")
-    return tuple(dict.fromkeys(found))
+            patterns.append("loop.*")
+    return tuple(dict.fromkeys(patterns))
 
 
-def _of(part: Backend | Evaluation) -> Iterator[str]:
+def _patterns(part: Backend | Evaluation) -> Iterator[str]:
     yield from part.takes
     if part.section is not None:
         yield f"{part.section}.*"
@@ -48,18 +52,18 @@ def _of(part: Backend | Evaluation) -> Iterator[str]:
 
 @cache
 def _native_sections() -> tuple[str, ...]:
-    """The sections of all backends and evaluators that there are."""
+    """The patterns of the native sections of all backends and evaluators."""
     parts = [*choices_of("backend").values(), *choices_of("eval").values()]
     return tuple(f"{part.section}.*" for part in parts if getattr(part, "section", None))
 
 
 def given(config: Config) -> Iterator[tuple[str, Any]]:
-    """The settings that are given in sections which only some trials read: path and value."""
-    for section, unset in _UNSET.items():
-        mine = getattr(config, section)
-        for field in fields(unset):
-            value = getattr(mine, field.name)
-            if value != getattr(unset, field.name):
+    """Path and value of the settings given in sections that only some trials read."""
+    for section, defaults in _DEFAULTS.items():
+        settings = getattr(config, section)
+        for field in fields(defaults):
+            value = getattr(settings, field.name)
+            if value != getattr(defaults, field.name):
                 yield f"{section}.{field.name}", value
     for section, value in config.native.items():
         yield from _leaves(section, value)
@@ -74,22 +78,22 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def refusal(key: str, value: Any, config: Config) -> ConfigError:
-    """The error for a setting that no trial of the sweep takes: who would take it."""
+    """The error for a setting that no trial of the sweep takes. It names what would take it."""
     if isinstance(config.backend, Backend):
         for pattern, hint in config.backend.hints.items():
             if meets(key, pattern):
                 return ConfigError(key, value, hint)
-    who = []
+    takers = []
     if key.startswith("loop."):
-        who.append("loop.enabled=true")
+        takers.append("loop.enabled=true")
     for group in ("backend", "eval"):
         for name, part in choices_of(group).items():
             if issubclass(part, Backend | Evaluation) and not part.stands_in:
-                mine = (*part.takes, *([f"{part.section}.*"] if part.section else []))
-                if any(meets(key, pattern) for pattern in mine):
-                    who.append(f"{group}={name}")
-    if who:
-        problem = f"nothing in this sweep takes this setting; {' or '.join(who)} would"
+                patterns = (*part.takes, *([f"{part.section}.*"] if part.section else []))
+                if any(meets(key, pattern) for pattern in patterns):
+                    takers.append(f"{group}={name}")
+    if takers:
+        problem = f"nothing in this sweep takes this setting; {' or '.join(takers)} would"
     else:
         problem = f"no such key; {choices(key.partition('.')[0], TOP_LEVEL)}"
     return ConfigError(key, value, problem)

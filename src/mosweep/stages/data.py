@@ -1,8 +1,7 @@
-"""Data sets: built by the task's ``data.py``, or brought in from files. Either way once, however
-many trials want them.
+"""Data stages: build a data set with the task's ``data.py``, or import it from files.
 
-What a data stage leaves is the folder ``data`` with ``train.jsonl`` (OpenAI's chat format) and
-whatever else belongs to it.
+Trials with the same data set share one stage. It writes the folder ``data`` with ``train.jsonl``
+(OpenAI's chat format) and any other files of the data set.
 """
 
 from __future__ import annotations
@@ -44,8 +43,9 @@ TRAIN = "train.jsonl"
 
 @dataclass(frozen=True)
 class BuildData(Work):
-    """Calls ``data.build(dataset, folder)`` of a task. The digest of the code stands for it in the
-    key.
+    """Calls ``build(dataset, folder)`` of a task's ``data.py``.
+
+    Its key has the digest of the code, not the folder.
     """
 
     task: str
@@ -57,7 +57,7 @@ class BuildData(Work):
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves the folder ``data``."""
+        """Write the folder ``data``, and return its facts."""
         path = Path(self.folder) / "data.py"
         check_code(path, self.code)
         out = context.out / "data"
@@ -75,8 +75,9 @@ class BuildData(Work):
 
 @dataclass(frozen=True)
 class ImportData(Work):
-    """Copies a user's own file or folder; its content stands for it in the key. The original stays
-    where it is.
+    """Copies a file or folder of the user's.
+
+    Its key has the digest of the content, not the path.
     """
 
     dataset: str
@@ -87,7 +88,7 @@ class ImportData(Work):
     version: ClassVar[int] = 1
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves the folder ``data``."""
+        """Write the folder ``data``, and return its facts."""
         out, source = context.out / "data", Path(self.path)
         if source.is_dir():
             await asyncio.to_thread(shutil.copytree, source, out)
@@ -105,7 +106,7 @@ def data_folder(data: Artifact) -> Path:
 
 
 def dataset_ref(data: Artifact) -> DatasetRef:
-    """What a stage notes of the data set that it used."""
+    """The reference to a data set that the stages using it record."""
     facts = DataFacts.of(data.facts)
     return DatasetRef(facts.name, facts.digest)
 
@@ -114,7 +115,7 @@ def data_stage(trial: TrialConfig) -> Stage:
     """The stage that provides the trial's data set."""
     config = trial.config
     name = config.dataset.name
-    path = config.dataset.path or _found(config.data_dir, name)
+    path = config.dataset.path or _in_data_dir(config.data_dir, name)
     work: BuildData | ImportData
     if path is not None:
         source = Path(path)
@@ -129,7 +130,7 @@ def data_stage(trial: TrialConfig) -> Stage:
             raise ConfigError(
                 "dataset",
                 name,
-                f"the task has no data.py to build it ({folder}), and there is no dataset.path",
+                f"the task has no data.py to build it ({folder}); give dataset.path",
             )
         valid = _names(folder / "data.py")
         if valid and name not in valid:
@@ -161,26 +162,27 @@ def task_folder(name: str, tasks_dir: str | None) -> Path:
 
 @cache
 def code_digest(path: Path) -> str:
-    """Digest of the code that running ``path`` may use: itself, and what it imports from beside it.
-    For a task's ``data.py`` or ``eval.py`` that is every module beside it, except that the other of
-    the two counts only if one of them imports it.
+    """Digest of the code that ``path`` may run: the file, and what it imports from its folder.
+
+    For a task's ``data.py`` or ``eval.py`` it covers every module of the folder. The other of the
+    two counts only if one of these modules imports it.
     """
     folder = path.parent
-    pair = {folder / "data.py", folder / "eval.py"}
-    beside = set(python_files(folder)) - pair if path in pair else set()
-    used = imported_files(folder, {path, *beside})
+    entry_points = {folder / "data.py", folder / "eval.py"}
+    modules = set(python_files(folder)) - entry_points if path in entry_points else set()
+    used = imported_files(folder, {path, *modules})
     return fingerprint.digest_tree(folder, [str(file.relative_to(folder)) for file in used])
 
 
 def check_code(path: Path, digest: str) -> None:
-    """Refuse to run code that is not what the stage's key stands for."""
+    """Raise ``StageError`` if the code has changed since the stage was planned."""
     if code_digest.__wrapped__(path) != digest:
         raise StageError(
-            f"{path} was edited since this stage was planned; give the sweep's command again"
+            f"{path} was edited since this stage was planned; run the sweep's command again"
         )
 
 
-def _found(data_dir: str | None, name: str) -> str | None:
+def _in_data_dir(data_dir: str | None, name: str) -> str | None:
     """The data set ``name`` in the user's ``data_dir``, if it is there."""
     if data_dir is None:
         return None
@@ -207,8 +209,9 @@ def _content_digest(source: Path) -> str:
 
 @cache
 def _names(data_py: Path) -> tuple[str, ...]:
-    """The names in a literal ``DATASETS`` of ``data.py``, read without running it; empty if it has
-    none.
+    """The names in a literal ``DATASETS`` of ``data.py``, read without running the file.
+
+    Empty if there is none.
     """
     try:
         tree = ast.parse(data_py.read_text())
@@ -235,7 +238,10 @@ def _names(data_py: Path) -> tuple[str, ...]:
 async def _described(
     name: str, folder: Path, origin: str, task: str | None = None
 ) -> dict[str, Any]:
-    """Checks what is in ``folder``, splits a JSON file of splits, and returns the facts."""
+    """Check the files in ``folder`` and return their facts.
+
+    A JSON file with splits is first split into one file each.
+    """
     from mosweep.datasets.jsonl import JSONLDataset
 
     if not (folder / TRAIN).exists():
@@ -259,11 +265,11 @@ def _rows(path: Path) -> int:
 
 def _split(folder: Path, origin: str) -> None:
     """Write ``<split>.jsonl`` for every split of the one JSON file in ``folder``."""
-    expected = f"expected {TRAIN}, or one JSON file holding the splits"
+    expected = f"expected {TRAIN}, or one JSON file with the splits"
     files = [path for path in folder.iterdir() if path.suffix == ".json"]
     if len(files) != 1:
-        there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise StageError(f"{origin} left {there}: {expected}")
+        names = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise StageError(f"{origin} left {names}: {expected}")
     data = json.loads(files[0].read_text())
     splits = data if isinstance(data, dict) else {"train": data}
     if not isinstance(splits.get("train"), list):

@@ -1,5 +1,6 @@
-"""Base models: generated ones are a stage of their own, others are a source that stages carry
-along.
+"""Base models.
+
+A generated model has its own stage. Any other model is a ``ModelSource`` in the stages that use it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class GenerateModel(Work):
     traits: ClassVar[Traits] = Traits(requires={"torch": "local", "tokenizers": "local"})
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves the Hugging Face folder ``model``."""
+        """Write the folder ``model`` in Hugging Face's layout, and return its facts."""
         from mosweep.models.tiny import generate
 
         measured = await asyncio.to_thread(
@@ -51,8 +52,10 @@ class GenerateModel(Work):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A base model that is there already: a local folder (known by its content), a hub id and
-    revision, or an Inspect model name.
+    """A base model that already exists.
+
+    It is a local folder (identified by its content), a hub id and revision, or an Inspect model
+    name.
     """
 
     digest: str | None = None
@@ -62,8 +65,9 @@ class ModelSource:
     path: str | None = field(default=None, metadata=unkeyed)
 
     def folder(self) -> Path:
-        """The local folder, downloaded from the hub if need be (weights and tokenizer in Hugging
-        Face's layout).
+        """The local folder, with weights and tokenizer in Hugging Face's layout.
+
+        A hub model is downloaded if necessary.
         """
         if self.path is not None:
             return Path(self.path)
@@ -71,8 +75,8 @@ class ModelSource:
             raise ConfigError(
                 "model.path",
                 None,
-                f"this stage needs the model's weights; {self.inspect} is reached through its "
-                "API only",
+                f"this stage needs the model's weights, but {self.inspect} has only an API; give "
+                "a folder",
             )
         try:
             from huggingface_hub import snapshot_download
@@ -84,7 +88,7 @@ class ModelSource:
 
 
 def base_model(trial: TrialConfig) -> tuple[Stage | None, ModelSource | None]:
-    """The stage that makes the trial's base model, or else its source."""
+    """The stage that generates the trial's base model, or else the model's source."""
     model = trial.config.model
     if model.generate is not None:
         return Stage(
@@ -96,10 +100,10 @@ def base_model(trial: TrialConfig) -> tuple[Stage | None, ModelSource | None]:
 
 
 def folder_of(context: Context, source: ModelSource | None) -> Path:
-    """Where the base model's files are for a running stage."""
-    made = context.inputs.get("model")
-    if made is not None:
-        return made.folder / str(made.facts["folder"])
+    """The folder of the base model, for a running stage."""
+    generated = context.inputs.get("model")
+    if generated is not None:
+        return generated.folder / str(generated.facts["folder"])
     assert source is not None
     return source.folder()
 
@@ -109,19 +113,19 @@ def _source(model: Model, model_dir: str | None) -> ModelSource:
         return ModelSource(inspect=model.inspect)
     if model.hub:
         return ModelSource(hub=model.hub, revision=model.revision)
-    given = model.path or (model.name if model_dir else None)
-    if given is None:
-        raise ConfigError("model", model.name, "has no source: give generate, path, hub or inspect")
-    places = [Path(model_dir) / given] if model_dir else []
-    places.append(Path(given))
-    for place in places:
-        if (place / "config.json").exists():
-            return ModelSource(digest=_digest(place.resolve()), path=str(place.resolve()))
+    path = model.path or (model.name if model_dir else None)
+    if path is None:
+        raise ConfigError("model", model.name, "has no source; give generate, path, hub or inspect")
+    folders = [Path(model_dir) / path] if model_dir else []
+    folders.append(Path(path))
+    for folder in folders:
+        if (folder / "config.json").exists():
+            return ModelSource(digest=_digest(folder.resolve()), path=str(folder.resolve()))
     raise ConfigError(
         "model.path",
-        given,
+        path,
         "no model folder (one with a config.json) at "
-        f"{' or '.join(str(p.absolute()) for p in places)}",
+        f"{' or '.join(str(folder.absolute()) for folder in folders)}",
     )
 
 

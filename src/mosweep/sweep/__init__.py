@@ -1,1 +1,1 @@
-"""A sweep's folder, its plan, and what a command selects of it."""
+"""A sweep's folder, its plan, and the selection of trials and stages for a command."""

@@ -1,14 +1,13 @@
-"""The folder of a sweep: what was decided (``experiment.yaml``, ``launches/``), what was seen
-(``journal.jsonl``), one folder per trial.
+"""The folder of a sweep: its design, its launches, its journal, and one folder per trial.
 
     multirun/NAME/
       experiment.yaml       the design, frozen when the sweep was first launched
       launches/             the trials and stages of every launch; the same command, the same files
       journal.jsonl         what happened, for people and for ``status``
-      <trial>/config.yaml   the trial's configuration, and a link per stage to what it left
+      <trial>/config.yaml   the trial's configuration; beside it a link per stage to its artifact
 
-Readers need nothing but this folder and the store. Importing this module loads neither Hydra nor
-any other heavy library.
+Readers need only this folder and the store. This module must not import Hydra or any other heavy
+library.
 """
 
 from __future__ import annotations
@@ -52,18 +51,16 @@ class Sweep:
 
     @cached_property
     def journal(self) -> Journal:
-        """What happened in this sweep."""
+        """The sweep's journal."""
         return Journal(self.folder / "journal.jsonl")
 
     def freeze(
         self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]
     ) -> list[Trial]:
-        """Write down what is about to run; returns the trials under the names they have in this
-        folder.
+        """Freeze a launch, and return the trials with their names in this folder.
 
-        A name that the folder already has for another configuration is made its own by a suffix.
-        The same configuration launched again, perhaps with edited task code, takes the place of
-        what was launched before.
+        A trial gets a suffix if the folder has its name for another configuration. The same
+        configuration launched again, perhaps with edited task code, replaces the earlier one.
         """
         launch = self._frozen(trials, store, design)
         if not (self.folder / "launches" / launch.file).exists():
@@ -87,32 +84,35 @@ class Sweep:
         return list(trials)
 
     def _same(self, launch: Launch, trials: Sequence[Trial]) -> Launch | None:
-        """The earlier launch of the same command, if the trials had fewer factors then: others have
-        come up since.
+        """The earlier launch of the same command, which may have named fewer factors.
+
+        A later launch can add factors to the sweep.
         """
 
-        def about(one: Launch) -> str:
-            design = {name: value for name, value in one.design.items() if name != "treatments"}
+        def identity(other: Launch) -> str:
+            design = {name: value for name, value in other.design.items() if name != "treatments"}
             return to_json(
                 [
                     design,
-                    one.store_path,
-                    one.stages,
-                    [(trial["name"], trial["id"], trial["config"]) for trial in one.trials],
+                    other.store_path,
+                    other.stages,
+                    [(trial["name"], trial["id"], trial["config"]) for trial in other.trials],
                 ]
             )
 
-        for known in self.launches:
-            if len(known.trials) == len(trials) and about(known) == about(launch):
+        for earlier in self.launches:
+            if len(earlier.trials) == len(trials) and identity(earlier) == identity(launch):
                 specs = (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
-                if known.specs_file.read_text(encoding="utf-8") == "".join(specs):
-                    return known
+                if earlier.specs_file.read_text(encoding="utf-8") == "".join(specs):
+                    return earlier
         return None
 
     def note_launch(self, file: str) -> None:
-        """Note that this process now runs the launch in ``file``."""
-        me = this_process()
-        self.journal.append("launch", file=file, pid=me.pid, since=me.started, host=me.host)
+        """Note in the journal that this process runs the launch in ``file``."""
+        owner = this_process()
+        self.journal.append(
+            "launch", file=file, pid=owner.pid, since=owner.started, host=owner.host
+        )
 
     def _frozen(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> Launch:
         stages = unique_stages(trials)
@@ -123,7 +123,7 @@ class Sweep:
                 key: [
                     stage.label,
                     stage.kind.code,
-                    {r: need.key for r, need in stage.needs.items()},
+                    {role: need.key for role, need in stage.needs.items()},
                 ]
                 for key, stage in stages.items()
             },
@@ -140,32 +140,32 @@ class Sweep:
 
     @cached_property
     def _known(self) -> dict[str, Launch]:
-        """Launches at hand, by file."""
+        """The launches that were read or written so far, by file."""
         return {}
 
     def link(self, trials: Iterable[Trial], records: Mapping[str, Record]) -> None:
-        """Point each trial folder at what its stages left."""
+        """Link each trial's folder to the artifacts of its stages."""
         for trial in trials:
             folder = self.folder / trial.name
             for stage in trial.stages:
                 record = records.get(stage.key)
                 if record is not None and record.data["has_files"]:
-                    # An evaluation may be named by a path.
+                    # A label may contain a path.
                     point(
                         folder / stage.label.replace("/", "_"),
                         os.path.relpath(record.folder, folder),
                     )
 
     def config(self, trial: str) -> dict[str, Any]:
-        """The whole configuration of a trial, by its name; empty where its file is gone."""
+        """The full configuration of the trial called ``trial``, empty if its file is gone."""
         import yaml
 
         try:
             text = (self.folder / trial / "config.yaml").read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        found: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return found
+        config: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return config
 
     @cached_property
     def launches(self) -> list[Launch]:
@@ -186,8 +186,9 @@ class Sweep:
     def _history(
         self, kind: str | None = None
     ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-        """What the journal says, or its events of one ``kind``: when each launch was last given, in
-        that order; each stage's last word.
+        """When each launch was last given, in that order, and each stage's latest event.
+
+        They come from the whole journal, or only from its events of one ``kind``.
         """
         launches: dict[str, float] = {}
         notes: dict[str, dict[str, Any]] = {}
@@ -207,8 +208,9 @@ class Sweep:
         records: Mapping[str, Record] | None = None,
         queued: Mapping[str, Queued] | None = None,
     ) -> SweepResult:
-        """What is known now, from launches, store and journal. ``records`` are those already at
-        hand, ``queued`` what a queue says.
+        """The sweep's current state, from launches, store and journal.
+
+        ``records`` are those that were already read. ``queued`` are the states of jobs in a queue.
         """
         seen: dict[str, Record | None] = dict(records or {})
         held: dict[str, Any] = {}
@@ -239,16 +241,17 @@ class Sweep:
                         (queued or {}).get(key),
                     )
             for trial in launch.trials:
-                name, mine = trial["name"], [stages[key] for key in trial["stages"]]
+                name = trial["name"]
+                trial_stages = [stages[key] for key in trial["stages"]]
                 takes[name] = str(trial["takes"]).split()
                 if name in trials:
-                    mine = joined_stages(trials[name].stages, mine)
+                    trial_stages = joined_stages(trials[name].stages, trial_stages)
                 trials[name] = TrialResult(
                     name,
                     trial["id"],
                     trial["factors"],
                     trial["control"],
-                    tuple(mine),
+                    tuple(trial_stages),
                     f"{self.folder}/{name}",
                 )
         design = launches[0].design if launches else {}
@@ -262,8 +265,9 @@ class Sweep:
     def _completed(
         self, trials: Collection[TrialResult], takes: Mapping[str, Sequence[str]]
     ) -> Iterator[TrialResult]:
-        """The trials with a level of every factor that some launch of the sweep has varied and that
-        they take: what a trial does not name, its configuration says.
+        """The trials, each with a level of every factor of the sweep that it takes.
+
+        A level that a trial does not name is read from its configuration.
         """
         factors = dict.fromkeys(
             key for trial in trials if not trial.control for key in trial.factors
@@ -281,19 +285,23 @@ class Sweep:
             yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
 
     def _named(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials under names of their own: the one that the folder has for a configuration
-        stays, one that it has for another gets a suffix.
+        """The trials with unique names.
+
+        A configuration keeps the name that it has in the folder. If the folder has the name for
+        another configuration, the trial gets a suffix.
         """
-        taken = {
-            t["name"]: (t["config"], t["id"]) for launch in self.launches for t in launch.trials
+        existing = {
+            trial["name"]: (trial["config"], trial["id"])
+            for launch in self.launches
+            for trial in launch.trials
         }
-        names = {config: name for name, (config, _) in taken.items()}
+        names = {config: name for name, (config, _) in existing.items()}
         named = []
         for trial in trials:
             config = config_digest(trial.config)
             name = names.get(config, trial.name)
-            there, same = taken.setdefault(name, (config, trial.id))
-            if there != config and same != trial.id:
+            existing_config, existing_id = existing.setdefault(name, (config, trial.id))
+            if existing_config != config and existing_id != trial.id:
                 name = f"{name}~{config[:8]}"
             named.append(trial if name == trial.name else replace(trial, name=name))
         return named
@@ -309,17 +317,17 @@ class Sweep:
                     continue
             parts = []
             for key, value in trial.config.items():
-                # Trials share the sections that no factor touches: each is put into YAML once.
-                same = id(value) if isinstance(value, dict | list) else (type(value), value)
-                text = fragments.get(same)
+                # Trials share the sections that no factor changes: each is dumped once.
+                identity = id(value) if isinstance(value, dict | list) else (type(value), value)
+                text = fragments.get(identity)
                 if text is None:
-                    text = fragments[same] = _yaml({"_": value})[2:]
+                    text = fragments[identity] = _yaml({"_": value})[2:]
                 parts.append(f"{key}:{text}")
             write_whole(folder / "config.yaml", parts)
 
 
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
-    """The launches that the journal does not know of, then the others as they were ``given``."""
+    """The launches that the journal does not know, then the others in the order of ``given``."""
     return [
         *(launches[name] for name in launches if name not in given),
         *(launches[name] for name in given if name in launches),
@@ -327,16 +335,17 @@ def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> lis
 
 
 def find_sweep(place: str | None) -> Sweep:
-    """The sweep that ``place`` means: a folder, a name under ``multirun/``, or by default the
-    latest sweep there.
+    """The sweep in the folder ``place``, or with that name under ``multirun/``.
+
+    By default it is the latest sweep there. ``UserError`` if there is none.
     """
     if place is None:
-        found = sorted(
+        designs = sorted(
             Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime
         )
-        if not found:
-            raise UserError("there is no sweep under multirun/ yet; name a sweep's folder")
-        return Sweep(found[-1].parent.absolute())
+        if not designs:
+            raise UserError("no sweep under multirun/ yet; give a sweep's folder")
+        return Sweep(designs[-1].parent.absolute())
     for folder in (Path(place), Path("multirun") / place):
         if (folder / "experiment.yaml").exists():
             return Sweep(folder.absolute())
@@ -361,7 +370,7 @@ def _stage(
     status: Status = "pending"
     if record is not None:
         status = "succeeded"
-    elif held and not (queue and queue.status == "cancelled"):  # its process has moments to live
+    elif held and not (queue and queue.status == "cancelled"):  # Then its process is about to end.
         status = "running"
     elif queue is not None:
         status = queue.status
@@ -407,7 +416,7 @@ def _yaml(data: Any) -> str:
 
 
 def point(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, in place of what it pointed to before."""
+    """Make ``link`` a symbolic link to ``target``, replacing an existing link atomically."""
     try:
         os.symlink(target, link)
     except FileExistsError:

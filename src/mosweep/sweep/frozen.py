@@ -1,4 +1,4 @@
-"""The trials of a sweep as they were frozen, made again without Hydra."""
+"""The frozen trials of a sweep, rebuilt without Hydra."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ __all__ = ["frozen_trials"]
 
 
 def frozen_trials(sweep: Sweep) -> tuple[list[Trial], Launch]:
-    """The trials of all launches as they were frozen, rebuilt without Hydra."""
+    """The trials of all launches, rebuilt as they were frozen, and the latest launch."""
     if not sweep.launches:
-        raise UserError(f"{sweep.folder}: nothing was ever launched there")
+        raise UserError(f"{sweep.folder}: the sweep has no launch; run its command first")
     trials: dict[str, Trial] = {}
     for launch in sweep.launches:
         stages: dict[str, Stage] = {}
         for key, spec in launch.specs().items():
             stages[key] = _stage_of(spec, stages)
         for trial in launch.trials:
-            name, mine = trial["name"], [stages[key] for key in trial["stages"]]
+            name = trial["name"]
+            trial_stages = [stages[key] for key in trial["stages"]]
             if name in trials:
-                mine = joined_stages(trials[name].stages, mine)
-            trials[name] = Trial(name, trial["factors"], tuple(mine), trial["control"])
+                trial_stages = joined_stages(trials[name].stages, trial_stages)
+            trials[name] = Trial(name, trial["factors"], tuple(trial_stages), trial["control"])
     return list(trials.values()), sweep.launches[-1]
 
 
@@ -42,8 +43,7 @@ def _stage_of(spec: Mapping[str, Any], known: Mapping[str, Stage]) -> Stage:
     )
     if stage.key != spec["key"]:
         raise UserError(
-            f"{spec['label']}: this version of mosweep makes another key of the frozen stage "
-            f"({spec['key'][:12]} → {stage.key[:12]}); "
-            "launch the sweep's own command again"
+            f"{spec['label']}: this version of mosweep has a different key for the frozen stage "
+            f"({spec['key'][:12]} → {stage.key[:12]}); run the sweep's command again"
         )
     return stage

@@ -1,4 +1,4 @@
-"""Frozen launches: the trials and stages of a command as they lie in a sweep's folder."""
+"""Frozen launches: the trials and stages of a command, as kept in a sweep's folder."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Launch:
-    """One frozen launch: every trial with the keys of its stages, and for every stage label, kind
-    and needs.
+    """One frozen launch.
 
-    ``file`` is its name in ``launches/``. ``specs`` reads the stages in full, from a file of their
-    own.
+    It has every trial with the keys of its stages, and every stage with label, kind and needs.
+    ``file`` is its name in ``launches/``. ``specs`` reads the full stages from a second file.
     """
 
     file: str
@@ -43,23 +42,24 @@ class Launch:
 
     @property
     def store(self) -> Store:
-        """The store that the launch works on; its path is kept relative to the sweep's folder, so
-        that both can move.
+        """The launch's store.
+
+        Its path is kept relative to the sweep's folder, so that both can be moved together.
         """
         return Store(Path(os.path.normpath(self.folder / self.store_path)))
 
     @property
     def specs_file(self) -> Path:
-        """Where the stages are in full."""
+        """The file with the full stages."""
         return self.folder / "launches" / f"{self.file.removesuffix('.json')}.stages.jsonl"
 
     def specs(self) -> dict[str, dict[str, Any]]:
-        """Every stage in full (``Stage.spec``), by key, needs first."""
+        """The full stages (``Stage.spec``) by key. A stage comes after the stages it needs."""
         with open(self.specs_file, encoding="utf-8") as file:
             return {spec["key"]: spec for spec in map(json.loads, file)}
 
     def parts(self) -> Iterator[str]:
-        """The launch as JSON, piece by piece."""
+        """The launch as JSON, in parts."""
         yield f'{{"store":{to_json(self.store_path)},"design":{to_json(self.design)},"trials":[\n'
         yield from _joined(to_json(trial) for trial in self.trials)
         yield '\n],"stages":{\n'
@@ -68,7 +68,7 @@ class Launch:
 
 
 def described(trial: Trial) -> dict[str, Any]:
-    """A trial as its launch keeps it."""
+    """The trial as data for a launch's file."""
     return {
         "name": trial.name,
         "id": trial.id,
@@ -81,8 +81,9 @@ def described(trial: Trial) -> dict[str, Any]:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """Tells configurations of trials apart, not code: an edited task makes other stages of the same
-    trial.
+    """A short digest of a trial's configuration.
+
+    It leaves out code: with an edited task, a trial has other stages but is the same trial.
     """
     relevant = {
         key: value
@@ -95,13 +96,14 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return fingerprint.digest_bytes(json.dumps(relevant, sort_keys=True, default=str).encode())[:16]
 
 
-#: What ``level_of`` returns for a factor that the configuration does not tell.
+#: What ``level_of`` returns if the configuration does not show a factor's level.
 UNKNOWN = object()
 
 
 def level_of(config: Mapping[str, Any], factor: str) -> Any:
-    """The level of ``factor`` in a trial's configuration: ``None`` for what is not given; of a
-    group its choice's name, ``UNKNOWN`` if the choice does not tell.
+    """The level of ``factor`` in a trial's configuration, ``None`` if it is not given.
+
+    The level of a group is the name of its choice, or ``UNKNOWN`` if the choice has no name.
     """
     value: Any = config
     for name in factor.split("."):
@@ -119,7 +121,7 @@ def to_json(data: Any) -> str:
 
 
 def _joined(parts: Iterable[str]) -> Iterator[str]:
-    """The parts with commas between them, a line each."""
+    """The parts, one per line, with commas between them."""
     for index, part in enumerate(parts):
         yield f",\n{part}" if index else part
 
@@ -128,14 +130,17 @@ T = TypeVar("T", Stage, StageResult)
 
 
 def joined_stages(earlier: Iterable[T], latest: Sequence[T]) -> list[T]:
-    """The stages of a trial over its launches: the latest of each label, and evaluations that only
-    an earlier launch asked for, as long as what they evaluated is still the trial's.
+    """The stages of a trial over several launches.
+
+    They are the latest ones, and evaluations that only an earlier launch asked for. Such an
+    evaluation counts only if the stages that it needs are still the trial's.
     """
-    keys, labels = {stage.key for stage in latest}, {stage.label for stage in latest}
+    keys = {stage.key for stage in latest}
+    labels = {stage.label for stage in latest}
     result = list(latest)
     for stage in earlier:
-        still = stage.kind.scores and keys.issuperset(_needs(stage))
-        if still and stage.label not in labels:
+        still_valid = stage.kind.scores and keys.issuperset(_needs(stage))
+        if still_valid and stage.label not in labels:
             result.append(stage)
     return result
 

@@ -1,5 +1,6 @@
-"""Trials against a store: which stages are done, which run elsewhere, which are to run. Pure:
-prints and submits nothing.
+"""The plan of trials: which stages are cached, which run elsewhere, which are to run.
+
+Planning only reads. It must not print or submit anything.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ __all__ = ["Plan", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of trials needs. ``stages`` holds every unique stage by key, needs first;
-    ``budget`` is what running it may take.
+    """The state of every stage of a set of trials.
+
+    ``stages`` has every unique stage by key, each after the stages it needs. ``budget`` limits what
+    running the plan may take.
     """
 
     trials: Sequence[Trial]
@@ -31,14 +34,15 @@ class Plan:
 
     @cached_property
     def to_run(self) -> list[Stage]:
-        """Stages without a record, needs first; among them those that others are running right
-        now.
+        """The stages without a record, each after the stages it needs.
+
+        They include stages that other processes are running.
         """
         return [stage for key, stage in self.stages.items() if key not in self.records]
 
     @cached_property
     def trial_of(self) -> dict[str, str]:
-        """For each stage the name of the first trial that wants it."""
+        """The name of the first trial that needs each stage, by the stage's key."""
         names: dict[str, str] = {}
         for trial in self.trials:
             for key in unique_stages([trial]):
@@ -46,12 +50,12 @@ class Plan:
         return names
 
     def state(self, key: str) -> Literal["cached", "running", "to_run"]:
-        """What the plan makes of one stage."""
+        """The state of one stage."""
         return "cached" if key in self.records else "running" if key in self.running else "to_run"
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many unique stages there are in all and in each state."""
+        """The number of unique stages, in all and in each state."""
         running = sum(key in self.running for key in self.stages if key not in self.records)
         total, cached = len(self.stages), len(self.records)
         return {
@@ -63,8 +67,9 @@ class Plan:
 
 
 def make_plan(trials: Sequence[Trial], store: Store) -> Plan:
-    """Look every unique stage of ``trials`` up in ``store``; damaged results are set aside and
-    count as missing.
+    """Look up every unique stage of ``trials`` in ``store``.
+
+    Damaged results go to quarantine and count as missing.
     """
     stages = unique_stages(trials)
     records = {key: record for key in stages if (record := store.read(key))}

@@ -1,6 +1,4 @@
-"""Which trials and stages of a sweep a command is about: ``--trials``, ``--stage`` and
-``--force``.
-"""
+"""Select trials and stages of a sweep: ``--trials``, ``--stage`` and ``--force``."""
 
 from __future__ import annotations
 
@@ -28,46 +26,45 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def select_trials(trials: Sequence[Trial], wanted: Sequence[str]) -> list[Trial]:
-    """The trials that any of ``wanted`` means; all if nothing is wanted.
+    """The trials that match any of ``wanted``, or all trials if it is empty.
 
-    Each is a name or glob (``model=tiny,*``), names separated by commas, or conditions on factors,
-    separated by commas, all of which have to hold (``model=tiny,lora.rank>=16``). ``UserError`` for
-    one that means no trial.
+    Each item is a name or glob (``model=tiny,*``), names separated by commas, or conditions on
+    factors separated by commas, which must all hold (``model=tiny,lora.rank>=16``). ``UserError``
+    if an item matches no trial.
     """
     if not wanted:
         return list(trials)
     names: set[str] = set()
     for text in wanted:
-        found = _meant(trials, text)
-        if not found:
+        matching = _matching(trials, text)
+        if not matching:
             factors = sorted({factor for trial in trials for factor in trial.factors})
-            known = choices(text, [trial.name for trial in trials], limit=6)
+            valid = choices(text, [trial.name for trial in trials], limit=6)
             raise UserError(
-                f"--trials {text}: means no trial of the sweep; {known}; factors: "
+                f"--trials {text}: matches no trial of the sweep; {valid}; factors: "
                 f"{', '.join(factors)}"
             )
-        names |= found
+        names |= matching
     return [trial for trial in trials if trial.name in names]
 
 
-def _meant(trials: Sequence[Trial], text: str) -> set[str]:
+def _matching(trials: Sequence[Trial], text: str) -> set[str]:
+    """The names of the trials that ``text`` matches."""
     exact = {trial.name for trial in trials if fnmatchcase(trial.name, text)}
     if exact:
         return exact
     parts = [part.strip() for part in text.split(",")]
-    conditions = [_EXPRESSION.fullmatch(part) for part in parts]
+    matches = [_EXPRESSION.fullmatch(part) for part in parts]
     factors = {factor for trial in trials for factor in trial.factors}
-    if all(condition and condition[1] in factors for condition in conditions):
-        asked = [
-            (condition[1], condition[2], condition[3]) for condition in conditions if condition
-        ]
+    if all(match and match[1] in factors for match in matches):
+        conditions = [(match[1], match[2], match[3]) for match in matches if match]
         return {
             trial.name
             for trial in trials
-            if all(_holds(trial.factors, *condition) for condition in asked)
+            if all(_holds(trial.factors, *condition) for condition in conditions)
         }
-    each = [{trial.name for trial in trials if fnmatchcase(trial.name, part)} for part in parts]
-    return set().union(*each) if all(each) else set()
+    by_part = [{trial.name for trial in trials if fnmatchcase(trial.name, part)} for part in parts]
+    return set().union(*by_part) if all(by_part) else set()
 
 
 def _holds(factors: Mapping[str, Any], factor: str, relation: str, text: str) -> bool:
@@ -87,10 +84,10 @@ def _holds(factors: Mapping[str, Any], factor: str, relation: str, text: str) ->
 def select_stages(
     trials: Sequence[Trial], wanted: Collection[str], done: Callable[[str], bool]
 ) -> list[Trial]:
-    """The trials with only those stages whose kind or label is ``wanted``, and the data and models
-    that they need.
+    """The trials with only the stages whose kind or label is ``wanted``.
 
-    ``UserError`` where a wanted stage needs another, not wanted, that is not ``done``.
+    The data sets and base models that they need also run. ``UserError`` if a selected stage needs
+    another one that is neither selected nor ``done``.
     """
     if not wanted:
         return list(trials)
@@ -104,11 +101,11 @@ def select_stages(
             raise UserError(f"--stage {name}: the sweep has no such stage; {choices(name, known)}")
     selected = []
     for trial in trials:
-        mine = tuple(
+        stages = tuple(
             stage for stage in trial.stages if {stage.kind.name, stage.label} & set(wanted)
         )
-        chosen = {stage.key for stage in mine}
-        for stage in mine:
+        chosen = {stage.key for stage in stages}
+        for stage in stages:
             for need in stage.needs.values():
                 if need.key not in chosen and not need.kind.given and not done(need.key):
                     raise UserError(
@@ -116,42 +113,41 @@ def select_stages(
                         f"{need.label}, which has not run yet; "
                         f"run that first, or select it too"
                     )
-        if mine:
-            selected.append(replace(trial, stages=mine))
+        if stages:
+            selected.append(replace(trial, stages=stages))
     return selected
 
 
 def forced(
     all_trials: Sequence[Trial], selected: Sequence[Trial], wanted: Collection[str]
 ) -> dict[str, Stage]:
-    """What ``--force`` redoes, by key: the selected stages, and of all trials what depends on them;
-    all else stays.
+    """The stages that ``--force`` reruns, by key: the selected ones, and all that depend on them.
 
-    Of trials that are selected without saying which stages, data and models stay: other trials
-    share them.
+    If only some trials are selected, and no stages, then data sets and base models are kept: other
+    trials may share them.
     """
-    shared = len(selected) != len(all_trials)
-    again = {
+    only_some = len(selected) != len(all_trials)
+    chosen = {
         stage.key
         for trial in selected
         for stage in trial.stages
         if (
             {stage.kind.name, stage.label} & set(wanted)
             if wanted
-            else not (shared and stage.kind.given)
+            else not (only_some and stage.kind.given)
         )
     }
-    redo: dict[str, Stage] = {}
+    rerun: dict[str, Stage] = {}
     for key, stage in unique_stages(all_trials).items():
-        if key in again or any(need.key in redo for need in stage.needs.values()):
-            redo[key] = stage
-    return redo
+        if key in chosen or any(need.key in rerun for need in stage.needs.values()):
+            rerun[key] = stage
+    return rerun
 
 
 def with_stages(
     trials: Sequence[Trial], selected: Sequence[Trial], more: Collection[str]
 ) -> list[Trial]:
-    """The selected trials, and of all trials also the stages whose keys are in ``more``."""
+    """The stages of the ``selected`` trials, and the stages of all trials with keys in ``more``."""
     chosen = {trial.name: {stage.key for stage in trial.stages} for trial in selected}
     kept = [
         replace(

@@ -1,18 +1,17 @@
-"""The evaluation-driven loop: train a round, evaluate it, and so on until a score is reached. Every
-step is an ordinary stage.
+"""The evaluation-driven loop: train a round, evaluate it, and repeat until a score is reached.
 
     data → round 1 → eval 1 → round 2 → eval 2 → … → chosen → the trial's evaluations
 
-The chain is known before anything runs, so that cache, resume, launchers and plan take it like any
-other. What is decided on the way is decided inside the stages: once a round has reached the
-threshold, those after it leave nothing but ``{"stopped": true}``, at no cost. ``chosen`` stands
-for the tuned model: its facts and files are those of the round that reached the threshold. A loop
-in which none did fails there, and says which round was best.
+Every step is an ordinary stage. The chain is known before anything runs, so cache, resume,
+launchers and plan handle it like any other. Decisions are made inside the stages: once a round has
+reached the threshold, later rounds only record ``{"stopped": true}``, at no cost. ``chosen`` is the
+tuned model: it has the facts and files of the round that reached the threshold. If no round
+reached it, ``chosen`` fails and names the best one.
 
-A backend that can take part has ``round`` and ``peak_lr`` (``RoundBackend``). Its works know
-nothing of thresholds and stopping: from the second on, each is wrapped in ``NextRound``, which
-looks at the scores first. So the threshold is in no key of the first round, and loops that differ
-in it share that.
+A backend that can train in rounds has ``round`` and ``peak_lr`` (``RoundBackend``). Its works must
+not know about thresholds or stopping. From the second on, each is wrapped in ``NextRound``, which
+checks the score first. So the threshold is not in the key of the first round, and loops with
+different thresholds share that round.
 """
 
 from __future__ import annotations
@@ -43,8 +42,10 @@ __all__ = ["LoopStages", "loop_stages"]
 
 @dataclass(frozen=True)
 class LoopStages:
-    """A loop's stages: ``chosen`` stands for the tuned model, ``chain`` holds rounds and their
-    evaluations by role, ``watched`` is the label of the evaluation that the loop watches.
+    """A loop's stages.
+
+    ``chosen`` is the tuned model, ``chain`` has rounds and their evaluations by role, and
+    ``watched`` is the label of the evaluation that the loop watches.
     """
 
     chosen: Stage
@@ -53,39 +54,39 @@ class LoopStages:
     watched: str
 
     def evaluations(self, evals: Sequence[Stage]) -> list[Stage]:
-        """The trial's evaluations of ``chosen``. That of the watched task exists already."""
+        """The trial's evaluations of ``chosen``. The loop has already run the watched one."""
         scores = {role: need for role, need in self.chain.items() if role.startswith("eval ")}
-        found = []
+        stages = []
         for stage in evals:
             if stage.label == self.watched:
                 work = ChosenEval(self.task)
                 stage = replace(stage, work=work, needs={**stage.needs, **scores})
-            # the model is where the rounds' were
-            found.append(replace(stage, resources=self.chain["eval 1"].resources))
-        return found
+            # The chosen model is served like the rounds' models.
+            stages.append(replace(stage, resources=self.chain["eval 1"].resources))
+        return stages
 
 
 def loop_stages(trial: TrialConfig) -> LoopStages:
-    """The stages of the trial's loop. Raises ``ConfigError`` for what cannot work."""
+    """The stages of the trial's loop. Raises ``ConfigError`` if it cannot work."""
     config, loop = trial.config, trial.config.loop
     backend = config.backend
     if not isinstance(backend, RoundBackend):
         name = name_of("backend", backend)
-        able = [n for n, kind in choices_of("backend").items() if issubclass(kind, RoundBackend)]
+        valid = [n for n, kind in choices_of("backend").items() if issubclass(kind, RoundBackend)]
         raise ConfigError(
             "loop.enabled",
             "true",
-            f"backend={name} cannot train in rounds; valid: {', '.join(sorted(able))}",
+            f"backend={name} cannot train in rounds; valid: {', '.join(sorted(valid))}",
         )
     _check(trial)
-    task, metric = _what_is_watched(trial)
+    task, metric = _watched(trial)
     peak = _recommended_lr(trial) if loop.use_recommended_lr else backend.peak_lr(trial)
     if loop.min_lr > peak:
         raise ConfigError(
             "loop.min_lr", loop.min_lr, f"is above the learning rate itself ({peak:g})"
         )
     optim = replace(config.optim, batch_size=loop.batch_size or config.optim.batch_size)
-    inner = replace(trial, config=replace(config, optim=optim))
+    round_trial = replace(trial, config=replace(config, optim=optim))
     previous: Stage | None = None
     feedback: Stage | None = None
     chain: dict[str, Stage] = {}
@@ -103,7 +104,7 @@ def loop_stages(trial: TrialConfig) -> LoopStages:
             ),
             _hard(trial, metric) if feedback else None,
         )
-        trained = replace(backend.round(inner, this, previous), label=f"round {number}")
+        trained = replace(backend.round(round_trial, this, previous), label=f"round {number}")
         if feedback:
             work = NextRound(**_wrapped(trained), number=number, threshold=loop.threshold)
             trained = replace(trained, work=work, needs={**trained.needs, "feedback": feedback})
@@ -131,10 +132,10 @@ def _evaluation(trial: TrialConfig, task: str, trained: Stage) -> Stage:
 
 def _chosen(trial: TrialConfig, chain: Mapping[str, Stage]) -> Stage:
     first, merged = chain["round 1"], trial.config.backend.merges
-    made = {"model": first.needs["model"]} if merged and "model" in first.needs else {}
+    generated = {"model": first.needs["model"]} if merged and "model" in first.needs else {}
     source = base_model(trial)[1] if merged else None
     work = Chosen(trial.config.loop.threshold, merged, source)
-    return Stage("chosen", work, {**chain, **made}, trial.resources("chosen", computes=False))
+    return Stage("chosen", work, {**chain, **generated}, trial.resources("chosen", computes=False))
 
 
 def _hard(trial: TrialConfig, metric: str | None) -> HardExamples | None:
@@ -148,7 +149,7 @@ def _hard(trial: TrialConfig, metric: str | None) -> HardExamples | None:
 
 
 def _check(trial: TrialConfig) -> None:
-    """Refuse settings of a fine-tune that mean nothing, or something else, in a loop."""
+    """Refuse settings of a fine-tune that have no meaning, or another one, in a loop."""
     optim, loop = trial.config.optim, trial.config.loop
     instead = {
         "epochs": "loop.max_rounds and loop.steps_per_round",
@@ -162,7 +163,7 @@ def _check(trial: TrialConfig) -> None:
         raise ConfigError(
             "loop.batch_size",
             loop.batch_size,
-            f"optim.batch_size={optim.batch_size} says otherwise; give one of them",
+            f"optim.batch_size={optim.batch_size} is given too; give one of them",
         )
     if loop.use_recommended_lr and optim.lr is not None:
         raise ConfigError(
@@ -181,7 +182,7 @@ def _check(trial: TrialConfig) -> None:
 
 
 def _native(section: Mapping[str, Any], path: str) -> Any:
-    """A backend's own setting, where it is given; ``None`` where it is not."""
+    """The value of a backend's native setting, or ``None`` if it is not given."""
     if path in section:
         return section[path]
     head, _, rest = path.partition(".")
@@ -189,13 +190,13 @@ def _native(section: Mapping[str, Any], path: str) -> Any:
     return _native(below, rest) if rest and isinstance(below, Mapping) else None
 
 
-def _what_is_watched(trial: TrialConfig) -> tuple[str, str | None]:
-    """The evaluation's task, and its metric; ``None`` is its only one."""
+def _watched(trial: TrialConfig) -> tuple[str, str | None]:
+    """The task and the metric that the loop watches. ``None`` is the task's only metric."""
     config, loop = trial.config, trial.config.loop
     task, metric = loop.task, loop.metric
     tasks = trial.eval_tasks(config.eval.tasks)
     if config.primary_metric and not (task and metric):
-        known = next(
+        primary_task = next(
             (
                 name
                 for name in (*tasks, config.task.name)
@@ -203,8 +204,9 @@ def _what_is_watched(trial: TrialConfig) -> tuple[str, str | None]:
             ),
             None,
         )
-        if known and task in (None, known):
-            task, metric = known, metric or config.primary_metric.removeprefix(f"{known}/")
+        if primary_task and task in (None, primary_task):
+            task = primary_task
+            metric = metric or config.primary_metric.removeprefix(f"{primary_task}/")
     if task is None:
         task = config.task.name if config.task.name in tasks else tasks[0]
     return task, metric

@@ -1,9 +1,8 @@
-"""The stages of an evaluation-driven loop: what backends are asked to do in a round, and the works
-around theirs.
+"""The works of an evaluation-driven loop, and the protocol of backends that train in rounds.
 
-``NextRound`` and ``RoundEval`` hold another work each (a backend's round, an evaluation) and
-decide, when they run, whether that is still needed. ``Chosen`` and ``ChosenEval`` stand at the
-end for the round that was chosen. ``stages.loop`` puts them together.
+``NextRound`` and ``RoundEval`` each wrap another work (a backend's round, an evaluation). When they
+run, they decide whether it is still needed. ``Chosen`` and ``ChosenEval`` are the result: the
+chosen round's model and its evaluation. ``mosweep.stages.loop.graph`` puts them together.
 """
 
 from __future__ import annotations
@@ -43,20 +42,21 @@ __all__ = [
     "chosen_examples",
 ]
 
-#: What a round's folder has for the next round alone.
+#: The part of a round's folder that only the next round reads.
 STATE = "state"
 
-#: What a stage used and which job it was: facts that its round tells, and nobody after it.
+#: Facts about a round's own usage and job. ``chosen`` does not repeat them.
 _SPENT = ("usage", "remote_job")
 
-#: Metrics that say how sure another one is.
+#: Metrics that state the uncertainty of another metric.
 _UNCERTAINTY = ("stderr", "std", "var", "bootstrap_stderr")
 
 
 @dataclass(frozen=True)
 class HardExamples:
-    """What becomes of examples in groups of which evaluation samples failed, by scoring below
-    ``threshold``; see ``datasets.rounds``.
+    """How the next round treats the examples of groups whose evaluation samples failed.
+
+    A sample fails if it scores below ``threshold``. See ``mosweep.datasets.rounds``.
     """
 
     mode: Literal["boost", "mine"]
@@ -68,11 +68,10 @@ class HardExamples:
 
 @dataclass(frozen=True)
 class Round:
-    """What a backend is to do in round ``number``: ``steps`` optimizer steps, after the ``before``
-    of the rounds before it.
+    """The training of round ``number``: ``steps`` optimizer steps.
 
-    ``schedule`` gives the learning rate of every step of the whole run, with this round's peak.
-    ``hard`` is ``None`` in the first round.
+    The earlier rounds took ``before`` steps. ``schedule`` has the learning rate of every step of
+    the whole run, with this round's peak. ``hard`` is ``None`` in the first round.
     """
 
     number: int
@@ -90,8 +89,8 @@ class Round:
 class RoundBackend(Backend):
     """A backend that can train in rounds.
 
-    ``loop_settings`` names its native setting, below ``section``, for each setting of the loop that
-    says the same: ``batch_size``, ``max_seq_length``, ``use_recommended_lr``.
+    ``loop_settings`` maps settings of the loop (``batch_size``, ``max_seq_length``,
+    ``use_recommended_lr``) to the native settings, below ``section``, with the same meaning.
     """
 
     loop_settings: ClassVar[Mapping[str, str]] = {}
@@ -103,24 +102,25 @@ class RoundBackend(Backend):
 
     @abstractmethod
     def peak_lr(self, trial: TrialConfig) -> float:
-        """The peak learning rate of a fine-tune of this trial, which the first round has."""
+        """The peak learning rate of the trial's fine-tune, which is also the first round's."""
 
     @abstractmethod
     def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
         """The stage that trains ``this`` round.
 
-        It goes on from the adapter, the optimizer's state and the place in the data that
-        ``previous`` left. Its work has the kind ``ROUND`` and leaves the facts of a fine-tune. It
-        finds ``previous`` among its inputs where it asked for it and, except in the first round,
-        the evaluation of the round before as ``feedback`` (for ``chosen_examples``).
+        It continues from the adapter, the optimizer's state and the position in the data of
+        ``previous``. Its work has the kind ``ROUND`` and records the facts of a fine-tune. Its
+        inputs have ``previous`` if the stage needs it. Except in the first round they also have
+        the evaluation of the round before, as ``feedback`` for ``chosen_examples``.
         """
 
 
 async def chosen_examples(
     context: Context, this: Round, data: Path, count: int, seed: int
 ) -> tuple[JSONLDataset, dict[str, Any]]:
-    """The ``count`` examples of this round in order, from the file ``data``, and the facts about
-    them to leave under ``data``.
+    """The ``count`` examples of this round in order, and the facts to record under ``data``.
+
+    They are chosen from the file ``data``.
     """
     loaded = await JSONLDataset.load(data)
     examples = loaded.unique()
@@ -143,19 +143,19 @@ async def chosen_examples(
             mode=hard.mode,
             factor=hard.factor or 1.0,
         )
-    return JSONLDataset(examples.samples[row] for row in chosen.rows), _about(
+    return JSONLDataset(examples.samples[row] for row in chosen.rows), _data_facts(
         chosen, len(examples), len(loaded) - len(examples)
     )
 
 
-def _about(chosen: Selection, rows: int, duplicates: int) -> dict[str, Any]:
-    about: dict[str, Any] = {
+def _data_facts(chosen: Selection, rows: int, duplicates: int) -> dict[str, Any]:
+    facts: dict[str, Any] = {
         "rows": rows,
         "duplicates": duplicates,
         "examples": len(chosen.rows),
         "position": chosen.position,
     }
-    return about | ({"hard": chosen.hard, "groups": dict(chosen.groups)} if chosen.groups else {})
+    return facts | ({"hard": chosen.hard, "groups": dict(chosen.groups)} if chosen.groups else {})
 
 
 # -- the stages ------------------------------------------------------------------------------------
@@ -163,8 +163,10 @@ def _about(chosen: Selection, rows: int, duplicates: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Wrapped(Work):
-    """A work inside a work. ``about`` is what defines the inner one's result, ``spec`` what makes
-    it.
+    """A work around an inner work.
+
+    ``about`` defines the inner work's result and is part of the key. ``spec`` builds the inner
+    work.
     """
 
     about: Mapping[str, Any]
@@ -172,16 +174,16 @@ class _Wrapped(Work):
 
     @cached_property
     def inner(self) -> Work:
-        """The work inside."""
+        """The inner work."""
         return load_work(self.spec)
 
     @property
     def traits(self) -> Traits:
-        """As the work inside, which may turn out not to be needed."""
+        """Those of the inner work, which may turn out not to be needed."""
         return replace(self.inner.traits, may_be_trivial=True)
 
     def expected_usage(self, tokens: int) -> Usage | None:
-        """As the work inside."""
+        """That of the inner work."""
         return self.inner.expected_usage(tokens)
 
 
@@ -197,17 +199,18 @@ class NextRound(_Wrapped):
 
     @property
     def traits(self) -> Traits:
-        """As the work inside, with a line for the plan."""
+        """Those of the inner work, with a notice for the plan."""
         notice = "rounds after the first are trained only if they are needed"
         return replace(super().traits, notice=notice)
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """Whether the threshold has been reached before."""
+        """Whether an earlier round has reached the threshold."""
         return self._reached(inputs) is not None
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """What the round inside leaves, or ``stopped`` and the number of the round that reached the
-        threshold.
+        """Train the round and return its facts.
+
+        If an earlier round has reached the threshold, return only ``stopped`` and its number.
         """
         reached = self._reached(context.inputs)
         return (
@@ -225,7 +228,7 @@ class NextRound(_Wrapped):
 
 @dataclass(frozen=True)
 class RoundEval(_Wrapped):
-    """The evaluation of a round, and the score that is watched."""
+    """The evaluation of a round, with the watched score."""
 
     number: int
     metric: str | None
@@ -238,8 +241,9 @@ class RoundEval(_Wrapped):
         return _stopped(inputs) is not None
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """What the evaluation leaves, and ``score``. An evaluation without the metric has
-        failed.
+        """Evaluate the round and return the facts with ``score``.
+
+        Raises ``StageError`` if the evaluation has no such metric.
         """
         if (stopped := _stopped(context.inputs)) is not None:
             return {"stopped": True, "reached": stopped.facts["reached"]}
@@ -253,6 +257,7 @@ def _stopped(inputs: Mapping[str, Artifact]) -> Artifact | None:
 
 
 def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
+    """The full name of the watched metric."""
     names = [name for name in metrics if name.rpartition("/")[2] not in _UNCERTAINTY]
     if metric is None and len(names) == 1:
         return names[0]
@@ -270,8 +275,9 @@ def _watched(metrics: Mapping[str, float], metric: str | None) -> str:
 
 @dataclass(frozen=True)
 class Chosen(Work):
-    """The end of a loop: the round that reached the threshold. ``merged``: also write the full
-    model, its adapter merged in.
+    """The end of a loop: the round that reached the threshold.
+
+    With ``merged`` it also merges the round's adapter into a full model.
     """
 
     threshold: float
@@ -283,21 +289,22 @@ class Chosen(Work):
 
     @property
     def traits(self) -> Traits:
-        """Without merging, it only looks and links."""
+        """Without merging it only links files, and runs at once."""
         if self.merged:
             requires = {"torch": "local", "safetensors": "local"}
             return Traits(requires=requires, may_be_trivial=True)
         return Traits(silent=True, immediate=True, may_be_trivial=True)
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """Whether there is nothing to merge: then it is links only."""
+        """Whether there is nothing to merge, so that it only links files."""
         return not self.merged
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """The facts and files of the round that reached the threshold; ``StageError`` that names
-        the best one if none did.
+        """Link the files and return the facts of the round that reached the threshold.
+
+        Raises ``StageError``, which names the best round, if none did.
         """
-        done = list(_rounds(context.inputs))
+        rounds = list(_rounds(context.inputs))
         rows = [
             {
                 "round": number,
@@ -305,26 +312,26 @@ class Chosen(Work):
                 "model_id": trained.facts["model_id"],
                 "lr": trained.facts.get("lr"),
             }
-            for number, trained, score in done
+            for number, trained, score in rounds
         ]
         reached = next(
-            (place for place, row in enumerate(rows) if row["score"] >= self.threshold), None
+            (index for index, row in enumerate(rows) if row["score"] >= self.threshold), None
         )
-        watched = f"{done[0][2].facts['task']}/{done[0][2].facts['watched']}"
+        first_score = rounds[0][2].facts
+        watched = f"{first_score['task']}/{first_score['watched']}"
         if reached is None:
             best = max(rows, key=lambda row: row["score"])
             raise StageError(
                 f"{watched} reached {self.threshold:g} in none of {len(rows)} rounds; the best "
-                f"is round {best['round']} "
-                f"with {best['score']:.4g}: {best['model_id']}"
+                f"is round {best['round']} with {best['score']:.4g}: {best['model_id']}"
             )
-        number, trained, score = done[reached]
-        _link_files(trained.folder, context.out, leave=STATE)
+        number, trained, score = rounds[reached]
+        _link_files(trained.folder, context.out, exclude=STATE)
         if self.merged:
             await self._merge(context)
-        until = [each.facts for _, each, _ in done[: reached + 1]]
-        losses = [point for each in until for point in each.get("loss", ())]
-        curves = _joined([each.get("curves", {}) for each in until])
+        history = [model.facts for _, model, _ in rounds[: reached + 1]]
+        losses = [point for past in history for point in past.get("loss", ())]
+        curves = _joined([past.get("curves", {}) for past in history])
         facts = {name: value for name, value in trained.facts.items() if name not in _SPENT}
         facts |= {
             "round": number,
@@ -345,8 +352,9 @@ class Chosen(Work):
 
 @dataclass(frozen=True)
 class ChosenEval(Work):
-    """The trial's evaluation of the task that the loop watched: it was made, of the very model that
-    was chosen, and is taken as it is.
+    """The trial's evaluation of the watched task.
+
+    The loop has already evaluated the chosen model on it, so that result is reused.
     """
 
     task: str
@@ -356,17 +364,17 @@ class ChosenEval(Work):
     traits: ClassVar[Traits] = Traits(silent=True, immediate=True, may_be_trivial=True)
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """It always is."""
+        """Always."""
         return True
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """The facts and files of the chosen round's evaluation."""
+        """Link the files and return the facts of the chosen round's evaluation."""
         chosen = next(artifact for artifact in context.inputs.values() if artifact.kind.tunes)
-        found = context.inputs[f"eval {chosen.facts['round']}"]
-        _link_files(found.folder, context.out)
+        evaluation = context.inputs[f"eval {chosen.facts['round']}"]
+        _link_files(evaluation.folder, context.out)
         return {
             name: value
-            for name, value in found.facts.items()
+            for name, value in evaluation.facts.items()
             if name not in ("watched", "score", *_SPENT)
         }
 
@@ -374,16 +382,16 @@ class ChosenEval(Work):
 def _rounds(inputs: Mapping[str, Artifact]) -> list[tuple[int, Artifact, Artifact]]:
     """Number, model and evaluation of the rounds that were trained."""
     numbers = sorted(int(role.removeprefix("eval ")) for role in inputs if role.startswith("eval "))
-    found = [(number, inputs[f"round {number}"], inputs[f"eval {number}"]) for number in numbers]
+    rounds = [(number, inputs[f"round {number}"], inputs[f"eval {number}"]) for number in numbers]
     return [
         (number, trained, score)
-        for number, trained, score in found
+        for number, trained, score in rounds
         if not trained.facts.get("stopped")
     ]
 
 
 def _joined(rounds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
-    """Each curve over all ``rounds``: its points, one round's after the other's."""
+    """Each curve over all ``rounds``, with their points one after the other."""
     joined: dict[str, list[Any]] = {}
     for curves in rounds:
         for name, points in curves.items():
@@ -391,10 +399,8 @@ def _joined(rounds: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any
     return joined
 
 
-def _link_files(source: Path, target: Path, leave: str | None = None) -> None:
-    """The files of ``source`` in ``target`` too, without taking their space again where the file
-    system allows it.
-    """
+def _link_files(source: Path, target: Path, exclude: str | None = None) -> None:
+    """Hard-link the files of ``source`` into ``target``, or copy them where links fail."""
 
     def link(old: str, new: str) -> None:
         try:
@@ -403,7 +409,7 @@ def _link_files(source: Path, target: Path, leave: str | None = None) -> None:
             shutil.copy2(old, new)
 
     def ignored(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if Path(folder) == source and name in (leave, "log.txt")]
+        return [name for name in names if Path(folder) == source and name in (exclude, "log.txt")]
 
     if source.is_dir():
         shutil.copytree(source, target, copy_function=link, ignore=ignored, dirs_exist_ok=True)

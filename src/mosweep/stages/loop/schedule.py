@@ -1,5 +1,6 @@
-"""The learning rate over a run: linear warm-up, then a cosine down to a floor (Loshchilov and
-Hutter 2017, arXiv:1608.03983).
+"""The learning rate over a run: linear warm-up, then cosine decay to a floor.
+
+Source: Loshchilov and Hutter 2017, arXiv:1608.03983.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A run of ``total_steps`` optimizer steps whose learning rate climbs to ``peak`` in
-    ``warmup_steps`` and then falls to ``min_lr``.
+    """Learning rates that rise to ``peak`` in ``warmup_steps`` and then fall to ``min_lr``.
 
-    Step t, counting from 1, has ``peak · t/w`` for t ≤ w = ``warmup_steps``, else ``min_lr + (peak
-    - min_lr) · (1 + cos(π p))/2`` with p = (t - 1 - w)/(T - w) and T = ``total_steps``: the last
-    step of the warm-up and the first after it have ``peak``, no step has less than ``min_lr`` after
-    the warm-up, and none has 0. Past its end the schedule stays at ``min_lr``.
+    With w = ``warmup_steps`` and T = ``total_steps``, step t (counting from 1) has ``peak · t/w``
+    for t ≤ w. Later steps have ``min_lr + (peak - min_lr) · (1 + cos(π p))/2`` with
+    p = (t - 1 - w)/(T - w). The last step of the warm-up and the first after it have ``peak``. No
+    step has 0, and none after the warm-up is below ``min_lr``. Past step T the schedule stays at
+    ``min_lr``.
     """
 
     peak: float
