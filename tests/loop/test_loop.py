@@ -405,7 +405,7 @@ def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
         ),
         (
             {"torchtune": {"dataset.packed": True}},
-            "torchtune.dataset.packed=true: a round is made of examples",
+            "torchtune.dataset.packed=true: a loop selects examples",
         ),
         (
             {"backend": {"recipe": "full_finetune_single_device"}},
