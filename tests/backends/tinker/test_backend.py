@@ -102,11 +102,11 @@ ASKED = (
     [
         (
             CHAT % ', "rejected": "b"' + CHAT % "",
-            "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 2: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
         (
             CHAT % ', "rejected": ["b"]',
-            "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 1: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
         (ASKED, "sample 1: method=dpo needs the preferred answer as the last message"),
     ],

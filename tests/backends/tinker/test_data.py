@@ -268,7 +268,7 @@ def test_a_pair_of_which_one_side_has_nothing_left_drops_out(llama3: Any) -> Non
     [
         (
             CHATS[0],
-            "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 2: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
         ({**CHATS[0], "rejected": {"role": "assistant", "content": "no"}}, "as text, in rejected"),
         (
