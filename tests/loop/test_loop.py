@@ -359,7 +359,7 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ),
         (
             {"use_recommended_lr": True},
-            "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*give "
+            "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*set "
             "optim.lr",
         ),
     ],

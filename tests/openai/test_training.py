@@ -112,7 +112,7 @@ def test_dpo(openai: Service) -> None:
         (
             chats(),
             "dpo",
-            "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 1: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
     ],
 )

@@ -388,8 +388,7 @@ class _Run:
         place = Path(constructor.path)
         if not place.exists():
             raise UserError(
-                f"step {step.name!r} returned {constructor.name!r} at {place}, which does not "
-                "exist"
+                f"step {step.name!r} returned {constructor.name!r} at {place}, which does not exist"
             )
         payload = {
             "kind": constructor.type,
