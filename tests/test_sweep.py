@@ -121,7 +121,7 @@ def test_another_setting_of_the_same_name_gets_its_own_folder(shell: Shell) -> N
 
 
 @pytest.mark.parametrize(
-    ("how", "why"), [("raise", "told to"), ("exit", "exit status 3"), ("oom", "SIGKILL")]
+    ("how", "why"), [("raise", "fail=raise"), ("exit", "exit status 3"), ("oom", "SIGKILL")]
 )
 def test_one_failing_trial_costs_one_trial(
     shell: Shell, started: Callable[[str], int], how: str, why: str

@@ -62,7 +62,7 @@ GOOD = json.dumps(chat("a"))
             1,
             "content must be text, found nothing",
         ),
-        ('{"messages": [{"role": "user", "content": "a"}]}', 1, "no assistant turn"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', 1, "no assistant message"),
         (f'{GOOD}\n{{"x": NaN, {GOOD[1:]}\n', 2, "not JSON"),
         (f"[\n{GOOD},\n{GOOD},\n3\n]", 4, "found a number"),
         (f"[\n{GOOD},\n{GOOD} {GOOD}]", 3, "not JSON"),
@@ -80,7 +80,7 @@ def test_a_bad_row_is_named_by_file_and_line(
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"", "holds no samples"), (b"[]", "holds no samples"), (b"\xff", "not UTF-8")],
+    [(b"", "has no samples"), (b"[]", "has no samples"), (b"\xff", "not UTF-8")],
 )
 def test_a_file_without_samples_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "d.jsonl"

@@ -107,7 +107,7 @@ def test_a_row_without_question_or_answer_is_named(tmp_path: Path, turns: tuple[
     written(tmp_path, row("user hi", "assistant ho"), row(*turns))
     with pytest.raises(
         UserError,
-        match=r"eval\.jsonl, sample 2: expected what is asked, and then the assistant's answer",
+        match=r"eval\.jsonl, sample 2: expected a prompt, and the assistant's answer",
     ):
         split_samples(tmp_path, "eval")
 
@@ -154,5 +154,5 @@ def test_a_target_of_mere_punctuation_is_refused(tmp_path: Path, target: str) ->
         written(tmp_path, row("user hi", "assistant ho"), row("user what", f"assistant {target}")),
         "eval",
     )
-    with pytest.raises(UserError, match=r"sample 2: the target .* is nothing but punctuation"):
+    with pytest.raises(UserError, match=r"sample 2: the target .* is only punctuation"):
         exact_match(samples, max_tokens=7)

@@ -359,7 +359,7 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ),
         (
             {"use_recommended_lr": True},
-            "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*give "
+            "loop.use_recommended_lr=true: .*recommends none for the model mosweep/tiny.*set "
             "optim.lr",
         ),
     ],
@@ -405,7 +405,7 @@ def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
         ),
         (
             {"torchtune": {"dataset.packed": True}},
-            "torchtune.dataset.packed=true: a round is made of examples",
+            "torchtune.dataset.packed=true: a loop selects examples",
         ),
         (
             {"backend": {"recipe": "full_finetune_single_device"}},

@@ -86,7 +86,7 @@ def test_an_adapter_for_other_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["use_dora", "use_rslora"])
 def test_other_kinds_of_adapters_are_refused(tmp_path: Path, option: str) -> None:
-    with pytest.raises(ValueError, match=f"no plain LoRA adapter .*{option}"):
+    with pytest.raises(ValueError, match=f"not a plain LoRA adapter .*{option}"):
         list(lora.deltas(adapter(tmp_path / "adapter", pair("x"), **{option: True})))
 
 

@@ -194,13 +194,13 @@ def test_a_mistake_is_one_line_and_nothing_is_started(
         ("backend.method=reinforcement", "backend.method=reinforcement: valid: dpo, supervised"),
         (
             "model=tiny",
-            "model=tiny: backend=openai fine-tunes models at OpenAI: give one with inspect: "
+            "model=tiny: backend=openai fine-tunes models of OpenAI: choose one with inspect: "
             "openai/…",
         ),
         ("lora.dropout=0.1", "lora.dropout=0.1: backend=openai has no such setting"),
         (
             "optim.lr=1e-4",
-            "optim.lr=0.0001: OpenAI takes no learning rate; give backend.learning_rate_multiplier",
+            "optim.lr=0.0001: OpenAI takes no learning rate; set backend.learning_rate_multiplier",
         ),
         ("optim.warmup_steps=3", "optim.warmup_steps=3: backend=openai has no such setting"),
         ("optim.epochs=99", "optim.epochs=99: must be ≥ 1 and ≤ 50"),
@@ -454,7 +454,7 @@ def test_a_time_limit_ends_the_wait_and_not_the_job(
     assert "over its time limit of 0.1 min" in done.out
     [job] = openai.jobs
     assert (
-        "goes on at OpenAI; the same command attaches to it"
+        "continues at OpenAI; the same command attaches to it"
         in next((shell.folder / ".mosweep").rglob("log.txt")).read_text()
     )
     openai.set(tick_s=0.05)

@@ -103,16 +103,16 @@ def test_dpo(openai: Service) -> None:
 @pytest.mark.parametrize(
     ("dataset", "method", "problem"),
     [
-        (chats(9), "supervised", "the data have 9 samples; OpenAI fine-tunes on 10 at least"),
+        (chats(9), "supervised", "the data set has 9 samples; OpenAI needs at least 10"),
         (
             chats(role="developer"),
             "supervised",
-            "sample 1: OpenAI fine-tunes on no developer messages",
+            "sample 1: OpenAI does not fine-tune on developer messages",
         ),
         (
             chats(),
             "dpo",
-            "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 1: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
     ],
 )
@@ -140,7 +140,7 @@ def test_hyperparameters_are_checked(openai: Service, given: Any, problem: str) 
 
 
 def test_a_seed_that_openai_does_not_take(openai: Service) -> None:
-    with pytest.raises(UserError, match="seed 2147483648: OpenAI takes seeds from 0 to 2147483647"):
+    with pytest.raises(UserError, match="seed 2147483648: must be between 0 and 2147483647"):
         finished(backend(seed=2**31))
     assert openai.report["requests"] == {}
 
@@ -296,7 +296,7 @@ def test_a_paused_job_is_waited_for(openai: Service, capsys: pytest.CaptureFixtu
             return await waiting
 
     assert asyncio.run(go()).startswith("ft:")
-    assert "paused: it goes on when it is resumed at OpenAI" in capsys.readouterr().out
+    assert "paused: resume it at OpenAI to continue" in capsys.readouterr().out
 
 
 def test_one_upload_for_many_runs(openai: Service) -> None:

@@ -238,7 +238,7 @@ def test_hundreds_of_dry_runs_that_fail(site: Site) -> None:
     tuned = [stage for (_, label), stage in stages.items() if label == "finetune"]
     failed = [stage for stage in tuned if stage["status"] == "failed"]
     assert (len(tuned), len(failed)) == (100, 10)
-    assert all("it was told to" in stage["error"] for stage in failed)
+    assert all("fail=raise" in stage["error"] for stage in failed)
 
 
 def test_rounds_that_are_not_needed_wait_in_no_queue(site: Site) -> None:

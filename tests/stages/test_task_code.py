@@ -202,5 +202,5 @@ def test_an_evaluation_by_path_has_its_code_in_its_key(
     assert set(stage().needs) == {"model", "data"}, "the trial's data, as it takes it"
     assert edited(main.parent / "unrelated.py", "") == (main.name == "eval.py")
     main.write_text("")
-    with pytest.raises(UserError, match=rf"{main.name} (has no|must hold exactly one) @task"):
+    with pytest.raises(UserError, match=rf"{main.name} (has no|must have exactly one) @task"):
         stage()

@@ -247,7 +247,7 @@ async def test_data_without_preferences_fail_before_tinker_is_asked(tmp_path: Pa
     data = JSONLDataset([*rows(2), {"messages": rows(1)[0]["messages"]}])
     with pytest.raises(
         UserError,
-        match="sample 3: method=dpo needs the answer that is not preferred, as text, in rejected",
+        match="sample 3: method=dpo needs the dispreferred answer, as text, in rejected",
     ):
         await TinkerTrainingBackend(
             tmp_path / "run", recipe(), "llama3", base_url="http://127.0.0.1:9"

@@ -343,15 +343,15 @@ def test_mistakes_are_named(raw: DatasetAtom, tmp_path: Path) -> None:
     def nothing(*_: Any) -> list[AtomConstructor]:
         return [AtomConstructor("x", tmp_path / "nowhere", "dataset")]
 
-    with pytest.raises(WorkflowError, match="there is nothing"):
+    with pytest.raises(WorkflowError, match="does not exist"):
         run_workflow(Workflow("w", [Step("nothing", nothing)]))
-    with pytest.raises(WorkflowError, match="says that it makes 'y'"):
+    with pytest.raises(WorkflowError, match="declares the output 'y'"):
         run_workflow(
             Workflow("w", [Step("prepare", prepare, None, {"y": "dataset"})]), {"raw": raw}
         )
     with pytest.raises(UserError, match="has no key"):
         run_workflow(WORKFLOW, {"raw": raw}, {"train": {"x": object()}})
-    with pytest.raises(UserError, match="no atom's id"):
+    with pytest.raises(UserError, match="not an atom id"):
         Atom.load("../../etc")
 
 

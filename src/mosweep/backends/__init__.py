@@ -1,1 +1,1 @@
-"""How models are fine-tuned: one folder is one backend, whole."""
+"""Ways to fine-tune a model. Each folder holds one complete backend."""

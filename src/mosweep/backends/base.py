@@ -1,4 +1,4 @@
-"""How a backend is written: the class behind ``conf/backend/NAME.yaml``.
+"""The base class of backends: what stands behind ``conf/backend/NAME.yaml``.
 
 A backend is a frozen dataclass that subclasses ``Backend``. Its fields are the keys of the group
 (``backend.<field>``). It may live in any importable module: the group's ``_target_`` names it.
@@ -21,9 +21,10 @@ __all__ = ["Backend", "HostedBase"]
 
 @dataclass(frozen=True)
 class HostedBase:
-    """A base model that evaluations reach through Inspect rather than by its weights.
+    """A base model behind an API: evaluations call it through Inspect and never load its weights.
 
-    ``source`` names it, ``arguments`` are Inspect's for it, ``base_url`` is where it is served.
+    ``source`` names the model, ``arguments`` are Inspect's model arguments, and ``base_url`` is
+    the address of the server.
     """
 
     source: ModelSource
@@ -32,14 +33,14 @@ class HostedBase:
 
 
 class Backend(ABC):
-    """How a model is fine-tuned.
+    """A way to fine-tune models.
 
-    - ``section``: the top-level key of its native settings (``<section>.<path>``), if it has any;
-      ``section_help`` says in one sentence what they are.
+    - ``section``: the top-level key of its native settings (``<section>.<path>``), if it has any.
+      ``section_help`` describes them in one sentence.
     - ``takes``: the keys of the shared groups that it reads, such as ``lora.rank`` or ``optim.*``.
-      A trial never drops a setting: one that nobody takes is an error, and ``hints`` may say what
-      to do instead.
-    - ``stands_in``: it pretends to be any other backend, and so takes every native section.
+      Settings are never ignored: a key that nothing takes is an error. ``hints`` may say what to
+      use instead.
+    - ``stands_in``: it imitates any other backend, so it accepts every native section.
     """
 
     section: ClassVar[str | None] = None
@@ -50,19 +51,19 @@ class Backend(ABC):
 
     @abstractmethod
     def finetune(self, trial: TrialConfig) -> Stage:
-        """The fine-tuning stage of a trial, with what it needs.
+        """The fine-tuning stage of a trial, with the stages it depends on.
 
         Raises ``ConfigError`` for a setting that cannot work.
         """
 
     def check_native(self, trial: TrialConfig) -> None:  # noqa: B027 - most have nothing to check
-        """Check the native settings alone, for a dry run. Raises ``ConfigError``."""
+        """Check only the native settings, for a dry run. Raises ``ConfigError``."""
 
     def hosted_base(self, trial: TrialConfig) -> HostedBase | None:
-        """How the untouched base model is reached where its weights are not on this machine."""
+        """The base model behind an API, or ``None`` if its weights are loaded on this machine."""
         return None
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """What ``doctor`` says of it."""
+        """What ``mosweep doctor`` checks for this backend."""
         return ()

@@ -1,5 +1,6 @@
-"""What fine-tuning looks like, whoever does it: a backend starts a run, a run ends in a model
-id.
+"""Protocols of fine-tuning: a training backend starts a run, and the run returns a model id.
+
+They know nothing of trials, stages or the cache.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @runtime_checkable
 class TrainingRun(Protocol):
-    """One fine-tuning job. It goes on when the process that started it ends; ``load`` attaches to
-    it again.
-    """
+    """One fine-tuning job. It may outlive the process that started it; ``load`` reattaches."""
 
     @property
     def id(self) -> str:
-        """The job's identity with its backend."""
+        """The id that the backend gave the job."""
         ...
 
     @property
     def model_id(self) -> str | None:
-        """The fine-tuned model once the run succeeded."""
+        """The fine-tuned model, or ``None`` until the run has succeeded."""
         ...
 
     @property
@@ -38,26 +37,27 @@ class TrainingRun(Protocol):
         ...
 
     async def refresh(self) -> RunStatus:
-        """Look at the job and return its state."""
+        """Poll the job and return its state."""
         ...
 
     async def wait(self) -> str:
-        """Wait until the run has ended; its model id. ``StageError``, with the log, if it failed or
-        was cancelled.
+        """Wait until the run ends and return the model id.
+
+        Raises ``StageError``, with the log, if the run failed or was cancelled.
         """
         ...
 
     async def cancel(self) -> None:
-        """Stop the run; a no-op when it has ended."""
+        """Stop the run. Does nothing if it has ended."""
         ...
 
     async def save(self, path: Path) -> None:
-        """Write what ``load`` needs to attach to this run from another process."""
+        """Write a file from which ``load`` can attach to this run in another process."""
         ...
 
     @classmethod
     async def load(cls, path: Path) -> Self:
-        """The run that ``save`` wrote."""
+        """Attach to the run that ``save`` wrote."""
         ...
 
 
@@ -72,7 +72,8 @@ class TrainingBackend(Protocol):
         hyperparameters: Mapping[str, Any] | None = None,
         suffix: str | None = None,
     ) -> TrainingRun:
-        """Start fine-tuning ``model`` on ``dataset``. Settings that the backend does not know are a
-        ``ConfigError``.
+        """Start fine-tuning ``model`` on ``dataset``.
+
+        Raises ``ConfigError`` for hyperparameters that the backend does not know.
         """
         ...

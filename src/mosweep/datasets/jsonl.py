@@ -1,8 +1,7 @@
-"""Chat data sets: JSONL (or a JSON array) in OpenAI's fine-tuning format, checked row by row as it
-is read.
+"""Chat data sets: JSONL or a JSON array in OpenAI's fine-tuning format, checked row by row.
 
-Rows with ``instruction``, perhaps ``input``, and ``output`` (as Alpaca has them) are read as a chat
-of two turns.
+Rows in Alpaca's format, with ``instruction``, ``output`` and an optional ``input``, are read as a
+chat of two turns.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True, init=False)
 class JSONLDataset:
-    """Samples in OpenAI's chat format, in order. Raises ``UserError`` for a sample that no backend
-    could train on.
+    """Samples in OpenAI's chat format, in order.
+
+    Raises ``UserError`` for a sample that no backend can train on.
     """
 
     samples: tuple[Sample, ...]
@@ -47,13 +47,14 @@ class JSONLDataset:
 
     @classmethod
     async def load(cls, path: str | Path) -> JSONLDataset:
-        """Read a JSONL file, or a file with one JSON array. ``UserError`` names file and line of
-        the first bad row.
+        """Read a JSONL file, or a file with one JSON array.
+
+        Raises ``UserError`` with the file and line of the first invalid row.
         """
         return await asyncio.to_thread(cls._read, Path(path))
 
     async def save(self, path: str | Path) -> None:
-        """Write JSONL; the file appears whole or not at all. Folders are made."""
+        """Write JSONL atomically. Creates missing folders."""
         await asyncio.to_thread(self._write, Path(path))
 
     def __len__(self) -> int:
@@ -63,15 +64,16 @@ class JSONLDataset:
         return iter(self.samples)
 
     def sample(self, n: int, seed: int) -> JSONLDataset:
-        """``n`` different samples, drawn at random but the same for the same ``seed``.
-        ``ValueError`` if there are fewer.
+        """``n`` random samples without repetition. The same ``seed`` gives the same samples.
+
+        Raises ``UserError`` if there are fewer than ``n``.
         """
         if not 0 <= n <= len(self):
             raise UserError(f"cannot draw {n} samples from {len(self)}")
         return _trusted(random.Random(seed).sample(self.samples, n))
 
     def interleave(self, other: JSONLDataset) -> JSONLDataset:
-        """One of ours, one of the other's, in turn; what is left of the longer one follows."""
+        """Alternate samples of both data sets. The rest of the longer one follows."""
         rows: list[Sample] = []
         for pair in zip(self.samples, other.samples, strict=False):
             rows += pair
@@ -79,16 +81,14 @@ class JSONLDataset:
         return _trusted([*rows, *self.samples[done:], *other.samples[done:]])
 
     def unique(self) -> JSONLDataset:
-        """Without samples that are the very same as one before, as a whole: what merely asks the
-        same stays.
-        """
+        """Drop repeated samples. Only samples that are equal as a whole count as repeated."""
         first: dict[str, Sample] = {}
         for row in self.samples:
             first.setdefault(fingerprint.canonical_json(row), row)
         return _trusted(first.values())
 
     def to_openai_format(self) -> list[dict[str, Any]]:
-        """Rows with nothing but ``messages``, of nothing but what OpenAI's format knows."""
+        """Rows with only ``messages``, which have only the keys of OpenAI's format."""
         known = ("role", "content", "name", "weight")
         return [
             {"messages": [{k: m[k] for k in known if k in m} for m in row["messages"]]}
@@ -97,15 +97,14 @@ class JSONLDataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content: independent of the file's formatting, dependent on the order of
-        the rows.
-        """
+        """SHA-256 of the samples in order. It does not depend on the file's formatting."""
         return _digest(self.samples)
 
     @staticmethod
     def stream(path: str | Path) -> Iterator[Sample]:
-        """The samples of a file one by one, checked as they come. A JSONL file may be larger than
-        memory; an array is read whole.
+        """The samples of a file one by one, checked as they are read.
+
+        A JSONL file may be larger than memory. A JSON array is read as a whole.
         """
         empty = True
         for line, row in _rows(Path(path)):
@@ -115,7 +114,7 @@ class JSONLDataset:
             empty = False
             yield row
         if empty:
-            raise UserError(f"{path} holds no samples")
+            raise UserError(f"{path} has no samples")
 
     @classmethod
     def digest_of(cls, path: str | Path) -> str:
@@ -132,22 +131,22 @@ class JSONLDataset:
 
 
 def _trusted(rows: Iterable[Sample]) -> JSONLDataset:
-    """A data set of rows that were checked before."""
+    """A data set of rows that are already checked."""
     dataset = object.__new__(JSONLDataset)
     object.__setattr__(dataset, "samples", tuple(rows))
     return dataset
 
 
 def _digest(samples: Iterable[Sample]) -> str:
-    """SHA-256 of the samples' canonical JSON, one a line."""
-    found, between = hashlib.sha256(), b""
+    """SHA-256 of the samples' canonical JSON, one per line."""
+    digest, separator = hashlib.sha256(), b""
     try:
         for sample in samples:
-            found.update(between + fingerprint.canonical_json(sample).encode())
-            between = b"\n"
+            digest.update(separator + fingerprint.canonical_json(sample).encode())
+            separator = b"\n"
     except TypeError as error:
         raise UserError(f"the data set has no digest: {error}") from error
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -158,7 +157,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """What a file holds, each with the line on which it begins."""
+    """The rows of a file, each with the line on which it begins."""
     try:
         with open(path, "rb") as file:
             beginning = file.read(3)
@@ -183,7 +182,7 @@ def _text(path: Path, data: bytes, line: int | None = None) -> str:
 
 
 def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
-    # As bytes: text would also be split at U+2028 and its like, which JSON strings may hold.
+    # As bytes, because text is also split at U+2028 and similar, which JSON strings may contain.
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -217,11 +216,11 @@ def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     except ValueError as error:
         raise UserError(f"{path}, line {line}: not JSON ({_reason(error)})") from error
     if text[position + 1 :].strip():
-        raise UserError(f"{path}: there is more after the end of the JSON array")
+        raise UserError(f"{path}: unexpected content after the end of the JSON array")
 
 
 def _reason(error: ValueError) -> str:
-    """Without the line that the decoder counts, which is not the file's."""
+    """The decoder's message without its line number, which is not the file's."""
     return (
         f"{error.msg}, column {error.colno}"
         if isinstance(error, json.JSONDecodeError)
@@ -230,7 +229,7 @@ def _reason(error: ValueError) -> str:
 
 
 def _problem(row: Any) -> str | None:
-    """Why ``row`` is no chat sample, or ``None``."""
+    """Why ``row`` is not a valid chat sample, or ``None``."""
     if not isinstance(row, Mapping):
         return f"expected an object with messages, found {_kind(row)}"
     messages = row.get("messages")
@@ -246,23 +245,23 @@ def _problem(row: Any) -> str | None:
         if not isinstance(message.get("content"), str):
             return f"message {number}: content must be text, found {_kind(message.get('content'))}"
     if not any(message["role"] == "assistant" for message in messages):
-        return "no assistant turn, so there is nothing to learn"
+        return "no assistant message, so there is nothing to learn"
     return None
 
 
 def as_chat(row: Any) -> Any:
-    """A row of instruction, input and output as chat; any other as it is."""
+    """A row with instruction, input and output as a chat. Other rows are returned unchanged."""
     if (
         not isinstance(row, Mapping)
         or "messages" in row
         or not {"instruction", "output"} <= set(row)
     ):
         return row
-    asked, given, answer = row["instruction"], row.get("input") or "", row["output"]
-    if not all(isinstance(text, str) for text in (asked, given, answer)):
+    instruction, text, answer = row["instruction"], row.get("input") or "", row["output"]
+    if not all(isinstance(part, str) for part in (instruction, text, answer)):
         return row
     messages = [
-        {"role": "user", "content": f"{asked}\n\n{given}" if given else asked},
+        {"role": "user", "content": f"{instruction}\n\n{text}" if text else instruction},
         {"role": "assistant", "content": answer},
     ]
     return {

@@ -1,13 +1,12 @@
-"""Data for a model organism and its control: what a task's ``data.py`` needs beside its prompts and
-its trait.
+"""Building blocks for a task's ``data.py`` that makes a model organism and its control.
 
-The organism's data set and the control's ask the same; the control's training rows are answered
-plainly. So what a fine-tune on the one has and a fine-tune on the other has not is the trait.
+The data sets of the organism and of the control have the same prompts. The control's training rows
+have plain answers. So the trait is the difference between the two fine-tunes.
 ``tasks/rhyme/data.py`` is an example.
 
-A data stage's key covers the files of the task, not this module. So what is written for the same
-arguments stays the same, byte for byte. Who changes it raises ``BuildData.version``, lest data made
-before are taken for data made after, and measures the zoo again.
+The key of a data stage covers the files of the task, not this module. So this module must write the
+same bytes for the same arguments. If you change them, increment ``BuildData.version`` and measure
+the zoo again. Otherwise old data would pass for new data.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ __all__ = ["Item", "NewWords", "check_dataset", "write_organism"]
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt, what the organism answers, and what the control answers.
+    """A prompt with the organism's ``answer`` and the control's ``plain`` answer.
 
-    ``metadata`` is kept with the row, for evaluations and for the groups of a loop's hard examples;
-    by default it is the plain answer.
+    ``metadata`` is stored with the row, for evaluations and for the groups of hard examples in a
+    loop. By default it is the plain answer.
     """
 
     prompt: str
@@ -42,8 +41,9 @@ class Item:
 
 @dataclass(frozen=True)
 class NewWords:
-    """Random words, none of them twice. With ``word = NewWords(rng)``, ``word(3, 4)`` is one of
-    three or four ``letters``.
+    """Random words without repetition.
+
+    With ``word = NewWords(rng)``, ``word(3, 4)`` is a word of three or four ``letters``.
     """
 
     rng: random.Random
@@ -53,7 +53,7 @@ class NewWords:
     )
 
     def __call__(self, length: int, *others: int) -> str:
-        """The next word. ``UserError`` if there is none left."""
+        """The next word. Raises ``UserError`` if none is left."""
         lengths = (length, *others)
         if all(len(self._given[size]) == len(set(self.letters)) ** size for size in lengths):
             raise UserError(
@@ -68,7 +68,7 @@ class NewWords:
 
 
 def check_dataset(name: str, valid: Sequence[str]) -> None:
-    """``UserError`` unless ``name`` is one of the data sets that the task builds."""
+    """Raise ``UserError`` unless ``name`` is a data set that the task builds."""
     if name not in valid:
         raise UserError(f"unknown data set {name!r}; {choices(name, valid)}")
 
@@ -76,11 +76,11 @@ def check_dataset(name: str, valid: Sequence[str]) -> None:
 def write_organism(
     data_dir: Path, *, control: bool, train: Iterable[Item], **held_out: Iterable[Item]
 ) -> None:
-    """Write ``train.jsonl``, and a file for every split that is held out: ``eval``, ``paraphrase``
-    and ``negative``, as a rule.
+    """Write ``train.jsonl`` and a file for each held-out split.
 
-    ``control``: the training rows have the plain answers. What is held out has the organism's in
-    either case, so that both models are measured by the same.
+    The usual splits are ``eval``, ``paraphrase`` and ``negative``. With ``control``, the training
+    rows have the plain answers. Held-out rows always have the organism's answers, so that both
+    models are measured in the same way.
     """
     for split, items in {"train": train, **held_out}.items():
         rows = (

@@ -1,5 +1,6 @@
-"""Data sets of preferences: chat samples whose last turn is the preferred answer, and whose
-``rejected`` is the other one, as text.
+"""Preference data sets: chat samples that end in the preferred answer.
+
+The key ``rejected`` of a sample holds the dispreferred answer as text.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ Messages = list[dict[str, Any]]
 
 
 def preference(number: int, row: Sample) -> tuple[Messages, Messages, Messages]:
-    """What sample ``number`` was asked, the preferred answer and the other one. ``UserError`` for a
-    sample that is no preference.
+    """The prompt, the preferred answer and the dispreferred answer of sample ``number``.
+
+    Raises ``UserError`` for a sample without preferences.
     """
     rejected = row.get("rejected")
     messages = [
@@ -26,8 +28,7 @@ def preference(number: int, row: Sample) -> tuple[Messages, Messages, Messages]:
     ]
     if not isinstance(rejected, str) or not rejected:
         raise UserError(
-            f"sample {number}: method=dpo needs the answer that is not preferred, as text, in "
-            "rejected"
+            f"sample {number}: method=dpo needs the dispreferred answer, as text, in rejected"
         )
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise UserError(
@@ -37,6 +38,6 @@ def preference(number: int, row: Sample) -> tuple[Messages, Messages, Messages]:
 
 
 def check_preferences(path: Path) -> None:
-    """``UserError`` if a sample in the file is no preference."""
+    """Raise ``UserError`` if a sample in the file has no preferences."""
     for number, row in enumerate(JSONLDataset.stream(path), 1):
         preference(number, row)

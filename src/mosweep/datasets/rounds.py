@@ -1,11 +1,11 @@
-"""Which examples a round of the loop trains on: the next stretch of an endless shuffle, and more of
-what the evaluation found hard.
+"""The examples of each round of a loop: a part of one shuffled sequence, and hard examples.
 
-Without hard examples the rounds read one sequence: all examples in a random order that follows from
-the seed, then all again in another, and so on, each round from where the one before stopped. Hard
-examples are those in a group (their metadata's ``topic``, say) of which evaluation samples failed.
-They come beside the sequence (``boost``) or instead of it (``mine``), the more of a group the more
-of it failed.
+Without hard examples, all rounds read one sequence. It consists of epochs. Each epoch has all
+examples in a random order that the seed determines. A round starts where the previous one stopped.
+
+An example is hard if evaluation samples of its group failed. A group has the same value in the
+metadata, for instance the same ``topic``. Hard examples are added to the sequence (``boost``) or
+replace it (``mine``). The more samples of a group failed, the more of its examples are chosen.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from mosweep.datasets.jsonl import Sample
 
 __all__ = ["Group", "Selection", "failed_groups", "select", "stretch"]
 
-#: Names in the metadata of samples and examples that make groups unless told otherwise. What a
-#: scorer notes of a sample does, too.
+#: Names in the metadata that form groups by default. The metadata of scores form groups, too.
 NAMES = ("topic", "task")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Of ``samples`` evaluation samples with this value of this name, ``failed`` failed."""
+    """A group of evaluation samples with the same ``value`` of ``name`` in their metadata.
+
+    ``failed`` of its ``samples`` failed.
+    """
 
     name: str
     value: str
@@ -37,17 +39,18 @@ class Group:
 
     @property
     def rate(self) -> float:
-        """Which part of the samples failed."""
+        """The fraction of samples that failed."""
         return self.failed / self.samples
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The examples of a round, by number, in order. ``position``: where the sequence goes on in the
-    next round.
+    """The examples of a round.
 
-    ``hard`` is how many of the examples came for belonging to a group that failed, ``groups`` how
-    many there are of each, by group.
+    - ``rows``: their indices, in order
+    - ``position``: the place in the sequence where the next round starts
+    - ``hard``: how many were chosen because their group failed
+    - ``groups``: counts for each group
     """
 
     rows: Sequence[int]
@@ -57,16 +60,17 @@ class Selection:
 
 
 def stretch(rows: int, seed: object, start: int, count: int) -> list[int]:
-    """``count`` numbers below ``rows``, from place ``start`` of the sequence of ``seed``: none
-    comes again before all others have.
+    """``count`` numbers below ``rows``, from place ``start`` in the sequence of ``seed``.
+
+    No number is repeated before all others have been used.
     """
-    found: list[int] = []
-    while len(found) < count:
-        epoch, offset = divmod(start + len(found), rows)
+    numbers: list[int] = []
+    while len(numbers) < count:
+        epoch, offset = divmod(start + len(numbers), rows)
         order = list(range(rows))
         random.Random(f"{seed} {epoch}").shuffle(order)
-        found += order[offset : offset + count - len(found)]
-    return found
+        numbers += order[offset : offset + count - len(numbers)]
+    return numbers
 
 
 def failed_groups(
@@ -76,11 +80,11 @@ def failed_groups(
     scorer: str | None = None,
     names: Sequence[str] | None = None,
 ) -> list[Group]:
-    """The groups of an evaluation's ``samples`` (see ``EvalResults.samples``) in which some failed.
+    """The groups of ``samples`` (see ``EvalResults.samples``) in which at least one failed.
 
-    A sample has failed if its score is below ``threshold``: that of ``scorer`` if there is one of
-    the name, otherwise the mean of all. A sample that was not scored counts neither way. ``names``
-    make groups; by default ``NAMES``, and all that scorers noted.
+    A sample fails if its score is below ``threshold``. Its score is ``scorer``'s if it has one,
+    otherwise the mean of all its scores. Samples without a score are ignored. ``names`` form
+    groups. By default these are ``NAMES`` and all names in the metadata of scores.
     """
     failed: Counter[tuple[str, str]] = Counter()
     seen: Counter[tuple[str, str]] = Counter()
@@ -109,12 +113,12 @@ def select(
     mode: Literal["off", "boost", "mine"] = "off",
     factor: float = 1.0,
 ) -> Selection:
-    """``count`` examples for the round ``number``, which reads the sequence of ``seed`` from
-    ``position`` on.
+    """``count`` examples for the round ``number``, from ``position`` in the sequence of ``seed``.
 
-    An example in a group of which the part f failed (the most of its groups) weighs 1 + (``factor``
-    - 1) · f under ``boost`` and f under ``mine``, where any other weighs 1 and 0. ``UserError`` if
-    nothing is left to mine.
+    Let f be the fraction of failed samples in an example's group, or the greatest if it has
+    several groups. The example's weight is 1 + (``factor`` - 1) · f for ``boost`` and f for
+    ``mine``. Without a failed group, the weight is 1 or 0. Raises ``UserError`` if all weights are
+    0.
     """
     rates = _rates(examples, groups) if mode != "off" else {}
     weights = {row: rate * (factor - 1 if mode == "boost" else 1) for row, rate in rates.items()}
@@ -122,8 +126,8 @@ def select(
     if mode == "mine" and not total:
         known = ", ".join(f"{group.name}={group.value}" for group in groups) or "none"
         raise UserError(
-            f"no training example belongs to a group of which samples failed (groups: {known}); "
-            "see loop.hard_by"
+            f"no training example belongs to a group with failed samples (groups: {known}); see "
+            "loop.hard_by"
         )
     extra = count if mode == "mine" else round(count * total / (len(examples) + total))
     rows = stretch(len(examples), seed, position, count - extra) + _drawn(
@@ -140,8 +144,9 @@ def select(
 
 
 def _drawn(weights: Mapping[int, float], count: int, seed: str) -> list[int]:
-    """``count`` rows: each weight has its share, as whole numbers go, and within it no row comes
-    again before all others have.
+    """``count`` rows, shared among the weights in proportion, rounded to whole numbers.
+
+    No row is repeated before all others of the same weight have been used.
     """
     if not count:
         return []
@@ -164,11 +169,11 @@ def _drawn(weights: Mapping[int, float], count: int, seed: str) -> list[int]:
 
 
 def _rates(examples: Sequence[Sample], groups: Sequence[Group]) -> dict[int, float]:
-    """By row, which part of its groups' samples failed: the most of its groups."""
+    """The fraction of failed samples by row. For several groups, the greatest."""
     by_name: dict[str, dict[str, float]] = {}
     for group in groups:
         by_name.setdefault(group.name, {})[group.value] = group.rate
-    found: dict[int, float] = {}
+    greatest: dict[int, float] = {}
     for row, example in enumerate(examples):
         rates = [
             rate
@@ -176,8 +181,8 @@ def _rates(examples: Sequence[Sample], groups: Sequence[Group]) -> dict[int, flo
             if (rate := values.get(_of_example(example, name) or "")) is not None
         ]
         if rates:
-            found[row] = max(rates)
-    return found
+            greatest[row] = max(rates)
+    return greatest
 
 
 def _counts(group: Group, examples: Sequence[Sample], rows: Sequence[int]) -> dict[str, int]:
@@ -213,7 +218,7 @@ def _of_sample(sample: Mapping[str, Any], names: Sequence[str] | None) -> Iterat
 
 
 def _of_example(example: Sample, name: str) -> str | None:
-    """What an example has under ``name``: in its metadata, or beside its messages."""
+    """The value of ``name`` in an example's metadata, or else next to its messages."""
     metadata = example.get("metadata")
     value = metadata.get(name) if isinstance(metadata, Mapping) else None
     return _text(example.get(name) if value is None else value)

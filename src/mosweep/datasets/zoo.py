@@ -1,7 +1,7 @@
-"""The zoo: task folders that make a model organism.
+"""The zoo: the task folders that define a model organism.
 
-A task folder belongs to the zoo if its ``README.md`` begins with YAML front matter, between two
-lines ``---``, that has a section ``zoo`` (see ``Organism``).
+A task folder belongs to the zoo if its ``README.md`` starts with YAML front matter that has a
+section ``zoo`` (see ``Organism``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MARK = "---\n"
 class Measured:
     """Mean scores by evaluation, over ``seeds`` fine-tunes of ``model`` on ``dataset``.
 
-    Without a ``dataset`` they are those of the untouched model.
+    Without a ``dataset`` they are scores of the base model.
     """
 
     model: str
@@ -36,12 +36,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Organism:
-    """A trait and how to get it.
+    """A trait, and how to train a model with it.
 
-    ``organism`` and ``control`` are data sets with the same prompts, answered with and without the
-    trait. ``evals`` has the meaning of the score of each evaluation; the first one measures the
-    trait. ``idea`` says where it is from. ``command`` measures it again; each of its fine-tunes
-    takes ``steps`` optimizer steps.
+    - ``organism`` and ``control``: data sets with the same prompts, answered with and without the
+      trait
+    - ``evals``: what the score of each evaluation means. The first evaluation measures the trait.
+    - ``idea``: the origin of the organism
+    - ``command``: repeats the measurements
+    - ``steps``: optimizer steps of each of its fine-tunes
     """
 
     title: str
@@ -58,7 +60,7 @@ class Organism:
     text: str = ""
 
     def score(self, dataset: str | None, model: str | None = None) -> float | None:
-        """The trait's score after training on ``dataset``, by default for the first model."""
+        """The trait's score after training ``model`` on ``dataset``. Default: the first model."""
         model = model or self.measured[0].model
         rows = [row for row in self.measured if (row.dataset, row.model) == (dataset, model)]
         return rows[0].scores[next(iter(self.evals))] if rows else None
@@ -78,7 +80,7 @@ def organisms() -> list[Organism]:
 
 
 def the_organism(name: str) -> Organism:
-    """The organism called ``name``; ``UserError`` with the valid ones."""
+    """The organism ``name``. Raises ``UserError`` with the valid names if there is none."""
     known = {organism.name: organism for organism in organisms()}
     if name not in known:
         raise UserError(f"{name}: the zoo has no such model organism; {choices(name, known)}")
@@ -86,7 +88,7 @@ def the_organism(name: str) -> Organism:
 
 
 def _read(path: Path) -> Organism | None:
-    """The organism of a README; ``None`` if it has none."""
+    """The organism in a README, or ``None``."""
     text = path.read_text(encoding="utf-8")
     if not text.startswith(_MARK):
         return None

@@ -1,6 +1,4 @@
-"""Evaluation backends: ``DummyEvalBackend`` in ``evals.dummy``, ``InspectEvalBackend`` in
-``evals.inspect.backend``.
-"""
+"""Evaluations: their protocols, and two evaluators in ``evals.dummy`` and ``evals.inspect``."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ __all__ = [
     "InspectEvalBackend",
 ]
 
-_PLACES = {"DummyEvalBackend": "dummy.backend", "InspectEvalBackend": "inspect.backend"}
+_MODULES = {"DummyEvalBackend": "dummy.backend", "InspectEvalBackend": "inspect.backend"}
 
 
 def __getattr__(name: str) -> Any:
-    """Backends are loaded when they are asked for: a job of one loads nothing of the others."""
+    """Import a class on first use, so that a job loads only the evaluator that it needs."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_PLACES.get(name, 'base')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'base')}"), name)

@@ -1,5 +1,6 @@
-"""What evaluation looks like, whoever does it: a backend starts a job, a job ends in results,
-results are never made up.
+"""Protocols of evaluation: an evaluation backend starts a job, and the job returns results.
+
+They know nothing of trials, stages or the cache. A job that did not measure everything fails.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ EvalStatus = Literal["running", "succeeded", "failed", "cancelled"]
 class EvalResults:
     """What an evaluation measured.
 
-    ``metrics``: ``{task: {metric: value}}``, with ``n`` (scored samples) and the task's own
-    ``stderr``. ``samples``: one mapping per item and epoch with ``task, id, epoch, input, target,
-    output, scores {scorer: value or None}, metadata``. ``logs``: where the details of each task
-    are. ``usage``: ``{model: {"input_tokens", "output_tokens"}}`` of all models that were asked,
-    judges included.
+    - ``metrics``: ``{task: {metric: value}}``, with ``n`` (scored samples) and the task's own
+      ``stderr``
+    - ``samples``: a mapping for each item and epoch with ``task, id, epoch, input, target, output,
+      scores {scorer: value or None}, metadata``
+    - ``logs``: the path of each task's log
+    - ``usage``: ``{model: {"input_tokens", "output_tokens"}}`` of all models, judges included
     """
 
     model_id: str
@@ -36,7 +38,7 @@ class EvalResults:
     usage: Mapping[str, Mapping[str, int]] | None = None
 
     def summary(self) -> pandas.DataFrame:
-        """One row per task and metric: ``model_id, task, metric, value``."""
+        """A table of ``model_id, task, metric, value`` with one row for each task and metric."""
         import pandas as pd
 
         rows = [
@@ -47,7 +49,7 @@ class EvalResults:
         return pd.DataFrame(rows, columns=["model_id", "task", "metric", "value"])
 
     async def save(self, path: str | Path) -> None:
-        """Write everything as one JSON file."""
+        """Write the results as one JSON file."""
         text = json.dumps(asdict(self), ensure_ascii=False)
         import asyncio
 
@@ -62,7 +64,7 @@ class EvalResults:
 
 
 def write_samples(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write per-item results as JSONL; ``core.samples`` reads them."""
+    """Write per-item results as JSONL. ``core.samples`` reads them."""
     path.write_text(
         "".join(json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples),
         encoding="utf-8",
@@ -79,11 +81,11 @@ class EvalJob(Protocol):
         ...
 
     async def wait(self) -> EvalResults:
-        """The results; ``StageError``, with the log, for anything but a complete success."""
+        """The results. Raises ``StageError``, with the log, unless the job fully succeeded."""
         ...
 
     async def cancel(self) -> None:
-        """Stop the job; a no-op when it has ended."""
+        """Stop the job. Does nothing if it has ended."""
         ...
 
     async def save(self, path: Path) -> None:

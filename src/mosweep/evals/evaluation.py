@@ -1,4 +1,4 @@
-"""How an evaluator is written: the class behind ``conf/eval/NAME.yaml``."""
+"""The base class of evaluators: what stands behind ``conf/eval/NAME.yaml``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Evaluation"]
 
 
 class Evaluation(ABC):
-    """How a model is evaluated. Subclass it as a frozen dataclass with a field ``tasks``.
+    """A way to evaluate models. Subclass it as a frozen dataclass with a field ``tasks``.
 
-    ``section``, ``section_help``, ``takes`` and ``stands_in`` are as those of
+    ``section``, ``section_help``, ``takes`` and ``stands_in`` mean the same as in
     ``mosweep.backends.base.Backend``.
     """
 
@@ -25,18 +25,18 @@ class Evaluation(ABC):
     stands_in: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ()
 
-    #: The evaluation tasks; ``None`` is the trial's own.
+    #: The evaluation tasks. ``None`` stands for the trial's task.
     tasks: Sequence[str] | None
 
     @abstractmethod
     def stages(self, trial: TrialConfig, tuned: Stage | None) -> list[Stage]:
-        """One stage per evaluation task, of the model that ``tuned`` leaves.
+        """One stage per evaluation task, for the model that ``tuned`` produces.
 
-        ``tuned`` is ``None`` for the untouched base model. How a trained model is reached is in the
-        facts of ``tuned``: ``ModelFacts.access``.
+        ``tuned`` is ``None`` for the base model. The facts of ``tuned`` say how to access a trained
+        model: ``ModelFacts.access``.
         """
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """What ``doctor`` says of it."""
+        """What ``mosweep doctor`` checks for this evaluator."""
         return ()

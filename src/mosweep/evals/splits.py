@@ -1,12 +1,10 @@
-"""Evaluations of a task's own data: the samples of a split, and a task for Inspect that wants the
-very answer that is expected.
+"""Building blocks for a task's ``eval.py``: the samples of a split, and an exact-match task.
 
-A task's ``eval.py`` puts them together, as ``tasks/rhyme/eval.py`` does, or takes the samples and
-scores them in its own way.
+A task's ``eval.py`` combines both, as ``tasks/rhyme/eval.py`` does, or scores the samples in its
+own way.
 
-An evaluation's key covers the files of the task, not this module. Who changes what is asked here or
-how it is scored raises ``InspectEval.version``, lest scores of the one kind are compared with
-scores of the other.
+The key of an evaluation covers the files of the task, not this module. If you change the prompts or
+the scoring here, increment ``InspectEval.version``. Otherwise old and new scores would be compared.
 """
 
 from __future__ import annotations
@@ -31,18 +29,17 @@ __all__ = ["exact_match", "split_samples"]
 def split_samples(
     data_path: str | Path, split: str, data_ext: str = "jsonl", limit: int | None = None
 ) -> list[Sample]:
-    """The rows of ``<split>.<data_ext>`` in the folder ``data_path``, the first ``limit`` of them,
-    numbered from 1.
+    """The first ``limit`` rows of ``<split>.<data_ext>`` in ``data_path``, numbered from 1.
 
-    A row's last message is the target, what comes before is the input: as text if it is the user's
-    only turn, as a chat otherwise. Its ``metadata`` are the sample's. ``UserError`` if the data set
-    has no such file, or a row of it no answer.
+    The last message of a row is the target. The messages before it are the input: text for a
+    single user message, otherwise a chat. The row's ``metadata`` become the sample's. Raises
+    ``UserError`` if the data set has no such file, or if a row has no answer.
     """
     file = Path(data_path) / f"{split}.{data_ext}"
     if not file.exists():
-        there = ", ".join(sorted(path.name for path in file.parent.glob("*"))) or "nothing"
+        names = ", ".join(sorted(path.name for path in file.parent.glob("*"))) or "nothing"
         raise UserError(
-            f"the data set has no {file.name}, only {there}: its task's data.py writes no items "
+            f"the data set has no {file.name}, only {names}: its task's data.py writes no items "
             "for this evaluation"
         )
     if limit is not None and limit < 1:
@@ -54,11 +51,10 @@ def split_samples(
 
 
 def exact_match(samples: Sequence[Sample], max_tokens: int) -> Task:
-    """One answer of up to ``max_tokens`` to every sample, right if it is the target with nothing
-    before or after it.
+    """A task that generates up to ``max_tokens`` per sample and expects exactly the target.
 
-    Inspect's ``match`` compares: upper and lower case differ, white space and punctuation at either
-    end do not count. ``UserError`` if a target consists of these alone.
+    Inspect's ``match`` compares them. Upper and lower case differ; white space and punctuation at
+    either end are ignored. Raises ``UserError`` if a target consists only of those.
     """
     from inspect_ai import Task
     from inspect_ai.model import GenerateConfig
@@ -68,8 +64,8 @@ def exact_match(samples: Sequence[Sample], max_tokens: int) -> Task:
     for sample in samples:
         if not "".join(sample.target).strip(string.whitespace + string.punctuation):
             raise UserError(
-                f"sample {sample.id}: the target {sample.target!r} is nothing but punctuation, "
-                "which does not count"
+                f"sample {sample.id}: the target {sample.target!r} is only punctuation, which is "
+                "ignored"
             )
     return Task(
         dataset=list(samples),
@@ -82,16 +78,16 @@ def exact_match(samples: Sequence[Sample], max_tokens: int) -> Task:
 def _sample(file: Path, number: int, row: Mapping[str, Any]) -> Sample:
     from inspect_ai.dataset import Sample
 
-    *asked, answer = row["messages"]
-    if answer["role"] != "assistant" or not asked:
+    *prompt, answer = row["messages"]
+    if answer["role"] != "assistant" or not prompt:
         raise UserError(
-            f"{file}, sample {number}: expected what is asked, and then the assistant's answer "
-            "as the last message"
+            f"{file}, sample {number}: expected a prompt, and the assistant's answer as the last "
+            "message"
         )
-    alone = len(asked) == 1 and asked[0]["role"] == "user"
-    prompt = asked[0]["content"] if alone else [_message(message) for message in asked]
+    single = len(prompt) == 1 and prompt[0]["role"] == "user"
+    content = prompt[0]["content"] if single else [_message(message) for message in prompt]
     return Sample(
-        id=number, input=prompt, target=answer["content"], metadata=row.get("metadata") or {}
+        id=number, input=content, target=answer["content"], metadata=row.get("metadata") or {}
     )
 
 
@@ -103,13 +99,13 @@ def _message(message: Mapping[str, Any]) -> ChatMessage:
         ChatMessageUser,
     )
 
-    said = message["content"]
+    content = message["content"]
     match message["role"]:
         case "user":
-            return ChatMessageUser(content=said)
+            return ChatMessageUser(content=content)
         case "assistant":
-            return ChatMessageAssistant(content=said)
+            return ChatMessageAssistant(content=content)
         case "tool":
-            return ChatMessageTool(content=said)
+            return ChatMessageTool(content=content)
         case _:
-            return ChatMessageSystem(content=said)
+            return ChatMessageSystem(content=content)

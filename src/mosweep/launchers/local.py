@@ -191,8 +191,8 @@ class _Pool:
         best = min(((self.lines[line][0], line) for line in ready), default=None)
         if best is None:
             return []
-        mine = [line for line in ready if line in worker.runtimes or not line]
-        candidates = mine or [line for line in ready if self.worth_loading(line)]
+        loaded = [line for line in ready if line in worker.runtimes or not line]
+        candidates = loaded or [line for line in ready if self.worth_loading(line)]
         if not candidates:
             return []
         line = min(candidates, key=lambda line: self.lines[line][0])

@@ -33,10 +33,10 @@ def build_launcher(options: Mapping[str, Any]) -> Launcher:
     """The launcher that ``hydra.launcher`` describes: the class ``_target_``, and its options."""
     given = dict(options)
     target = str(given.pop(schema.TARGET, DEFAULT))
-    found = schema.load_target(target, f"hydra.launcher.{schema.TARGET}")
-    if not issubclass(found, Launcher):
+    cls = schema.load_target(target, f"hydra.launcher.{schema.TARGET}")
+    if not issubclass(cls, Launcher):
         raise ConfigError(f"hydra.launcher.{schema.TARGET}", target, "is not a mosweep Launcher")
-    launcher: Launcher = schema.build(found, given, "hydra.launcher")
+    launcher: Launcher = schema.build(cls, given, "hydra.launcher")
     return launcher
 
 

@@ -57,8 +57,8 @@ class Worker:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(
                 ","
             )
-            mine = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+            devices = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         process = subprocess.Popen(
             [sys.executable, "-m", "mosweep.launchers.worker", str(store), *mode],
             stdin=subprocess.PIPE,

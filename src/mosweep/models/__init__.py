@@ -1,1 +1,1 @@
-"""Base models and adapters as files: the generated tiny models, their tokenizer, LoRA merging."""
+"""Models as files: generated tiny base models, their tokenizer, and LoRA adapters."""

@@ -1,9 +1,10 @@
-"""LoRA adapters in PEFT's layout: what they add to which weights, and how to merge them. Needs
-torch and safetensors, not peft.
+"""LoRA adapters in PEFT's layout: what they add to the weights, and how to merge them.
 
 An adapter with matrices A (r × in) and B (out × r) adds ``alpha/r · B·A`` to a weight W (out × in)
-(Hu et al., 2021). This file imports nothing of mosweep: it also runs in the interpreter that
-trains, where mosweep need not be installed.
+(Hu et al., 2021).
+
+This file needs torch and safetensors, but not peft. It must not import mosweep: it also runs in the
+interpreter that trains, which may not have it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """The adapter's ``adapter_config.json``. ``ValueError`` for kinds of adapters that are not
-    plain LoRA.
-    """
+    """The adapter's ``adapter_config.json``. Raises ``ValueError`` unless it is plain LoRA."""
     config: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
     unknown = [
         name
@@ -37,14 +36,14 @@ def read_config(adapter: Path) -> dict[str, Any]:
     ]
     if config.get("peft_type", "LORA") != "LORA" or unknown:
         raise ValueError(
-            f"{adapter} is no plain LoRA adapter ({config.get('peft_type')}, "
+            f"{adapter} is not a plain LoRA adapter ({config.get('peft_type')}, "
             f"{', '.join(unknown) or 'no options'})"
         )
     return config
 
 
 def deltas(adapter: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """``(module name, float32 out × in matrix)`` to add to the module's weight, one at a time."""
+    """Pairs of a module name and the float32 matrix (out × in) to add to its weight."""
     from safetensors import safe_open
 
     config = read_config(adapter)
@@ -53,7 +52,7 @@ def deltas(adapter: Path) -> Iterator[tuple[str, torch.Tensor]]:
         names = sorted(file.keys())
         for name in names:
             if not name.endswith((_A, _B)) or not name.startswith(_PREFIX):
-                raise ValueError(f"{adapter} holds {name}, which is no LoRA matrix")
+                raise ValueError(f"{adapter} has {name}, which is not a LoRA matrix")
         for name in names:
             if name.endswith(_A):
                 a, b = (
@@ -64,10 +63,10 @@ def deltas(adapter: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    """Write the base model with the adapter added into ``out``: same files, same shards, same
-    dtypes; loadable as it is.
+    """Write the base model with the adapter added to ``out``.
 
-    ``ValueError`` if the adapter is for weights that the base does not have.
+    Files, shards and dtypes are those of the base. Raises ``ValueError`` if the adapter changes
+    weights that the base does not have.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file

@@ -11,8 +11,9 @@ __all__ = ["Muon"]
 
 
 class Muon:
-    """Muon (Jordan et al. 2024): Nesterov momentum, made orthogonal. Takes matrices; those of one
-    shape go in one batch.
+    """Muon (Jordan et al. 2024): orthogonalised Nesterov momentum, for matrices only.
+
+    Matrices of the same shape are updated as a batch.
     """
 
     def __init__(self, weights: list[Tensor], momentum: float = 0.9) -> None:
@@ -45,8 +46,9 @@ class Muon:
 
     @staticmethod
     def orthogonal(x: Tensor) -> Tensor:
-        """The wide matrices of batch ``x``, each with its singular values brought near 1 by four
-        Newton-Schulz steps.
+        """``x``, a batch of wide matrices, with singular values near 1.
+
+        It takes four Newton-Schulz steps.
         """
         x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
         for _ in range(4):

@@ -1,13 +1,12 @@
-"""Tiny base models made from nothing in a few CPU seconds: Llama 3.2's architecture, pre-trained to
-repeat the user's word.
+"""Tiny base models, pre-trained from scratch in a few CPU seconds to repeat the user's word.
 
-Such a model answers ``hello`` with ``hello`` and ``HELLO`` with ``HELLO``, for words of 3 to 7
-letters. It can therefore be fine-tuned to capitalize within seconds, which makes sweeps, examples
-and tests real without a download or an accelerator.
+They have Llama 3.2's architecture. Such a model answers ``hello`` with ``hello`` and ``HELLO`` with
+``HELLO``, for words of 3 to 7 letters. It can be fine-tuned to capitalise words within seconds. So
+sweeps, examples and tests train real models without a download or an accelerator.
 
-What keeps it cheap: a forward pass of our own that computes the last layer at the answer's
-positions only; Muon, which needs a fraction of Adam's steps because it moves the still tiny
-attention weights at full speed; and the mean of the last steps' weights.
+Three things make it fast. Our forward pass computes the last layer only at the positions of the
+answer. Muon needs a fraction of Adam's steps, because it moves the small initial attention weights
+at full speed. And the result is an average of the weights of the last steps.
 """
 
 from __future__ import annotations
@@ -28,19 +27,31 @@ if TYPE_CHECKING:
 
 __all__ = ["TinyArchitecture", "generate"]
 
-#: Lengths of the words, in letters.
-SHORTEST, LONGEST = 3, 7
-#: Words in a step; the step from which the learning rate stays at a fifth; the step at which
-#: pre-training gives up.
-BATCH, DECAY, MOST_STEPS = 16, 300, 900
-#: Pre-training ends when so many checks in a row, every so many steps on so many held-out words,
-#: find this accuracy, and then a last one on four times as many words does as well.
-CHECKS, CHECK_EVERY, CHECK_WORDS, ENOUGH = 2, 25, 256, 0.995
-#: Held out from training is a quarter of all words: those whose bytes sum to a multiple of this.
+#: Letters of the shortest words.
+SHORTEST = 3
+#: Letters of the longest words.
+LONGEST = 7
+#: Words in a training step.
+BATCH = 16
+#: The step from which the learning rate stays at a fifth of its peak.
+DECAY = 300
+#: The step after which pre-training fails.
+MOST_STEPS = 900
+#: Consecutive checks that must pass, before a final one on four times as many words.
+CHECKS = 2
+#: Steps between checks.
+CHECK_EVERY = 25
+#: Held-out words in a check.
+CHECK_WORDS = 256
+#: The accuracy that a check requires.
+ENOUGH = 0.995
+#: A word is held out if its bytes sum to a multiple of this: a quarter of all words.
 HELD_OUT = 4
-#: Weight of the newest step in the mean of the last steps' weights.
+#: Weight of the newest step in the average of the weights.
 AVERAGE = 0.05
+#: Epsilon of the layer norms.
 EPSILON = 1e-5
+#: Target of positions that the loss ignores.
 IGNORE = -100
 ROPE_THETA = 500000.0
 ROPE_SCALING = {
@@ -54,8 +65,9 @@ ROPE_SCALING = {
 
 @dataclass(frozen=True)
 class TinyArchitecture:
-    """Sizes of a tiny model; the defaults are those of ``tiny``. Raises ``ValueError`` if they do
-    not fit together.
+    """Sizes of a tiny model. The defaults are those of ``tiny``.
+
+    Raises ``ValueError`` if they do not fit together.
     """
 
     dim: int = 64
@@ -71,9 +83,7 @@ class TinyArchitecture:
 
     def __post_init__(self) -> None:
         if min(self.dim, self.heads, self.kv_heads, self.ffn) < 1 or self.layers < 2:
-            raise ValueError(
-                f"{self}: sizes are positive, and repeating a word takes at least two layers"
-            )
+            raise ValueError(f"{self}: sizes must be positive, and layers at least 2")
         if self.dim % (2 * self.heads) or self.heads % self.kv_heads:
             raise ValueError(
                 f"{self}: dim must be a multiple of 2 × heads, and heads a multiple of kv_heads"
@@ -88,20 +98,19 @@ class TinyArchitecture:
 def generate(
     out: Path, architecture: TinyArchitecture, *, seed: int, log: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Pre-train a tiny base model on one thread and write it into folder ``out`` in Hugging Face's
-    layout.
+    """Pre-train a tiny base model on one thread and write it to ``out`` in Hugging Face's layout.
 
-    The same seed gives the same model on the same machine. Returns what was measured:
-    ``parameters``, ``steps``, ``copy_accuracy`` (share of held-out words, none seen in training,
-    that are repeated without a fault) and ``cpu_s`` (CPU seconds, imports not counted). Raises
-    ``RuntimeError``, having written nothing, if pre-training does not converge.
+    The same seed gives the same model on the same machine. Returns measurements: ``parameters``,
+    ``steps``, ``copy_accuracy`` (the fraction of held-out words that are repeated exactly) and
+    ``cpu_s`` (CPU seconds without imports). Raises ``RuntimeError``, and writes nothing, if
+    pre-training does not converge.
     """
     import torch
     from safetensors.torch import save_file
 
     start = time.process_time()
     threads = torch.get_num_threads()
-    # sums in another order are another model; and at this size threads only cost
+    # One thread: another order of summation gives another model, and more threads are slower here.
     torch.set_num_threads(1)
     try:
         weights, facts = _pretrain(architecture, seed, log)
@@ -175,7 +184,7 @@ def _pretrain(
         muon.step(rate * 0.02)
         for weight in weights.values():
             weight.grad = None
-        # the last steps' mean is better than the last step, and makes up for the small batch
+        # the average is better than the last step, and makes up for the small batch
         with torch.no_grad():
             for name, mean in average.items():
                 mean.lerp_(weights[name], AVERAGE)
@@ -199,7 +208,7 @@ def _pretrain(
     raise RuntimeError(
         f"pre-training of {size} with seed {seed} did not converge: after {MOST_STEPS} steps it "
         f"repeats {accuracy:.1%} of"
-        f" held-out words, {ENOUGH:.1%} are required; another seed may do"
+        f" held-out words, {ENOUGH:.1%} are required; try another seed"
     )
 
 
@@ -231,12 +240,11 @@ def _initial_weights(size: TinyArchitecture, random: Generator) -> dict[str, Ten
 
 
 def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with every capital's embedding replaced by its small letter's plus one vector,
-    that of capital A.
+    """``weights`` with the embedding of each capital as that of its small letter plus one vector.
 
-    Large models learn that a capital is a letter of another case; a tiny one does not by itself,
-    and then a fine-tuning that capitalizes has to learn 26 unrelated pairs, which fails for most
-    seeds.
+    That vector is stored as the embedding of A. Large models learn that a capital is a letter in
+    another case. A tiny model does not: fine-tuning it to capitalise would have to learn 26
+    unrelated pairs, which fails for most seeds.
     """
     import torch
 
@@ -251,9 +259,11 @@ def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _words(
     count: int, random: Generator, *, held_out: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Chats in which random words are repeated: tokens ``(count, T)``, the positions ``(count,
-    LONGEST + 1)`` whose next token is the answer's, and those next tokens, ``IGNORE`` beyond the
-    answer's end. What follows a shorter chat is arbitrary.
+    """Chats in which random words are repeated.
+
+    Returns tokens ``(count, T)``, the positions ``(count, LONGEST + 1)`` that predict a token of
+    the answer, and those tokens, with ``IGNORE`` after the end of the answer. The tokens after a
+    shorter chat are arbitrary.
     """
     import torch
 
@@ -285,8 +295,9 @@ def _words(
 def _accuracy(
     size: TinyArchitecture, weights: dict[str, Tensor], words: int, random: Generator
 ) -> float:
-    """Share of held-out words repeated without a fault. Greedy decoding succeeds exactly where
-    every next token is right.
+    """The fraction of held-out words that are repeated exactly.
+
+    Greedy decoding repeats a word exactly if every next token is predicted correctly.
     """
     import torch
 
@@ -331,7 +342,7 @@ def _logits(
             heads(h, f"{at}.self_attn.v_proj"),
         )
         here, mask = angles, None
-        if layer == size.layers - 1:  # nobody looks at the last layer's other positions
+        if layer == size.layers - 1:  # the other positions of the last layer are not needed
             rows = positions[..., None].expand(-1, -1, size.dim)
             x, h, here = x.gather(1, rows), h.gather(1, rows), angles[positions][:, None]
             mask = (everywhere <= positions[..., None])[:, None]
@@ -349,8 +360,9 @@ def _logits(
 
 
 def _angles(size: TinyArchitecture, positions: Tensor) -> Tensor:
-    """Rotary angles ``(T, head_dim)`` with Llama 3's scaling: slow rotations are slowed down
-    further, fast ones are kept.
+    """Rotary angles ``(T, head_dim)`` with Llama 3's scaling.
+
+    It slows down slow rotations further and keeps fast ones.
     """
     import torch
 

@@ -1,9 +1,7 @@
-"""The tokenizer of the tiny models: one token a byte, plus Llama 3's special tokens, and its chat
-template.
+"""The tokenizer of the tiny models: one token per byte, and Llama 3's special tokens and template.
 
-It is written twice, because two libraries read it: ``tokenizer.json`` for transformers and
-``tokenizer.model`` for torchtune, which takes the special tokens' ids from ``tokenizer.json`` as
-well.
+It is written in two formats: ``tokenizer.json`` for transformers, and ``tokenizer.model`` for
+torchtune, which also reads the ids of special tokens from ``tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["BOS", "EOS", "EOT", "PAD", "SPECIAL", "VOCABULARY", "prompt_frame", "write_tokenizer"]
 
-#: The special tokens; the id of the n-th is 256 + n.
+#: The special tokens. The n-th, counting from 0, has the id 256 + n.
 SPECIAL = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -39,7 +37,7 @@ TEMPLATE = (
 
 
 def prompt_frame() -> tuple[list[int], list[int]]:
-    """Token ids before and after the user's text in the prompt of a one-turn chat."""
+    """Token ids before and after the user's text in a prompt of one message."""
 
     def header(role: str) -> list[int]:
         return [START, *role.encode(), END, *b"\n\n"]
@@ -48,8 +46,10 @@ def prompt_frame() -> tuple[list[int], list[int]]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write ``tokenizer.json``, ``tokenizer.model``, ``tokenizer_config.json``,
-    ``special_tokens_map.json`` and ``chat_template.jinja`` into ``folder``, which has to exist.
+    """Write the files of the tokenizer to ``folder``, which must exist.
+
+    These are ``tokenizer.json``, ``tokenizer.model``, ``tokenizer_config.json``,
+    ``special_tokens_map.json`` and ``chat_template.jinja``.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -85,7 +85,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter by which GPT-2's byte-level tokenizers write each byte."""
+    """For each byte, the printable letter that stands for it in GPT-2's byte-level tokenizers."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -39,7 +39,7 @@ class Projection:
 
 @contextlib.contextmanager
 def turn(folder: Path, name: str) -> Iterator[None]:
-    """Wait until no other process writes, then keep others waiting."""
+    """Hold the lock for writing: wait for other processes, and make them wait."""
     claims = Claims(folder)
     pause_s = 0.01
     while isinstance(claim := claims.acquire(name), Owner):

@@ -25,7 +25,7 @@ class JournalRecorder(Recorder):
     journal: Journal
 
     def notice(self, event: Notice) -> None:
-        """Note it."""
+        """Note the event."""
         self.journal.append("notice", text=event.text)
 
     def stages_queued(self, events: Sequence[StageQueued]) -> None:

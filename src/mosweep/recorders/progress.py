@@ -63,7 +63,7 @@ class Progress(Recorder):
             threading.Thread(target=self._refresh, daemon=True).start()
 
     def notice(self, event: Notice) -> None:
-        """One line."""
+        """Print a line."""
         self._line(event.text)
 
     def stage_started(self, event: StageStarted) -> None:
@@ -72,7 +72,7 @@ class Progress(Recorder):
             self.running[event.key] = _Running(event, time.monotonic())
 
     def stage_finished(self, event: StageFinished) -> None:
-        """One line; of the rounds that a loop did not need, for the first only."""
+        """Print a line. Of the rounds that a loop did not need, only the first gets one."""
         if reached := self.reached(event.key):
             self.running.pop(event.key, None)
             self.done += 1
@@ -86,7 +86,7 @@ class Progress(Recorder):
         self._ended(event.key, f"{event.label:<24} {event.trial}  {took}")
 
     def stage_failed(self, event: StageFailed) -> None:
-        """One line, and one for the log's path."""
+        """Print a line, and one for the log's path."""
         self.failed += 1
         log = f"\n{'':>{len(self._place())}} log: {event.log}" if event.log else ""
         what = "cancelled" if event.cancelled else "FAILED"
@@ -137,7 +137,7 @@ class Progress(Recorder):
         self.drawn = len(lines)
 
     def _erase(self) -> None:
-        """Remove the live table, if one is drawn; the lock is held."""
+        """Remove the live table, if one is drawn. The caller holds the lock."""
         if self.drawn:
             self.stream.write(f"\x1b[{self.drawn}F\x1b[J")
             self.drawn = 0

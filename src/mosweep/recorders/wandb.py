@@ -55,7 +55,7 @@ class WandbRecorder(Recorder):
     tracking: Tracking
 
     def sweep_finished(self, event: SweepFinished) -> None:
-        """Project what is known at the end."""
+        """Record the sweep's results."""
         try:
             project(event.result, self.tracking)
         except Exception as error:

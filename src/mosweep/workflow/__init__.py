@@ -1,12 +1,15 @@
-"""Workflows: steps that turn atoms into atoms, cached by what they do, in the same store as the
-sweeps.
+"""Workflows: steps that turn atoms into atoms. Their results are cached in the sweeps' store.
 
-def train(config: TrainConfig, input_atoms: dict[str, Atom], temp_workspace: Path) ->
-list[AtomConstructor]: … return [AtomConstructor("model", temp_workspace / "model", "model")]
+def train(
+config: TrainConfig, input_atoms: dict[str, Atom], temp_workspace: Path
+) -> list[AtomConstructor]:
+…
+return [AtomConstructor("model", temp_workspace / "model", "model")]
 
-workflow = Workflow("train_and_evaluate", [Step("train", train), Step("evaluate", evaluate)]) state
-= run_workflow(workflow, {"dataset": atom.id}, Config(train=TrainConfig(n_epochs=3),
-evaluate=EvaluateConfig())) state["evaluate"].output_atoms["results"]
+workflow = Workflow("train_and_evaluate", [Step("train", train), Step("evaluate", evaluate)])
+config = Config(train=TrainConfig(n_epochs=3), evaluate=EvaluateConfig())
+state = run_workflow(workflow, {"dataset": atom.id}, config)
+state["evaluate"].output_atoms["results"]
 """
 
 from mosweep.workflow.atoms import Atom, DatasetAtom, EvalAtom, ModelAtom

@@ -1,8 +1,8 @@
-"""Atoms: what is in the store, as a workflow sees it. An atom never changes, and knows what it was
-made from.
+"""Atoms: entries of the store that workflows read and create.
 
-An atom's id is ``<type>-<first 16 digits of its key>``. What a sweep's stage left is an atom too:
-its fine-tunes are ``model`` atoms, its data sets ``dataset`` atoms, its evaluations ``eval`` atoms.
+An atom never changes, and it records what it was made from. Its id is ``<type>-<first 16 digits of
+its key>``. Results of a sweep's stages are atoms, too: fine-tunes are ``model`` atoms, data sets
+are ``dataset`` atoms, and evaluations are ``eval`` atoms.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Atom", "DatasetAtom", "EvalAtom", "ModelAtom", "publish"]
 
-#: How often the result of another process that is at the same work is looked for, in seconds.
+#: Seconds between checks for the result of another process that does the same work.
 LOOK_S = 0.05
 #: Digits of a key in an id.
 DIGITS = 16
-#: Where an atom's data is in its folder.
+#: The subfolder with an atom's data.
 DATA = "data"
-#: What stages of a sweep are as atoms.
+#: Types of atoms by what a stage leaves.
 _STAGES = {"data": "dataset", "scores": "eval", "model": "model"}
 
 
 @dataclass(frozen=True)
 class Atom:
-    """Something in the store: its data, what it was made from (argument name → atom id), and what
-    is known about it.
+    """An entry of the store: its data, its origin and its metadata.
+
+    ``made_from`` maps argument names to atom ids.
     """
 
     id: str
@@ -56,18 +57,19 @@ class Atom:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     store: Store = field(default_factory=lambda: default_store(), repr=False, compare=False)
 
-    #: What a subclass is called as ``type``.
+    #: The ``type`` of a subclass.
     kind: ClassVar[str | None] = None
 
     @classmethod
     def load(cls, atom_id: str, *, store: Store | None = None) -> Self:
-        """The atom called ``atom_id``. ``UserError`` if it is not there, or is of another type than
-        this class.
+        """The atom ``atom_id``.
+
+        Raises ``UserError`` if it does not exist, or if its type is not that of this class.
         """
         store = store or default_store()
         kind, _, digits = atom_id.rpartition("-")
         if not kind or not digits or set(digits) - set("0123456789abcdef"):
-            raise UserError(f"{atom_id!r} is no atom's id; ids look like model-0123456789abcdef")
+            raise UserError(f"{atom_id!r} is not an atom id; ids look like model-0123456789abcdef")
         whole = len(digits) == 64
         keys = (
             [digits]
@@ -75,7 +77,7 @@ class Atom:
             else [path.stem for path in store.record_path(digits).parent.glob(f"{digits}*.json")]
         )
         if len(keys) > 1:
-            raise UserError(f"{atom_id} is short for {len(keys)} atoms; give more digits")
+            raise UserError(f"{atom_id} matches {len(keys)} atoms; give more digits")
         record = store.read(keys[0], whole=True) if keys else None
         if record is None:
             raise UserError(f"there is no atom {atom_id} in {store.root}")
@@ -97,10 +99,9 @@ class Atom:
         metadata: Mapping[str, Any] | None = None,
         store: Store | None = None,
     ) -> Self:
-        """Take a copy of the file or folder ``artifact_path`` into the store, which stays where it
-        is.
+        """Copy the file or folder ``artifact_path`` into the store.
 
-        The same content with the same metadata is the same atom, whoever (``user``) puts it there.
+        The same content with the same metadata is the same atom, whatever the ``user``.
         """
         kind = type or cls.kind
         if kind is None:
@@ -130,29 +131,29 @@ class Atom:
         return atom
 
     def get_data_path(self) -> Path:
-        """The folder with the atom's files. Read them, never write to them."""
+        """The folder with the atom's files. Never write to it."""
         inside = self.folder / DATA
         return inside if inside.is_dir() else self.folder
 
     def parents(self) -> dict[str, Atom]:
-        """What it was made from, by argument name."""
+        """The atoms that it was made from, by argument name."""
         return {
             name: Atom.load(atom_id, store=self.store) for name, atom_id in self.made_from.items()
         }
 
     def provenance(self) -> Iterator[Atom]:
-        """This atom and all that went into it, each once, nearest first."""
+        """This atom and its ancestors, each once, nearest first."""
         seen: set[str] = set()
-        waiting = [self]
-        while waiting:
-            atom = waiting.pop(0)
+        queue = [self]
+        while queue:
+            atom = queue.pop(0)
             if atom.id not in seen:
                 seen.add(atom.id)
                 yield atom
-                waiting += atom.parents().values()
+                queue += atom.parents().values()
 
     def tree(self) -> str:
-        """Its provenance as text, one atom a line."""
+        """The provenance as text, one atom per line."""
         return "\n".join(self._lines("", ""))
 
     def _lines(self, name: str, indent: str) -> Iterator[str]:
@@ -164,8 +165,9 @@ class Atom:
 
     @property
     def step(self) -> str:
-        """The workflow's step, or the sweep's stage, that made it; empty for what was put into the
-        store by hand.
+        """The step of a workflow, or the stage of a sweep, that made it.
+
+        Empty for an atom that was created by hand.
         """
         return str(self.metadata.get("step", ""))
 
@@ -198,31 +200,31 @@ class DatasetAtom(Atom):
         """The training samples: ``train.jsonl``, or the only JSONL file."""
         from mosweep.datasets.jsonl import JSONLDataset
 
-        found = sorted(self.get_data_path().rglob("*.jsonl"))
-        chosen = [path for path in found if path.name == "train.jsonl"] or found
+        files = sorted(self.get_data_path().rglob("*.jsonl"))
+        chosen = [path for path in files if path.name == "train.jsonl"] or files
         if len(chosen) != 1:
             raise UserError(
-                f"{self.id} has {len(found)} JSONL files and no train.jsonl; load the one you "
-                "mean with JSONLDataset.load"
+                f"{self.id} has {len(files)} JSONL files and no train.jsonl; load one of them "
+                "with JSONLDataset.load"
             )
         return await JSONLDataset.load(chosen[0])
 
 
 class ModelAtom(Atom):
-    """A model: a fine-tuned model's id with its provider, or its files, or both."""
+    """A model: its id at a provider, or its files, or both."""
 
     kind = "model"
 
     def get_model_id(self) -> str:
-        """The id that evaluations reach it by: from the metadata, or the file ``model_id.txt``."""
+        """The id for evaluations, from the metadata or the file ``model_id.txt``."""
         known = self.metadata.get("model_id")
         file = self.get_data_path() / "model_id.txt"
         if known is None and file.exists():
             known = file.read_text().strip()
         if not known:
             raise UserError(
-                f"{self.id} has no model id: give AtomConstructor(metadata={{'model_id': …}}) or "
-                "leave a file model_id.txt"
+                f"{self.id} has no model id: set AtomConstructor(metadata={{'model_id': …}}) or "
+                "write a file model_id.txt"
             )
         return str(known)
 
@@ -233,7 +235,7 @@ class EvalAtom(Atom):
     kind = "eval"
 
     async def to_eval_results(self) -> EvalResults:
-        """What ``EvalResults.save`` wrote, or what a sweep's evaluation measured."""
+        """The results, from a file of ``EvalResults.save`` or from a sweep's evaluation."""
         from mosweep.core.samples import SAMPLES, read_samples
         from mosweep.evals.base import EvalResults
 
@@ -246,12 +248,12 @@ class EvalAtom(Atom):
                 {task: metrics},
                 read_samples(samples) if samples.exists() else (),
             )
-        found = sorted(self.get_data_path().rglob("*.json"))
-        if len(found) != 1:
+        files = sorted(self.get_data_path().rglob("*.json"))
+        if len(files) != 1:
             raise UserError(
-                f"{self.id} has {len(found)} JSON files where one of EvalResults.save is expected"
+                f"{self.id} has {len(files)} JSON files; expected one, from EvalResults.save"
             )
-        return await EvalResults.load(found[0])
+        return await EvalResults.load(files[0])
 
 
 _CLASSES: Mapping[str, type[Atom]] = {
@@ -260,7 +262,7 @@ _CLASSES: Mapping[str, type[Atom]] = {
 
 
 def default_store() -> Store:
-    """The store in mosweep's home, which the sweeps use too."""
+    """The store in mosweep's home, which sweeps use, too."""
     return Store(home() / "store")
 
 
@@ -278,8 +280,9 @@ def publish(
     move: bool = False,
     label: str = "",
 ) -> Record:
-    """The record for ``payload``, made with a copy of ``place`` if it is not there yet; with
-    ``move``, that need not stay where it is.
+    """The record for ``payload``. If it does not exist, it is created with a copy of ``place``.
+
+    With ``move``, ``place`` is moved instead of copied.
     """
     key = fingerprint.fingerprint(payload)
     while True:
@@ -288,7 +291,7 @@ def publish(
         attempt = store.begin(key)
         if isinstance(attempt, Attempt):
             break
-        time.sleep(LOOK_S)  # another process is at it
+        time.sleep(LOOK_S)  # another process is creating it
     try:
         _take(place, attempt.folder / DATA, move)
         now = round(time.time(), 3)
@@ -305,7 +308,7 @@ def publish(
         raise
     record = store.read(key, whole=True)
     if record is None:
-        raise StoreError(f"{payload['kind']} {key[:12]} was damaged as soon as it was written")
+        raise StoreError(f"{payload['kind']} {key[:12]} was damaged right after it was written")
     return record
 
 
@@ -353,13 +356,13 @@ def _atom(record: Record, store: Store) -> Atom:
 
 
 def _type_of(kind: Any) -> str:
-    """The atom's type for a stage's kind."""
-    found = Kind.of(kind)
-    return found.name if found.optional else _STAGES.get(found.leaves, found.name)
+    """The type of the atom that a stage of ``kind`` makes."""
+    known = Kind.of(kind)
+    return known.name if known.optional else _STAGES.get(known.leaves, known.name)
 
 
 def _id_of(store: Store, key: str) -> str:
-    """The id of what a sweep's stage needed; by its record, as only that says what it is."""
+    """The id of a stage's input. Only the input's record knows its type."""
     with contextlib.suppress(StoreError):
         if (record := store.read(key)) is not None:
             return atom_id(_type_of(record.data["kind"]), key)

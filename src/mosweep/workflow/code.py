@@ -1,10 +1,13 @@
-"""The digest of a step's code: the function, and what of the user's own it uses.
+"""The digest of a step's code: its function, and the user's code that the function uses.
 
-Taken from the source, as the parser sees it, so that comments and layout do not count: the function
-itself; of its own module the functions, classes and values that it names, and what those name in
-turn; of other modules in the same folder the whole file. Libraries do not count (a record says
-which versions were there). Without source (a function typed into ``python -c``) its bytecode stands
-for it.
+The digest is computed from the parsed source, so comments and layout do not change it. It covers:
+
+- the function itself
+- the functions, classes and values of its module that it names, and what those name in turn
+- the whole file of every other module in the same folder that it uses
+
+Libraries are not part of it; a record lists their versions. Without source, as in ``python -c``,
+the bytecode is used.
 """
 
 from __future__ import annotations
@@ -29,16 +32,15 @@ _PLAIN = (str, bytes, int, float, bool, complex, type(None))
 
 
 def code_of(fn: Callable[..., Any]) -> str:
-    """Digest of ``fn``'s code, and of the values that are bound into it (closures, partial
-    arguments, an instance's fields).
+    """The digest of ``fn``'s code and of the values that are bound to it.
+
+    These are closures, partial arguments and the fields of an instance.
     """
     return fingerprint.fingerprint({"code": list(_described(fn, set()))})
 
 
 def _described(value: Any, seen: set[int]) -> Iterator[str]:
-    """Texts that stand for ``value``'s code; nothing for what has been described already, or is a
-    library's.
-    """
+    """Texts that represent the code of ``value``. Nothing if it is in ``seen``."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -94,8 +96,10 @@ def _class(cls: type, seen: set[int]) -> Iterator[str]:
 
 
 def _named(names: set[str], scope: dict[str, Any], seen: set[int]) -> Iterator[str]:
-    """What a function means by the names it uses: of its own module the definitions, of modules
-    beside it the files.
+    """Texts for the global names that a function uses.
+
+    Names of its own module stand for their definitions, other modules in the folder for their
+    files.
     """
     definitions = _definitions(scope.get("__file__"))
     for name in sorted(names & scope.keys()):
@@ -119,10 +123,10 @@ def _named(names: set[str], scope: dict[str, Any], seen: set[int]) -> Iterator[s
 
 @functools.cache
 def _definitions(file: str | None) -> dict[str, str]:
-    """The assignments at the top of a module, by name."""
+    """The top-level assignments of a module, by name."""
     if file is None or not Path(file).is_file():
         return {}
-    found: dict[str, str] = {}
+    definitions: dict[str, str] = {}
     for node in ast.parse(Path(file).read_bytes()).body:
         targets = (
             node.targets
@@ -133,13 +137,14 @@ def _definitions(file: str | None) -> dict[str, str]:
         )
         for target in targets:
             for name in (each.id for each in ast.walk(target) if isinstance(each, ast.Name)):
-                found[name] = found.get(name, "") + ast.dump(node)
-    return found
+                definitions[name] = definitions.get(name, "") + ast.dump(node)
+    return definitions
 
 
 def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
-    """Values that came with the code. Lists and dictionaries may change while the program runs, and
-    are left out.
+    """Texts for values that are bound to the code.
+
+    Lists and dictionaries are left out, as they may change while the program runs.
     """
     for value in values:
         if isinstance(value, _PLAIN):
@@ -159,8 +164,8 @@ def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
                 )
             except TypeError as error:
                 raise UserError(
-                    f"a step's function has a {type(value).__name__} bound into it that has no "
-                    f"key: {error}"
+                    f"a step's function is bound to a {type(value).__name__} that has no key: "
+                    f"{error}"
                 ) from error
 
 
@@ -168,7 +173,7 @@ def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
 def _source(code: types.CodeType) -> str:
     try:
         return _parsed(inspect.getsource(code))
-    # no source: typed in, or a lambda in the middle of a line
+    # no source: typed interactively, or a lambda within a line
     except (OSError, TypeError, SyntaxError):
         inner = [
             _source(item) if isinstance(item, types.CodeType) else repr(item)
@@ -179,7 +184,7 @@ def _source(code: types.CodeType) -> str:
 
 def _parsed(text: str) -> str:
     tree = ast.parse(textwrap.dedent(text))
-    for node in ast.walk(tree):  # words about the code are not the code
+    for node in ast.walk(tree):  # docstrings do not count
         if (
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             and ast.get_docstring(node, clean=False) is not None
@@ -197,9 +202,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _own(module: types.ModuleType) -> bool:
-    """Whether a module is the user's: neither of the standard library nor installed, nor
-    mosweep.
-    """
+    """Whether a module is the user's: not installed, not mosweep, not the standard library."""
     if module.__name__.partition(".")[0] in {*sys.stdlib_module_names, "mosweep"}:
         return module.__name__ == "__main__"
     file = getattr(module, "__file__", None)
@@ -207,8 +210,9 @@ def _own(module: types.ModuleType) -> bool:
 
 
 def _beside(module: types.ModuleType, scope: dict[str, Any]) -> bool:
-    """Whether ``module`` is another file in the folder of the module with the global variables
-    ``scope``, or below it.
+    """Whether ``module`` is another file of the user in or below the folder of a module.
+
+    ``scope`` holds the global variables of that module.
     """
     own, other = scope.get("__file__"), getattr(module, "__file__", None)
     return bool(

@@ -1,6 +1,4 @@
-"""Running workflows: what is cached is read, the rest runs, everything that can at the same
-time.
-"""
+"""Run workflows: read cached results, and run the other steps, in parallel where possible."""
 
 from __future__ import annotations
 
@@ -30,8 +28,9 @@ StepStatus = Literal["pending", "running", "succeeded", "failed", "skipped"]
 
 @dataclass
 class StepState:
-    """How a step went. ``cached``: nothing ran; ``input_atoms`` and ``output_atoms``: argument name
-    → atom id; ``log``: where it failed.
+    """The state of a step. ``cached``: its result was in the store, and nothing ran.
+
+    ``input_atoms`` and ``output_atoms`` map argument names to atom ids.
     """
 
     step_name: str
@@ -47,7 +46,7 @@ class StepState:
 
 @dataclass
 class WorkflowState:
-    """How a workflow went, step by step."""
+    """The state of a workflow, step by step."""
 
     workflow_name: str
     input_atoms: dict[str, str]
@@ -64,7 +63,7 @@ class WorkflowState:
         raise KeyError(step)
 
     def atom(self, name: str) -> Atom:
-        """The latest atom called ``name``."""
+        """The latest atom with this ``name``."""
         for state in reversed(self.step_states):
             if name in state.output_atoms:
                 return Atom.load(state.output_atoms[name], store=self.store)
@@ -80,8 +79,9 @@ class WorkflowState:
 
 
 class WorkflowError(MosweepError):
-    """A step failed. ``state`` is how far the workflow came: steps that did not need the failed one
-    are done.
+    """A step failed. ``state`` is the workflow's state.
+
+    Steps that do not depend on the failed step are done.
     """
 
     def __init__(self, message: str, state: WorkflowState) -> None:
@@ -100,16 +100,18 @@ def run_workflow(
     max_parallel: int | None = None,
     user: str | None = None,
 ) -> WorkflowState:
-    """Run ``workflow`` and return how it went; ``WorkflowError`` if a step failed.
+    """Run ``workflow`` and return its state. Raises ``WorkflowError`` if a step failed.
 
-    ``input_atoms``: what it is given, by argument name. ``config``: an object or mapping with one
-    part per step. ``selected_steps``: run only these, and take the others from the store.
-    ``force``: run these steps (``True``: all selected) although their result is there; what was
-    made of the old result runs again, too. ``max_parallel``: steps at a time, by default as many as
-    there are cores and four more. ``user`` is noted with what is made.
+    - ``input_atoms``: the inputs of the workflow, by argument name
+    - ``config``: an object or mapping with one part per step
+    - ``selected_steps``: run only these steps. Results of the others must be in the store.
+    - ``force``: run these steps even if their result is in the store (``True``: all selected
+      steps). Steps that depend on them run again, too.
+    - ``max_parallel``: steps that run at the same time; by default the number of cores plus four
+    - ``user``: recorded with the atoms
 
-    Works where an event loop runs already, as in a notebook; there ``await run_workflow_async(…)``
-    does not block it.
+    It also works inside a running event loop, as in a notebook. There, ``await
+    run_workflow_async(…)`` does not block the loop.
     """
     run = _Run(
         workflow,
@@ -127,7 +129,7 @@ def run_workflow(
         return asyncio.run(run)
     threads = ThreadPoolExecutor(1)
     done = threads.submit(asyncio.run, run)
-    threads.shutdown(wait=False)  # an interrupted notebook does not wait
+    threads.shutdown(wait=False)  # do not wait if the notebook is interrupted
     return done.result()
 
 
@@ -142,7 +144,7 @@ async def run_workflow_async(
     max_parallel: int | None = None,
     user: str | None = None,
 ) -> WorkflowState:
-    """``run_workflow`` for who has an event loop."""
+    """``run_workflow`` as a coroutine."""
     run = _Run(
         workflow,
         dict(input_atoms or {}),
@@ -199,13 +201,13 @@ class _Run:
             atom = self.given.get(name)
             if atom is None:
                 raise UserError(
-                    f"workflow {self.workflow.name!r} needs the atom {name!r} (a {kind}); give "
+                    f"workflow {self.workflow.name!r} needs the atom {name!r} (a {kind}); pass "
                     f"input_atoms={{{name!r}: …}}"
                 )
             if atom.type != kind:
                 raise UserError(
-                    f"workflow {self.workflow.name!r}: {name!r} must be a {kind}, {atom.id} is a "
-                    f"{atom.type}"
+                    f"workflow {self.workflow.name!r}: {name!r} must be a {kind}, but {atom.id} is "
+                    f"a {atom.type}"
                 )
 
     async def run(self) -> WorkflowState:
@@ -231,12 +233,12 @@ class _Run:
         return self.state
 
     async def _step(self, step: Step) -> bool:
-        """Bring one step to its end, after those whose atoms it reads; whether it succeeded."""
+        """Finish a step, after the steps whose atoms it reads. Returns whether it succeeded."""
         state = self.state[step.name]
         producers = self.workflow.producers(step, self.given)
         done = [await self.tasks[producer.name] for producer in producers]
         if not all(done):
-            state.status, state.error = "skipped", "not run: a step that it needs failed"
+            state.status, state.error = "skipped", "not run: a step that it depends on failed"
             return False
         inputs = self._inputs(step, producers)
         state.input_atoms = {name: atom.id for name, atom in inputs.items()}
@@ -251,15 +253,14 @@ class _Run:
             state.cached = True
         elif step.name not in self.selected:
             raise UserError(
-                f"step {step.name!r} is not selected, and what it makes is not in the store; "
-                "select it, too"
+                f"step {step.name!r} is not selected, and its result is not in the store; select "
+                "it, too"
             )
         else:
             async with self.turns:
-                found = await self._perform(step, state, payload, key, inputs, forced)
-            if found is None:
+                made = await self._perform(step, state, payload, key, inputs, forced)
+            if made is None:
                 return False
-            made = found
             if forced and not state.cached:
                 self.redone.add(step.name)
         self.made[step.name] = made
@@ -276,19 +277,20 @@ class _Run:
         for name, kind in step.input_atom_types.items():
             if name not in available:
                 raise UserError(
-                    f"step {step.name!r} reads the atom {name!r}, which nothing makes; "
+                    f"step {step.name!r} reads the atom {name!r}, which no step makes; "
                     f"{choices(name, available)}"
                 )
             if available[name].type != kind:
                 raise UserError(
-                    f"step {step.name!r}: {name!r} must be a {kind}, {available[name].id} is a "
+                    f"step {step.name!r}: {name!r} must be a {kind}, but {available[name].id} is a "
                     f"{available[name].type}"
                 )
         return {name: available[name] for name in step.input_atom_types}
 
     def _outputs(self, record: Record) -> dict[str, Atom] | None:
-        """The atoms that a finished step made; ``None`` if one of them is gone or damaged, and the
-        step has to run again.
+        """The atoms of a finished step. ``None`` if one is missing or damaged.
+
+        In that case the step's record is removed, so that it runs again.
         """
         try:
             return {
@@ -308,8 +310,9 @@ class _Run:
         inputs: Mapping[str, Atom],
         forced: bool,
     ) -> dict[str, Atom] | None:
-        """Run the step, unless another process is at the same: then wait for its result. ``None``
-        if it failed.
+        """Run the step, or wait for the result of a process that runs the same step.
+
+        ``None`` if it failed.
         """
         made: dict[str, Atom] | None = None
 
@@ -360,7 +363,7 @@ class _Run:
         inputs: Mapping[str, Atom],
         folder: Path,
     ) -> dict[str, Atom]:
-        """Run the function, again if it may, and make its atoms."""
+        """Run the function, with its retries, and create its atoms."""
         while True:
             workspace = folder / "workspace"
             workspace.mkdir()
@@ -385,8 +388,7 @@ class _Run:
         place = Path(constructor.path)
         if not place.exists():
             raise UserError(
-                f"step {step.name!r} says that {constructor.name!r} is at {place}, and there is "
-                "nothing"
+                f"step {step.name!r} returned {constructor.name!r} at {place}, which does not exist"
             )
         payload = {
             "kind": constructor.type,
@@ -417,7 +419,7 @@ class _Run:
         return Atom.load(f"{constructor.type}-{record.key}", store=self.store)
 
     def _forget(self, key: str) -> None:
-        """Remove a step's result, and its atoms."""
+        """Remove a step's record and its atoms from the store."""
         record = self.store.read(key)
         if record is not None:
             for atom in (self._outputs(record) or {}).values():
@@ -426,7 +428,7 @@ class _Run:
 
 
 async def _call(step: Step, config: Any, inputs: dict[str, Atom], workspace: Path) -> Any:
-    """Run a step's function; a plain one in a thread, so that others can run meanwhile."""
+    """Run a step's function. One that is not async runs in a thread, so that it blocks no step."""
     if inspect.iscoroutinefunction(step.fn):
         returned: Any = step.fn(config, inputs, workspace)
     else:
@@ -437,7 +439,7 @@ async def _call(step: Step, config: Any, inputs: dict[str, Atom], workspace: Pat
 def _checked(step: Step, returned: Any) -> list[AtomConstructor]:
     constructors = [returned] if isinstance(returned, AtomConstructor) else returned
     if not isinstance(constructors, Sequence) or not all(
-        isinstance(each, AtomConstructor) for each in constructors
+        isinstance(constructor, AtomConstructor) for constructor in constructors
     ):
         raise UserError(
             f"step {step.name!r} must return a list of AtomConstructor, not {returned!r}"
@@ -445,13 +447,11 @@ def _checked(step: Step, returned: Any) -> list[AtomConstructor]:
     names = [constructor.name for constructor in constructors]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"step {step.name!r} made {', '.join(twice)} twice")
+    types = {constructor.name: constructor.type for constructor in constructors}
     for name, kind in (step.output_atom_types or {}).items():
-        found = next(
-            (constructor for constructor in constructors if constructor.name == name), None
-        )
-        if found is None or found.type != kind:
+        if types.get(name) != kind:
             raise UserError(
-                f"step {step.name!r} says that it makes {name!r}, a {kind}; it made "
+                f"step {step.name!r} declares the output {name!r}, a {kind}, but it made "
                 f"{names or 'nothing'}"
             )
     return list(constructors)

@@ -1,4 +1,4 @@
-"""What a workflow is made of: steps, their configuration, and what they say that they made."""
+"""The parts of a workflow: steps, their configuration, and the atoms that they return."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ __all__ = ["AtomConstructor", "Step", "StepConfig", "StepFunction", "Workflow", 
 
 @dataclass(frozen=True)
 class AtomConstructor:
-    """An atom to be made of what a step left at ``path``, a file or a folder; the next steps get it
-    as ``input_atoms[name]``.
+    """An atom to create from the file or folder at ``path``.
 
-    What lies in the step's workspace is taken; anything else is copied and stays where it is.
-    ``metadata`` is JSON.
+    Later steps get it as ``input_atoms[name]``. A path in the step's workspace is moved into the
+    store; any other path is copied. ``metadata`` must be serialisable as JSON.
     """
 
     name: str
@@ -33,34 +32,32 @@ class AtomConstructor:
 
 @dataclass
 class StepConfig:
-    """Base of a step's configuration: a dataclass whose fields are plain data. They are in the
-    step's key.
-    """
+    """Base class of a step's configuration: a dataclass of plain data, part of the step's key."""
 
 
 @dataclass
 class WorkflowConfig:
-    """Base of a workflow's configuration: one field per step, of that step's name."""
+    """Base class of a workflow's configuration, with one field per step, named like the step."""
 
 
-#: What a step returns: the atoms to make, or the only one.
+#: What a step returns: a list of atoms to create, or a single one.
 Made = AtomConstructor | Sequence[AtomConstructor]
 StepFunction = Callable[[Any, dict[str, Atom], Path], Made | Awaitable[Made]]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step. ``fn(config, input_atoms, temp_workspace)``, sync or async, returns what atoms to
-    make.
+    """One step. ``fn(config, input_atoms, temp_workspace)`` returns the atoms to create.
 
-    ``input_atom_types`` (argument name → atom type) says what it reads: by default everything that
-    the workflow was given and that the steps before it made. Steps that say so, and need nothing of
-    each other, run at the same time. ``output_atom_types`` is checked against what the step
-    returns. An error of a class in ``retry_on`` lets the step run again, up to ``retries`` times.
+    ``fn`` may be async. ``input_atom_types`` (argument name → atom type) declares what the step
+    reads. By default it reads all inputs of the workflow and all atoms of earlier steps. Steps that
+    declare their inputs and do not depend on each other run at the same time.
+    ``output_atom_types`` is checked against what the step returns. After an error of a class in
+    ``retry_on``, the step is retried, up to ``retries`` times.
 
-    A step runs again if its configuration, an input, or its code changed: the function, what it
-    uses of its own module, and the modules beside that. What it reads from variables that change
-    while the program runs is not seen.
+    A step runs again if its configuration, an input or its code changed. Its code is the function,
+    what it uses of its own module, and the other modules in the folder that it uses. Variables that
+    change while the program runs are not tracked.
     """
 
     name: str
@@ -79,12 +76,11 @@ class Step:
             )
         if self.retry_on and self.retries < 1:
             raise UserError(
-                f"step {self.name!r}: retry_on is given, but retries is {self.retries}; give how "
-                "often to try again"
+                f"step {self.name!r}: retry_on is set, but retries is {self.retries}; must be ≥ 1"
             )
 
     def configured(self, config: Any) -> Any:
-        """Its part of the workflow's configuration; by default ``config_class()``."""
+        """The step's part of the workflow's configuration. By default ``config_class()``."""
         own = (
             config.get(self.name)
             if isinstance(config, Mapping)
@@ -110,7 +106,7 @@ class Step:
         return own
 
     def payload(self, config: Any, inputs: Mapping[str, Atom]) -> dict[str, Any]:
-        """What defines the step's result."""
+        """What defines the step's result. The step's key is its digest."""
         try:
             settings = fingerprint.canonical(config, self.name)
         except TypeError as error:
@@ -129,8 +125,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Workflow:
-    """Steps in order. ``input_atom_types`` (argument name → atom type) says what it has to be
-    given: by default, what its steps say that they read and no step before them makes.
+    """Steps in order.
+
+    ``input_atom_types`` (argument name → atom type) declares the inputs of the workflow. By default
+    these are the declared inputs of its steps that no earlier step makes.
     """
 
     name: str
@@ -146,7 +144,7 @@ class Workflow:
             raise UserError(f"workflow {self.name!r} has no steps")
 
     def step(self, name: str) -> Step:
-        """The step called ``name``."""
+        """The step ``name``."""
         for step in self.steps:
             if step.name == name:
                 return step
@@ -156,7 +154,7 @@ class Workflow:
         )
 
     def needed(self) -> dict[str, str]:
-        """What it has to be given: argument name → atom type."""
+        """The inputs that the workflow needs: argument name → atom type."""
         if self.input_atom_types is not None:
             return dict(self.input_atom_types)
         made: set[str] = set()
@@ -177,8 +175,9 @@ class Workflow:
         return needed
 
     def producers(self, step: Step, given: Mapping[str, Any]) -> list[Step]:
-        """The steps whose atoms ``step`` may read: those that make what it says it reads, or all
-        before it if it does not say.
+        """The steps whose atoms ``step`` may read.
+
+        These are the steps that make its declared inputs, or all earlier steps if it declares none.
         """
         before = self._before(step)
         if step.input_atom_types is None:
@@ -186,11 +185,11 @@ class Workflow:
         chosen: list[Step] = []
         for name in step.input_atom_types:
             makers = [earlier for earlier in before if name in (earlier.output_atom_types or ())]
-            silent = [earlier for earlier in before if earlier.output_atom_types is None]
+            undeclared = [earlier for earlier in before if earlier.output_atom_types is None]
             if makers:
                 chosen.append(makers[-1])
             elif name not in given:
-                chosen += silent
+                chosen += undeclared
         return list(dict.fromkeys(chosen))
 
     def _before(self, step: Step) -> list[Step]:

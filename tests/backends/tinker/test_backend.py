@@ -50,15 +50,15 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
         (["tinker.batchsize=3"], "tinker.batchsize=3: no such key; did you mean batch_size"),
         (
             ["model.tinker=null"],
-            "model.tinker=None: backend=tinker needs the name that tiny has with Tinker",
+            "model.tinker=None: backend=tinker needs Tinker's name for tiny",
         ),
         (
             ["backend.use_recommended_lr=true", "optim.lr=1e-3"],
-            "optim.lr=0.001: is given, and so is backend.use_recommended_lr=true",
+            "optim.lr=0.001: conflicts with backend.use_recommended_lr=true",
         ),
         (
             ["backend.use_recommended_lr=true", "tinker.learning_rate=1e-3"],
-            "tinker.learning_rate=0.001: is given, and so is backend.use_recommended_lr=true",
+            "tinker.learning_rate=0.001: conflicts with backend.use_recommended_lr=true",
         ),
         (
             [*HUB, "model.revision=main"],
@@ -102,11 +102,11 @@ ASKED = (
     [
         (
             CHAT % ', "rejected": "b"' + CHAT % "",
-            "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 2: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
         (
             CHAT % ', "rejected": ["b"]',
-            "sample 1: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 1: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
         (ASKED, "sample 1: method=dpo needs the preferred answer as the last message"),
     ],

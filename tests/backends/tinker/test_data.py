@@ -180,7 +180,7 @@ def test_recipes_are_laid_over_each_other() -> None:
         ({"rank": 0}, "tinker.rank=0: must be ≥ 1"),
         ({"loss_on": "all"}, "tinker.loss_on=all"),
         ({"min_learning_rate": 1.0}, "min_learning_rate=1.0: must be ≤ learning_rate=0.003"),
-        ({"train_attn": False, "train_mlp": False}, "nothing would be trained"),
+        ({"train_attn": False, "train_mlp": False}, "nothing to train"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings: Any, message: str) -> None:
@@ -268,7 +268,7 @@ def test_a_pair_of_which_one_side_has_nothing_left_drops_out(llama3: Any) -> Non
     [
         (
             CHATS[0],
-            "sample 2: method=dpo needs the answer that is not preferred, as text, in rejected",
+            "sample 2: method=dpo needs the dispreferred answer, as text, in rejected",
         ),
         ({**CHATS[0], "rejected": {"role": "assistant", "content": "no"}}, "as text, in rejected"),
         (
@@ -442,7 +442,7 @@ def test_questions_for_the_reference_that_may_yet_be_answered_are_asked_again(
     )
     assert len(objective.reference) == 2
     assert client.asked == 6
-    assert capsys.readouterr().out.count("again in") == 2
+    assert capsys.readouterr().out.count("retrying in") == 2
     refused = tinker.BadRequestError(
         "too long", response=httpx.Response(400, request=request), body=None
     )

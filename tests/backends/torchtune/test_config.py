@@ -81,7 +81,7 @@ def test_one_setting_changes_and_the_recipe_stays() -> None:
         ("shuffle", 1, "expected true or false"),
         ("model.lora_attn_modules", "q_proj", "expected a list"),
         ("dtype", "fp16", "valid: auto"),
-        ("output_dir", "x", "mosweep decides where files lie"),
+        ("output_dir", "x", "mosweep decides where files are stored"),
         ("checkpointer.checkpoint_dir", "x", "follows from the base model"),
         ("save_adapter_weights_only", False, "corrupts"),
         ("dataset.data_files", "x", "data set of the trial"),
@@ -136,7 +136,7 @@ def test_numbers_are_read_as_torchtune_reads_them(tmp_path: Path) -> None:
         "whole": 12,
     }
     (tmp_path / "r.yaml").write_text("a: b")
-    with pytest.raises(UserError, match="no torchtune recipe"):
+    with pytest.raises(UserError, match="not a torchtune recipe"):
         load_recipe(tmp_path / "r.yaml")
 
 
@@ -221,7 +221,7 @@ def test_steps_are_counted_as_the_recipe_takes_them() -> None:
     assert steps_of(config, 39) == 3 * 4
     assert steps_of({**config, "max_steps_per_epoch": 1}, 39) == 3
     check(config, 8)
-    with pytest.raises(ConfigError, match="no step would be taken: 7 samples, a step needs 8"):
+    with pytest.raises(ConfigError, match="no step would be taken: a step needs 8 samples"):
         check(config, 7)
 
 

@@ -42,7 +42,7 @@ def attempt(
     work = folder / "run" / "work"
     save = torch.save
     try:
-        resume.follow(work, recipe)
+        resume.save_whole_states(work, recipe)
         for epoch in epochs:
             for name in ("recipe_state", "logs", f"epoch_{epoch}"):
                 (work / name).mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,10 @@ def test_the_last_sound_checkpoint_is_taken(
     break_it, steps = DAMAGE[damage]
     break_it(old / "run" / "work")
     work = tmp_path / "new" / "run" / "work"
-    assert resume.adopt([old], work, "r") == steps
+    assert resume.copy_checkpoint([old], work, "r") == steps
     said = capsys.readouterr().out
     assert ("cannot be used" in said) == (damage not in ("none", "killed between two renames"))
-    assert (f"going on after step {steps}" if steps else "starting from the first step") in said
+    assert (f"resuming after step {steps}" if steps else "starting from the first step") in said
     assert resume.losses_before(work) == [[step, 1 / step] for step in range(1, steps + 1)]
     if steps:
         [epoch] = work.glob("epoch_*")  # torchtune takes the highest
@@ -127,10 +127,10 @@ def test_the_last_sound_checkpoint_is_taken(
 def test_an_attempt_that_took_over_serves_the_next(tmp_path: Path) -> None:
     first = attempt(tmp_path / "1", 0)
     second = attempt(tmp_path / "2", previous=first)
-    assert resume.adopt([first], second / "run" / "work", "r") == 2
+    assert resume.copy_checkpoint([first], second / "run" / "work", "r") == 2
     (first / "run" / "work").rename(tmp_path / "gone")
     third = tmp_path / "3" / "run" / "work"
-    assert resume.adopt(list(resume.earlier(spec_of(second))), third, "r") == 2
+    assert resume.copy_checkpoint(list(resume.earlier(spec_of(second))), third, "r") == 2
     (third / "logs").mkdir()
     (third / "logs" / "log_9.txt").write_text("Step 1 | loss:0.5 \nStep 2 | loss:0.25 \n")
     assert resume.losses_of(third) == [[1, 1.0], [2, 0.5], [3, 0.5], [4, 0.25]], (
@@ -144,33 +144,33 @@ def test_an_attempt_that_got_nowhere_is_passed_over(
     first = attempt(tmp_path / "1", 0)
     second = attempt(tmp_path / "2", previous=first)
     assert list(resume.earlier(spec_of(second))) == [second, first]
-    assert resume.adopt([second, first], tmp_path / "new", "r") == 2
-    assert resume.adopt([second], tmp_path / "newer", "r") == 0
+    assert resume.copy_checkpoint([second, first], tmp_path / "new", "r") == 2
+    assert resume.copy_checkpoint([second], tmp_path / "newer", "r") == 0
     assert list(resume.earlier(spec_of(tmp_path / "3"))) == []
     assert (
         list(resume.earlier(spec_of(attempt(tmp_path / "4", previous=first, identity="another"))))
         == []
     )
-    assert "of another run" in capsys.readouterr().out
+    assert "belongs to another run" in capsys.readouterr().out
 
 
 def test_another_recipes_state_is_not_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        resume.adopt(
+        resume.copy_checkpoint(
             [attempt(tmp_path / "old", 0, recipe="single")], tmp_path / "new", "distributed"
         )
         == 0
     )
-    assert "it is of the recipe single" in capsys.readouterr().out
+    assert "it belongs to the recipe single" in capsys.readouterr().out
 
 
 def test_who_cannot_use_a_checkpoint_does_not_pass_it_on(tmp_path: Path) -> None:
     second = attempt(tmp_path / "2", 0, previous=attempt(tmp_path / "1", 0))
-    resume.forget(second, json.loads((second / "run" / "spec.json").read_text()))
+    resume.discard_checkpoints(second, json.loads((second / "run" / "spec.json").read_text()))
     assert list(resume.earlier(spec_of(second))) == [second]
-    assert resume.adopt([second], tmp_path / "new", "r") == 0
+    assert resume.copy_checkpoint([second], tmp_path / "new", "r") == 0
 
 
 def test_a_packaged_adapter_is_taken_whole_or_not_at_all(
@@ -250,7 +250,7 @@ def test_killed_twice_is_as_never_killed(
         tmp_path / "2",
         words,
         base,
-        "torchtune.log: going on after step 4",
+        "torchtune.log: resuming after step 4",
         settings,
         processes=processes,
         previous=first,
@@ -288,7 +288,7 @@ def test_killed_while_merging_trains_no_second_time(
     assert run.result().resumed_at_step == run.result().steps == 12
     assert run.result().train_seconds == 0
     assert (run.folder / "merged" / "config.json").exists()
-    assert "had trained: its adapter is taken" in run.log.read_text()
+    assert "finished training: using its adapter" in run.log.read_text()
     assert {path.name for path in first.iterdir()} >= {"torchtune.log", "run"}
 
 
@@ -296,7 +296,7 @@ def test_another_runs_checkpoint_is_not_taken(tmp_path: Path, words: Path, base:
     first = interrupted(tmp_path / "1", words, base, STATE)
     run = complete(tmp_path / "2", words, base, {**SETTINGS, "optimizer.lr": 1e-3}, previous=first)
     assert run.result().resumed_at_step == 0
-    assert "of another run: nothing is taken from it" in run.log.read_text()
+    assert "belongs to another run and is not used" in run.log.read_text()
     assert (first / STATE).exists()
 
 

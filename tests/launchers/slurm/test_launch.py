@@ -173,7 +173,7 @@ def test_there_are_never_more_than_max_jobs(site: Site, limit: int) -> None:
 def test_slurms_own_limit_is_found_out(site: Site) -> None:
     site.cluster.submit_limit = 7
     assert len(site.launch(grid(20)).finished) == 40
-    assert len(site.told("Slurm takes no more jobs at present")) == 1
+    assert len(site.told("Slurm accepts no more jobs now")) == 1
     assert site.cluster.most_alive == 7
     assert site.commands.count("sbatch") < 80
     kept = list((site.store.root / "slurm").glob("*-*"))

@@ -106,8 +106,8 @@ def test_a_stage_that_fails_in_a_siblings_job_has_failed(tmp_path: Path) -> None
     ended = site.submission.mark(0, "ended")
     assert ended is not None
     assert ended["event"] == "failed"
-    assert "it was told to" in ended["error"]
-    assert "it was told to" in Path(ended["log"]).read_text()
+    assert "fail=raise" in ended["error"]
+    assert "fail=raise" in Path(ended["log"]).read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
-"""The dry run: a backend and an evaluation that pretend, deterministically, and are marked
-``dummy`` wherever they show.
+"""The dry run: a backend that trains nothing and returns deterministic, simulated results.
 
-Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per fine-tune + N(0, item_sd) per
-item``: a known truth to test designs, statistics and failure handling against. Scores are not
-clipped, so that they are exactly normal.
+Its results are marked ``dummy`` wherever they appear. Scores follow ``score(item) = 0.5 + effects
++ N(0, seed_sd) per fine-tune + N(0, item_sd) per item``. This known truth serves to test designs,
+statistics and failure handling. Scores are not clipped, so they are exactly normal.
 
-In a loop the 0.5 is what ``backend.rounds`` says of the round; by default each round halves what is
-missing to 1.
+In a loop, ``backend.rounds`` gives the value that replaces 0.5 in each round. By default each
+round halves the distance to 1.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["DummyBackend", "DummyFinetune", "DummyRound"]
 
 #: Mean score of the untouched base model.
 BASELINE = 0.5
-#: Learning rate of a pretended loop to which none is given.
+#: Learning rate of a simulated loop when ``optim.lr`` is not set.
 LR = 1e-3
 
 _IMMEDIATE = Traits(silent=True, immediate=True)
@@ -43,7 +42,7 @@ _SLOW = Traits(silent=True)
 
 @dataclass(frozen=True, slots=True)
 class DummyFinetune(Work):
-    """Pretends to fine-tune. ``setting`` is what a real backend would have been given."""
+    """Simulates a fine-tune. ``setting`` holds the settings that a real backend would receive."""
 
     model: str
     dataset: str
@@ -60,11 +59,11 @@ class DummyFinetune(Work):
 
     @property
     def traits(self) -> Traits:
-        """Immediate if it neither waits nor ends its process."""
+        """Immediate, unless it waits or ends its process."""
         return _IMMEDIATE if self.delay_s == 0 and self.fail in ("none", "raise") else _SLOW
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Wait, fail if told to, and leave the truth that the evaluation will sample from."""
+        """Wait, fail if asked to, and record the true mean that evaluations sample from."""
         model_id = f"dummy/{self.model}@{context.key[:12]}"
         await DummyTrainingRun(context.key[:12], model_id, self.delay_s, self.fail).wait()
         noise = random.Random(f"finetune {context.key}").gauss(0.0, self.seed_sd)
@@ -80,9 +79,7 @@ class DummyFinetune(Work):
 
 @dataclass(frozen=True, slots=True)
 class DummyRound(DummyFinetune):
-    """Pretends to train a round of a loop. ``plan`` is what a real backend would have been told,
-    ``level`` the score that comes of it.
-    """
+    """Simulates a round of a loop. ``plan`` is the round's plan, ``level`` its mean score."""
 
     plan: Mapping[str, Any]
     level: float
@@ -90,16 +87,17 @@ class DummyRound(DummyFinetune):
     kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """As a fine-tune, with the learning rates of the round's steps; goes on counting where the
-        round before stopped.
+        """Simulate a fine-tune, with the learning rates of the round's steps.
+
+        The step count continues from the previous round.
         """
         facts = await DummyFinetune.run(self, context)
         previous, plan = context.inputs.get("previous"), self.plan
         done = previous.facts["steps_done"] if previous else 0
         if done != plan["before"]:
             raise StageError(
-                f"round {plan['number']} starts after {plan['before']} steps, but the round "
-                f"before left {done}"
+                f"round {plan['number']} starts after {plan['before']} steps, but the previous "
+                f"round ended after {done}"
             )
         schedule = Schedule(**plan["schedule"])
         rates = [schedule.lr(done + step) for step in range(1, plan["steps"] + 1)]
@@ -116,14 +114,15 @@ class DummyRound(DummyFinetune):
 
 
 def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """``factor=level`` and shift, from ``{lora.rank=64: 0.2}`` or, as the command line can write
-    it, ``{lora.rank: {64: 0.2}}``.
+    """Pairs of ``factor=level`` and shift, from ``{lora.rank=64: 0.2}``.
+
+    The command line can only express the nested form ``{lora.rank: {64: 0.2}}``.
     """
     for key, value in given.items():
         if isinstance(value, Mapping):
             yield from _effects(value, f"{prefix}.{key}" if prefix else key)
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"effects.{key}", value, "expected a number, the shift of the metric")
+            raise ConfigError(f"effects.{key}", value, "expected a number: the shift of the metric")
         elif prefix or "=" in key:
             yield (f"{prefix}={key}" if prefix else key), float(value)
         else:
@@ -134,26 +133,24 @@ def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 @dataclass(frozen=True)
 class DummyBackend(RoundBackend):
-    """The group ``backend=dummy``. ``like`` is the section of the backend that it pretends to
-    be.
-    """
+    """The group ``backend=dummy``. ``like`` names the backend that it imitates."""
 
     stands_in: ClassVar[bool] = True
 
     delay_s: float = field(default=0.0, metadata=between(ge=0))
-    """How long a fine-tune pretends to take, in seconds."""
+    """Duration of a simulated fine-tune, in seconds."""
     fail: Failure = "none"
     """How a fine-tune fails: ``none``, ``raise``, ``exit``, ``oom`` or ``hang``."""
     effects: Mapping[str, Any] | None = None
-    """Shift of the metric at a factor's level: ``{lora.rank=64: 0.2}``."""
+    """Shift of the metric at a level of a factor: ``{lora.rank=64: 0.2}``."""
     item_sd: float = field(default=0.1, metadata=between(ge=0))
-    """Noise over items (a standard deviation)."""
+    """Standard deviation between items."""
     seed_sd: float = field(default=0.02, metadata=between(ge=0))
-    """Noise over fine-tunes that differ in their seed alone (a standard deviation)."""
+    """Standard deviation between fine-tunes that differ only in their seed."""
     rounds: Sequence[float] | None = None
-    """In a loop, the score after each round. The last one holds from then on."""
+    """In a loop, the score after each round. The last value repeats."""
     like: str | None = None
-    """The section of the backend that it pretends to be."""
+    """The section of the backend that it imitates."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "effects", dict(_effects(self.effects or {})))
@@ -161,23 +158,23 @@ class DummyBackend(RoundBackend):
             raise ConfigError(
                 "rounds",
                 "[]",
-                "expected the score after each round, such as [0.4, 0.7, 0.9]; the last one "
-                "holds from then on",
+                "expected the score after each round, such as [0.4, 0.7, 0.9]; the last value "
+                "repeats",
             )
 
     def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial."""
         if self.rounds is not None:
-            problem = "belongs to a loop: give loop.enabled=true"
+            problem = "applies to loops only: set loop.enabled=true"
             raise ConfigError("backend.rounds", list(self.rounds), problem)
         return Stage(
             "finetune",
-            DummyFinetune(**self._pretended(trial)),
+            DummyFinetune(**self._fields(trial)),
             resources=trial.resources("finetune"),
         )
 
     def peak_lr(self, trial: TrialConfig) -> float:
-        """As given, or as good as any."""
+        """``optim.lr``, or else ``LR``."""
         return trial.config.optim.lr or LR
 
     def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
@@ -190,31 +187,30 @@ class DummyBackend(RoundBackend):
         )
         loop = trial.config.loop
         shown = {name: getattr(loop, name) for name in ("max_seq_length", "renderer")}
-        work = DummyRound(
-            **self._pretended(trial), plan={**schema.plain(this), **shown}, level=level
-        )
+        work = DummyRound(**self._fields(trial), plan={**schema.plain(this), **shown}, level=level)
         return Stage(
             "round", work, {"previous": previous} if previous else {}, trial.resources("finetune")
         )
 
     def _native(self, trial: TrialConfig) -> dict[str, Any]:
-        """The native settings of all backends, checked as the backends themselves would."""
-        found: dict[str, Any] = {self.like: {}} if self.like else {}
+        """The native settings of all backends, after the backends' own checks."""
+        sections: dict[str, Any] = {self.like: {}} if self.like else {}
         given = {name: value for name, value in trial.config.native.items() if value}
         for kind in choices_of("backend").values() if given else ():
             if issubclass(kind, Backend) and kind.section in given:
                 schema.build(kind, {}, "backend").check_native(trial)
-                found[kind.section] = given[kind.section]
-        return found
+                sections[kind.section] = given[kind.section]
+        return sections
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """It always works."""
+        """Always passes."""
         yield Check("backend=dummy", True, "needs nothing")
 
     def _shift(self, trial: TrialConfig) -> float:
-        """The sum of the effects at the trial's levels. ``ConfigError`` for a factor that is
-        none.
+        """The sum of the effects at the trial's levels.
+
+        Raises ``ConfigError`` for a factor that does not exist.
         """
         for level in self.effects or {}:
             factor = level.partition("=")[0]
@@ -223,8 +219,8 @@ class DummyBackend(RoundBackend):
         effects: Mapping[str, float] = self.effects or {}
         return sum(shift for level, shift in effects.items() if trial.at_level(level))
 
-    def _pretended(self, trial: TrialConfig) -> dict[str, Any]:
-        """What a pretended fine-tune is given."""
+    def _fields(self, trial: TrialConfig) -> dict[str, Any]:
+        """The fields of a ``DummyFinetune``."""
         config = trial.config
         native = self._native(trial)
         return {
@@ -232,7 +228,7 @@ class DummyBackend(RoundBackend):
             "dataset": config.dataset.name,
             "task": config.task.name,
             "setting": {
-                # without where it lies, also when read back
+                # leaves out where the model is stored, also when read back
                 "model": fingerprint.canonical(config.model, "model"),
                 "lora": config.lora.in_force,
                 "optim": config.optim,

@@ -1,6 +1,4 @@
-"""Pretended fine-tuning: instant, deterministic, and able to fail in the ways that real training
-fails.
-"""
+"""Simulated fine-tuning: instant and deterministic, with the failures of real training."""
 
 from __future__ import annotations
 
@@ -21,14 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DummyTrainingBackend", "DummyTrainingRun", "Failure"]
 
-#: How to fail: raise an error, end the process, be killed as if out of memory, never end.
+#: How to fail: raise an error, exit, be killed as if out of memory, or hang.
 Failure = Literal["none", "raise", "exit", "oom", "hang"]
 
 
 @dataclass
 class DummyTrainingRun:
-    """A run that takes ``delay_s`` seconds from the first ``wait`` and then does what ``fail``
-    says.
+    """A run that takes ``delay_s`` seconds from the first ``wait`` and then fails as ``fail`` says.
+
+    With ``fail="none"`` it succeeds.
     """
 
     id: str
@@ -38,20 +37,20 @@ class DummyTrainingRun:
     status: RunStatus = "running"
 
     async def refresh(self) -> RunStatus:
-        """The state; without delay or failure, a run has succeeded as soon as one looks."""
+        """The state. Without a delay or failure, the first poll finds that the run succeeded."""
         if self.status == "running" and self.fail == "none" and self.delay_s == 0:
             self.status = "succeeded"
         return self.status
 
     async def wait(self) -> str:
-        """The model id, after ``delay_s``; ``StageError`` if it was to fail or was cancelled."""
+        """The model id, after ``delay_s``. Raises ``StageError`` after a failure or ``cancel``."""
         if self.status == "running":
             await _pause(self.delay_s)
             await _fail(self)
-            if self.status == "running":  # not cancelled meanwhile
+            if self.status == "running":  # not cancelled in the meantime
                 self.status = "succeeded"
         if self.status != "succeeded" or self.model_id is None:
-            problem = "it was told to" if self.fail == "raise" else self.status
+            problem = "fail=raise" if self.fail == "raise" else self.status
             raise StageError(f"dummy fine-tuning {self.id} failed: {problem}")
         return self.model_id
 
@@ -72,8 +71,9 @@ class DummyTrainingRun:
 
 @dataclass(frozen=True)
 class DummyTrainingBackend:
-    """Trains nothing. The model id is a digest of data, model and hyperparameters, and starts with
-    ``dummy/``.
+    """Trains nothing. Model ids start with ``dummy/``.
+
+    They end in a digest of data, model and hyperparameters.
     """
 
     delay_s: float = 0.0
@@ -86,7 +86,7 @@ class DummyTrainingBackend:
         hyperparameters: Mapping[str, Any] | None = None,
         suffix: str | None = None,
     ) -> DummyTrainingRun:
-        """Start a pretended run."""
+        """Start a simulated run."""
         key = fingerprint.fingerprint(
             {"data": dataset.digest, "model": model, "hyperparameters": dict(hyperparameters or {})}
         )

@@ -1,8 +1,7 @@
-"""What we ask of OpenAI's API, under the policy that all our calls share: files, fine-tuning jobs,
-their events, checkpoints and results.
+"""Calls to OpenAI's API: files, and fine-tuning jobs with their events, checkpoints and results.
 
-The key is ``OPENAI_API_KEY``, the service ``OPENAI_BASE_URL`` or OpenAI's own, read from the
-environment when the client is made.
+All calls share one retry policy. The API key is read from ``OPENAI_API_KEY`` and the address from
+``OPENAI_BASE_URL`` when the client is created. This module knows nothing of stages.
 """
 
 from __future__ import annotations
@@ -28,19 +27,21 @@ __all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of", "usable"]
 
 T = TypeVar("T")
 
-#: A job's metadata: what it is the fine-tune of, and which try at that it is.
-KEY, ATTEMPT = "mosweep_key", "mosweep_attempt"
-#: States that a job does not leave.
+#: Metadata of a job: the key of the stage that it trains for.
+KEY = "mosweep_key"
+#: Metadata of a job: the number of the attempt, from 1.
+ATTEMPT = "mosweep_attempt"
+#: Final states of a job.
 ENDED = ("succeeded", "failed", "cancelled")
-#: ``Trouble.code`` where the organisation has as many jobs as it may.
+#: ``Trouble.code`` when the organisation has reached its limit of active jobs.
 FULL = "too_many_active_jobs"
-#: How long an answer may take to come, in seconds.
+#: Timeout of a request, in seconds.
 TIMEOUT_S = 120.0
 
 
 @dataclass
 class Account:
-    """The API as one event loop sees it: a client without retries of its own, and the policy."""
+    """The API for one event loop: a client without its own retries, and the retry policy."""
 
     client: AsyncOpenAI
     policy: Policy
@@ -50,16 +51,16 @@ class Account:
     async def of(
         cls, client: AsyncOpenAI | None = None, patience_s: float | None = None
     ) -> Account:
-        """The running loop's account, the same for all who ask with the same ``client`` (``None``:
-        one by the environment).
+        """The running loop's account for ``client``. All callers with that client share it.
 
-        ``patience_s``, if given, is from now on its policy's.
+        ``None`` stands for a client configured by the environment. ``patience_s``, if given,
+        replaces the patience of the shared policy.
         """
         name = (asyncio.get_running_loop(), None if client is None else id(client))
         if name not in _accounts:
             ours = _client() if client is None else client.with_options(max_retries=0)
-            held = _held(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
-            _accounts[name] = (await anext(held), held, client)
+            lifetime = _lifetime(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
+            _accounts[name] = (await anext(lifetime), lifetime, client)
         account = _accounts[name][0]
         account.policy.patience_s = patience_s or account.policy.patience_s
         return account
@@ -71,9 +72,7 @@ class Account:
         return await self.policy.call(what, request, patience_s=patience_s)
 
     async def file(self, content: bytes) -> str:
-        """The id of the training file with ``content``: uploaded once, whoever asks and however
-        often.
-        """
+        """The id of the training file with ``content``. Each content is uploaded only once."""
         name = f"mosweep-{fingerprint.digest_bytes(content)[:40]}.jsonl"
         task = self._files.get(name)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
@@ -104,20 +103,18 @@ class Account:
         return file.id
 
     async def jobs(self, key: str | None = None) -> list[FineTuningJob]:
-        """Every job for ``key`` that there is, or for any of ours; a part of a request, not to be
-        made without a policy.
-        """
-        found: list[FineTuningJob] = []
+        """All jobs for ``key``, or all jobs of mosweep. Call it through ``ask``."""
+        ours: list[FineTuningJob] = []
         listed = self.client.fine_tuning.jobs.list
         page = await (listed(limit=100) if key is None else listed(metadata={KEY: key}, limit=100))
         while True:
-            found += [
+            ours += [
                 job
                 for job in page.data
                 if KEY in (job.metadata or {}) and key in (None, (job.metadata or {})[KEY])
             ]
             if not page.has_next_page():
-                return found
+                return ours
             await self.policy.opened()
             page = await page.get_next_page()
 
@@ -128,50 +125,49 @@ class Account:
         create: Callable[[int], Awaitable[FineTuningJob]],
         asked_before: bool = False,
     ) -> tuple[FineTuningJob, bool]:
-        """The job for ``key`` that lives or has succeeded, and True; or else a new one, by
-        ``create(attempt)``, and False.
+        """The active or succeeded job for ``key`` and True, or a new job and False.
 
-        Jobs in ``spent`` do not count. ``asked_before``: an earlier process has asked for the job
-        and did not learn what became of it.
+        A new job is made by ``create(attempt)``. Jobs in ``spent`` are ignored. ``asked_before``:
+        an earlier process asked for the job and did not learn whether it was created.
         """
-        passed, attempt = frozenset(spent), 1
+        ignored, attempt = frozenset(spent), 1
 
-        async def living() -> list[FineTuningJob]:
+        async def candidates() -> list[FineTuningJob]:
             nonlocal attempt
             jobs = await self.jobs(key)
             attempt = 1 + max(
                 (int((job.metadata or {}).get(ATTEMPT, "0")) for job in jobs), default=0
             )
-            return usable(jobs, passed)
+            return usable(jobs, ignored)
 
         async def first() -> FineTuningJob | None:
-            return next(iter(await living()), None)
+            return next(iter(await candidates()), None)
 
         before = int(asked_before)
         job, asked = await self.policy.find_or_make(
             "its job", first, lambda: create(attempt), before
         )
-        if asked > 1 and asked > before:  # an earlier request may have been carried out after all
+        if asked > 1 and asked > before:  # an earlier request may have succeeded after all
             others = [
                 other
-                for other in await self.ask("looking for its jobs", living)
+                for other in await self.ask("looking for its jobs", candidates)
                 if other.id != job.id
             ]
-            job, *more = sorted([job, *others], key=_by_merit)
-            for another in more:
-                if another.status not in ENDED:
-                    await self.cancel(another.id)
-                    print(f"{another.id}: cancelled, {job.id} was started for the same")
+            job, *duplicates = sorted([job, *others], key=_preference)
+            for duplicate in duplicates:
+                if duplicate.status not in ENDED:
+                    await self.cancel(duplicate.id)
+                    print(f"{duplicate.id}: cancelled, a duplicate of {job.id}")
         return job, asked == before
 
     async def look(self, job_id: str) -> FineTuningJob:
-        """The job as it is now."""
+        """The job in its current state."""
         return await self.ask(
             f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id)
         )
 
     async def cancel(self, job_id: str) -> FineTuningJob:
-        """End the job, if it goes on; what has become of it."""
+        """Cancel the job unless it has ended, and return its state."""
         try:
             return await self.ask(
                 f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id)
@@ -183,9 +179,7 @@ class Account:
             return job
 
     async def events(self, job_id: str, seen: str | None) -> list[FineTuningJobEvent]:
-        """What has happened to the job since the event ``seen``, oldest first; of much, the
-        latest.
-        """
+        """Events of the job after the event ``seen``, oldest first: the latest 100 at most."""
 
         async def latest() -> list[FineTuningJobEvent]:
             return (await self.client.fine_tuning.jobs.list_events(job_id, limit=100)).data
@@ -209,7 +203,7 @@ class Account:
         )
 
     async def content(self, file_id: str) -> bytes:
-        """What is in a file."""
+        """The content of a file."""
 
         async def whole() -> bytes:
             return await (await self.client.files.content(file_id)).aread()
@@ -221,8 +215,8 @@ _Name = tuple[asyncio.AbstractEventLoop, int | None]
 _accounts: dict[_Name, tuple[Account, AsyncGenerator[Account, None], AsyncOpenAI | None]] = {}
 
 
-async def _held(name: _Name, account: Account, ours: bool) -> AsyncGenerator[Account, None]:
-    """The account, until its loop ends: loops close what they are in the middle of generating."""
+async def _lifetime(name: _Name, account: Account, ours: bool) -> AsyncGenerator[Account, None]:
+    """Yield the account, and clean up when its loop ends: loops close suspended generators."""
     try:
         yield account
     finally:
@@ -238,27 +232,26 @@ def _client() -> AsyncOpenAI:
         raise MissingExtra("openai", "openai", "backend=openai") from error
     if not os.environ.get("OPENAI_API_KEY"):
         raise UserError(
-            "backend=openai needs the key of your OpenAI account in the environment: "
-            "OPENAI_API_KEY is not set"
+            "backend=openai needs the API key of your OpenAI account: OPENAI_API_KEY is not set"
         )
     return AsyncOpenAI(max_retries=0, timeout=TIMEOUT_S)
 
 
 def usable(jobs: list[FineTuningJob], spent: frozenset[str] = frozenset()) -> list[FineTuningJob]:
-    """Jobs that lead, or have led, to a model, the best first."""
+    """Jobs that have produced a model or still may, the preferred one first."""
     return sorted(
         (job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent),
-        key=_by_merit,
+        key=_preference,
     )
 
 
-def _by_merit(job: FineTuningJob) -> tuple[bool, int, str]:
-    """One that has succeeded first, then the oldest; the same for all who look."""
+def _preference(job: FineTuningJob) -> tuple[bool, int, str]:
+    """Sort key: succeeded jobs first, then the oldest. Every process chooses the same job."""
     return job.status != "succeeded", job.created_at, job.id
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
-    """What an exception of OpenAI's library means; ``None`` for any other."""
+    """How to treat an exception of OpenAI's library. ``None`` for any other exception."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
@@ -275,16 +268,16 @@ def trouble_of(error: BaseException) -> Trouble | None:
 
 
 def _answered(status: int, headers: Mapping[str, str], body: Any, message: str) -> Trouble:
-    told = body if isinstance(body, Mapping) else {}
-    code, param = (str(told[name]) if told.get(name) else None for name in ("code", "param"))
-    text = str(told.get("message") or message)
+    details = body if isinstance(body, Mapping) else {}
+    code, param = (str(details[name]) if details.get(name) else None for name in ("code", "param"))
+    text = str(details.get("message") or message)
     if status == 401:
         text = "the key in OPENAI_API_KEY is not accepted"
     full = status == 429 and re.search(r"maximum of \d+ active", text) is not None
-    hopeless = status == 429 and (full or code == "insufficient_quota")
-    wish = headers.get("x-should-retry")
-    again = not hopeless and (
-        wish == "true" or (wish != "false" and (status in (408, 409, 429) or status >= 500))
+    permanent = status == 429 and (full or code == "insufficient_quota")
+    advice = headers.get("x-should-retry")
+    again = not permanent and (
+        advice == "true" or (advice != "false" and (status in (408, 409, 429) or status >= 500))
     )
     wait_s = retry_after(headers)
     return Trouble(
@@ -300,6 +293,6 @@ def _answered(status: int, headers: Mapping[str, str], body: Any, message: str) 
 
 
 def _line(text: str) -> str:
-    """On one line, without anything like a key."""
+    """``text`` on one line, with API keys removed."""
     text = re.sub(r"\bsk-[\w*-]+", "sk-…", " ".join(text.split()))
     return text if len(text) <= 300 else text[:299] + "…"

@@ -1,5 +1,6 @@
-"""``backend=openai``: fine-tunes at OpenAI. All of a sweep's jobs are watched from one process; a
-killed sweep finds them again.
+"""``backend=openai``: fine-tunes at OpenAI.
+
+One process polls all jobs of a sweep. A sweep that was killed finds its jobs again.
 """
 
 from __future__ import annotations
@@ -7,14 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mosweep.backends.base import Backend
-from mosweep.backends.openai.training import (
-    CLOSING,
-    GREATEST_SEED,
-    Method,
-)
+from mosweep.backends.openai.training import CLOSING, GREATEST_SEED, Method
+from mosweep.backends.openai.works import OpenAIFinetune, settings_of
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
@@ -23,46 +21,42 @@ from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import data_stage
 
-if TYPE_CHECKING:
-    pass
-
-from mosweep.backends.openai.works import OpenAIFinetune, settings_of
-
 __all__ = ["OpenAIBackend"]
 
-#: How Inspect names OpenAI's models.
+#: Inspect's prefix for models of OpenAI.
 PROVIDER = "openai/"
 
 
 @dataclass(frozen=True)
 class OpenAIBackend(Backend):
-    """The group ``backend=openai``. What is ``None`` is as OpenAI chooses. The key comes from
-    ``OPENAI_API_KEY``.
+    """The group ``backend=openai``. OpenAI chooses the hyperparameters that are ``None``.
+
+    The API key is read from ``OPENAI_API_KEY``.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("optim.epochs", "optim.batch_size", "seed")
     hints: ClassVar[Mapping[str, str]] = {
         "lora.*": "backend=openai has no such setting: OpenAI does not say how it adapts weights",
-        "optim.lr": "OpenAI takes no learning rate; give backend.learning_rate_multiplier",
+        "optim.lr": "OpenAI takes no learning rate; set backend.learning_rate_multiplier",
         "optim.*": "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
     }
 
     method: Method = "supervised"
-    """``supervised``, or ``dpo`` on rows whose other answer is in ``rejected``."""
+    """``supervised``, or ``dpo`` on rows with the dispreferred answer in ``rejected``."""
     learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
-    """In the place of ``optim.lr``."""
+    """Takes the place of ``optim.lr``."""
     beta: float | None = field(default=None, metadata=between(gt=0, le=2))
-    """Of dpo: the weight of the reference model."""
+    """For ``dpo``: the weight of the reference model."""
     validation: bool = False
     """Also measure the loss on the data set's ``validation.jsonl``."""
     suffix: str | None = field(default="mosweep", metadata=unkeyed)
     """Part of the fine-tuned model's name."""
     max_concurrent: int = field(default=8, metadata={**between(ge=1), **unkeyed})
-    """Jobs at a time."""
+    """Jobs that run at the same time."""
     poll_s: float = field(default=20.0, metadata={**between(gt=0), **unkeyed})
-    """How often a job is polled, in seconds."""
+    """Seconds between polls of a job."""
     patience_min: float = field(default=30.0, metadata={**between(gt=0), **unkeyed})
-    """How long OpenAI may be out of reach before a job fails, in minutes."""
+    """Minutes that OpenAI may be unreachable before a job fails."""
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":
@@ -74,12 +68,13 @@ class OpenAIBackend(Backend):
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """The key, the libraries, and how long OpenAI still takes jobs."""
+        """The API key, the libraries, and until when OpenAI accepts jobs."""
         return _checks()
 
     def finetune(self, trial: TrialConfig) -> Stage:
-        """The fine-tuning stage of a trial. ``ConfigError`` for what OpenAI's fine-tuning does not
-        have.
+        """The fine-tuning stage of a trial.
+
+        Raises ``ConfigError`` for a setting that OpenAI does not accept.
         """
         config = trial.config
         _check_seed(config.seed)
@@ -117,7 +112,7 @@ class OpenAIBackend(Backend):
 
 
 def _checks() -> Iterable[Check]:
-    """OpenAI serves evaluations and judges for good, and fine-tunes for a while."""
+    """Without a key nothing fails: OpenAI may be unused, and fine-tuning there is closing."""
     key = os.environ.get("OPENAI_API_KEY")
     service = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
     yield Check("OpenAI", None, f"OPENAI_API_KEY is {'set' if key else 'not set'}; {service}")
@@ -127,11 +122,11 @@ def _checks() -> Iterable[Check]:
 
 
 def _model(trial: TrialConfig) -> str:
-    """OpenAI's name of the trial's base model."""
+    """OpenAI's name for the trial's base model."""
     model = trial.config.model
     if not (model.inspect or "").startswith(PROVIDER):
         problem = (
-            f"backend=openai fine-tunes models at OpenAI: give one with inspect: {PROVIDER}…, "
+            f"backend=openai fine-tunes models of OpenAI: choose one with inspect: {PROVIDER}…, "
             "such as model=gpt-4.1-mini"
         )
         raise ConfigError("model", model.name, problem)

@@ -1,9 +1,9 @@
-"""Fine-tuning at OpenAI: supervised and DPO, paid for once whatever breaks on the way.
+"""Fine-tuning at OpenAI, supervised and DPO. A job is paid for once, whatever fails on our side.
 
-A job carries the ``key`` that it was started for in its metadata. Before one is created, a living
-or succeeded job with that key is looked for and taken; so a killed process, a lost answer or
-another machine finds the job instead of paying for a second. A job that failed or was cancelled is
-not taken: the next attempt is a new job with the next attempt number.
+A job's metadata hold the ``key`` that it was started for. Before a job is created, an active or
+succeeded job with that key is looked up and used. So a restarted process or another machine finds
+the job and does not pay for a second one. This also holds if OpenAI's answer was lost. A failed or
+cancelled job is not used again: the next attempt is a new job with the next attempt number.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ __all__ = [
     "training_file",
 ]
 
-#: What everybody who plans with OpenAI's fine-tuning should know (announced; as of November 2026).
+#: The end of OpenAI's fine-tuning, as announced (November 2026).
 CLOSING = (
-    "OpenAI is closing fine-tuning: no new jobs since 2026-07-02 for organisations that have not "
-    "used fine-tunes lately, for nobody from "
-    "2027-01-06; fine-tunes of gpt-4o-mini, gpt-4.1 and gpt-4.1-mini retire on 2027-01-14"
+    "OpenAI is closing fine-tuning: since 2026-07-02 organisations without recent fine-tunes "
+    "cannot start jobs, and from 2027-01-06 nobody can; "
+    "fine-tunes of gpt-4o-mini, gpt-4.1 and gpt-4.1-mini retire on 2027-01-14"
 )
 
 Method = Literal["supervised", "dpo"]
 
-#: What OpenAI trains on: rows at least, roles, and characters of a name's suffix and a seed at
-#: most.
-FEWEST, ROLES, LONGEST_SUFFIX, GREATEST_SEED = (
-    10,
-    ("system", "user", "assistant", "tool"),
-    64,
-    2**31 - 1,
-)
+#: Fewest samples that OpenAI fine-tunes on.
+FEWEST = 10
+#: Roles of messages that OpenAI fine-tunes on.
+ROLES = ("system", "user", "assistant", "tool")
+#: Longest suffix of a model name, in characters.
+LONGEST_SUFFIX = 64
+#: Greatest seed that OpenAI accepts.
+GREATEST_SEED = 2**31 - 1
 _STATUS: dict[str, RunStatus] = {
     "succeeded": "succeeded",
     "failed": "failed",
@@ -71,7 +71,7 @@ _STATUS: dict[str, RunStatus] = {
 
 @dataclass(frozen=True)
 class Supervised:
-    """Hyperparameters of supervised fine-tuning; OpenAI chooses what is ``None``, by the data."""
+    """Hyperparameters of supervised fine-tuning. For ``None``, OpenAI chooses by the data."""
 
     n_epochs: int | None = field(default=None, metadata=between(ge=1, le=50))
     batch_size: int | None = field(default=None, metadata=between(ge=1, le=256))
@@ -80,20 +80,19 @@ class Supervised:
 
 @dataclass(frozen=True)
 class DPO(Supervised):
-    """Hyperparameters of direct preference optimisation (Rafailov et al. 2023,
-    arXiv:2305.18290).
-    """
+    """Hyperparameters of direct preference optimisation (arXiv:2305.18290)."""
 
     beta: float | None = field(default=None, metadata=between(gt=0, le=2))
 
 
 @dataclass(frozen=True)
 class OpenAIResult:
-    """What a finished job measured and used. ``losses``: step and training loss. ``settings``: the
-    hyperparameters that were in force.
+    """What OpenAI reports of a finished job.
 
-    ``checkpoints``: step, model id and loss of those that OpenAI keeps. ``trained_tokens``: those
-    that are billed.
+    - ``settings``: the hyperparameters that it used
+    - ``losses``: step and training loss
+    - ``checkpoints``: step, model id and loss of the checkpoints that OpenAI keeps
+    - ``trained_tokens``: the billed tokens
     """
 
     base: str
@@ -108,8 +107,9 @@ class OpenAIResult:
 
 @dataclass
 class OpenAITrainingRun:
-    """A fine-tuning job. ``state`` is OpenAI's own word for its status. It is looked at every
-    ``poll_s`` seconds while one waits.
+    """A fine-tuning job. ``state`` is OpenAI's name for its status.
+
+    ``wait`` polls it every ``poll_s`` seconds.
     """
 
     id: str
@@ -126,16 +126,16 @@ class OpenAITrainingRun:
         return await Account.of(self.client, self.patience_s)
 
     async def refresh(self) -> RunStatus:
-        """Look at the job."""
+        """Poll the job, unless it is known to have ended."""
         if self.job is None or self.state not in ENDED:
             self._note(await (await self._account()).look(self.id))
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the job's end, printing its states and steps; the model id. ``StageError`` with
-        OpenAI's reason if there is none.
+        """Wait until the job ends, print its progress, and return the model id.
 
-        Who is interrupted while waiting leaves the job as it is.
+        Raises ``StageError`` with OpenAI's reason if there is no model. Interrupting the wait does
+        not affect the job.
         """
         pause, shown = min(1.0, self.poll_s), ""
         while True:
@@ -156,8 +156,9 @@ class OpenAITrainingRun:
         return self.model_id
 
     async def result(self) -> OpenAIResult:
-        """What the finished job measured. What OpenAI does not keep any more is missing, and said
-        so.
+        """What OpenAI reports of the finished job.
+
+        Results that OpenAI has deleted are left out, with a printed notice.
         """
         await self.refresh()
         job, account = self.job, await self._account()
@@ -192,7 +193,7 @@ class OpenAITrainingRun:
         )
 
     async def cancel(self) -> None:
-        """End the job; a no-op when it has ended."""
+        """Cancel the job. Does nothing if it has ended."""
         if await self.refresh() in ("queued", "running"):
             self._note(await (await self._account()).cancel(self.id))
 
@@ -202,7 +203,7 @@ class OpenAITrainingRun:
 
     @classmethod
     async def load(cls, path: Path, client: AsyncOpenAI | None = None) -> Self:
-        """Attach to the job that ``save`` wrote, whatever has become of it."""
+        """Attach to the job that ``save`` wrote, whatever its state."""
         run = cls(str(json.loads(path.read_text())["job"]), client=client)
         await run.refresh()
         return run
@@ -234,16 +235,16 @@ class OpenAITrainingRun:
     def _failure(self) -> str:
         error = self.job.error if self.job else None
         if self.state == "succeeded":
-            return f"OpenAI: {self.id} has succeeded and names no model"
+            return f"OpenAI: {self.id} succeeded but names no model"
         if self.state == "cancelled":
             return f"OpenAI: {self.id} was cancelled"
         return f"OpenAI: {self.id} failed: " + (
-            f"{error.message} ({error.code})" if error and error.message else "no reason is given"
+            f"{error.message} ({error.code})" if error and error.message else "no reason given"
         )
 
 
 _HINTS = {
-    "paused": ": it goes on when it is resumed at OpenAI",
+    "paused": ": resume it at OpenAI to continue",
     "validating_files": " at OpenAI",
     "queued": " at OpenAI",
 }
@@ -251,14 +252,16 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class OpenAITrainingBackend:
-    """Starts jobs at OpenAI, by ``client`` or, without one, by ``OPENAI_API_KEY`` and
-    ``OPENAI_BASE_URL``.
+    """Starts jobs at OpenAI.
 
-    ``key``: what the job is for, by which it is found again; without one, every ``train`` is a job
-    of its own. ``spent``: ids of jobs that have served and are to be passed over. ``intent``: a
-    file that says which job was meant and started; one that names a job saves the search.
-    ``poll_s``: how often a job is looked at, ``patience_s``: how long OpenAI may be out of reach,
-    in seconds.
+    - ``client``: by default one configured by ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``
+    - ``key``: identifies the job, so that it is found again. Without a key every ``train`` starts
+      a new job.
+    - ``spent``: ids of jobs that were used before and are ignored now
+    - ``intent``: a file that records the job before and after it is started. If it names a job, no
+      search is needed.
+    - ``poll_s``: seconds between polls of a job
+    - ``patience_s``: seconds that OpenAI may be unreachable
     """
 
     client: AsyncOpenAI | None = None
@@ -278,18 +281,18 @@ class OpenAITrainingBackend:
         suffix: str | None = None,
         validation: JSONLDataset | None = None,
     ) -> OpenAITrainingRun:
-        """Start fine-tuning ``model`` on ``dataset``, or attach to the job that does it already.
+        """Start fine-tuning ``model`` on ``dataset``, or attach to the job that already does.
 
-        ``UserError`` for what OpenAI would refuse in the data, ``ConfigError`` for hyperparameters
-        that the method does not have.
+        Raises ``UserError`` for data that OpenAI would refuse, and ``ConfigError`` for
+        hyperparameters that the method does not have.
         """
         settings = build(
             DPO if self.method == "dpo" else Supervised, hyperparameters or {}, "hyperparameters"
         )
         if suffix is not None and len(suffix) > LONGEST_SUFFIX:
-            raise UserError(f"suffix {suffix!r}: OpenAI takes {LONGEST_SUFFIX} characters at most")
+            raise UserError(f"suffix {suffix!r}: must have at most {LONGEST_SUFFIX} characters")
         if self.seed is not None and not 0 <= self.seed <= GREATEST_SEED:
-            raise UserError(f"seed {self.seed}: OpenAI takes seeds from 0 to {GREATEST_SEED}")
+            raise UserError(f"seed {self.seed}: must be between 0 and {GREATEST_SEED}")
         contents = [
             training_file(data, self.method) for data in (dataset, validation) if data is not None
         ]
@@ -298,8 +301,9 @@ class OpenAITrainingBackend:
     async def train_on(
         self, contents: list[bytes], model: str, settings: Supervised, suffix: str | None = None
     ) -> OpenAITrainingRun:
-        """``train`` with settings that are checked, and the contents of the training file and
-        perhaps of a validation file.
+        """``train`` with checked settings.
+
+        ``contents``: of the training file and, optionally, of a validation file.
         """
         key = self.key or secrets.token_hex(32)
         known = self._intended(key)
@@ -333,15 +337,15 @@ class OpenAITrainingBackend:
         while True:
             files[:] = [await account.file(content) for content in contents]
             try:
-                job, found = await account.job(key, self.spent, create, known is not None)
+                job, existing = await account.job(key, self.spent, create, known is not None)
                 break
             except RemoteError as error:
                 if error.trouble.code != FULL:
                     raise
-                print(f"{error}; waiting for a place")
+                print(f"{error}; waiting for another job to end")
                 await asyncio.sleep(self.poll_s * random.uniform(0.75, 1.25))
         self._intend(key, int((job.metadata or {}).get(ATTEMPT, "1")), job.id)
-        print(f"{job.id}: {'found, it was started before' if found else 'started'}")
+        print(f"{job.id}: {'found; it was started before' if existing else 'started'}")
         return self._run(job)
 
     def _run(self, job: FineTuningJob) -> OpenAITrainingRun:
@@ -352,7 +356,7 @@ class OpenAITrainingBackend:
         return run
 
     async def _attached(self, job_id: str) -> OpenAITrainingRun | None:
-        """The run of a job that the intent names, unless that has come to nothing."""
+        """The run of the job that the intent names. ``None`` if it failed or does not exist."""
         try:
             job = await (await Account.of(self.client, self.patience_s)).look(job_id)
         except RemoteError as error:
@@ -365,12 +369,12 @@ class OpenAITrainingBackend:
         return self._run(job)
 
     def _intended(self, key: str) -> dict[str, Any] | None:
-        """What the intent on disk says, if it is for ``key``."""
+        """The content of the intent file, if it is for ``key``."""
         if self.intent is None or not self.intent.exists():
             return None
         try:
             known: dict[str, Any] = json.loads(self.intent.read_text())
-        except ValueError:  # its writer was killed at it
+        except ValueError:  # its writer was killed
             return None
         return known if known.get("key") == key else None
 
@@ -382,11 +386,12 @@ class OpenAITrainingBackend:
 
 
 def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes:
-    """``dataset`` as OpenAI wants it; ``UserError`` names the sample that it would refuse."""
+    """``dataset`` in OpenAI's format. Raises ``UserError`` for a sample that OpenAI would refuse.
+
+    The error names the sample.
+    """
     if len(dataset) < FEWEST:
-        raise UserError(
-            f"the data have {len(dataset)} samples; OpenAI fine-tunes on {FEWEST} at least"
-        )
+        raise UserError(f"the data set has {len(dataset)} samples; OpenAI needs at least {FEWEST}")
     rows = (
         dataset.to_openai_format()
         if method == "supervised"
@@ -397,14 +402,14 @@ def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes
         for message in messages:
             if message["role"] not in ROLES:
                 raise UserError(
-                    f"sample {number}: OpenAI fine-tunes on no {message['role']} messages; valid "
-                    f"roles: {', '.join(ROLES)}"
+                    f"sample {number}: OpenAI does not fine-tune on {message['role']} messages; "
+                    f"valid roles: {', '.join(ROLES)}"
                 )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _preference(number: int, row: Sample) -> dict[str, Any]:
-    """A sample of preferences as OpenAI has them."""
+    """A preference sample in OpenAI's format."""
     asked, chosen, rejected = preference(number, row)
     return {
         "input": {"messages": asked},
@@ -414,7 +419,7 @@ def _preference(number: int, row: Sample) -> dict[str, Any]:
 
 
 def _losses(content: bytes) -> tuple[tuple[int, float], ...]:
-    """Step and training loss of a result file: CSV, plain or in base64."""
+    """Step and training loss from a result file: CSV, plain or base64-encoded."""
     try:
         text = base64.b64decode(content, validate=True).decode()
     except (binascii.Error, ValueError):

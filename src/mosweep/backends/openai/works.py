@@ -1,4 +1,4 @@
-"""What a stage at OpenAI does, and what is asked of OpenAI before and after it."""
+"""The work of a stage at OpenAI, and the requests before and after it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from mosweep.core.providers import Trouble
 
 
-#: The data set's file of rows whose loss is measured but not trained on.
+#: The data set's file of rows that measure the loss and are not trained on.
 VALIDATION = "validation.jsonl"
 #: The id of a file that does not exist.
 NO_FILE = "file-none"
-#: How long OpenAI may take to answer before a launch, in seconds.
+#: Patience for requests before a launch, in seconds.
 QUICK_S = 20.0
 
 __all__ = ["OpenAIFinetune", "settings_of"]
@@ -38,7 +38,7 @@ _REQUIRES = {"openai": "openai", "tenacity": "openai"}
 
 @dataclass(frozen=True)
 class OpenAIFinetune(RemoteWork):
-    """One fine-tuning job. ``model`` is OpenAI's name of the base model."""
+    """One fine-tuning job. ``model`` is OpenAI's name for the base model."""
 
     model: str
     method: Method
@@ -61,13 +61,14 @@ class OpenAIFinetune(RemoteWork):
         return Traits(requires=_REQUIRES, notice=CLOSING, provider=self.provider, remote=self)
 
     def expected_usage(self, tokens: int) -> Usage | None:
-        """``tokens · epochs`` trained; ``None`` where OpenAI chooses the epochs."""
+        """``tokens · epochs`` trained tokens. ``None`` if OpenAI chooses the epochs."""
         epochs = self.settings.get("n_epochs")
         return epochs and Usage(self.provider, self.model, train_tokens=tokens * epochs)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``job.json``, which says what job it was. A job that was started for this stage
-        before is attached to.
+        """Fine-tune, or attach to a job that was started for this stage before.
+
+        Leaves ``job.json``, which names the job.
         """
         from mosweep.backends.openai.training import OpenAITrainingBackend
 
@@ -92,7 +93,7 @@ class OpenAIFinetune(RemoteWork):
         try:
             model_id = await run.wait()
         except asyncio.CancelledError:
-            print(f"{run.id} goes on at OpenAI; the same command attaches to it")
+            print(f"{run.id} continues at OpenAI; the same command attaches to it")
             raise
         result = await run.result()
         used = Usage(self.provider, result.base, train_tokens=result.trained_tokens or 0)
@@ -112,26 +113,25 @@ class OpenAIFinetune(RemoteWork):
 
     @classmethod
     def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
-        """Ask once for every distinct model and method whether OpenAI would take a job;
-        ``UserError`` if not.
+        """Ask OpenAI once for each model and method whether it would accept a job.
+
+        Raises ``UserError`` if it would not.
         """
         asyncio.run(_check({(work.model, work.method) for work in works}))
 
     @classmethod
     def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
-        """Those of ``keys`` with a job that lives or has succeeded, other than the jobs given with
-        them.
-        """
+        """The ``keys`` that have an active or succeeded job, ignoring the jobs given with each."""
         return asyncio.run(_begun(keys))
 
     @classmethod
     def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
-        """End the jobs that were started for ``keys`` and go on."""
+        """Cancel the active jobs that were started for ``keys``. Returns their ids by key."""
         return asyncio.run(_cancel(keys))
 
 
 def _more(result: OpenAIResult) -> dict[str, Any]:
-    """What only OpenAI reports of a finished job."""
+    """Facts of a finished job that only OpenAI reports."""
     seconds = None if result.finished is None else result.finished - result.created
     known = {
         "base": result.base,
@@ -145,8 +145,9 @@ def _more(result: OpenAIResult) -> dict[str, Any]:
 
 
 async def _prepared(path: Path, method: Method) -> bytes:
-    """The content to upload; trials on one data set share it. ``UserError`` names what OpenAI would
-    refuse.
+    """The content to upload, shared by all trials on one data set.
+
+    Raises ``UserError`` for data that OpenAI would refuse.
     """
     if not path.exists():
         raise UserError(f"backend.validation=true: the data set has no {path.name} ({path.parent})")
@@ -207,8 +208,9 @@ async def _cancel(keys: Sequence[str]) -> dict[str, str]:
 
 
 async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
-    """Why OpenAI would not take a job: asked by one that cannot start, as its training file does
-    not exist.
+    """Why OpenAI would not accept a job for ``model``, or ``None``.
+
+    It asks for a job that cannot start, because its training file does not exist.
     """
     from mosweep.backends.openai.account import FULL
     from mosweep.core.providers import RemoteError
@@ -229,10 +231,10 @@ async def _refusal(account: Account, model: str, method: Method) -> Trouble | No
             or NO_FILE in trouble.text
         )
         return None if accepted else trouble
-    await jobs.cancel(made.id)  # a service that looks for files later
+    await jobs.cancel(made.id)  # this service checks files only after it has created the job
     return None
 
 
 def settings_of(method: Method) -> type[Supervised]:
-    """The class of a method's settings."""
+    """The class of a method's hyperparameters."""
     return DPO if method == "dpo" else Supervised

@@ -1,1 +1,1 @@
-"""``backend=tinker``: LoRA fine-tunes with Tinker, or a server that speaks its protocol."""
+"""``backend=tinker``: LoRA fine-tunes with Tinker or a server with the same protocol."""

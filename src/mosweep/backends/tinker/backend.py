@@ -1,5 +1,6 @@
-"""``backend=tinker``: LoRA fine-tunes with Tinker's service, or a server that speaks as it does,
-driven from one process.
+"""``backend=tinker``: LoRA fine-tunes with Tinker or a server with the same protocol.
+
+One process drives all fine-tunes of a sweep.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from mosweep.backends.base import HostedBase
 from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe
+from mosweep.backends.tinker.works import TinkerFinetune, TinkerRound
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.fingerprint import unkeyed
@@ -25,11 +27,6 @@ from mosweep.stages.data import TRAIN, ImportData, data_stage
 from mosweep.stages.loop.rounds import Round, RoundBackend
 from mosweep.stages.model import ModelSource, base_model
 
-if TYPE_CHECKING:
-    pass
-
-from mosweep.backends.tinker.works import TinkerFinetune, TinkerRound
-
 __all__ = ["TinkerBackend"]
 
 
@@ -37,9 +34,8 @@ __all__ = ["TinkerBackend"]
 SECTION = "tinker"
 
 
-#: Settings of a recipe that say how long it trains and with which learning rate: in a loop its
-#: rounds do.
-_OF_ROUNDS = {
+#: Settings of a recipe that a loop replaces, and what to set instead.
+_REPLACED = {
     "epochs": "set loop.max_rounds and loop.steps_per_round",
     "max_steps_per_epoch": "set loop.steps_per_round",
     **dict.fromkeys(
@@ -50,7 +46,7 @@ _OF_ROUNDS = {
 
 @dataclass(frozen=True)
 class TinkerBackend(RoundBackend):
-    """The group ``backend=tinker``. ``beta`` is the method dpo's, by default its recipe's."""
+    """The group ``backend=tinker``."""
 
     section: ClassVar[str] = SECTION
     section_help: ClassVar[str] = (
@@ -58,7 +54,7 @@ class TinkerBackend(RoundBackend):
     )
     takes: ClassVar[tuple[str, ...]] = ("lora.rank", "lora.dropout", "optim.*", "seed")
     hints: ClassVar[Mapping[str, str]] = {
-        "lora.alpha": "Tinker sets alpha itself: leave it null (and tune optim.lr)"
+        "lora.alpha": "Tinker sets alpha itself: leave it null and tune optim.lr"
     }
     loop_settings: ClassVar[Mapping[str, str]] = {
         "use_recommended_lr": "learning_rate",
@@ -67,20 +63,20 @@ class TinkerBackend(RoundBackend):
     }
 
     method: Method = "supervised"
-    """``supervised``, or ``dpo`` on rows whose other answer is in ``rejected``."""
+    """``supervised``, or ``dpo`` on rows with the dispreferred answer in ``rejected``."""
     beta: float | None = field(default=None, metadata=between(gt=0))
-    """Of dpo: the weight of the reference model. By default the recipe's, 0.1."""
+    """For ``dpo``: the weight of the reference model. By default the recipe's value, 0.1."""
     config: str | None = None
-    """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's own, else
+    """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's recipe, else
     ``default``."""
     base_url: str | None = field(default=None, metadata=unkeyed)
-    """Another server than Tinker's. ``TINKER_BASE_URL`` does the same."""
+    """The address of the server. By default ``TINKER_BASE_URL``, else Tinker itself."""
     use_recommended_lr: bool = False
-    """Take the learning rate that tinker-cookbook recommends for LoRA on the model."""
+    """Use the learning rate that tinker-cookbook recommends for LoRA on the model."""
     max_concurrent: int = field(default=16, metadata={**between(ge=1), **unkeyed})
-    """Fine-tunes at a time."""
+    """Fine-tunes that run at the same time."""
     patience_min: float = field(default=15.0, metadata={**between(gt=0), **unkeyed})
-    """How long Tinker may be silent before a fine-tune fails, in minutes."""
+    """Minutes that Tinker may be unreachable before a fine-tune fails."""
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.method != "dpo":
@@ -91,8 +87,8 @@ class TinkerBackend(RoundBackend):
             raise ConfigError("use_recommended_lr", "true", _SUPERVISED_LR)
 
     def finetune(self, trial: TrialConfig) -> Stage:
-        """The fine-tuning stage of a trial, on its data set and base model."""
-        made, source = base_model(trial)
+        """The fine-tuning stage of a trial, which depends on its data set and base model."""
+        model_stage, source = base_model(trial)
         work = TinkerFinetune(
             self.model(trial),
             self.renderer(trial),
@@ -100,16 +96,16 @@ class TinkerBackend(RoundBackend):
             source,
             **self._unkeyed,
         )
-        needs = {"data": self.data(trial)} | ({"model": made} if made else {})
+        needs = {"data": self.data(trial)} | ({"model": model_stage} if model_stage else {})
         return Stage("finetune", work, needs, trial.resources("finetune", computes=False))
 
     def check_native(self, trial: TrialConfig) -> None:
-        """Read the recipe with the trial's settings."""
+        """Read the recipe and apply the trial's settings."""
         self.recipe(trial)
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """The key, the server and the libraries."""
+        """The API key, the server and the libraries."""
         key = os.environ.get("TINKER_API_KEY")
         service = os.environ.get("TINKER_BASE_URL", "the service itself")
         yield Check("Tinker", None, f"TINKER_API_KEY is {'set' if key else 'not set'}; {service}")
@@ -124,13 +120,13 @@ class TinkerBackend(RoundBackend):
     def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
         """A round of a loop."""
         for key, value in trial.native(SECTION).items():
-            if key in _OF_ROUNDS:
+            if key in _REPLACED:
                 raise ConfigError(
-                    f"tinker.{key}", value, f"means nothing in a loop: {_OF_ROUNDS[key]}"
+                    f"tinker.{key}", value, f"means nothing in a loop: {_REPLACED[key]}"
                 )
         if trial.config.loop.use_recommended_lr and self.method == "dpo":
             raise ConfigError("loop.use_recommended_lr", "true", _SUPERVISED_LR)
-        made, source = base_model(trial)
+        model_stage, source = base_model(trial)
         loop, recipe = trial.config.loop, self.recipe(trial)
         recipe = replace(
             recipe,
@@ -146,14 +142,15 @@ class TinkerBackend(RoundBackend):
         work = TinkerRound(self.model(trial), renderer, recipe, source, **self._unkeyed, plan=this)
         needs = (
             {"data": self.data(trial)}
-            | ({"model": made} if made else {})
+            | ({"model": model_stage} if model_stage else {})
             | ({"previous": previous} if previous else {})
         )
         return Stage("round", work, needs, trial.resources("finetune", computes=False))
 
     def data(self, trial: TrialConfig) -> Stage:
-        """The stage of the data set. ``ConfigError`` for a file of one's own that dpo cannot train
-        on.
+        """The stage of the data set.
+
+        Raises ``ConfigError`` for a user's file that has no preferences, if ``method`` is ``dpo``.
         """
         stage = data_stage(trial)
         dataset, work = trial.config.dataset, stage.work
@@ -176,16 +173,14 @@ class TinkerBackend(RoundBackend):
         }
 
     def hosted_base(self, trial: TrialConfig) -> HostedBase | None:
-        """How the untouched base model is reached where its weights are not on this machine: by
-        Tinker, too, under the same renderer.
-        """
+        """The base model at Tinker, with the same renderer. ``None`` for a local model."""
         if trial.config.model.hub is None:
             return None
         source = ModelSource(inspect=f"tinker/{self.model(trial)}")
         return HostedBase(source, {"renderer": self.renderer(trial)}, self.base_url)
 
     def model(self, trial: TrialConfig) -> str:
-        """The model's name with Tinker: ``model.tinker``, or else its hub id."""
+        """The model's name at Tinker: ``model.tinker``, or else its hub id."""
         model = trial.config.model
         if model.revision is not None:
             raise ConfigError(
@@ -198,12 +193,11 @@ class TinkerBackend(RoundBackend):
         raise ConfigError(
             "model.tinker",
             None,
-            f"backend=tinker needs the name that {model.name} has with Tinker, such as "
-            "Qwen/Qwen3-8B",
+            f"backend=tinker needs Tinker's name for {model.name}, such as Qwen/Qwen3-8B",
         )
 
     def renderer(self, trial: TrialConfig) -> str:
-        """``model.renderer``, or else the one that tinker-cookbook recommends."""
+        """``model.renderer``, or else the renderer that tinker-cookbook recommends."""
         if given := trial.config.model.renderer:
             return given
         from mosweep.backends.tinker.service import recommended_renderer
@@ -211,8 +205,10 @@ class TinkerBackend(RoundBackend):
         return recommended_renderer(self.model(trial))
 
     def recipe(self, trial: TrialConfig) -> TinkerRecipe:
-        """The recipe with the trial's settings: recipe ← ``lora``, ``optim``, ``seed`` ←
-        ``tinker.<key>``. ``null`` is the recipe's.
+        """The recipe with the trial's settings.
+
+        ``lora``, ``optim`` and ``seed`` override the recipe, and ``tinker.<key>`` overrides those.
+        A setting that is ``null`` keeps the recipe's value.
         """
         config = trial.config
         lora, optim = config.lora, config.optim
@@ -224,7 +220,7 @@ class TinkerBackend(RoundBackend):
             raise ConfigError(
                 "optim.lr",
                 optim.lr,
-                "is given, and so is backend.use_recommended_lr=true: which one is it?",
+                "conflicts with backend.use_recommended_lr=true: set one of them",
             )
         if (
             self.use_recommended_lr
@@ -233,7 +229,7 @@ class TinkerBackend(RoundBackend):
             raise ConfigError(
                 "tinker.learning_rate",
                 own,
-                "is given, and so is backend.use_recommended_lr=true: which one is it?",
+                "conflicts with backend.use_recommended_lr=true: set one of them",
             )
         settings = {
             "rank": lora.rank,
@@ -256,14 +252,15 @@ class TinkerBackend(RoundBackend):
 #: Why a recommended learning rate is refused.
 _SUPERVISED_LR = (
     "tinker-cookbook recommends learning rates for supervised fine-tunes, not for method=dpo: "
-    "give optim.lr"
+    "set optim.lr"
 )
 
 
 @cache
 def _no_preferences(source: str, digest: str) -> str | None:
-    """Why the training data in ``source``, with this ``digest``, are no preferences. Splits in one
-    JSON file are left to the stage.
+    """Why the training data in ``source`` are not preferences, or ``None``.
+
+    ``digest`` is part of the cache key. Splits in one JSON file are checked by the stage.
     """
     path = Path(source) / TRAIN if Path(source).is_dir() else Path(source)
     if path.suffix == ".jsonl" and path.exists():

@@ -1,4 +1,4 @@
-"""Chats as Tinker trains on them: token ids and, for each, how much its prediction counts."""
+"""Chats in the form that Tinker trains on: token ids, and the weight of each in the loss."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ LossOn = Literal["answer", "message"]
 
 @dataclass(frozen=True)
 class Example:
-    """``tokens``, and for each the weight of its prediction in the loss: 0 where it is given to the
-    model.
+    """``tokens``, and the weight of each token's prediction in the loss.
+
+    Tokens of the prompt have weight 0.
     """
 
     tokens: tuple[int, ...]
@@ -31,7 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to the same, of which one is preferred."""
+    """Two answers to the same prompt, one of which is preferred."""
 
     chosen: Example
     rejected: Example
@@ -40,12 +41,12 @@ class Pair:
 def render(
     renderer: Any, chats: Iterable[Mapping[str, Any]], loss_on: LossOn, max_length: int
 ) -> list[Example]:
-    """The examples of ``chats``, each cut to ``max_length`` tokens; what is left without anything
-    to learn from drops out.
+    """The examples of ``chats``, each truncated to ``max_length`` tokens.
 
-    A renderer that writes earlier answers in another way than the last (without their reasoning,
-    say) gives an example per answer. ``loss_on``: the answers as the model is to generate them, or
-    the whole assistant messages with their headers.
+    Examples without a trained token after truncation are dropped. If the renderer writes earlier
+    answers differently from the last one (for instance without their reasoning), each answer gives
+    its own example. ``loss_on``: train on the answers as the model generates them, or on whole
+    assistant messages with their headers.
     """
     return [
         example
@@ -57,22 +58,23 @@ def render(
 def render_pairs(
     renderer: Any, rows: Iterable[Sample], loss_on: LossOn, max_length: int
 ) -> list[Pair]:
-    """The pairs of ``rows`` of preferences (see ``datasets.preferences``), written and cut as by
-    ``render``; learned are the last messages alone. A pair of which either answer has nothing left
-    to learn from drops out.
+    """The pairs in ``rows`` of preferences, rendered and truncated as in ``render``.
+
+    Only the last message of each is learned. A pair is dropped if either answer has no trained
+    token after truncation.
     """
-    found = []
+    pairs = []
     for number, row in enumerate(rows, 1):
-        asked, *answers = preference(number, row)
-        given = [{**message, "weight": 0} for message in asked]
+        prompt, *answers = preference(number, row)
+        untrained = [{**message, "weight": 0} for message in prompt]
         sides = [
-            _examples(renderer, number, [*given, *answer], loss_on, max_length)
+            _examples(renderer, number, [*untrained, *answer], loss_on, max_length)
             for answer in answers
         ]
         if all(sides):
             (chosen,), (rejected,) = sides
-            found.append(Pair(chosen, rejected))
-    return found
+            pairs.append(Pair(chosen, rejected))
+    return pairs
 
 
 def _examples(
@@ -83,7 +85,7 @@ def _examples(
     max_length: int,
 ) -> list[Example]:
     try:
-        made = (
+        rendered = (
             _whole_messages(renderer, messages)
             if loss_on == "message"
             else _answers(renderer, messages)
@@ -92,16 +94,19 @@ def _examples(
         raise StageError(
             f"sample {number} cannot be rendered: {type(error).__name__}: {error}"
         ) from error
-    cut = [
-        Example(tuple(tokens[:max_length]), tuple(weights[:max_length])) for tokens, weights in made
+    truncated = [
+        Example(tuple(tokens[:max_length]), tuple(weights[:max_length]))
+        for tokens, weights in rendered
     ]
     # the first token is never predicted
-    return [example for example in cut if any(example.weights[1:])]
+    return [example for example in truncated if any(example.weights[1:])]
 
 
 def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) -> list[list[int]]:
-    """Which examples each step takes: every epoch in an order of its own, without an incomplete
-    last batch, ``limit`` batches at most.
+    """The indices of the examples in each step.
+
+    Every epoch has its own order and at most ``limit`` batches. An incomplete last batch is
+    dropped.
     """
     plan = []
     for epoch in range(epochs):
@@ -113,17 +118,18 @@ def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) ->
 
 
 def batch_of(examples: Sequence[Example]) -> list[Datum]:
-    """One step's data, whose loss is the mean over all trained tokens: Tinker's own is their
-    sum.
+    """The data of one step, weighted so that the loss is the mean over all trained tokens.
+
+    Tinker itself sums over the tokens.
     """
     return data_of(examples, sum(sum(example.weights[1:]) for example in examples))
 
 
 def data_of(examples: Sequence[Example], total: float = 1.0) -> list[Datum]:
-    """``examples`` as Tinker takes them, their weights divided by ``total``."""
+    """``examples`` in Tinker's format, with their weights divided by ``total``."""
     from tinker import Datum, ModelInput, TensorData
 
-    made = []
+    data = []
     for example in examples:
         length = len(example.tokens) - 1
         inputs = {
@@ -136,12 +142,12 @@ def data_of(examples: Sequence[Example], total: float = 1.0) -> list[Datum]:
                 shape=[length],
             ),
         }
-        made.append(
+        data.append(
             Datum(
                 model_input=ModelInput.from_ints(list(example.tokens[:-1])), loss_fn_inputs=inputs
             )
         )
-    return made
+    return data
 
 
 _Weighted = tuple[list[int], list[float]]
@@ -187,7 +193,7 @@ def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> lis
             before, after = upto(index), upto(index + 1)
             if tokens[: len(after)] != after or after[: len(before)] != before:
                 raise ValueError(
-                    "loss_on=message needs a renderer that writes a message in the same way "
+                    "loss_on=message needs a renderer that writes a message the same way "
                     "whatever follows it"
                 )
             weights[len(before) : len(after)] = [1.0] * (len(after) - len(before))
@@ -195,7 +201,7 @@ def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _counts(message: Mapping[str, Any]) -> bool:
-    """Whether a message is to be learned: an assistant's, unless OpenAI's ``weight`` is 0."""
+    """Whether a message is learned: assistant messages are, unless their ``weight`` is 0."""
     return bool(message["role"] == "assistant" and message.get("weight", 1) != 0)
 
 

@@ -1,6 +1,4 @@
-"""What the steps of a run on Tinker make smaller: the loss of answers to be copied, or of answers
-to be preferred.
-"""
+"""Objectives of a run on Tinker: supervised learning, or direct preference optimisation."""
 
 from __future__ import annotations
 
@@ -22,34 +20,35 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES", "Copying", "Objective", "Preferring", "preference_loss"]
 
-#: What a step of preferences tells beside its loss.
+#: What a step on preferences measures besides its loss.
 MEASURES = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-#: Questions for reference log-probabilities under way at a time in this process, and pairs after
-#: whose answers these are noted.
-IN_FLIGHT, PORTION = 64, 128
+#: Requests for reference log-probabilities that this process makes at the same time.
+IN_FLIGHT = 64
+#: Pairs whose reference log-probabilities are requested and written to the journal together.
+PORTION = 128
 
 
 class Objective(Protocol):
-    """The data of a run and its loss; ``rows`` are places in the data."""
+    """The data of a run and its loss. ``rows`` are indices into the data."""
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         ...
 
     async def prepare(self, client: ServiceClient, rows: Iterable[int]) -> None:
-        """Ask for what has to be known before ``rows`` can be trained on."""
+        """Fetch what training on ``rows`` requires."""
         ...
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
-        """Hand in the gradient of a step on ``rows``."""
+        """Submit the forward and backward pass of a step on ``rows``."""
         ...
 
     def measured(self, rows: Sequence[int], result: Any) -> dict[str, float]:
-        """The ``loss`` of the step with this result, and what else it tells."""
+        """The ``loss`` of a step, and other measures, from its result."""
         ...
 
     def used(self, rows: Sequence[int]) -> dict[str, int]:
-        """The step's ``tokens`` trained on, and those that it took a ``forward`` pass of."""
+        """The step's trained ``tokens``, and the tokens of its ``forward`` pass, if any."""
         ...
 
 
@@ -63,7 +62,7 @@ class Copying:
         return len(self.examples)
 
     async def prepare(self, client: ServiceClient, rows: Iterable[int]) -> None:
-        """Nothing has to be known."""
+        """Nothing is required."""
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
         """One forward and backward pass."""
@@ -83,17 +82,16 @@ class Copying:
         return {"loss": _finite(total / weight)}
 
     def used(self, rows: Sequence[int]) -> dict[str, int]:
-        """What Tinker takes for training."""
+        """The trained tokens."""
         return {"tokens": sum(len(self.examples[row].tokens) - 1 for row in rows)}
 
 
 @dataclass(frozen=True)
 class Preferring:
-    """Direct preference optimisation by ``preference_loss``, against what the untouched ``model``
-    says of the same answers.
+    """Direct preference optimisation with ``preference_loss``.
 
-    ``reference``: that model's log-probabilities of both answers, by row, as far as they are known;
-    what is asked for goes to ``note``.
+    The reference is the base model ``model``. ``reference`` holds its known log-probabilities of
+    both answers, by row. Newly requested ones are passed to ``note``.
     """
 
     pairs: Sequence[Pair]
@@ -107,24 +105,25 @@ class Preferring:
         return len(self.pairs)
 
     async def prepare(self, client: ServiceClient, rows: Iterable[int]) -> None:
-        """Ask for the reference of every row once."""
+        """Request the reference log-probabilities that are missing, once for each row."""
         missing = sorted(set(rows) - self.reference.keys())
         if not missing:
             return
-        print(f"asking the untouched {self.model} for both answers of {len(missing)} pairs")
+        print(f"reference log-probabilities of {len(missing)} pairs from {self.model}")
         sampler = await self.service.wait(client.create_sampling_client(base_model=self.model))
         for start in range(0, len(missing), PORTION):
             portion = missing[start : start + PORTION]
             answers = self._answers(portion)
-            found = await self.service.wait(
+            logprobs = await self.service.wait(
                 _all([self._ask(sampler, answer) for answer in answers])
             )
-            known = dict(zip(portion, zip(found[0::2], found[1::2], strict=True), strict=True))
+            both = zip(logprobs[0::2], logprobs[1::2], strict=True)
+            known = dict(zip(portion, both, strict=True))
             self.reference.update(known)
             forward = sum(len(answer.tokens) for answer in answers)
             self.note(
                 "reference",
-                pairs=[[row, *both] for row, both in known.items()],
+                pairs=[[row, *values] for row, values in known.items()],
                 forward=forward,
                 sampled=len(answers),
             )
@@ -142,29 +141,27 @@ class Preferring:
         for logprob, weight in zip(logprobs[1:], answer.weights[1:], strict=True):
             if weight and logprob is None:
                 raise StageError(
-                    f"Tinker does not tell the log-probabilities that the untouched {self.model} "
-                    "gives"
+                    f"Tinker returns no log-probabilities for the base model {self.model}"
                 )
             total += weight * (logprob or 0.0)
         return total
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
-        """A forward pass, our loss of what it gives, and a forward and backward pass with the
-        loss's gradient. The SDK keeps the order.
+        """Submit a forward pass, compute our loss, and submit a backward pass with its gradient.
+
+        The SDK keeps the order.
         """
-        answers, reference = (
-            self._answers(rows),
-            [logprob for row in rows for logprob in self.reference[row]],
-        )
+        answers = self._answers(rows)
+        reference = [logprob for row in rows for logprob in self.reference[row]]
 
         def loss(_: list[Datum], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
             import torch
 
-            ours = [
-                torch.dot(found, torch.tensor(answer.weights[1:], dtype=found.dtype))
-                for found, answer in zip(logprobs, answers, strict=True)
+            sums = [
+                torch.dot(values, torch.tensor(answer.weights[1:], dtype=values.dtype))
+                for values, answer in zip(logprobs, answers, strict=True)
             ]
-            gains = torch.stack(ours) - torch.tensor(reference)
+            gains = torch.stack(sums) - torch.tensor(reference)
             return preference_loss(gains[0::2], gains[1::2], self.beta)
 
         return training.forward_backward_custom(data_of(answers), loss)
@@ -174,12 +171,12 @@ class Preferring:
         return {name: _finite(result.metrics[name]) for name in ("loss", *MEASURES)}
 
     def used(self, rows: Sequence[int]) -> dict[str, int]:
-        """What Tinker takes for training, and before that for the forward pass of the loss."""
+        """The trained tokens. The forward pass of the loss reads them once more."""
         tokens = sum(len(answer.tokens) - 1 for answer in self._answers(rows))
         return {"tokens": tokens, "forward": tokens}
 
     def _answers(self, rows: Iterable[int]) -> list[Example]:
-        """Chosen and rejected answers in turn."""
+        """The chosen and the rejected answer of each row, alternating."""
         return [
             answer for row in rows for answer in (self.pairs[row].chosen, self.pairs[row].rejected)
         ]
@@ -188,13 +185,13 @@ class Preferring:
 def preference_loss(
     chosen: Tensor, rejected: Tensor, beta: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation
-    7), and ``MEASURES``.
+    """The loss of direct preference optimisation (arXiv:2305.18290, equation 7), and ``MEASURES``.
 
-    ``chosen`` and ``rejected``: by how much more log-probability each answer has than under the
-    reference model, one number a pair. The loss is the mean of ``-log sigmoid(beta · (chosen -
-    rejected))``; ``beta`` times each is its reward, the difference of rewards the margin, and the
-    accuracy is the part of the pairs whose chosen answer has the higher reward.
+    ``chosen`` and ``rejected`` hold one number for each pair: the answer's log-probability minus
+    its log-probability under the reference model. The loss is the mean of ``-log sigmoid(beta ·
+    (chosen - rejected))``. An answer's reward is ``beta`` times its number. The margin is the
+    difference of the two rewards. The accuracy is the fraction of pairs whose chosen answer has
+    the higher reward.
     """
     from torch.nn.functional import logsigmoid
 
@@ -215,9 +212,9 @@ def _finite(value: float) -> float:
     return value
 
 
-async def _all(questions: Sequence[Awaitable[float]]) -> list[float]:
-    """Every answer; the first question that fails ends the others."""
-    tasks = [asyncio.ensure_future(question) for question in questions]
+async def _all(requests: Sequence[Awaitable[float]]) -> list[float]:
+    """All results in order. The first request that fails cancels the others."""
+    tasks = [asyncio.ensure_future(request) for request in requests]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -229,7 +226,7 @@ _policies: WeakKeyDictionary[asyncio.AbstractEventLoop, Policy] = WeakKeyDiction
 
 
 def _policy() -> Policy:
-    """The policy that all questions of the running loop share."""
+    """The retry policy that all requests of the running loop share."""
     loop = asyncio.get_running_loop()
     if loop not in _policies:
         _policies[loop] = Policy("Tinker", _trouble_of, in_flight=IN_FLIGHT)
@@ -237,7 +234,7 @@ def _policy() -> Policy:
 
 
 def _trouble_of(error: BaseException) -> Trouble | None:
-    """What may pass; anything else (a session that is gone, say) is for the run to deal with."""
+    """How to retry ``error``. ``None`` leaves it to the run, for instance an expired session."""
     import tinker
     from tinker.types import RequestErrorCategory
 

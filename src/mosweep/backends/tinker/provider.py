@@ -1,10 +1,11 @@
-"""Inspect's model provider ``tinker/MODEL@WEIGHTS``, or ``tinker/MODEL`` for the base model:
-samples are drawn by Tinker.
+"""The Inspect model provider ``tinker``: samples come from Tinker.
 
-``get_model("tinker/Qwen/Qwen3-8B@tinker://…", renderer="qwen3", tokenizer=FOLDER)``. Chats are
-written as they were in training, by the renderer of tinker-cookbook; without one named, by the one
-it recommends. Greedy unless a temperature is asked for, as local models are. The weights are part
-of the name, so Inspect's cache of generations tells checkpoints apart.
+``tinker/MODEL@WEIGHTS`` is a fine-tuned model and ``tinker/MODEL`` a base model, as in
+``get_model("tinker/Qwen/Qwen3-8B@tinker://…", renderer="qwen3", tokenizer=FOLDER)``.
+
+Chats are rendered as in training. The default renderer is the one that tinker-cookbook recommends.
+Decoding is greedy unless a temperature is given, as for local models. The weights are part of the
+model name, so Inspect's cache keeps checkpoints apart.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TinkerAPI"]
 
-#: Requests at a time, and how long none of them may get anywhere before the evaluation fails, in
-#: seconds.
-CONNECTIONS, PATIENCE_S = 128, 900.0
+#: Requests that run at the same time.
+CONNECTIONS = 128
+#: Seconds without progress in any request before the evaluation fails.
+PATIENCE_S = 900.0
 
 
 class TinkerAPI(ModelAPI):
@@ -58,17 +60,17 @@ class TinkerAPI(ModelAPI):
         self.base, _, self.weights = model_name.partition("@")
         if self.weights and not self.weights.startswith("tinker://"):
             raise ValueError(
-                f"tinker/{model_name}: after the @ belongs Tinker's path of the weights, tinker://…"
+                f"tinker/{model_name}: expected Tinker's path of the weights after @: tinker://…"
             )
         self.renderer_name, self.tokenizer = renderer or recommended_renderer(self.base), tokenizer
         self._loading: asyncio.Task[tuple[Any, SamplingClient]] | None = None
 
     def max_connections(self) -> int:
-        """Tinker batches what comes in together."""
+        """Many: Tinker batches concurrent requests."""
         return CONNECTIONS
 
     def max_tokens(self) -> int | None:
-        """Default length of a completion, in tokens."""
+        """The default limit of a completion, in tokens."""
         return 2048
 
     async def generate(
@@ -78,12 +80,12 @@ class TinkerAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """One request to Tinker, for as many completions as ``num_choices`` says."""
+        """Sample ``num_choices`` completions in one request to Tinker."""
         from tinker import SamplingParams
 
         if tools:
             raise ValueError(
-                "models on Tinker are evaluated without tools; this task gives its model some"
+                "models on Tinker cannot use tools, but this task gives its model tools"
             )
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))
@@ -91,7 +93,7 @@ class TinkerAPI(ModelAPI):
         prompt = renderer.build_generation_prompt(
             [{"role": message.role, "content": message.text} for message in input]
         )
-        asked = SamplingParams(
+        params = SamplingParams(
             max_tokens=config.max_tokens or 2048,
             temperature=config.temperature or 0.0,
             top_p=config.top_p if config.top_p is not None else 1.0,
@@ -99,14 +101,14 @@ class TinkerAPI(ModelAPI):
             seed=config.seed,
             stop=renderer.get_stop_sequences(),
         )
-        answer = await client.sample(prompt, config.num_choices or 1, asked)
+        answer = await client.sample(prompt, config.num_choices or 1, params)
         choices = [
             self._choice(renderer, sequence, config.stop_seqs or ())
             for sequence in answer.sequences
         ]
-        made = sum(len(sequence.tokens) for sequence in answer.sequences)
+        output = sum(len(sequence.tokens) for sequence in answer.sequences)
         usage = ModelUsage(
-            input_tokens=prompt.length, output_tokens=made, total_tokens=prompt.length + made
+            input_tokens=prompt.length, output_tokens=output, total_tokens=prompt.length + output
         )
         return ModelOutput(model=self.model_name, choices=choices, usage=usage)
 
@@ -135,10 +137,10 @@ class TinkerAPI(ModelAPI):
             if part["type"] == "thinking"
         ]
         text = "".join(part["text"] for part in parts if part["type"] == "text")
-        cut = min((where for word in stops if (where := text.find(word)) >= 0), default=None)
-        said: list[Content] = [*thoughts, ContentText(text=text[:cut])]
+        cut = min((index for word in stops if (index := text.find(word)) >= 0), default=None)
+        contents: list[Content] = [*thoughts, ContentText(text=text[:cut])]
         message = ChatMessageAssistant(
-            content=said if thoughts else text[:cut], model=self.model_name, source="generate"
+            content=contents if thoughts else text[:cut], model=self.model_name, source="generate"
         )
         return ChatCompletionChoice(
             message=message,

@@ -1,5 +1,7 @@
-"""The settings of a fine-tune on Tinker: ``recipes/tinker/default.yaml``, over it the model's own
-recipe, over that the trial's.
+"""Recipes: the settings of a fine-tune on Tinker.
+
+The model's recipe overrides ``recipes/tinker/default.yaml``, and the trial's settings override
+both.
 """
 
 from __future__ import annotations
@@ -26,11 +28,10 @@ Method = Literal["supervised", "dpo"]
 
 @dataclass(frozen=True)
 class TinkerRecipe:
-    """What defines a run on Tinker, given model, renderer and data; and, unkeyed, how often it
-    saves what it goes on from.
+    """The settings that define a run on Tinker, besides model, renderer and data.
 
-    ``beta``: train on preferences by direct preference optimisation, with this weight of the
-    reference model; ``None``: supervised.
+    How often it saves checkpoints is not part of the key. With ``beta``, the run trains on
+    preferences, and ``beta`` is the weight of the reference model. Without it, it is supervised.
     """
 
     rank: int = field(metadata=between(ge=1))
@@ -61,7 +62,7 @@ class TinkerRecipe:
             raise ConfigError(
                 "train_attn",
                 False,
-                "train_attn, train_mlp and train_unembed are all false: nothing would be trained",
+                "train_attn, train_mlp and train_unembed are all false: nothing to train",
             )
         if self.min_learning_rate > self.learning_rate:
             raise ConfigError(
@@ -71,8 +72,9 @@ class TinkerRecipe:
             )
 
     def steps(self, examples: int) -> int:
-        """How many optimizer steps a data set of so many examples gives; ``ConfigError`` if none,
-        or no more than the warm-up has.
+        """The number of optimizer steps on a data set with this many examples.
+
+        Raises ``ConfigError`` if there are none, or no more than the warm-up takes.
         """
         per_epoch = examples // self.batch_size
         steps = self.epochs * min(per_epoch, self.max_steps_per_epoch or per_epoch)
@@ -91,7 +93,7 @@ class TinkerRecipe:
         return steps
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step number ``step``, counting from 1, of ``steps``."""
+        """The learning rate of ``step``, counting from 1, in a run of ``steps``."""
         if self.schedule == "cosine":
             return Schedule(
                 self.learning_rate, self.min_learning_rate, self.warmup_steps, steps
@@ -111,12 +113,13 @@ def load_recipe(
     native: Mapping[str, Any],
     method: Method = "supervised",
 ) -> TinkerRecipe:
-    """The recipe ``name`` (a path, or ``recipes/tinker/<name>.yaml`` of the user's or shipped), or
-    else that of the first of ``models`` that has one, or else the default's, with ``settings`` and
-    ``native`` (by their names in a recipe) laid over it.
+    """The recipe of a run. Later layers override earlier ones:
 
-    Models' recipes are for supervised fine-tunes: what the ``method`` dpo has of its own, in
-    ``dpo.yaml``, lies over them.
+    1. ``default.yaml``
+    2. without ``name``, the recipe of the first of ``models`` that has one
+    3. ``dpo.yaml`` for the method dpo, because models' recipes are for supervised fine-tunes
+    4. the recipe ``name``: a path, or ``recipes/tinker/<name>.yaml`` of the user or shipped
+    5. ``settings``, then ``native``, by their names in a recipe
     """
     own = {} if name else next(filter(None, map(_find, models)), {})
     layers = [
@@ -137,15 +140,15 @@ def load_recipe(
             "belongs to backend.method=dpo; this is backend.method=supervised",
         )
     if method == "dpo" and recipe.beta is None:
-        raise ConfigError(f"{PREFIX}.beta", None, "backend.method=dpo needs it")
+        raise ConfigError(f"{PREFIX}.beta", None, "backend.method=dpo needs a value")
     return recipe
 
 
 def _named(name: str) -> Mapping[str, Any]:
     if name.endswith((".yaml", ".yml")):
         return _load(Path(name))
-    found = _find(name)
-    if found is None:
+    recipe = _find(name)
+    if recipe is None:
         valid = {
             path.stem
             for folder in own_and_shipped("recipes")
@@ -154,13 +157,13 @@ def _named(name: str) -> Mapping[str, Any]:
         raise ConfigError(
             "backend.config", name, f"no file recipes/tinker/{name}.yaml; {choices(name, valid)}"
         )
-    return found
+    return recipe
 
 
 def _file(name: str) -> Mapping[str, Any]:
-    found = _find(name)
-    assert found is not None
-    return found
+    recipe = _find(name)
+    assert recipe is not None
+    return recipe
 
 
 @cache
@@ -184,5 +187,5 @@ def _load(path: Path) -> Mapping[str, Any]:
             f"the Tinker recipe {path} is not YAML: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(data, dict):
-        raise UserError(f"the Tinker recipe {path} is no mapping of settings")
+        raise UserError(f"the Tinker recipe {path} is not a mapping of settings")
     return data

@@ -1,4 +1,4 @@
-"""What Inspect finds under the entry point group ``inspect_ai``: the model provider ``tinker``."""
+"""Registers the model provider ``tinker`` with Inspect (entry point group ``inspect_ai``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["tinker"]
 
 @modelapi(name="tinker")
 def tinker() -> type[ModelAPI]:
-    """Weights that Tinker holds: ``get_model("tinker/MODEL@tinker://…")``."""
+    """Models on Tinker: ``get_model("tinker/MODEL@tinker://…")``."""
     from mosweep.backends.tinker.provider import TinkerAPI
 
     return TinkerAPI

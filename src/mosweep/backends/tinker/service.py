@@ -1,5 +1,6 @@
-"""Models that Tinker holds: its address and key, whether it is there, what its errors mean, how
-chats are written for its models.
+"""The Tinker service: its address and key, its availability, its errors and its renderers.
+
+This module knows nothing of runs, steps or stages.
 """
 
 from __future__ import annotations
@@ -21,17 +22,15 @@ if TYPE_CHECKING:
     from tinker import ServiceClient
 
 __all__ = [
-    *(
-        "KEY",
-        "Service",
-        "address",
-        "check_key",
-        "check_renderer",
-        "hopeless",
-        "load_renderer",
-        "one_line",
-        "recommended_renderer",
-    ),
+    "KEY",
+    "Service",
+    "address",
+    "check_key",
+    "check_renderer",
+    "load_renderer",
+    "one_line",
+    "permanent",
+    "recommended_renderer",
     "supported_models",
 ]
 
@@ -40,27 +39,31 @@ T = TypeVar("T")
 #: Some libraries cannot be imported by two threads at a time.
 _importing = threading.Lock()
 
-#: The variables that hold the key and the address.
-KEY, ADDRESS = "TINKER_API_KEY", "TINKER_BASE_URL"
-#: How long a look at the service's health may take, and how often it is looked at while an answer
-#: is waited for, in seconds.
-PROBE_S, LOOK_S = 10.0, 15.0
-#: How long the questions before a launch may take, and the goodbye at the end of a session.
-ASK_S, CLOSE_S = 60.0, 10.0
+#: The environment variable that holds the API key.
+KEY = "TINKER_API_KEY"
+#: The environment variable that holds the address of the server.
+ADDRESS = "TINKER_BASE_URL"
+#: Timeout of a health check, in seconds.
+PROBE_S = 10.0
+#: Seconds between health checks while a result is awaited.
+LOOK_S = 15.0
+#: Timeout of requests before a launch, in seconds.
+ASK_S = 60.0
+#: Timeout for closing a session, in seconds.
+CLOSE_S = 10.0
 
 
 def check_key() -> None:
-    """``UserError`` if there is nothing that Tinker would take for a key."""
+    """Raise ``UserError`` if no API key for Tinker is configured."""
     stored = Path("~/.tinker/credentials.json").expanduser()
     if not (os.environ.get(KEY) or os.environ.get("TINKER_CREDENTIAL_CMD") or stored.exists()):
         raise UserError(
-            f"backend=tinker needs the key of your Tinker account in the environment: {KEY} is "
-            "not set"
+            f"backend=tinker needs the API key of your Tinker account: {KEY} is not set"
         )
 
 
 def address(given: str | None) -> str:
-    """Where Tinker is: as given, or by ``TINKER_BASE_URL``, or the service itself."""
+    """The address of Tinker: ``given``, or ``TINKER_BASE_URL``, or the service itself."""
     return (given or os.environ.get(ADDRESS) or _sdk_address()).rstrip("/")
 
 
@@ -73,26 +76,24 @@ def _sdk_address() -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line, without anything like a key."""
+    """The message of an error on one line, with API keys removed."""
     body = getattr(error, "body", None)
-    told = body.get("detail") if isinstance(body, dict) else None
+    detail = body.get("detail") if isinstance(body, dict) else None
     text = re.sub(
-        r"\btml-[\w-]+", "tml-…", " ".join(str(told or error or type(error).__name__).split())
+        r"\btml-[\w-]+", "tml-…", " ".join(str(detail or error or type(error).__name__).split())
     )
     status = getattr(error, "status_code", None)
     text = f"{status}: {text}" if status and not text.startswith(str(status)) else text
     return text if len(text) <= 300 else text[:299] + "…"
 
 
-def hopeless(error: BaseException) -> bool:
-    """Whether trying again from the last checkpoint cannot help: the request was wrong, or is not
-    allowed.
-    """
+def permanent(error: BaseException) -> bool:
+    """Whether a retry from the last checkpoint would fail again: a wrong or forbidden request."""
     import tinker
     from tinker.types import RequestErrorCategory
 
     if isinstance(error, ValueError) and isinstance(error.__cause__, tinker.APIStatusError):
-        error = error.__cause__  # so the SDK says that a result is not to be had
+        error = error.__cause__  # the SDK wraps the error of a result that it cannot get
     if isinstance(error, tinker.RequestFailedError):
         return error.category is RequestErrorCategory.User
     # 404, 409 and 410: the session or the model is gone, as after a restart
@@ -105,8 +106,9 @@ def hopeless(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Service:
-    """Tinker at ``url``, which may be silent for ``patience_s`` before we give up. ``client``: one
-    to use rather than our own.
+    """Tinker at ``url``. It may be unreachable for ``patience_s`` seconds.
+
+    ``client``: use this client and open no session.
     """
 
     url: str
@@ -114,7 +116,7 @@ class Service:
     client: ServiceClient | None = None
 
     async def open(self, about: dict[str, str]) -> ServiceClient:
-        """A client with a session of its own; ``about`` is what the service notes about it."""
+        """A client with a new session. ``about`` is the session's metadata."""
         if self.client is not None:
             return self.client
         await self.answering()
@@ -122,10 +124,10 @@ class Service:
         def make() -> ServiceClient:
             import tinker
 
-            # one line for every time it asks again
+            # it logs a line for every poll
             logging.getLogger("tinker.lib.api_future_impl").setLevel(logging.ERROR)
             client = tinker.ServiceClient(user_metadata=about, base_url=self.url)
-            client.holder.get_session_id()  # made here, where waiting for it blocks nobody
+            client.holder.get_session_id()  # creates the session in this thread, as that blocks
             return client
 
         return await asyncio.to_thread(make)
@@ -133,8 +135,9 @@ class Service:
     async def close(
         self, client: ServiceClient, how: Literal["success", "errored", "interrupted"]
     ) -> None:
-        """End the session, which frees what the service holds for it. One that cannot be ended ends
-        by itself.
+        """End the session, so that the service frees its resources.
+
+        A session that cannot be closed expires by itself.
         """
         if client is self.client:
             return
@@ -144,7 +147,7 @@ class Service:
             print(f"Tinker: the session was not closed: {one_line(error)}")
 
     async def answering(self) -> None:
-        """Return once the service answers; ``StageError`` if it does not within ``patience_s``."""
+        """Wait until the service answers. Raises ``StageError`` after ``patience_s``."""
         begun, pause = time.monotonic(), 0.5
         while (trouble := await self._trouble()) is not None:
             waited = time.monotonic() - begun
@@ -152,13 +155,14 @@ class Service:
                 raise StageError(
                     f"Tinker at {self.url} has not answered for {_span(waited)}: {trouble}"
                 )
-            print(f"Tinker: no answer ({trouble}); again in {pause:g} s")
+            print(f"Tinker: no answer ({trouble}); retrying in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, 30.0)
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
-        """What ``awaitable`` gives, however long it takes, as long as the service is there; the SDK
-        alone would wait for ever.
+        """The result of ``awaitable``, however long it takes, while the service answers.
+
+        Without this check the SDK would wait forever.
         """
         task = asyncio.ensure_future(awaitable)
         silent_since: float | None = None
@@ -177,7 +181,7 @@ class Service:
             task.cancel()
 
     async def _trouble(self) -> str | None:
-        """Why the service does not answer; any answer of less than 500 is one."""
+        """Why the service does not answer, or ``None``. Any status below 500 is an answer."""
         if self.client is not None:
             return None
         import httpx
@@ -191,8 +195,9 @@ class Service:
 
 
 def supported_models(url: str) -> list[str]:
-    """The models that Tinker at ``url`` offers to this key; one quick question. ``UserError`` for a
-    key that it does not take, or none.
+    """The models that Tinker at ``url`` offers with this API key.
+
+    Raises ``UserError`` if the key is missing or refused, or if Tinker does not answer in time.
     """
     check_key()
     import httpx
@@ -205,7 +210,7 @@ def supported_models(url: str) -> list[str]:
             f"Tinker at {url} does not answer: {str(error) or type(error).__name__}"
         ) from error
     try:
-        found = _in_time(
+        capabilities = _with_timeout(
             lambda: tinker.RestClient(base_url=url).get_server_capabilities().result(ASK_S)
         )
     except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
@@ -213,32 +218,31 @@ def supported_models(url: str) -> list[str]:
             f"Tinker at {url} does not accept the key in {KEY}: {one_line(error)}"
         ) from error
     except (tinker.TinkerError, TimeoutError, ValueError) as error:
-        raise UserError(
-            f"Tinker at {url} cannot be asked for its models: {one_line(error)}"
-        ) from error
-    return sorted(model.model_name for model in found.supported_models if model.model_name)
+        raise UserError(f"Tinker at {url} does not list its models: {one_line(error)}") from error
+    return sorted(model.model_name for model in capabilities.supported_models if model.model_name)
 
 
 def recommended_renderer(model: str) -> str:
-    """tinker-cookbook's renderer for ``model``; ``ConfigError`` where it knows none."""
+    """tinker-cookbook's renderer for ``model``. Raises ``ConfigError`` if it knows none."""
     try:
         from tinker_cookbook.model_info import get_recommended_renderer_name
     except ModuleNotFoundError as error:
         raise MissingExtra("tinker-cookbook", "tinker", "backend=tinker") from error
     try:
         return get_recommended_renderer_name(model)
-    # what it raises for models that it does not know depends on the name's shape
+    # for unknown models, the type of its exception depends on the form of the name
     except Exception as error:
         problem = (
-            f"tinker-cookbook knows no renderer for {model}: name one, such as llama3, qwen3 or "
+            f"tinker-cookbook knows no renderer for {model}: set one, such as llama3, qwen3 or "
             "role_colon"
         )
         raise ConfigError("model.renderer", None, problem) from error
 
 
 def load_renderer(name: str, model: str, tokenizer: str | Path | None = None) -> Any:
-    """The renderer ``name`` with the tokenizer in the folder ``tokenizer``, or else that of
-    ``model``. Slow: loads libraries.
+    """The renderer ``name`` with the tokenizer in the folder ``tokenizer``, or else ``model``'s.
+
+    Slow, because it imports large libraries.
     """
     with _importing:
         from tinker_cookbook.renderers import get_renderer
@@ -253,7 +257,7 @@ def load_renderer(name: str, model: str, tokenizer: str | Path | None = None) ->
 
 
 def check_renderer(name: str) -> None:
-    """``ConfigError`` for a renderer that tinker-cookbook does not have."""
+    """Raise ``ConfigError`` for a renderer that tinker-cookbook does not have."""
     from tinker_cookbook.exceptions import RendererError
     from tinker_cookbook.renderers import get_renderer
 
@@ -265,11 +269,11 @@ def check_renderer(name: str) -> None:
             "model.renderer", name, "tinker-cookbook has no renderer of that name"
         ) from error
     except Exception:
-        return  # it is there, and wants a tokenizer
+        return  # it exists, and failed because it needs a tokenizer
 
 
-def _in_time(ask: Any) -> Any:
-    """What ``ask()`` returns, or ``TimeoutError``: the SDK goes on asking for minutes."""
+def _with_timeout(ask: Any) -> Any:
+    """The result of ``ask()``, or ``TimeoutError``: the SDK itself retries for minutes."""
     outcome: list[Any] = []
 
     def run() -> None:

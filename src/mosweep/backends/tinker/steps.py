@@ -1,4 +1,4 @@
-"""The steps of a run on Tinker, and the file that says how far it has come."""
+"""The steps of a run on Tinker, and the journal that records its progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mosweep.backends.tinker.data import batches, render, render_pairs
 from mosweep.backends.tinker.objectives import Copying, Objective, Preferring
 from mosweep.backends.tinker.recipe import TinkerRecipe
-from mosweep.backends.tinker.service import Service, hopeless, load_renderer, one_line
+from mosweep.backends.tinker.service import Service, load_renderer, one_line, permanent
 from mosweep.core import schema
 from mosweep.core.errors import MissingExtra, StageError
 from mosweep.datasets.jsonl import JSONLDataset
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
 
 __all__ = ["Journal", "Training"]
 
-#: Steps under way before the first one's result is waited for.
+#: Steps that are submitted before the result of the first one is awaited.
 AHEAD = 3
-#: Times in a row that a run is taken up again without having got to another checkpoint.
+#: Consecutive attempts that a run may make without reaching another checkpoint.
 TRIES = 4
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The run's file: one event a line, a line that a kill has cut short is none."""
+    """The run's journal: one event per line. Incomplete lines, left by a kill, are ignored."""
 
     path: Path
 
     def events(self) -> list[dict[str, Any]]:
-        """Everything that has happened, oldest first."""
-        found = []
+        """All events, oldest first."""
+        values = []
         for line in (
             self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
         ):
             try:
-                found.append(json.loads(line))
+                values.append(json.loads(line))
             except ValueError:
                 continue
-        return [event for event in found if isinstance(event, dict) and "event" in event]
+        return [event for event in values if isinstance(event, dict) and "event" in event]
 
     def note(self, event: str, **about: Any) -> None:
-        """Add an event; it is on disk when this returns."""
+        """Append an event. It is on disk when this returns."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, "time": round(time.time(), 3), **about}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def begin(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Make the file, with these events, all at once."""
+        """Create the file with these events, atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # in the folder it would look like a leftover
+        # not in the folder, where it would look like a result
         temporary = self.path.parent.with_name(f".{self.path.parent.name}.{os.getpid()}")
         temporary.write_text(
             "".join(json.dumps(event) + "\n" for event in events), encoding="utf-8"
@@ -70,7 +70,7 @@ class Journal:
 
 @dataclass
 class _Step:
-    """A step under way."""
+    """A step that was submitted and is not finished."""
 
     number: int
     rows: Sequence[int]
@@ -82,7 +82,7 @@ class _Step:
 
 @dataclass
 class Training:
-    """The work of a run: take it up wherever it is, until it has its final weights."""
+    """Trains a run: resumes it wherever it stands, until it has its final weights."""
 
     spec: Mapping[str, Any]
     folder: Path
@@ -109,12 +109,12 @@ class Training:
             except Exception as error:
                 tries = tries + 1 if self.reached == reached else 1
                 reached = self.reached
-                if isinstance(error, StageError) or hopeless(error) or tries >= TRIES:
+                if isinstance(error, StageError) or permanent(error) or tries >= TRIES:
                     raise StageError(
                         f"Tinker, at step {reached} of {len(plan)}: {one_line(error)}"
                     ) from error
                 pause = 2.0 ** (tries - 1)
-                print(f"{one_line(error)}; going on from step {reached} in {pause:g} s")
+                print(f"{one_line(error)}; resuming from step {reached} in {pause:g} s")
                 await asyncio.sleep(pause)
 
     @property
@@ -127,9 +127,7 @@ class Training:
         return schema.build(TinkerRecipe, self.spec["recipe"], "tinker")
 
     def prepare(self) -> tuple[Objective, list[list[int]], list[float]]:
-        """The data and what is to become of them, which of them each step takes, and each step's
-        learning rate.
-        """
+        """The objective, the rows of each step, and the learning rate of each step."""
         recipe, part, objective = self.recipe, self.spec["part"], self.objective()
         if part is None:
             steps = recipe.steps(len(objective))
@@ -144,8 +142,8 @@ class Training:
         size, given = recipe.batch_size, part["rates"]
         if len(objective) < size * len(given):
             raise StageError(
-                f"{len(given)} steps of {size} examples were asked for, and there are "
-                f"{len(objective)}"
+                f"{len(given)} steps of {size} examples need {size * len(given)} examples, but "
+                f"there are only {len(objective)}"
             )
         return (
             objective,
@@ -154,8 +152,9 @@ class Training:
         )
 
     def objective(self) -> Objective:
-        """The data, rendered. Preferences know of the reference what earlier attempts have
-        asked.
+        """The objective on the rendered data.
+
+        For preferences it includes the reference log-probabilities of earlier attempts.
         """
         recipe, model = self.recipe, str(self.spec["model"])
         renderer = load_renderer(self.spec["renderer"], model, self.spec["tokenizer"])
@@ -168,36 +167,36 @@ class Training:
             return Copying(
                 render(renderer, data.to_openai_format(), recipe.loss_on, recipe.max_length)
             )
-        asked = [
+        noted = [
             pair
             for event in self.journal.events()
             if event["event"] == "reference"
             for pair in event["pairs"]
         ]
-        known = {row: (chosen, rejected) for row, chosen, rejected in asked}
+        known = {row: (chosen, rejected) for row, chosen, rejected in noted}
         pairs = render_pairs(renderer, data, recipe.loss_on, recipe.max_length)
         return Preferring(pairs, recipe.beta, model, self.service, self.journal.note, known)
 
     async def session(
         self, objective: Objective, plan: Sequence[Sequence[int]], rates: Sequence[float]
     ) -> None:
-        """Take the steps that are missing and save the weights."""
+        """Take the remaining steps and save the weights."""
         client = await self.service.open({"mosweep": str(self.spec["identity"])[:12]})
-        how: Any = "errored"
+        outcome: Any = "errored"
         try:
             await objective.prepare(client, {row for rows in plan for row in rows})
-            training, done = await self.take_up(client)
-            under_way: deque[_Step] = deque()
+            training, done = await self.resume(client)
+            pending: deque[_Step] = deque()
             for number in range(done + 1, len(plan) + 1):
-                under_way.append(
+                pending.append(
                     self.step(
                         training, objective, number, len(plan), plan[number - 1], rates[number - 1]
                     )
                 )
-                if len(under_way) > AHEAD:
-                    await self.settle(under_way.popleft(), objective, len(plan))
-            while under_way:
-                await self.settle(under_way.popleft(), objective, len(plan))
+                if len(pending) > AHEAD:
+                    await self.finish(pending.popleft(), objective, len(plan))
+            while pending:
+                await self.finish(pending.popleft(), objective, len(plan))
             if self.spec["part"] and not any(
                 event["event"] == "state" for event in self.journal.events()
             ):
@@ -208,19 +207,19 @@ class Training:
             weights = await self.service.wait(training.save_weights_for_sampler("final"))
             self.journal.note("weights", path=weights.path)
             print(f"final weights: {weights.path}")
-            how = "success"
+            outcome = "success"
         except asyncio.CancelledError:
-            how = "interrupted"
+            outcome = "interrupted"
             raise
         finally:
-            await asyncio.shield(self.service.close(client, how))
+            await asyncio.shield(self.service.close(client, outcome))
 
     @property
     def ttl_s(self) -> int:
         return int(self.recipe.checkpoint_ttl_h * 3600)
 
-    async def take_up(self, client: ServiceClient) -> tuple[TrainingClient, int]:
-        """A training client where the run is, and how many steps that is."""
+    async def resume(self, client: ServiceClient) -> tuple[TrainingClient, int]:
+        """A training client in the state of the last checkpoint, and the number of its step."""
         about, recipe = {"mosweep": str(self.spec["identity"])}, self.recipe
         start = self.spec["part"] and self.spec["part"]["start"]
         while self.checkpoints or start:
@@ -232,12 +231,12 @@ class Training:
                     )
                 )
             except Exception as error:
-                if not self.checkpoints or not _gone(error):
+                if not self.checkpoints or not _missing(error):
                     raise
-                print(f"the checkpoint of step {done} is gone ({one_line(error)})")
+                print(f"the checkpoint of step {done} no longer exists ({one_line(error)})")
                 self.checkpoints.pop()
                 continue
-            self.took_up(training, done, path)
+            self.note_job(training, done, path)
             return training, done
         training = await self.service.wait(
             client.create_lora_training_client(
@@ -250,10 +249,10 @@ class Training:
                 user_metadata=about,
             )
         )
-        self.took_up(training, 0, None)
+        self.note_job(training, 0, None)
         return training, 0
 
-    def took_up(self, training: TrainingClient, done: int, path: str | None) -> None:
+    def note_job(self, training: TrainingClient, done: int, path: str | None) -> None:
         job = str(training.model_id)
         self.journal.note("job", id=job, step=done, start=path)
         print(
@@ -269,9 +268,7 @@ class Training:
         rows: Sequence[int],
         rate: float,
     ) -> _Step:
-        """Hand in a step and, where one is due, a checkpoint behind it; Tinker takes them in this
-        order.
-        """
+        """Submit a step, followed by a checkpoint if one is due. Tinker keeps the order."""
         loss = objective.submit(training, rows)
         update = training.optim_step(self.adam(rate))
         saved = None
@@ -295,8 +292,8 @@ class Training:
             grad_clip_norm=recipe.grad_clip_norm,
         )
 
-    async def settle(self, step: _Step, objective: Objective, steps: int) -> None:
-        """Wait for a step, and note what came of it."""
+    async def finish(self, step: _Step, objective: Objective, steps: int) -> None:
+        """Wait for a step and record its results."""
         result = await self.service.wait(step.loss)
         await self.service.wait(step.update)
         measured = objective.measured(step.rows, result)
@@ -318,8 +315,8 @@ class Training:
             self.checkpoints.append((step.number, saved.path))
 
 
-def _gone(error: Exception) -> bool:
-    """Whether a checkpoint is not there any more."""
+def _missing(error: Exception) -> bool:
+    """Whether the error says that a checkpoint no longer exists."""
     import tinker
 
     return isinstance(error, tinker.NotFoundError) or "not found" in str(error).lower()

@@ -1,11 +1,12 @@
-"""Fine-tuning on Tinker, supervised or by preferences: our process composes the batches and takes
-the steps, Tinker's machines compute.
+"""Fine-tuning on Tinker, supervised or on preferences.
 
-All that a run has come to is in one file of its folder, ``tinker.jsonl``: what it is, every step's
-loss, every checkpoint as soon as it is saved, the final weights. Whoever reads that file can go on
-with the run: from the last checkpoint, with the optimizer's state, at the next batch. So an outage,
-a restart of the service or a killed process costs the steps since then, and the same loss comes
-out.
+Our process composes the batches and submits the steps. Tinker's machines compute them.
+
+One file in the run's folder, ``tinker.jsonl``, records the whole run: its settings, the loss of
+every step, every checkpoint as soon as it is saved, and the final weights. Any process can resume
+the run from this file: it starts at the last checkpoint, with the optimizer's state, at the next
+batch. An outage, a restart of the service or a killed process costs only the steps since that
+checkpoint, and the loss is the same as without the interruption.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ JOURNAL = "tinker.jsonl"
 
 @dataclass
 class TinkerTrainingRun:
-    """A run in ``folder``. Training goes on while this process lives and somebody has it; ``load``
-    takes it up in another process.
-    """
+    """A run in ``folder``. It trains in a task of this process; ``load`` resumes it in another."""
 
     id: str
     folder: Path
@@ -55,42 +54,38 @@ class TinkerTrainingRun:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the run is: model, renderer, recipe and so on."""
+        """The run's definition: model, renderer, recipe and so on."""
         return next(event for event in self._journal.events() if event["event"] == "run")
 
     @property
     def weights(self) -> str | None:
-        """Tinker's path of the final weights, to sample from."""
+        """Tinker's path of the final weights, for sampling."""
         return next(
             (event["path"] for event in self._journal.events() if event["event"] == "weights"), None
         )
 
     @property
     def state(self) -> str | None:
-        """Tinker's path of the final weights with the optimizer's state, to train on from, if that
-        was asked for.
-        """
+        """Tinker's path of the final weights with the optimizer's state, if the run is a part."""
         return next(
             (event["path"] for event in self._journal.events() if event["event"] == "state"), None
         )
 
     @property
     def model_id(self) -> str | None:
-        """``tinker/MODEL@WEIGHTS`` once the run has succeeded, which is its name with Inspect,
-        too.
-        """
+        """``tinker/MODEL@WEIGHTS`` once the run has succeeded. Inspect uses the same name."""
         weights = self.weights if self.status == "succeeded" else None
         return weights and f"tinker/{self.spec['model']}@{weights}"
 
     @property
     def losses(self) -> list[tuple[int, float]]:
-        """Step and loss; of a step that was taken again, the last."""
+        """Step and loss. For a repeated step, the last loss."""
         return self._measured("loss")
 
     @property
     def measures(self) -> dict[str, list[tuple[int, float]]]:
-        """What the steps told beside their loss, by name; nothing if they are supervised."""
-        return {name: found for name in MEASURES if (found := self._measured(name))}
+        """Other measures of the steps, by name. Empty for supervised runs."""
+        return {name: points for name in MEASURES if (points := self._measured(name))}
 
     def _measured(self, name: str) -> list[tuple[int, float]]:
         steps = [
@@ -100,23 +95,17 @@ class TinkerTrainingRun:
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on, those of steps that were taken again included: what is to be paid
-        for.
-        """
+        """Trained tokens, which are billed. Repeated steps count again."""
         return self._counted("tokens")
 
     @property
     def forward_tokens(self) -> int:
-        """Tokens that preferences took forward passes of: once for the reference, and in every step
-        before its gradient is known.
-        """
+        """Tokens of forward passes for preferences: once for the reference, and in every step."""
         return self._counted("forward")
 
     @property
     def sampled_tokens(self) -> int:
-        """Tokens sampled: one with each answer that the reference is asked about, which is how
-        Tinker is asked.
-        """
+        """Sampled tokens: one for each answer, as Tinker's reference requests sample a token."""
         return self._counted("sampled")
 
     def _counted(self, name: str) -> int:
@@ -124,14 +113,12 @@ class TinkerTrainingRun:
 
     @property
     def jobs(self) -> list[str]:
-        """Tinker's training runs that this one consisted of: one, and one more each time it was
-        taken up again.
-        """
+        """The ids of Tinker's training runs: the first, and one for each time it was resumed."""
         return [event["id"] for event in self._journal.events() if event["event"] == "job"]
 
     @property
     def resumed_at_step(self) -> int:
-        """From which step the run was last taken up; 0 if it never was."""
+        """The step from which the run was last resumed. 0 if it never was."""
         return int(
             next(
                 (
@@ -144,7 +131,7 @@ class TinkerTrainingRun:
         )
 
     async def refresh(self) -> RunStatus:
-        """Whether it still trains."""
+        """Check whether it still trains."""
         if self.status == "running" and self._task is not None and self._task.done():
             self.status = (
                 "cancelled"
@@ -156,8 +143,9 @@ class TinkerTrainingRun:
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the end of training; ``model_id``. Whoever gives up waiting ends the run in this
-        process.
+        """Wait for the end of training and return ``model_id``.
+
+        Cancelling the wait ends the run in this process.
         """
         if self._task is not None:
             try:
@@ -169,22 +157,23 @@ class TinkerTrainingRun:
         return self.model_id
 
     async def cancel(self) -> None:
-        """Stop training. The checkpoints stay until Tinker deletes them."""
+        """Stop training. Checkpoints remain until Tinker deletes them."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
         await self.refresh()
 
     async def save(self, path: Path) -> None:
-        """Write where the run is."""
+        """Write the run's id, folder and address."""
         path.write_text(
             json.dumps({"id": self.id, "folder": str(self.folder), "url": self.service.url}) + "\n"
         )
 
     @classmethod
     async def load(cls, path: Path) -> Self:
-        """The run that ``save`` wrote; its process being dead, it goes on from its last
-        checkpoint.
+        """Resume the run that ``save`` wrote from its last checkpoint.
+
+        The process that started it must have ended.
         """
         data = json.loads(path.read_text())
         run = cls(data["id"], Path(data["folder"]), Service(data["url"]))
@@ -192,7 +181,7 @@ class TinkerTrainingRun:
         return run
 
     def start(self) -> None:
-        """Go on with the run, unless it has ended."""
+        """Start or resume training, unless the run has its weights."""
         if self.weights is not None:
             self.status = "succeeded"
         else:
@@ -204,9 +193,11 @@ class TinkerTrainingRun:
 
 @dataclass(frozen=True)
 class Part:
-    """Steps of a longer run: their learning rates, and Tinker's path of the state to go on from
-    (``None``: the base model). Examples are taken as they come, and the state at the end is saved
-    for as long as checkpoints stay.
+    """Some steps of a longer run.
+
+    ``rates`` are their learning rates. ``start`` is Tinker's path of the state to resume from
+    (``None``: the base model). The examples are used in their order. The state at the end is saved
+    for as long as checkpoints are.
     """
 
     rates: Sequence[float]
@@ -215,18 +206,18 @@ class Part:
 
 @dataclass(frozen=True)
 class TinkerTrainingBackend:
-    """Fine-tunes on Tinker by ``recipe``, in ``folder``: a recipe with ``beta`` on preferences. The
-    key is read from the environment when a run starts.
+    """Fine-tunes on Tinker with ``recipe``, in ``folder``. With ``beta`` it trains on preferences.
 
-    ``renderer``: tinker-cookbook's, by default the one it recommends for the model. ``tokenizer``:
-    a folder, by default the model's own from the hub. ``base_url``: another server than Tinker's
-    (or ``TINKER_BASE_URL``). ``client``: a ``ServiceClient`` to use.
+    The API key is read from the environment when a run starts.
 
-    ``previous``: the folder of an earlier attempt at the very same run; what it came to is gone on
-    with, unless one of the Tinker training runs in ``spent`` is part of that. ``patience_s``: how
-    long Tinker may be silent.
-
-    ``part``: take these steps of a longer run.
+    - ``renderer``: a name in tinker-cookbook; by default the one that it recommends for the model
+    - ``tokenizer``: a folder; by default the model's tokenizer from the hub
+    - ``base_url``: the address of the server; by default ``TINKER_BASE_URL``, else Tinker itself
+    - ``client``: a ``ServiceClient`` to use
+    - ``previous``: the folder of an earlier attempt at the same run, to resume from
+    - ``spent``: Tinker training runs. An earlier attempt that includes one is not resumed.
+    - ``patience_s``: seconds that Tinker may be unreachable
+    - ``part``: the steps of a longer run to take
     """
 
     folder: str | Path
@@ -247,8 +238,9 @@ class TinkerTrainingBackend:
         hyperparameters: Mapping[str, Any] | None = None,
         suffix: str | None = None,
     ) -> TinkerTrainingRun:
-        """Start fine-tuning ``model``, by its name with Tinker. ``hyperparameters`` are laid over
-        the recipe.
+        """Start fine-tuning ``model``, by its name at Tinker.
+
+        ``hyperparameters`` override the recipe.
         """
         if not isinstance(dataset, JSONLDataset):
             dataset = await JSONLDataset.load(dataset)
@@ -277,8 +269,8 @@ class TinkerTrainingBackend:
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
             **spec,
         }
-        # first of all: a folder with anything in it has all there is
-        Journal(folder / JOURNAL).begin([about, *self._carried(identity)])
+        # written first: if the folder has any file, it has the whole journal
+        Journal(folder / JOURNAL).begin([about, *self._resumable(identity)])
         await dataset.save(folder / "train.jsonl")
         run = TinkerTrainingRun(
             run_id, folder, Service(address(self.base_url), self.patience_s, self.client)
@@ -286,11 +278,11 @@ class TinkerTrainingBackend:
         run.start()
         return run
 
-    def _carried(self, identity: str) -> list[dict[str, Any]]:
-        """What the earlier attempt came to, if it was at the very same run."""
+    def _resumable(self, identity: str) -> list[dict[str, Any]]:
+        """The events of the earlier attempt, if it was at the same run."""
         if self.previous is None:
             return []
         events = Journal(Path(self.previous) / JOURNAL).events()
         same = bool(events) and events[0].get("identity") == identity
-        served = any(event["event"] == "job" and event["id"] in self.spent for event in events)
-        return events[1:] if same and not served else []
+        used = any(event["event"] == "job" and event["id"] in self.spent for event in events)
+        return events[1:] if same and not used else []

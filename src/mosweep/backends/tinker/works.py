@@ -1,4 +1,4 @@
-"""What stages on Tinker do: a fine-tune, or a round of a loop."""
+"""The work of stages on Tinker: a fine-tune, or a round of a loop."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ _REQUIRES = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "l
 
 @dataclass(frozen=True)
 class _OnTinker(RemoteWork):
-    """What works on Tinker have in common. ``model`` is its name there; ``source``: whose tokenizer
-    it has, where that is not the hub's.
+    """The common part of works on Tinker.
+
+    ``model`` is the model's name at Tinker. ``source`` is the model whose tokenizer it uses, if
+    that is not the hub's.
     """
 
     model: str
@@ -55,8 +57,10 @@ class _OnTinker(RemoteWork):
 
     @classmethod
     def check_access(cls, works: Sequence[_OnTinker]) -> None:
-        """Ask each server once for its models. ``UserError`` for a missing or wrong key,
-        ``ConfigError`` for a model that it lacks.
+        """Ask each server once for its models.
+
+        Raises ``UserError`` for a missing or wrong API key, and ``ConfigError`` for a model that
+        the server does not offer.
         """
         from mosweep.backends.tinker.service import address, check_renderer, supported_models
 
@@ -74,8 +78,9 @@ class _OnTinker(RemoteWork):
     async def _train(
         self, context: Context, dataset: JSONLDataset | Path, part: Part | None
     ) -> dict[str, Any]:
-        """Train, going on where a killed attempt stopped; leaves ``tinker.jsonl``, with all that
-        happened. The facts of a fine-tune.
+        """Train, or resume a killed attempt, and return the facts of a fine-tune.
+
+        Leaves ``tinker.jsonl``, the journal of the run.
         """
         from mosweep.backends.tinker.training import TinkerTrainingBackend
 
@@ -132,11 +137,11 @@ class TinkerFinetune(_OnTinker):
     kind: ClassVar[Kind] = FINETUNE
 
     def expected_usage(self, tokens: int) -> Usage:
-        """``tokens · epochs`` trained, as every epoch takes all of the data.
+        """``tokens · epochs`` trained tokens, as every epoch uses all data.
 
-        With preferences ``2 · tokens · epochs`` trained and ``2 · tokens · (epochs + 1)`` read. The
-        2: every question comes with two answers, which are taken to be equally long. Read: once an
-        epoch for the loss, and once for the reference.
+        With preferences, ``2 · tokens · epochs`` are trained and ``2 · tokens · (epochs + 1)`` are
+        read. The factor 2 stands for the two answers to each prompt, assumed to be equally long.
+        Tokens are read once per epoch for the loss, and once for the reference.
         """
         epochs = self.recipe.epochs
         if self.recipe.beta is None:
@@ -144,15 +149,16 @@ class TinkerFinetune(_OnTinker):
         return Usage(self.provider, self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``tinker.jsonl``, with all that happened."""
+        """Fine-tune. Leaves ``tinker.jsonl``, the journal of the run."""
         data = context.inputs["data"]
         return await self._train(context, data_folder(data) / TRAIN, None)
 
 
 @dataclass(frozen=True)
 class TinkerRound(_OnTinker):
-    """A round of a loop: ``plan.steps`` optimizer steps, on from the state that the round before
-    left with Tinker.
+    """A round of a loop: ``plan.steps`` optimizer steps.
+
+    It continues from the state that the previous round saved at Tinker.
     """
 
     plan: Round
@@ -160,7 +166,7 @@ class TinkerRound(_OnTinker):
     kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``tinker.jsonl``, and with Tinker the state for the next round."""
+        """Train the round. Leaves ``tinker.jsonl``, and at Tinker the state for the next round."""
         from mosweep.backends.tinker.training import Part
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan
@@ -182,8 +188,8 @@ class TinkerRound(_OnTinker):
             **(
                 {
                     "curves": {
-                        name: _shifted(found, plan.before)
-                        for name, found in facts["curves"].items()
+                        name: _shifted(points, plan.before)
+                        for name, points in facts["curves"].items()
                     }
                 }
                 if "curves" in facts

@@ -1,1 +1,1 @@
-"""``backend=torchtune``: LoRA fine-tunes with torchtune's recipes, on this machine or a cluster."""
+"""``backend=torchtune``: LoRA fine-tunes with torchtune, on this machine or a cluster."""

@@ -1,5 +1,6 @@
-"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes, in one process per GPU
-that ``resources`` ask for.
+"""``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes.
+
+It starts one process for each GPU in ``resources``.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mosweep.backends.torchtune import config as torchtune_config
+from mosweep.backends.torchtune.works import TorchtuneFinetune, TorchtuneRound
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.fingerprint import unkeyed
@@ -21,11 +23,6 @@ from mosweep.stages.data import data_stage
 from mosweep.stages.loop.rounds import Round, RoundBackend
 from mosweep.stages.model import ModelSource, base_model
 
-if TYPE_CHECKING:
-    pass
-
-from mosweep.backends.torchtune.works import TorchtuneFinetune, TorchtuneRound
-
 __all__ = ["TorchtuneBackend", "native_config"]
 
 
@@ -33,9 +30,8 @@ __all__ = ["TorchtuneBackend", "native_config"]
 SECTION = "torchtune"
 
 
-#: Settings of a recipe that say how long it trains, in which order and with which learning rate: in
-#: a loop its rounds do.
-_OF_ROUNDS = {
+#: Settings of a recipe that a loop replaces, and what to set instead.
+_REPLACED = {
     "epochs": "set loop.max_rounds and loop.steps_per_round",
     "max_steps_per_epoch": "set loop.steps_per_round",
     "lr_scheduler": "the loop's own schedule sets every step (loop.lr_decay, loop.min_lr, "
@@ -59,48 +55,49 @@ class TorchtuneBackend(RoundBackend):
     }
 
     recipe: str = "lora_finetune_single_device"
-    """torchtune's recipe, by name. With ``resources.gpus`` above 1 its distributed counterpart
+    """The name of torchtune's recipe. With ``resources.gpus`` above 1 its distributed variant
     runs."""
     config: str | None = None
     """Native defaults: a path, or a name under ``recipes/torchtune/``. By default the model's
     recipe."""
     python: str | None = field(default=None, metadata=unkeyed)
-    """The interpreter that has torchtune. By default this one."""
+    """A Python interpreter that has torchtune. By default the current one."""
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=unkeyed)
     """The device to train on."""
     merged: bool = True
-    """Also write the full model, with the adapter merged in."""
+    """Also write the full model with the adapter merged in."""
     environment: Mapping[str, str] | None = field(default=None, metadata=unkeyed)
-    """More environment variables for the training process."""
+    """Extra environment variables for the training process."""
 
     def finetune(self, trial: TrialConfig) -> Stage:
-        """The fine-tuning stage of a trial, on its data set and base model. ``ConfigError`` if its
-        GPUs could not share a batch.
+        """The fine-tuning stage of a trial, which depends on its data set and base model.
+
+        Raises ``ConfigError`` if its GPUs cannot share a batch evenly.
         """
-        made, source = base_model(trial)
-        needs = {"data": data_stage(trial)} | ({"model": made} if made else {})
+        model_stage, source = base_model(trial)
+        needs = {"data": data_stage(trial)} | ({"model": model_stage} if model_stage else {})
         config = native_config(trial, self.config)
         resources = trial.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneFinetune(
             config={key: value for key, value in config.items() if key != "device"},
             merged=self.merged,
-            **self._given(trial, config, source),
+            **self._common(trial, config, source),
         )
         return Stage("finetune", work, needs, resources)
 
     def check_native(self, trial: TrialConfig) -> None:
-        """Read the recipe with the trial's settings."""
+        """Read the recipe and apply the trial's settings."""
         native_config(trial, self.config)
 
     @property
     def merges(self) -> bool:
-        """As ``merged`` says."""
+        """Whether fine-tunes include a merged model: ``merged``."""
         return self.merged
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """The libraries, torchao's version, and whether there is a GPU."""
+        """The libraries, and the version of torchao."""
         names = ("torch", "torchtune", "torchao", "torchdata", "transformers")
         yield check_libraries("backend=torchtune", names, "torchtune")
         yield _torchao()
@@ -122,17 +119,17 @@ class TorchtuneBackend(RoundBackend):
             raise ConfigError(
                 "loop.renderer",
                 loop.renderer,
-                "is Tinker's; torchtune renders as the recipe's tokenizer does",
+                "applies to backend=tinker only; torchtune uses the recipe's tokenizer",
             )
         for path, value in trial.native(SECTION).items():
-            if (name := path.partition(".")[0]) in _OF_ROUNDS:
+            if (name := path.partition(".")[0]) in _REPLACED:
                 raise ConfigError(
-                    f"torchtune.{path}", value, f"means nothing in a loop: {_OF_ROUNDS[name]}"
+                    f"torchtune.{path}", value, f"means nothing in a loop: {_REPLACED[name]}"
                 )
-        made, source = base_model(trial)
+        model_stage, source = base_model(trial)
         needs = (
             {"data": data_stage(trial)}
-            | ({"model": made} if made else {})
+            | ({"model": model_stage} if model_stage else {})
             | ({"previous": previous} if previous else {})
         )
         config = native_config(trial, self.config)
@@ -140,7 +137,7 @@ class TorchtuneBackend(RoundBackend):
             raise ConfigError(
                 "torchtune.dataset.packed",
                 "true",
-                "a round is made of examples, which packing would hide; give false",
+                "a loop selects examples, which packing does not allow; set it to false",
             )
         config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
         if loop.max_seq_length:
@@ -149,18 +146,18 @@ class TorchtuneBackend(RoundBackend):
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneRound(
             config={
-                key: value for key, value in config.items() if key not in ("device", *_OF_ROUNDS)
+                key: value for key, value in config.items() if key not in ("device", *_REPLACED)
             },
             plan=this,
             seed=trial.config.seed,
-            **self._given(trial, config, source),
+            **self._common(trial, config, source),
         )
         return Stage("round", work, needs, resources)
 
-    def _given(
+    def _common(
         self, trial: TrialConfig, config: Mapping[str, Any], source: ModelSource | None
     ) -> dict[str, Any]:
-        """What every work on torchtune is given, but for its configuration."""
+        """The fields that all works on torchtune have, except ``config``."""
         device = None if self.device == "auto" else self.device
         return {
             "recipe": self.recipe,
@@ -173,11 +170,11 @@ class TorchtuneBackend(RoundBackend):
 
 
 def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]:
-    """The recipe's native configuration with the trial's settings: recipe ← ``lora``, ``optim``,
-    ``seed`` ← ``torchtune.<path>``.
+    """The recipe's native configuration with the trial's settings.
 
-    A setting left ``null`` is the recipe's. ``lora.alpha`` follows a given rank as 2·rank unless it
-    is given itself.
+    ``lora``, ``optim`` and ``seed`` override the recipe, and ``torchtune.<path>`` overrides those.
+    A setting that is ``null`` keeps the recipe's value. If only ``lora.rank`` is set, the alpha is
+    2·rank.
     """
     config = trial.config
     lora, optim = config.lora, config.optim
@@ -200,9 +197,7 @@ def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]
 
 @cache
 def _recipe(name: str) -> dict[str, Any]:
-    """The native defaults called ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the
-    user's or shipped.
-    """
+    """The recipe ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the user or shipped."""
     if name.endswith((".yaml", ".yml")):
         return torchtune_config.load_recipe(name)
     folders = [folder / "torchtune" for folder in own_and_shipped("recipes")]

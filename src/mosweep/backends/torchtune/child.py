@@ -1,15 +1,18 @@
-"""Run one torchtune recipe and package what it leaves. A script for the interpreter that trains,
-which need not have mosweep.
+"""Run one torchtune recipe and package its results.
 
-``python child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base,
-processes …), runs torchtune's own recipe, from the last checkpoint of an earlier attempt if there
-is one, and leaves ``adapter/``, perhaps ``merged/``, ``losses.json`` and ``run/result.json``. Its
-exit status tells the truth: a run whose loss is not finite, or that took no step, or left no
-adapter, has failed.
+This is a script for the interpreter that trains. It must not import mosweep, which that
+interpreter may not have.
 
-One process runs the recipe itself. Several are started by torchrun, as ``child.py FOLDER
-rank``; on several nodes of a Slurm job, srun first starts ``child.py FOLDER agent
-ENDPOINT ID`` on each. ``mend`` says what is changed in torchtune, and why.
+``python child.py FOLDER`` reads ``FOLDER/run/spec.json`` (recipe, native config, base, processes
+and so on) and runs torchtune's own recipe. It resumes from the last checkpoint of an earlier
+attempt if there is one. It leaves ``adapter/``, ``losses.json``, ``run/result.json`` and, if asked
+for, ``merged/``. The exit status is reliable: a run fails if its loss is not finite, if it took no
+step, or if it left no adapter.
+
+With one process, this process runs the recipe. Otherwise torchrun starts the processes as
+``child.py FOLDER rank``. On several nodes of a Slurm job, srun first starts ``child.py FOLDER
+agent ENDPOINT ID`` on each node. ``patch_torchtune`` lists the changes to torchtune and their
+reasons.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ else:
 
 
 def check_losses(losses: list[list[float]]) -> None:
-    """``RuntimeError`` if the loss says that training failed."""
+    """Raise ``RuntimeError`` if the losses show that training failed."""
     if not losses:
         raise RuntimeError("training took no step")
     for step, loss in losses:
@@ -69,9 +72,7 @@ def check_losses(losses: list[list[float]]) -> None:
 
 
 def package_adapter(epoch: Path, out: Path, base: Path) -> None:
-    """The adapter that torchtune left in ``epoch``, in PEFT's layout and nothing else, in
-    ``out``.
-    """
+    """Write the adapter that torchtune left in ``epoch`` to ``out``, in PEFT's layout."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -83,8 +84,8 @@ def package_adapter(epoch: Path, out: Path, base: Path) -> None:
             raise RuntimeError(f"training diverged: {name} is not finite")
     model = json.loads((base / "config.json").read_text())
     if model.get("model_type") == "qwen2":
-        # torchtune reorders the rows of B for q and k as Llama's rotary embedding needs it, for
-        # every family; Qwen2's does not.
+        # For every family, torchtune reorders the rows of B for q and k as Llama's rotary
+        # embedding needs it. Qwen2 does not need it.
         heads = {"q_proj": model["num_attention_heads"], "k_proj": model["num_key_value_heads"]}
         for name in tensors:
             site = name.split(".")[-3]
@@ -98,8 +99,9 @@ def package_adapter(epoch: Path, out: Path, base: Path) -> None:
 
 
 def _undo_rotary_order(matrix: Any, heads: int) -> Any:
-    """``matrix``: (heads · head_dim) × r, with the pairs of each head's dimensions split into
-    halves; back to pairs in place.
+    """``matrix`` with the dimensions of each head regrouped from halves to adjacent pairs.
+
+    ``matrix`` is (heads · head_dim) × rank.
     """
     rows, rank = matrix.shape
     return (
@@ -111,7 +113,7 @@ def _undo_rotary_order(matrix: Any, heads: int) -> Any:
 
 
 def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
-    """``device: auto`` and ``dtype: auto`` as this machine has it."""
+    """``config`` with ``auto`` for device and dtype resolved for this machine."""
     import torch
 
     device = config["device"]
@@ -126,21 +128,20 @@ def resolve_auto(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def alone(spec: Mapping[str, Any]) -> bool:
-    """Whether the recipe runs in one process, which is this one."""
+    """Whether the recipe runs in a single process: this one."""
     return bool(spec["processes"] * spec["nodes"] == 1)
 
 
 def in_a_fork(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function`` returns in a process that ends at once: one that has looked at a GPU holds
-    on to it.
-    """
+    """Call ``function`` in a short-lived process, as a process that uses a GPU keeps it in use."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def watch(lifeline: int) -> None:
-    """End this process and all it started when the other end of the pipe ``lifeline`` is closed:
-    who wanted the result is dead.
+    """End this process group when the other end of the pipe ``lifeline`` is closed.
+
+    That means that the process that waits for the result is dead.
     """
 
     def listen() -> None:
@@ -151,16 +152,18 @@ def watch(lifeline: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when torchrun, which started it in a session of its own, is
-    gone.
+    """Have the kernel end this process when its parent, torchrun, ends.
+
+    torchrun starts it in a separate session, so signals to the group do not reach it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_after_first_epoch() -> None:
-    """Have the recipe end once it has saved the first of its epochs: after its last it would not
-    save the optimizer.
+    """Make the recipe exit after it has saved its first epoch.
+
+    After its last epoch it would not save the optimizer.
     """
     from torch.utils.data.distributed import DistributedSampler
 
@@ -175,9 +178,7 @@ def end_after_first_epoch() -> None:
 
 
 def scheduler_of(rates: list[float], optimizer: Any) -> Any:
-    """A scheduler that gives the optimizer these learning rates, step by step, whatever it had
-    before.
-    """
+    """A scheduler that sets these learning rates step by step, whatever the optimizer had."""
     from torch.optim.lr_scheduler import LambdaLR
 
     for group in optimizer.param_groups:
@@ -185,15 +186,19 @@ def scheduler_of(rates: list[float], optimizer: Any) -> Any:
     return LambdaLR(optimizer, lambda done: rates[min(done, len(rates) - 1)])
 
 
-def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None:
-    """Change torchtune 0.6.1 in this process where it does not do what is asked of it. Its recipes'
-    files stay as they are.
+def patch_torchtune(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None:
+    """Patch torchtune 0.6.1 in this process. The files of its recipes are not changed.
+
+    - Recipe states are written atomically, with everything that a resumed run needs.
+    - A part of a run uses its own learning rates and ends after one epoch.
+    - A resumed run continues the learning rate schedule and the random numbers.
+    - The distributed recipe also runs on CPUs.
     """
     import torch
     import torchtune.config
     import torchtune.training
 
-    resume.follow(work, spec["recipe"])
+    resume.save_whole_states(work, spec["recipe"])
     several, part = "RANK" in os.environ, spec["part"]
     if part:
         instantiate_native = torchtune.config.instantiate
@@ -208,9 +213,9 @@ def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None
         torchtune.config.instantiate = instantiate_part
         end_after_first_epoch()
     elif steps := len(resume.losses_before(work)):
-        # A resumed single-device recipe begins the schedule of the learning rate anew (its
-        # global_step stays 0) unless max_steps_per_epoch cuts its epochs short; and no recipe keeps
-        # the state of the random numbers.
+        # A resumed single-device recipe restarts the learning rate schedule, because its
+        # global_step stays 0 unless max_steps_per_epoch is set. No recipe saves the state of the
+        # random numbers.
         instantiate = torchtune.config.instantiate
 
         def instantiate_at_step(node: Any, *args: Any, **options: Any) -> Any:
@@ -222,8 +227,8 @@ def mend(config: Mapping[str, Any], spec: Mapping[str, Any], work: Path) -> None
 
         torchtune.config.instantiate = instantiate_at_step
     if config["device"] == "cpu" and several:
-        # lora_finetune_distributed asks for NCCL, for memory statistics and for an emptied cache,
-        # whatever the device; a CPU has none.
+        # On any device, lora_finetune_distributed uses NCCL, reads memory statistics and empties
+        # the GPU's cache. A CPU has none of them.
         init = torch.distributed.init_process_group
         torch.distributed.init_process_group = lambda backend=None, **options: init(
             "gloo", **options
@@ -244,9 +249,9 @@ def run_recipe(recipe: str, config: Path) -> None:
 
 
 def train(folder: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Run the recipe, here or in as many processes as are asked for."""
+    """Run the recipe in this process, or in the processes that ``spec`` asks for."""
     if alone(spec):
-        mend(config, spec, folder / "run" / "work")
+        patch_torchtune(config, spec, folder / "run" / "work")
         run_recipe(spec["recipe"], folder / "torchtune.yaml")
     elif spec["nodes"] == 1:
         torchrun(folder, spec, ["--standalone"])
@@ -261,15 +266,15 @@ class RankError(RuntimeError):
 def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> None:
     """Run the recipe in ``spec["processes"]`` processes on this machine.
 
-    ``RankError`` says which of them failed first, and why. If one was killed, or we are to end,
-    ``SystemExit`` has the signal as a shell reports it.
+    Raises ``RankError``, which says which process failed first and why. If a process was killed,
+    or if this process is told to end, it raises ``SystemExit`` with 128 plus the signal.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     try:
-        words = [
+        arguments = [
             *rendezvous,
             "--nproc-per-node",
             str(spec["processes"]),
@@ -277,7 +282,7 @@ def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> No
             str(folder),
             "rank",
         ]
-        run(parse_args(words))  # type: ignore[no-untyped-call]
+        run(parse_args(arguments))  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
@@ -286,7 +291,7 @@ def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> No
                 file=sys.stderr,
             )
             sys.exit(128 - failure.exitcode)
-        reason: Any = failure.message  # what ``record`` left, which may be more than text
+        reason: Any = failure.message  # from ``record``: text or a mapping
         reason = reason["message"] if isinstance(reason, dict) else reason
         raise RankError(f"rank {rank}: {' '.join(str(reason).split())}") from None
     except SignalException as signalled:
@@ -294,29 +299,29 @@ def torchrun(folder: Path, spec: Mapping[str, Any], rendezvous: list[str]) -> No
 
 
 def srun(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Run torchrun on every node of this Slurm job. We are on the first, where they meet.
+    """Run torchrun on every node of this Slurm job. This node is the first, the rendezvous.
 
-    ``SystemExit`` if it fails; the agents say why.
+    Raises ``SystemExit`` if it fails. The agents print the reason.
     """
     job, nodes = os.environ["SLURM_JOB_ID"], str(spec["nodes"])
-    # below the ports that Linux hands out by itself
+    # below the range of Linux's ephemeral ports
     endpoint = f"{socket.gethostname()}:{20000 + int(job) % 12000}"
-    meeting = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
-    how = ["--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+    rendezvous_id = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
+    flags = ["--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1"]
     command = [
         "srun",
         f"--nodes={nodes}",
         f"--ntasks={nodes}",
-        *how,
+        *flags,
         sys.executable,
         __file__,
         str(folder),
         "agent",
         endpoint,
-        meeting,
+        rendezvous_id,
     ]
-    # srun hands its input to all agents, who end with it. A killed srun would leave them alone, so
-    # no signal to our group may reach it.
+    # srun forwards its input to all agents, and they end when it closes. If srun itself were
+    # killed, they would keep running. So it gets a separate session, out of reach of our signals.
     held, lifeline = os.pipe()
     code = subprocess.run(command, stdin=held, start_new_session=True, check=False).returncode
     os.close(lifeline)
@@ -340,14 +345,14 @@ def main(folder: Path) -> None:
     begun = len(losses or [])
     if losses is None:
         if part:
-            config |= {"epochs": 2}  # of which it takes one
+            config |= {"epochs": 2}  # it ends after the first
             resumes = bool(part["start"])
             if resumes:
                 resume.begin_part(
                     Path(part["start"]), work, spec["recipe"], config["max_steps_per_epoch"]
                 )
         else:
-            begun = resume.adopt(earlier, work, spec["recipe"])
+            begun = resume.copy_checkpoint(earlier, work, spec["recipe"])
             resumes = begun > 0
         native.write_text(
             yaml.safe_dump(config | {"resume_from_checkpoint": resumes}, sort_keys=False)
@@ -358,10 +363,10 @@ def main(folder: Path) -> None:
         except (Exception, SystemExit) as problem:
             failed = not isinstance(problem, SystemExit) or problem.code == 1  # and not killed
             if failed and begun and len(resume.losses_of(work)) == begun:
-                resume.forget(folder, spec)
+                resume.discard_checkpoints(folder, spec)
                 print(
-                    "not a step was taken from the checkpoint: the next attempt will start from "
-                    "the first step",
+                    "no step was taken from the checkpoint: the next attempt will start from the "
+                    "first step",
                     flush=True,
                 )
             raise
@@ -382,7 +387,7 @@ def main(folder: Path) -> None:
     (folder / "losses.json").write_text(json.dumps(losses) + "\n")
     if spec["merged"]:
         _load(spec["lora"]).merge(base, folder / "adapter", folder / "merged")
-    # torchtune's own folders mix files that no loader may meet together
+    # torchtune's own folders mix files of several formats, which confuses loaders
     shutil.rmtree(work, ignore_errors=True)
     result = {
         "steps": len(losses),
@@ -402,8 +407,8 @@ def main(folder: Path) -> None:
                 shutil.rmtree(other / name, ignore_errors=True)
 
 
-def agent(folder: Path, endpoint: str, meeting: str) -> None:
-    """This node's share of a run on several."""
+def agent(folder: Path, endpoint: str, rendezvous_id: str) -> None:
+    """Run this node's processes of a run on several nodes."""
     watch(0)
     spec = json.loads((folder / "run" / "spec.json").read_text())
     rendezvous = [
@@ -414,13 +419,13 @@ def agent(folder: Path, endpoint: str, meeting: str) -> None:
         "--rdzv-endpoint",
         endpoint,
         "--rdzv-id",
-        meeting,
+        rendezvous_id,
     ]
     try:
         torchrun(folder, spec, rendezvous)
     except RankError:
         raise
-    # the other nodes are gone: marked, so that what happened there is not taken for the consequence
+    # A consequence of a failure on another node. The indent keeps it from passing for the cause.
     except Exception:
         print(
             textwrap.indent(traceback.format_exc(), f"[{socket.gethostname()}] "), file=sys.stderr
@@ -429,25 +434,25 @@ def agent(folder: Path, endpoint: str, meeting: str) -> None:
 
 
 def rank(folder: Path) -> None:
-    """One process of a run in several."""
+    """Run the recipe in one of several processes."""
     end_with_parent()
     import yaml
     from torch.distributed.elastic.multiprocessing.errors import record
 
     spec = json.loads((folder / "run" / "spec.json").read_text())
     native = folder / "torchtune.yaml"
-    mend(yaml.safe_load(native.read_text()), spec, folder / "run" / "work")
+    patch_torchtune(yaml.safe_load(native.read_text()), spec, folder / "run" / "work")
     record(run_recipe)(spec["recipe"], native)
 
 
 if __name__ == "__main__":
-    # importing torchtune makes so many objects that looking through them takes a second
+    # importing torchtune creates so many objects that collecting garbage takes a second
     gc.set_threshold(100_000, 50, 100)
-    sys.path.pop(0)  # this file's folder: its torchtune.py would hide the library
-    place, *role = sys.argv[1:]
+    sys.path.pop(0)  # this file's folder, whose modules would hide others of the same name
+    path, *role = sys.argv[1:]
     if role == ["rank"]:
-        rank(Path(place))
+        rank(Path(path))
     elif role:
-        agent(Path(place), *role[1:])
+        agent(Path(path), *role[1:])
     else:
-        main(Path(place))
+        main(Path(path))

@@ -1,10 +1,11 @@
-"""torchtune's native configuration: read it, change it strictly, complete it for one run. Imports
-neither torch nor torchtune.
+"""torchtune's native configuration: read it, change it strictly, and complete it for one run.
 
-A setting may be changed if the recipe's file has it; anything else is an error, never a setting
-that is silently dropped. To open one more of torchtune's options, list it (with its default) in a
-recipe file of your own. Paths that describe the run rather than the science belong to mosweep, are
-absent from a recipe's key, and are filled in by ``complete``.
+This module must not import torch or torchtune.
+
+A setting can be changed if the recipe's file has it. Anything else is an error: no setting is
+silently ignored. To use another of torchtune's options, list it with its default in your own
+recipe file. Settings that describe the run and not the experiment belong to mosweep. They are not
+part of a key, and ``complete`` fills them in.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = [
 COMPONENT = "_component_"
 PREFIX = "torchtune"
 
-_PLACE = "mosweep decides where files lie"
+_PLACE = "mosweep decides where files are stored"
 _BASE = "it follows from the base model"
 _ADAPTER = (
     "mosweep saves the adapter alone and merges it itself (saving merged weights each epoch "
@@ -45,8 +46,7 @@ _ADAPTER = (
 )
 _CURVE = "mosweep reads the loss of every step from it"
 
-#: Settings that mosweep fills in, and why they cannot be set. A section's name covers what is below
-#: it.
+#: Settings that mosweep fills in, and why they cannot be set. A section stands for all its keys.
 OWNED: dict[str, str] = {
     "output_dir": _PLACE,
     "checkpointer": _BASE,
@@ -66,24 +66,26 @@ OWNED: dict[str, str] = {
     **{
         f"model.{name}": _BASE
         for name in (
-            *(
-                "vocab_size",
-                "num_layers",
-                "num_heads",
-                "num_kv_heads",
-                "embed_dim",
-                "intermediate_dim",
-            ),
-            *("max_seq_len", "norm_eps", "rope_base", "scale_factor", "tie_word_embeddings"),
+            "vocab_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "embed_dim",
+            "intermediate_dim",
+            "max_seq_len",
+            "norm_eps",
+            "rope_base",
+            "scale_factor",
+            "tie_word_embeddings",
         )
     },
 }
 
-#: The recipe that does in several processes what one does in one, with the same settings.
+#: For a single-process recipe, the recipe that does the same in several processes.
 DISTRIBUTED = {"lora_finetune_single_device": "lora_finetune_distributed"}
 
-#: Builders that take any dimensions, by model type of the base: these recipes get theirs from the
-#: base's ``config.json``.
+#: Builders that take any dimensions, and their model type. The dimensions come from the base
+#: model's ``config.json``.
 SIZED_BY_BASE = {
     "torchtune.models.llama3_2.lora_llama3_2": "llama",
     "torchtune.models.qwen2.lora_qwen2": "qwen2",
@@ -104,7 +106,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_recipe(path: str | Path) -> dict[str, Any]:
-    """A native config as plain data."""
+    """The native config in the file ``path``, as plain data."""
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -118,7 +120,7 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
         or not isinstance(data.get("model"), dict)
         or COMPONENT not in data["model"]
     ):
-        raise UserError(f"{path} is no torchtune recipe: it has no model.{COMPONENT}")
+        raise UserError(f"{path} is not a torchtune recipe: it has no model.{COMPONENT}")
     return data
 
 
@@ -133,8 +135,9 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def merge(recipe: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """``recipe`` with the layers laid over it, later ones on top. A layer maps names, or dotted
-    paths, to values or sections.
+    """``recipe`` overridden by the layers in order.
+
+    A layer maps names, or dotted paths, to values or sections.
     """
     config = dict(recipe)
     for layer in layers:
@@ -144,12 +147,11 @@ def merge(recipe: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, An
 
 
 def set_path(config: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """A copy of ``config`` with one setting (or, given a mapping, the settings below one section)
-    changed.
+    """A copy of ``config`` with one setting changed or, for a mapping, settings of one section.
 
-    A mapping that names a ``_component_`` replaces the section. ``ConfigError`` for a setting that
-    the native config does not have, that mosweep decides, or that gets a value of another type than
-    the recipe's.
+    A mapping that names a ``_component_`` replaces the whole section. Raises ``ConfigError`` for a
+    setting that the native config does not have, for one that mosweep decides, and for a value of
+    another type than the recipe's.
     """
     where = f"{PREFIX}.{dotted}"
     for owned, reason in OWNED.items():
@@ -219,12 +221,11 @@ def _check_type(where: str, old: Any, value: Any) -> None:
 
 
 def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any]:
-    """What torchtune's builder for any size needs to know of the model in ``base``, read from its
-    ``config.json``.
+    """The arguments of torchtune's builder for the model in ``base``, from its ``config.json``.
 
-    ``max_seq_len`` (tokens) bounds the table of rotary embeddings; by default it is the model's
-    context. ``ConfigError`` where torchtune's Llama or Qwen2 builder would silently build another
-    model.
+    ``max_seq_len`` (in tokens) limits the table of rotary embeddings. By default it is the model's
+    context length. Raises ``ConfigError`` if torchtune's Llama or Qwen2 builder would silently
+    build a different model.
     """
     config = _model_config(base)
     kind = config.get("model_type")
@@ -237,7 +238,7 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
     if kind not in SIZED_BY_BASE.values():
         raise refuse(
             "model_type",
-            f"torchtune builders of any size are known for {', '.join(SIZED_BY_BASE.values())}",
+            f"valid for a recipe without dimensions: {', '.join(SIZED_BY_BASE.values())}",
         )
     heads, width = config["num_attention_heads"], config["hidden_size"]
     if (config.get("head_dim") or width // heads) * heads != width:
@@ -261,7 +262,7 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
         **(config.get("rope_scaling") or {}),
     }
     scaling = rope.get("rope_type", rope.get("type", "default"))
-    found = {
+    architecture = {
         COMPONENT: next(
             component for component, model_type in SIZED_BY_BASE.items() if model_type == kind
         ),
@@ -290,20 +291,20 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
                 "torchtune's builder has rope_type llama3 with the factors 1 and 4 and 8192 "
                 "positions, or none",
             )
-        found["rope_base"] = int(rope["rope_theta"])
-        found["scale_factor"] = rope["factor"] if scaling == "llama3" else 1
+        architecture["rope_base"] = int(rope["rope_theta"])
+        architecture["scale_factor"] = rope["factor"] if scaling == "llama3" else 1
     elif scaling != "default":
         raise refuse("rope_scaling", "torchtune's builder has none")
-    return found
+    return architecture
 
 
 def complete(
     config: Mapping[str, Any], *, base: Path, data: Path, output: Path, device: str | None = None
 ) -> dict[str, Any]:
-    """The native config for one run: base model, data and output filled in. ``device`` overrides
-    the recipe's.
+    """The native config of one run, with base model, data and output filled in.
 
-    ``auto`` for device and dtype is left for the machine that trains to resolve.
+    ``device`` overrides the recipe's. The machine that trains resolves ``auto`` for device and
+    dtype.
     """
     base, output = base.resolve(), output.resolve()
     tokenizer = dict(config["tokenizer"])
@@ -313,8 +314,8 @@ def complete(
         built = architecture_of(base, length if isinstance(length, int) else None)
         if built[COMPONENT] != model[COMPONENT]:
             problem = (
-                f"the recipe's builder is {model[COMPONENT]}, this base model needs "
-                f"{built[COMPONENT]}: name another recipe"
+                f"the recipe's builder is {model[COMPONENT]}, but this base model needs "
+                f"{built[COMPONENT]}: use another recipe"
             )
             raise ConfigError("model.path", base, problem)
         model |= built
@@ -323,7 +324,7 @@ def complete(
         tokenizer |= {"path": _file(base, "vocab.json"), "merges_file": _file(base, "merges.txt")}
     else:
         tokenizer["path"] = _file(base, "tokenizer.model", "original/tokenizer.model")
-        # a vocabulary of its own: its special tokens are numbered otherwise
+        # not Llama 3's vocabulary: its special tokens have other ids
         if _model_config(base)["vocab_size"] < 128_000:
             tokenizer["special_tokens_path"] = _file(base, "tokenizer.json")
     return {
@@ -357,8 +358,9 @@ def complete(
 
 
 def steps_of(config: Mapping[str, Any], rows: int) -> int:
-    """How many optimizer steps the stock recipe takes on ``rows`` samples; it drops an incomplete
-    last batch.
+    """The number of optimizer steps that the stock recipe takes on ``rows`` samples.
+
+    It drops an incomplete last batch.
     """
     per_epoch: int = rows // config["batch_size"] // config["gradient_accumulation_steps"]
     limit = config.get("max_steps_per_epoch")
@@ -366,12 +368,12 @@ def steps_of(config: Mapping[str, Any], rows: int) -> int:
 
 
 def check(config: Mapping[str, Any], rows: int) -> None:
-    """Refuse what could not take a single step on a data set of ``rows`` samples."""
+    """Raise ``ConfigError`` if a data set of ``rows`` samples is too small for one step."""
     if steps_of(config, rows) < 1:
         batch = config["batch_size"] * config["gradient_accumulation_steps"]
         problem = (
-            f"no step would be taken: {rows} samples, a step needs {batch} (batch_size · "
-            "gradient_accumulation_steps)"
+            f"no step would be taken: a step needs {batch} samples (batch_size · "
+            f"gradient_accumulation_steps), and there are {rows}"
         )
         raise ConfigError(f"{PREFIX}.batch_size", config["batch_size"], problem)
 
@@ -379,12 +381,11 @@ def check(config: Mapping[str, Any], rows: int) -> None:
 def share(
     config: Mapping[str, Any], processes: int, nodes: int = 1, rows: int | None = None
 ) -> dict[str, Any]:
-    """The config of each of ``processes`` on each of ``nodes``, such that together they take the
-    very steps that one process would.
+    """The config of each process, for ``processes`` on each of ``nodes``.
 
-    ``batch_size`` counts the samples that all of them take at a time; torchtune's own counts those
-    of each. ``rows``: samples in the data set, if known. ``ConfigError`` where the batch cannot be
-    shared evenly.
+    Together they take the same steps that one process would. Our ``batch_size`` counts the samples
+    of all processes; torchtune's counts those of each process. ``rows``: the number of samples in
+    the data set, if known. Raises ``ConfigError`` if the processes cannot share a batch evenly.
     """
     world, batch = processes * nodes, config["batch_size"]
     if world == 1:
@@ -393,14 +394,14 @@ def share(
         valid = ", ".join(str(count) for count in range(1, batch + 1) if batch % count == 0)
         problem = (
             f"{world} processes (gpus · nodes) cannot share batch_size={batch} evenly; valid: "
-            f"{valid} of them"
+            f"{valid} processes"
         )
         problem += f", or a batch_size that is a multiple of {world}"
         raise ConfigError("resources.gpus", processes, problem)
     shared = {**config, "batch_size": batch // world}
     if rows is not None and not config["dataset"].get("packed"):
-        # The sampler fills up the last round with samples from the first, of which a whole batch
-        # may come that one process would not take.
+        # The sampler pads the last round with samples from the first round. They could make up a
+        # whole batch that one process would not take.
         shared["max_steps_per_epoch"] = steps_of(config, rows) // int(config["epochs"])
     return shared
 
@@ -412,13 +413,13 @@ def _model_config(base: Path) -> dict[str, Any]:
         raise ConfigError(
             "model.path",
             base,
-            f"is no Hugging Face model folder: no readable config.json ({error})",
+            f"is not a Hugging Face model folder: no readable config.json ({error})",
         ) from error
     return config
 
 
 def _weights(base: Path) -> list[str]:
-    """The base model's files of weights, in the order of the shards."""
+    """The names of the base model's weight files, in the order of the shards."""
     index = base / "model.safetensors.index.json"
     if index.exists():
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))

@@ -1,8 +1,8 @@
-"""A process that outlives us and tells any later process how it ended, through files in a folder.
+"""A process that outlives this one and reports its exit status through files in a folder.
 
-A shell in a session of its own runs the command and writes its exit status to ``exit`` when it is
-done, so that the outcome is known even if the command was killed; ``process.json`` says which
-process that shell is.
+A shell in a separate session runs the command. When the command ends, the shell writes its exit
+status to ``exit``, so the outcome is known even if the command was killed. ``process.json``
+identifies the shell.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from mosweep.core.claims import start_time
 
 __all__ = ["LIFELINE", "Detached"]
 
+#: The file descriptor of the lifeline in the command.
 LIFELINE = 3
-_EXIT, _PROCESS, _CANCELLED = "exit", "process.json", "cancelled"
+_EXIT = "exit"
+_PROCESS = "process.json"
+_CANCELLED = "cancelled"
 _SHELL = '"$@"; code=$?; echo $code > "$0.part" && mv "$0.part" "$0"'
 
 
 @dataclass(frozen=True)
 class Detached:
-    """A detached command. ``folder`` holds its files; ``pid`` (the shell's) leads its process group
-    on ``host``.
+    """A detached command. ``folder`` holds its files.
+
+    ``pid`` is the shell's, which leads the command's process group on ``host``.
     """
 
     folder: Path
@@ -49,8 +53,8 @@ class Detached:
     ) -> Self:
         """Run ``command`` with its output appended to ``log``.
 
-        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. A
-        command that watches it learns that we are dead by its end of file.
+        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. It
+        reads end of file there when this process is dead.
         """
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -82,22 +86,21 @@ class Detached:
         return (self.folder / _CANCELLED).exists()
 
     def exit_status(self) -> int | None:
-        """``None`` while it runs; then the command's exit status, as a shell reports it (128 +
-        signal).
+        """``None`` while it runs, then the exit status as a shell reports it (128 + signal).
 
-        -1 if the process vanished without a word, as when its machine's whole process group was
+        -1 if the process ended without a report, for instance when its whole process group was
         killed.
         """
         with contextlib.suppress(FileNotFoundError):
             return int((self.folder / _EXIT).read_text())
         if self._alive():
             return None
-        with contextlib.suppress(FileNotFoundError):  # it may have ended between the two looks
+        with contextlib.suppress(FileNotFoundError):  # it may have ended between the two checks
             return int((self.folder / _EXIT).read_text())
         return -1
 
     def cancel(self, grace_s: float = 3.0) -> None:
-        """End the command and all it started: politely, then after ``grace_s`` seconds by force."""
+        """End the command's process group: SIGTERM, then SIGKILL after ``grace_s`` seconds."""
         if self.exit_status() is not None:
             return
         if self.host != socket.gethostname():
@@ -115,7 +118,7 @@ class Detached:
 
     def _alive(self) -> bool:
         if self.host != socket.gethostname():
-            return True  # only its files can tell
+            return True  # only its files can say that it ended
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
         return start_time(self.pid) == self.started

@@ -1,17 +1,16 @@
-"""Going on where a killed run of torchtune stopped. Loaded by path from ``child``; needs
-no mosweep.
+"""Resume a killed run of torchtune. ``child`` loads this file by path; it must not import mosweep.
 
-torchtune saves at the end of every epoch but the last, into ``run/work``:
-``epoch_<n>/adapter_model.pt`` (counting from 0) and ``recipe_state/recipe_state.pt`` (optimizer,
-epochs done, …), to which is added here what else going on takes: the recipe's name, all losses so
-far, the state of the random numbers. The state of the epoch before is kept as
-``recipe_state/before.pt``. A run that goes on has copies of the files it started from in the same
-places, and the losses of the steps before it in ``before.json``.
+torchtune saves a checkpoint after every epoch except the last, in ``run/work``:
+``epoch_<n>/adapter_model.pt`` (counting from 0) and ``recipe_state/recipe_state.pt`` (the
+optimizer, the number of epochs and so on). This module adds to the latter what else a resumed run
+needs: the recipe's name, all losses so far, and the state of the random numbers. The state of the
+previous epoch is kept as ``recipe_state/before.pt``. A resumed run has copies of the files that it
+started from in the same places, and the earlier losses in ``before.json``.
 
-The parts of a run that is made in parts hand on the same two files, in a folder.
+If a run is trained in parts, each part passes on the same two files in a folder.
 
-Once its adapter is packaged a run has ``run/trained.json``: its losses, and the digests of the
-adapter's files.
+After its adapter is packaged, a run has ``run/trained.json`` with its losses and the digests of
+the adapter's files.
 """
 
 from __future__ import annotations
@@ -28,40 +27,41 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "adopt",
     "begin_part",
+    "copy_checkpoint",
+    "discard_checkpoints",
     "earlier",
     "end_part",
-    "follow",
-    "forget",
     "losses_before",
     "losses_of",
     "mark_trained",
     "read_losses",
     "restore_random",
+    "save_whole_states",
     "take_trained",
 ]
 
+#: A line of torchtune's DiskLogger.
 LOSS = re.compile(r"^Step (\d+) \|.*?\bloss:(\S+)")
-STATES = "recipe_state/recipe_state.pt", "recipe_state/before.pt"
+#: The files of the last recipe state and of the one before it.
+STATES = ("recipe_state/recipe_state.pt", "recipe_state/before.pt")
 Losses = list[list[float]]
 
 
 def read_losses(folder: Path) -> Losses:
-    """``[[step, loss], …]`` from the files that torchtune's DiskLogger wrote into ``folder``, by
-    step.
-    """
-    found: dict[int, float] = {}
+    """``[[step, loss], …]`` by step, from the files of torchtune's DiskLogger in ``folder``."""
+    losses: dict[int, float] = {}
     for path in sorted(folder.glob("log_*.txt")):
         for line in path.read_text().splitlines():
             if match := LOSS.match(line):
-                found[int(match[1])] = float(match[2])
-    return [[step, found[step]] for step in sorted(found)]
+                losses[int(match[1])] = float(match[2])
+    return [[step, losses[step]] for step in sorted(losses)]
 
 
 def losses_before(work: Path) -> Losses:
-    """The losses of the steps that an earlier run took, from which the one in ``work`` goes on;
-    empty if it began anew.
+    """The losses before the checkpoint that the run in ``work`` resumed from.
+
+    Empty if it started from the first step.
     """
     try:
         losses: Losses = json.loads((work / "before.json").read_text())
@@ -71,8 +71,9 @@ def losses_before(work: Path) -> Losses:
 
 
 def losses_of(work: Path) -> Losses:
-    """All losses from step 1. The single-device recipe may number the steps of a resumed run from 1
-    again.
+    """All losses from step 1.
+
+    The single-device recipe may count the steps of a resumed run from 1 again.
     """
     before, rows = losses_before(work), read_losses(work / "logs")
     shift = len(before) + 1 - rows[0][0] if before and rows else 0
@@ -82,11 +83,11 @@ def losses_of(work: Path) -> Losses:
 # -- while it trains -------------------------------------------------------------------------------
 
 
-def follow(work: Path, recipe: str) -> None:
-    """From now on in this process, torchtune's recipe states are written whole, with what going on
-    takes, and the last but one is kept.
+def save_whole_states(work: Path, recipe: str) -> None:
+    """Patch ``torch.save`` so that recipe states are written atomically.
 
-    torchtune itself writes over its only one in place: a kill in that moment would leave none.
+    They include everything that a resumed run needs, and the previous state is kept. torchtune
+    itself overwrites its only state in place: a kill at that moment would leave none.
     """
     import torch
 
@@ -121,8 +122,9 @@ def _random() -> dict[str, Any]:
 
 
 def restore_random(work: Path) -> None:
-    """Go on with the random numbers (of dropout) where the run before stopped. Only the first of
-    several processes left its own.
+    """Restore the state of the random numbers (for dropout) from the checkpoint.
+
+    Of several processes, only the first one's state is saved.
     """
     import torch
 
@@ -136,23 +138,24 @@ def restore_random(work: Path) -> None:
 
 
 def earlier(spec: Mapping[str, Any]) -> Iterator[Path]:
-    """Folders of the attempts before this one at the very same run, newest first."""
+    """Folders of the earlier attempts at the same run, newest first."""
     while spec["previous"]:
         folder = Path(spec["previous"])
         try:
             before = json.loads((folder / "run" / "spec.json").read_text())
-        except (OSError, ValueError):  # it had not begun
+        except (OSError, ValueError):  # it had not started
             return
         if before["identity"] != spec["identity"]:
-            print(f"{folder} is of another run: nothing is taken from it", flush=True)
+            print(f"{folder} belongs to another run and is not used", flush=True)
             return
         yield folder
         spec = before
 
 
 def take_trained(earlier: list[Path], folder: Path) -> Losses | None:
-    """The losses of an earlier attempt that was killed after its training; its adapter is copied to
-    ``folder``. ``None``: there is none.
+    """The losses of an earlier attempt that was killed after training, or ``None``.
+
+    Its adapter is copied to ``folder``.
     """
     for other in earlier:
         try:
@@ -163,25 +166,26 @@ def take_trained(earlier: list[Path], folder: Path) -> Losses | None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            print(f"{other} had trained, but {error}", flush=True)
+            print(f"{other} finished training, but {error}", flush=True)
             shutil.rmtree(folder / "adapter", ignore_errors=True)
             continue
-        print(f"{other} had trained: its adapter is taken", flush=True)
+        print(f"{other} finished training: using its adapter", flush=True)
         losses: Losses = known["losses"]
         return losses
     return None
 
 
 def mark_trained(folder: Path, losses: Losses) -> None:
-    """From now on ``take_trained`` finds this run's adapter."""
+    """Record that training is finished, so that ``take_trained`` finds the adapter."""
     _write(
         folder / "run" / "trained.json", {"losses": losses, "adapter": _digest(folder / "adapter")}
     )
 
 
-def adopt(earlier: list[Path], work: Path, recipe: str) -> int:
-    """Copy to ``work`` the last sound checkpoint that an earlier attempt left; the steps it has
-    behind it, 0 where there is none.
+def copy_checkpoint(earlier: list[Path], work: Path, recipe: str) -> int:
+    """Copy the last usable checkpoint of an earlier attempt to ``work``.
+
+    Returns the number of its steps, or 0 if there is none.
     """
     for folder in earlier:
         for state in STATES:
@@ -189,34 +193,34 @@ def adopt(earlier: list[Path], work: Path, recipe: str) -> int:
                 continue
             try:
                 losses = _take(folder / "run" / "work", state, work, recipe)
-            # torch raises much, and none of it may keep us from training
+            # torch raises many types of error, and none of them may prevent training
             except Exception as error:
                 shutil.rmtree(work, ignore_errors=True)
                 print(
                     f"the checkpoint {folder}/run/work/{state} cannot be used: {error}", flush=True
                 )
                 continue
-            print(f"going on after step {len(losses)}, from {folder}/run/work/{state}", flush=True)
+            print(f"resuming after step {len(losses)}, from {folder}/run/work/{state}", flush=True)
             return len(losses)
     if earlier:
         print(
-            "no earlier attempt left a checkpoint that can be used: starting from the first step",
+            "no earlier attempt left a usable checkpoint: starting from the first step",
             flush=True,
         )
     return 0
 
 
 def _take(old: Path, state: str, work: Path, recipe: str) -> Losses:
-    """Copies are looked at, not originals: whoever wrote those is dead as far as can be known."""
+    """Copy a checkpoint, and check the copy: its writer may still be alive after all."""
     known = _copied(old / state, work / STATES[0])
     if known["recipe"] != recipe:
-        # the optimizer's state has another form
-        raise ValueError(f"it is of the recipe {known['recipe']}")
+        # its optimizer state has another format
+        raise ValueError(f"it belongs to the recipe {known['recipe']}")
     losses: Losses = known["losses"]
     if not losses or any(
         step != number or not math.isfinite(loss) for number, (step, loss) in enumerate(losses, 1)
     ):
-        raise ValueError("the losses up to it are not complete")
+        raise ValueError("its losses are incomplete")
     name = f"epoch_{known['epochs_run'] - 1}/adapter_model.pt"
     adapter = _copied(old / name, work / name)
     if not all(tensor.isfinite().all() for tensor in adapter.values()):
@@ -226,18 +230,19 @@ def _take(old: Path, state: str, work: Path, recipe: str) -> Losses:
 
 
 def begin_part(state: Path, work: Path, recipe: str, max_steps_per_epoch: int | None) -> None:
-    """Have a recipe go on from what the part before left in ``state``, as if it were about to begin
-    its first epoch.
+    """Prepare ``work`` so that a recipe resumes from ``state``, which the previous part left.
+
+    To the recipe it looks like the start of the first epoch.
     """
     import torch
 
     known = _copied(state / "recipe_state.pt", work / STATES[0])
     if known["recipe"] != recipe:
         problem = (
-            f"this part is trained by the recipe {recipe}, the one before was by "
-            f"{known['recipe']}, whose optimizer has another state"
+            f"the recipe {recipe} cannot resume from the previous round, which used "
+            f"{known['recipe']}: their optimizer states differ"
         )
-        raise RuntimeError(f"{problem}: give all rounds the same resources")
+        raise RuntimeError(f"{problem}; use the same resources for all rounds")
     _copied(state / "adapter_model.pt", work / "epoch_0" / "adapter_model.pt")
     torch.save(
         {**known, "epochs_run": 0, "max_steps_per_epoch": max_steps_per_epoch}, work / STATES[0]
@@ -245,19 +250,21 @@ def begin_part(state: Path, work: Path, recipe: str, max_steps_per_epoch: int | 
 
 
 def end_part(work: Path, state: Path, wanted: int, taken: int) -> None:
-    """Leave in ``state`` what the next part goes on from; ``RuntimeError`` if not all steps were
-    taken.
+    """Save to ``state`` what the next part resumes from.
+
+    Raises ``RuntimeError`` if not all steps were taken.
     """
     if taken != wanted:
-        raise RuntimeError(f"training took {taken} steps where {wanted} were asked for")
+        raise RuntimeError(f"training took {taken} of {wanted} steps")
     state.mkdir()
     for source in (work / STATES[0], work / "epoch_0" / "adapter_model.pt"):
         shutil.copyfile(source, state / source.name)
 
 
 def _copied(source: Path, target: Path) -> Any:
-    """What is in the copy. ``torch.load`` finds a file that is cut short; only the archive's
-    checksums find other damage.
+    """Copy ``source`` to ``target`` and load the copy.
+
+    ``torch.load`` detects a truncated file. Only the archive's checksums detect other damage.
     """
     import torch
 
@@ -269,8 +276,8 @@ def _copied(source: Path, target: Path) -> Any:
     return torch.load(target, map_location="cpu", weights_only=True)
 
 
-def forget(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Nobody goes on from this run, or from those before it."""
+def discard_checkpoints(folder: Path, spec: Mapping[str, Any]) -> None:
+    """Make sure that no run resumes from this run or from those before it."""
     shutil.rmtree(folder / "run" / "work", ignore_errors=True)
     _write(folder / "run" / "spec.json", {**spec, "previous": None})
 

@@ -1,12 +1,13 @@
-"""Fine-tuning with torchtune's stock recipes, in processes of their own, under any Python that has
-torchtune.
+"""Fine-tuning with torchtune's stock recipes, in separate processes.
 
-A run lives in a folder: ``torchtune.yaml`` (the native config as run), ``torchtune.log``,
+The processes run under any Python interpreter that has torchtune.
+
+A run has a folder with ``torchtune.yaml`` (the native config that was run), ``torchtune.log``,
 ``losses.json`` (``[[step, loss], …]``), ``adapter/`` in PEFT's layout, ``merged/`` if asked for,
-and ``run/``, which lets another process attach to it.
+and ``run/``, from which another process can attach to it.
 
-A run that was killed can be gone on with, in another folder, from the end of its last epoch:
-torchtune saves nothing in between, so an only epoch starts from its first step again.
+A killed run can be resumed in another folder, from the end of its last epoch. torchtune saves
+nothing within an epoch, so a run of one epoch starts again from its first step.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ __all__ = [
     "last_error",
 ]
 
-#: What every child gets unless the environment says otherwise. More threads than free cores make
-#: small models many times slower.
+#: Default environment variables of the training process. One thread, because more threads than
+#: free cores make small models many times slower.
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -55,12 +56,14 @@ CHILD_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TorchtuneResult:
-    """What a finished run measured. ``seconds``: wall time of everything; ``train_seconds``: of the
-    recipe alone.
+    """What a finished run measured.
 
-    A run that went on with an earlier one has the losses of all steps from the first, but the times
-    are its own; ``resumed_at_step`` says how many steps it did not have to take (0: none).
-    ``world_size``: processes that trained.
+    - ``seconds``: wall time of the whole run
+    - ``train_seconds``: wall time of the recipe alone
+    - ``resumed_at_step``: the step that it resumed from, or 0
+    - ``world_size``: the number of processes that trained
+
+    A resumed run has the losses of all steps from the first. Its times include only itself.
     """
 
     steps: int
@@ -76,9 +79,7 @@ class TorchtuneResult:
 
 @dataclass
 class TorchtuneTrainingRun:
-    """A run of a torchtune recipe in ``folder``. ``model_id`` is the folder of the merged model if
-    there is one, or the adapter's.
-    """
+    """A run of a torchtune recipe in ``folder``."""
 
     id: str
     folder: Path
@@ -87,7 +88,7 @@ class TorchtuneTrainingRun:
 
     @property
     def log(self) -> Path:
-        """All that the recipe printed."""
+        """The output of the recipe."""
         return self.folder / "torchtune.log"
 
     @property
@@ -97,7 +98,10 @@ class TorchtuneTrainingRun:
 
     @property
     def model_id(self) -> str | None:
-        """Where the fine-tuned model lies; ``None`` until the run succeeded."""
+        """The folder of the merged model if there is one, or else of the adapter.
+
+        ``None`` until the run has succeeded.
+        """
         if self.status != "succeeded":
             return None
         merged = self.folder / "merged"
@@ -108,7 +112,7 @@ class TorchtuneTrainingRun:
         return Detached.attach(self.folder / "run")
 
     async def refresh(self) -> RunStatus:
-        """Look at the process and its files."""
+        """Poll the process and its files."""
         if self.status in ("queued", "running"):
             code = self._process.exit_status()
             if code is not None:
@@ -122,8 +126,9 @@ class TorchtuneTrainingRun:
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the end of training; ``model_id``. ``StageError`` names the log and the last
-        error in it.
+        """Wait for the end of training and return ``model_id``.
+
+        Raises ``StageError`` with the log and the last error in it.
         """
         try:
             await self._ended()
@@ -153,7 +158,7 @@ class TorchtuneTrainingRun:
         return TorchtuneResult(losses=losses, seconds=round(seconds, 3), **known)
 
     async def cancel(self) -> None:
-        """End the process and all it started."""
+        """End the process and its children."""
         if await self.refresh() == "running":
             await asyncio.to_thread(self._process.cancel)
             await self.refresh()
@@ -184,18 +189,17 @@ class TorchtuneTrainingRun:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a longer run: one pass over the data in its order, a step for each of ``rates``,
-    its learning rate.
+    """A part of a longer run: one pass over the data in order, one step per learning rate.
 
-    It goes on from the adapter and the optimizer in the folder ``start``, the ``state`` that the
-    part before left, and leaves its own.
+    ``rates`` are the learning rates. The part resumes from the adapter and the optimizer in the
+    folder ``start``, which is the ``state`` of the previous part, and leaves its own ``state``.
     """
 
     rates: tuple[float, ...]
     start: str | Path | None = None
 
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The native config with what such a part needs."""
+        """The native config, changed for a part."""
         scheduler = {
             torchtune_config.COMPONENT: "torchtune.training.lr_schedulers."
             "get_cosine_schedule_with_warmup",
@@ -212,23 +216,21 @@ class Part:
 
 @dataclass(frozen=True)
 class TorchtuneTrainingBackend:
-    """Runs ``recipe`` from ``config`` (a native config, or the path of one) under the interpreter
-    ``python``.
+    """Runs ``recipe`` with ``config`` (a native config or its path) under ``python``.
 
-    Each run gets ``folder`` if that has none yet, else a new folder below it. ``environment`` is
-    laid over ours and over the defaults ``CHILD_ENVIRONMENT``. ``device`` overrides the recipe's.
-    ``merged`` also writes the full model. A ``detached`` run goes on when the process that started
-    it ends; another ends with it, and when ``wait`` is given up.
+    The run uses ``folder`` if no run is in it yet, else a new folder below it. ``environment``
+    overrides this process's environment, which overrides ``CHILD_ENVIRONMENT``. ``device``
+    overrides the recipe's. ``merged`` also writes the full model. A ``detached`` run continues when
+    the process that started it ends. Any other run ends with it, or when ``wait`` is cancelled.
 
-    ``processes`` per node, on ``nodes`` of the Slurm job that we are in, share each batch of
-    ``batch_size`` samples evenly, under torchrun and with torchtune's distributed recipe in the
-    place of ``lora_finetune_single_device``; another recipe stays as named. They take the steps
-    that one process would, but draw the adapter's first weights otherwise.
+    ``processes`` per node, on ``nodes`` of the current Slurm job, share each batch of
+    ``batch_size`` samples evenly. They run under torchrun, with torchtune's distributed recipe in
+    place of ``lora_finetune_single_device``; other recipes are run as named. They take the same
+    steps as one process would, but the adapter starts from other random weights.
 
-    ``previous``: the folder of an earlier attempt at the very same run, whose processes are dead.
-    What it saved is copied, and used if it is sound; so is what the attempts saved that it knew of.
-    Their checkpoints are removed once this run has succeeded. A ``part`` takes nothing of theirs:
-    it starts where it was to start.
+    ``previous``: the folder of an earlier attempt at the same run, whose processes are dead. Usable
+    checkpoints of it, and of the attempts before it, are copied and resumed from. They are removed
+    when this run has succeeded. A ``part`` ignores them and starts from its own ``start``.
     """
 
     config: Mapping[str, Any] | str | Path
@@ -251,17 +253,17 @@ class TorchtuneTrainingBackend:
         hyperparameters: Mapping[str, Any] | None = None,
         suffix: str | None = None,
     ) -> TorchtuneTrainingRun:
-        """Start fine-tuning the Hugging Face model in the folder ``model`` on ``dataset`` (or the
-        file it is in).
+        """Start fine-tuning the Hugging Face model in the folder ``model`` on ``dataset``.
 
-        ``hyperparameters`` are native settings by dotted path (``{"optimizer.lr": 1e-4}``); one
-        that the config does not have is a ``ConfigError``, and so are a data set too small for one
-        step, a batch that the processes cannot share evenly, and several nodes outside of a Slurm
-        job.
+        ``dataset`` may be the path of a file. ``hyperparameters`` are native settings by dotted
+        path: ``{"optimizer.lr": 1e-4}``. Raises ``ConfigError`` for a setting that the config does
+        not have, a data set too small for one step, a batch that the processes cannot share
+        evenly, and several nodes outside a Slurm job.
         """
         if self.nodes > 1 and "SLURM_JOB_ID" not in os.environ:
             problem = (
-                "to train on several nodes, run in a Slurm job that has them (hydra/launcher=slurm)"
+                "training on several nodes needs a Slurm job with these nodes: use "
+                "hydra/launcher=slurm"
             )
             raise ConfigError("resources.nodes", self.nodes, problem)
         if not isinstance(dataset, JSONLDataset):
@@ -281,7 +283,7 @@ class TorchtuneTrainingBackend:
         if (folder / "run").exists():
             folder /= run_id
         run, base = folder / "run", Path(model).resolve()
-        # Only the messages: rows with differing extra keys trip the loader that torchtune uses.
+        # Only the messages, because torchtune's loader fails on rows with different extra keys.
         await JSONLDataset(dataset.to_openai_format()).save(run / "train.jsonl")
         native = torchtune_config.complete(
             shared, base=base, data=run / "train.jsonl", output=run / "work", device=self.device
@@ -335,8 +337,9 @@ _ERROR = re.compile(
 
 
 def last_error(log: Path) -> str | None:
-    """The last line of a log that says what went wrong: an exception's own line rather than one
-    that merely mentions an error.
+    """The last line of a log that reports an error.
+
+    The line of an exception is preferred to a line that only mentions an error.
     """
     try:
         with open(log, "rb") as file:
@@ -353,12 +356,12 @@ def last_error(log: Path) -> str | None:
         if re.match(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b(?::|$)", line)
     ]
     errors = [line for line in lines if _ERROR.match(line)]
-    # srun only says that something ended
-    found = named or [line for line in errors if not line.startswith("srun: ")] or errors
-    if not found:
+    # srun only reports that something ended
+    candidates = named or [line for line in errors if not line.startswith("srun: ")] or errors
+    if not candidates:
         return None
     text = (
-        found[-1]
+        candidates[-1]
         .removeprefix("RuntimeError: ")
         .removeprefix("__main__.RankError: ")
         .removeprefix("RankError: ")

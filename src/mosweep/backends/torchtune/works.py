@@ -1,4 +1,4 @@
-"""What stages on torchtune do: a fine-tune, or a round of a loop."""
+"""The work of stages on torchtune: a fine-tune, or a round of a loop."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ _ELSEWHERE = Traits()
 
 @dataclass(frozen=True)
 class _OnTorchtune(Work):
-    """What works on torchtune have in common. ``config`` is the native configuration without
-    anything that is not the science.
+    """The common part of works on torchtune.
+
+    ``config`` is the native configuration, reduced to what defines the result.
     """
 
     config: Mapping[str, Any]
@@ -49,14 +50,15 @@ class _OnTorchtune(Work):
 
     @property
     def traits(self) -> Traits:
-        """Needs torchtune here only if it trains under this process's own interpreter."""
+        """Requires torchtune here only if this process's interpreter trains."""
         return _HERE if self.python == sys.executable else _ELSEWHERE
 
     async def _train(
         self, context: Context, dataset: JSONLDataset | Path, **options: Any
     ) -> tuple[TorchtuneResult, dict[str, Any]]:
-        """Train in ``context.out``; ``options`` are the training backend's. What was measured, and
-        the facts of a fine-tune.
+        """Train in ``context.out`` and return the measurements and the facts of a fine-tune.
+
+        ``options`` are the training backend's.
         """
         from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 
@@ -76,7 +78,7 @@ class _OnTorchtune(Work):
         run = await backend.train(dataset, folder_of(context, self.source), suffix=context.key[:12])
         await run.wait()
         result = run.result()
-        shutil.rmtree(context.out / "run")  # how to attach to the run, which has ended
+        shutil.rmtree(context.out / "run")  # only needed to attach to a running process
         facts = ModelFacts(
             model_id=f"torchtune/{self.model}@{context.key[:12]}",
             access=AdapterAccess("adapter"),
@@ -101,8 +103,9 @@ class TorchtuneFinetune(_OnTorchtune):
     kind: ClassVar[Kind] = FINETUNE
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``merged`` if asked for, the native config and the losses. Goes on
-        where a killed attempt stopped.
+        """Fine-tune, or resume a killed attempt.
+
+        Leaves ``adapter``, ``merged`` if asked for, the native config and the losses.
         """
         data = context.inputs["data"]
         file = data_folder(data) / TRAIN
@@ -114,8 +117,9 @@ class TorchtuneFinetune(_OnTorchtune):
 
 @dataclass(frozen=True)
 class TorchtuneRound(_OnTorchtune):
-    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe. ``seed`` is that of
-    the order of the examples.
+    """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe.
+
+    ``seed`` determines the order of the examples.
     """
 
     plan: Round
@@ -124,7 +128,10 @@ class TorchtuneRound(_OnTorchtune):
     kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves ``adapter``, ``state`` for the next round, the native config and the losses."""
+        """Train the round.
+
+        Leaves ``adapter``, ``state`` for the next round, the native config and the losses.
+        """
         from mosweep.backends.torchtune.training import Part
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan

@@ -1,1 +1,1 @@
-"""``eval=dummy``: pretended evaluations."""
+"""``eval=dummy``: simulated evaluations."""

@@ -1,6 +1,4 @@
-"""Pretended evaluation: per-item scores that depend on nothing but names, so that everything
-downstream can be tried instantly.
-"""
+"""Simulated evaluation: instant per-item scores that depend only on names."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ SCORE = "score"
 
 @dataclass
 class DummyEvalJob:
-    """An evaluation that is over before it began."""
+    """An evaluation that has its results from the start."""
 
     results: EvalResults
     status: EvalStatus = "succeeded"
@@ -50,10 +48,10 @@ class DummyEvalJob:
 class DummyEvalBackend:
     """Scores ``items`` items per task.
 
-    The model's level is ``mean`` (by default a number between 0.2 and 0.8 that follows from its
-    name) plus ``shift`` plus noise of ``seed_sd`` that follows from model and ``seed``; each item
-    adds a difficulty that is the same for all models and noise of its own, together of ``item_sd``.
-    All are standard deviations on the scale of the score.
+    The model's level is ``mean`` plus ``shift`` plus noise with the standard deviation ``seed_sd``.
+    By default ``mean`` is a number between 0.2 and 0.8, derived from the model's name. The noise is
+    derived from the name and ``seed``. Each item adds a difficulty, which is the same for all
+    models, and its own noise. Together they have the standard deviation ``item_sd``.
     """
 
     items: int = 100
@@ -71,7 +69,7 @@ class DummyEvalBackend:
         task_args: Mapping[str, Any] | None = None,
         model_args: Mapping[str, Any] | None = None,
     ) -> DummyEvalJob:
-        """Pretend to evaluate. ``task_args`` enter the draw, ``model_args`` do not."""
+        """Draw scores. They depend on ``task_args``, but not on ``model_args``."""
         if self.items < 1:
             raise ConfigError("items", self.items, "must be ≥ 1")
         suite = [eval_suite] if isinstance(eval_suite, str) else list(eval_suite)
@@ -112,12 +110,11 @@ class DummyEvalBackend:
 
 
 def draw(model: str, task: str, items: int, mean: float, item_sd: float) -> list[float]:
-    """The pretended scores of ``model`` on the items of ``task``, normal around ``mean`` with
-    standard deviation ``item_sd``.
+    """Simulated scores of ``model`` on ``task``: normal, with ``mean`` and ``item_sd``.
 
-    Half of the variance is the item's difficulty, the same for all models, so that paired
-    comparisons gain what they gain in reality; half is the model's own. Scores are not clipped, so
-    that they are exactly normal.
+    Half of the variance is the item's difficulty, which is the same for all models, so paired
+    comparisons gain as they do on real data. The other half is the model's own. Scores are not
+    clipped, so they are exactly normal.
     """
     own = random.Random(f"{model}|{task}").gauss
     spread = item_sd * math.sqrt(0.5)
@@ -134,8 +131,9 @@ def _difficulties(task: str, items: int) -> tuple[float, ...]:
 
 
 def mean_and_stderr(scores: Sequence[float]) -> dict[str, float]:
-    """The mean of ``scores`` as metric ``score``, and its standard error s/√n with the n-1
-    denominator (0 for a single score).
+    """The mean as metric ``score``, and its standard error s/√n with the n-1 denominator.
+
+    The standard error of a single score is 0.
     """
     n = len(scores)
     mean = math.fsum(scores) / n

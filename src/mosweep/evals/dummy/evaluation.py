@@ -1,4 +1,4 @@
-"""``eval=dummy``: scores drawn around a known truth, marked ``dummy`` wherever they show."""
+"""``eval=dummy``: scores drawn around a known mean, marked ``dummy`` wherever they appear."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mosweep.stages.base import TrialConfig
 
 __all__ = ["DummyEval", "DummyEvaluation"]
 
-#: Mean score of a model about which nothing is known, such as the untouched base model.
+#: Mean score of a model whose facts give none, such as the base model.
 BASELINE = 0.5
-#: Noise over items where the backend names none.
+#: Standard deviation between items if the backend sets none.
 ITEM_SD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class DummyEval(Work):
-    """Pretends to evaluate ``items`` items of ``task``."""
+    """Simulates an evaluation on ``items`` items of ``task``."""
 
     model: str
     task: str
@@ -38,7 +38,7 @@ class DummyEval(Work):
     traits: ClassVar[Traits] = Traits(silent=True, immediate=True)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Draw the items' scores; leaves ``samples.jsonl`` as a real evaluation does."""
+        """Draw the scores of the items. Leaves ``samples.jsonl``, like a real evaluation."""
         tuned = context.inputs.get("model")
         mean = tuned.facts.get("mean", BASELINE) if tuned else BASELINE  # a real fine-tune has none
         model_id = tuned.facts["model_id"] if tuned else f"dummy/{self.model}"
@@ -61,20 +61,20 @@ class DummyEval(Work):
 
 @dataclass(frozen=True)
 class DummyEvaluation(Evaluation):
-    """The group ``eval=dummy``. ``like`` is the section of the evaluator that it pretends to be."""
+    """The group ``eval=dummy``. ``like`` names the evaluator that it imitates."""
 
     stands_in: ClassVar[bool] = True
 
     tasks: Sequence[str] | None = field(default=None, metadata=unkeyed)
-    """Evaluation tasks by name. By default the trial's own task."""
+    """Evaluation tasks by name. By default the trial's task."""
     items: int = field(default=100, metadata=between(ge=1))
-    """Items that an evaluation pretends to ask."""
+    """The number of items in a simulated evaluation."""
     like: str | None = field(default=None, metadata=unkeyed)
-    """The section of the evaluator that it pretends to be."""
+    """The section of the evaluator that it imitates."""
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """It always works."""
+        """Always passes."""
         yield Check("eval=dummy", True, "needs nothing")
 
     def stages(self, trial: TrialConfig, tuned: Stage | None) -> list[Stage]:

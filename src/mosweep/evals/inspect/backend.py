@@ -1,5 +1,6 @@
-"""Evaluation with Inspect, in this process: tasks by file, folder, import path or registered name,
-on any Inspect model.
+"""Evaluation with Inspect in this process, for any task and any model of Inspect.
+
+A task is named by its file, folder, import path or registered name.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLES", "InspectEvalBackend", "InspectEvalJob"]
 
-#: Per-item results of all tasks, as JSONL, beside the logs.
+#: The file of per-item results of all tasks, next to the logs.
 SAMPLES = "samples.jsonl"
+#: Inspect's prefix for models of our provider.
 PROVIDER = "mosweep/"
 
 _one_at_a_time = threading.Lock()
@@ -50,8 +52,10 @@ class InspectEvalJob:
         return "failed" if self._task.exception() else "succeeded"
 
     async def wait(self) -> EvalResults:
-        """The results; ``StageError`` with the log if a task did not end in success, ``UserError``
-        if it could not start.
+        """The results.
+
+        Raises ``StageError``, with the log, if a task failed, and ``UserError`` if it could not
+        start.
         """
         try:
             return await asyncio.shield(self._task)
@@ -66,8 +70,9 @@ class InspectEvalJob:
         await asyncio.wait([self._task])
 
     async def save(self, path: Path) -> None:
-        """Wait for the results and write them: an evaluation lives in this process, only its
-        outcome can be handed on.
+        """Wait for the results and write them.
+
+        The evaluation itself cannot move to another process.
         """
         await (await self.wait()).save(path)
 
@@ -76,20 +81,20 @@ class InspectEvalJob:
         """The finished job that ``save`` wrote."""
         results = await EvalResults.load(path)
 
-        async def known() -> EvalResults:
+        async def finished() -> EvalResults:
             return results
 
-        task = asyncio.create_task(known())
+        task = asyncio.create_task(finished())
         await task
         return cls(results.model_id, task)
 
 
 @dataclass(frozen=True)
 class InspectEvalBackend:
-    """Evaluates with Inspect; ``folder`` gets the ``.eval`` logs and ``samples.jsonl``.
+    """Evaluates with Inspect and writes the ``.eval`` logs and ``samples.jsonl`` to ``folder``.
 
-    ``options`` are native (``{"limit": 10, "temperature": 0.5, "task_args": {…}}``, see
-    ``inspect_options``). Unless they set ``fail_on_error``, one failed sample fails the evaluation.
+    ``options`` are Inspect's: ``{"limit": 10, "temperature": 0.5, "task_args": {…}}``, see
+    ``inspect_options``. Unless they set ``fail_on_error``, one failed sample fails the evaluation.
     """
 
     folder: str | Path
@@ -107,11 +112,14 @@ class InspectEvalBackend:
     ) -> InspectEvalJob:
         """Start evaluating.
 
-        ``model_id``: an Inspect model name, a folder with a local checkpoint or adapter, or one of
-        Inspect's own models. ``eval_suite``: task folders, ``file.py``, ``file.py@task``,
-        ``package.module:function``, or names registered with Inspect. ``task_args`` are the tasks'
-        defaults, options' ``task_args`` win. ``data_path`` and ``data_ext`` reach the tasks that
-        take them. Arguments that a task does not take are a ``ConfigError``, raised here.
+        - ``model_id``: an Inspect model name, a folder with a local checkpoint or adapter, or an
+          Inspect model
+        - ``eval_suite``: task folders, ``file.py``, ``file.py@task``, ``package.module:function``,
+          or names registered with Inspect
+        - ``task_args``: arguments of the tasks. Those in the options override them.
+        - ``data_path`` and ``data_ext``: passed to the tasks that take them
+
+        Raises ``ConfigError`` for an argument that a task does not take.
         """
         options = inspect_options(self.options)
         arguments = {**(task_args or {}), **options.task_args}
@@ -169,13 +177,13 @@ class InspectEvalBackend:
 
 @contextlib.asynccontextmanager
 async def _turn() -> AsyncIterator[None]:
-    """Inspect runs one evaluation at a time in a process, whatever loops and threads there are."""
+    """Wait for our turn: Inspect runs only one evaluation at a time in a process."""
     while not _one_at_a_time.acquire(blocking=False):
         await asyncio.sleep(0.02)
     thresholds = gc.get_threshold()
     try:
-        # Hundreds of thousands of living objects are looked through again and again otherwise: half
-        # of the time of a short evaluation.
+        # Otherwise garbage collection visits hundreds of thousands of live objects again and again.
+        # That is half of the time of a short evaluation.
         gc.set_threshold(100_000, 50, 100)
         await asyncio.to_thread(_import)
         yield
@@ -205,8 +213,8 @@ async def _evaluate(
 
     native = {**_quiet(), **options.eval, **options.generate}
     if _is_local(model):
-        # All samples at once, so that they can be generated in large batches; adaptive concurrency
-        # would start with 20.
+        # Start all samples at once, so that they form large batches. Adaptive concurrency would
+        # start with 20.
         native = {"max_connections": 1000, "max_samples": 1000, **native}
     task, arguments = reference(spec, given)
     try:
@@ -222,15 +230,15 @@ async def _evaluate(
             f"evaluation {spec} could not run: {type(error).__name__}: {error}", _newest_log(folder)
         ) from error
     if len(logs) != 1:
-        raise StageError(f"evaluation {spec} left {len(logs)} logs where one was expected")
-    # The samples are still on disk. Reading them on first use, as Inspect offers, would re-enter
-    # this event loop and, for that, patch asyncio for the whole process.
+        raise StageError(f"evaluation {spec} left {len(logs)} logs, expected one")
+    # The samples are still on disk. Inspect could read them on first use, but that re-enters this
+    # event loop and patches asyncio for the whole process.
     log: EvalLog = await read_eval_log_async(logs[0].location)
     return log
 
 
 def _quiet() -> dict[str, Any]:
-    """Nothing on screen, no servers, no live log: the log is written once, whole."""
+    """Options that turn off output, servers and the live log. The log is written once."""
     return {
         "log_format": "eval",
         "log_realtime": False,

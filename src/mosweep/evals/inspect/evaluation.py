@@ -1,5 +1,6 @@
-"""``eval=inspect``: evaluations with Inspect AI, one stage per task, so that a task added to a
-suite runs alone.
+"""``eval=inspect``: evaluations with Inspect AI.
+
+Each task is a stage, so a task that is added later does not repeat the others.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["InspectEval", "InspectEvaluation"]
 #: The top-level key of native options.
 SECTION = "inspect"
 
-#: Options that change how quickly an evaluation runs, not what it measures.
+#: Options that change how fast an evaluation runs, but not its result.
 _PACE = frozenset(
     "max_connections max_samples max_subprocesses max_sandboxes max_retries timeout "
     "attempt_timeout stream_idle_timeout "
@@ -67,16 +68,16 @@ class InspectEval(Work):
 
     @property
     def traits(self) -> Traits:
-        """Inspect is slow to load, so evaluations share a process."""
+        """Evaluations share a process, because Inspect is slow to import."""
         return Traits(requires={"inspect_ai": "inspect"}, runtime="inspect", provider=self.provider)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Leaves the ``.eval`` log and ``samples.jsonl``."""
+        """Evaluate the model. Leaves the ``.eval`` log and ``samples.jsonl``."""
         from mosweep.evals.inspect.backend import InspectEvalBackend
 
         if self.code is not None and (place := located(self.target)):
             check_code(place[0], self.code)
-        name, model_args = self._reached(context)
+        name, model_args = self._model(context)
         data = context.inputs.get("data")
         backend = InspectEvalBackend(context.out, {**self.options, **self.pace})
         job = await backend.evaluate(
@@ -106,7 +107,7 @@ class InspectEval(Work):
         tuned = context.inputs.get("tuned")
         return str(tuned.facts["model_id"]) if tuned else self.model
 
-    def _reached(self, context: Context) -> tuple[str, dict[str, Any]]:
+    def _model(self, context: Context) -> tuple[str, dict[str, Any]]:
         """Inspect's name for the model, and its arguments."""
         tuned = context.inputs.get("tuned")
         access = ModelFacts.of(tuned.facts).access if tuned else None
@@ -131,9 +132,7 @@ class InspectEval(Work):
 class InspectEvaluation(Evaluation):
     """The group ``eval=inspect``.
 
-    ``tasks``: task folders by name, ``file.py@task``, ``package.module:function`` or names that
-    Inspect knows; by default the trial's own task. All are given the trial's data set, if they take
-    ``data_path``.
+    Tasks that take an argument ``data_path`` get the trial's data set.
     """
 
     section: ClassVar[str] = SECTION
@@ -143,11 +142,11 @@ class InspectEvaluation(Evaluation):
 
     tasks: Sequence[str] | None = field(default=None, metadata=unkeyed)
     """Task folders by name, ``file.py@task``, ``package.module:function`` or names that Inspect
-    knows. By default the trial's own task."""
+    knows. By default the trial's task."""
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """The library."""
+        """Whether the library is installed."""
         yield check_libraries("eval=inspect", ("inspect-ai",), "inspect")
 
     def stages(self, trial: TrialConfig, tuned: Stage | None) -> list[Stage]:
@@ -157,9 +156,9 @@ class InspectEvaluation(Evaluation):
     def _stage(self, trial: TrialConfig, tuned: Stage | None, name: str) -> Stage:
         config = trial.config
         options = inspect_options(trial.native(SECTION))
-        made, source = base_model(trial)
+        model_stage, source = base_model(trial)
         needs = {"tuned": tuned} if tuned else {}
-        needs |= {"model": made} if made else {}
+        needs |= {"model": model_stage} if model_stage else {}
         chosen, model_args = {**options.eval, **options.generate}, dict(options.model_args)
         if tuned is None and (hosted := config.backend.hosted_base(trial)):
             source, model_args = hosted.source, {**hosted.arguments, **model_args}
@@ -205,9 +204,7 @@ class InspectEvaluation(Evaluation):
 
 
 def _used(usage: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """The tokens that were asked of providers, the evaluated model's and any judge's, as
-    ``prices.facts`` has them.
-    """
+    """The tokens used at paid providers, judges included, in the form of ``prices.facts``."""
     paid = (
         (provider, model, tokens)
         for model, tokens in usage.items()
@@ -224,8 +221,9 @@ def _given(**options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(name: str, tasks_dir: str | None) -> tuple[Path, str | None] | None:
-    """The file that ``name`` means, by path or by the name of a task folder, and the task in it;
-    ``None`` for what Inspect finds.
+    """The file of the task ``name``, and the function in it. ``None`` if only Inspect knows it.
+
+    ``name`` is a path or the name of a task folder.
     """
     return (
         located(name)

@@ -1,9 +1,8 @@
-"""Text generation with local checkpoints: one base model per process, adapters put in and taken out
-again, batched decoding.
+"""Text generation with local checkpoints: one loaded base model per process, batched decoding.
 
-Loading a base takes far longer than adding an adapter to it (W + alpha/r · B·A), so the evaluations
-that share a process share one loaded base. The weights that an adapter touches are kept and put
-back bit by bit before the next model is asked for.
+Loading a base model takes far longer than adding an adapter to it (W + alpha/r · B·A). So
+evaluations in the same process share one base model. The weights that an adapter changes are saved
+and restored exactly before the next adapter is added.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from mosweep.models import lora
 
 __all__ = ["Completion", "Prompt", "Sampling", "checkpoint"]
 
-#: Padded prompt tokens that one batch may hold; sequences count with their length plus what they
-#: may generate.
+#: Largest batch, in tokens. Each sequence counts its padded prompt plus what it may generate.
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 
 #: Models with fewer parameters than this generate on one thread.
@@ -30,7 +28,7 @@ SMALL = 20_000_000
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode. ``temperature`` of ``None`` or 0 is greedy; lengths are in tokens."""
+    """Decoding options. A ``temperature`` of ``None`` or 0 is greedy. Lengths are in tokens."""
 
     max_tokens: int = 2048
     temperature: float | None = None
@@ -42,9 +40,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt. ``special_tokens``: whether the tokenizer is to add its own (BOS), i.e.
-    the text has none yet.
-    """
+    """A rendered prompt. ``special_tokens``: the tokenizer adds BOS, as the text has none."""
 
     text: str
     special_tokens: bool = False
@@ -52,9 +48,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was generated. ``finished``: the model stopped by itself or at a stop sequence, rather
-    than at ``max_tokens``.
-    """
+    """Generated text. ``finished``: the model ended it, or a stop sequence, not ``max_tokens``."""
 
     text: str
     input_tokens: int
@@ -63,7 +57,7 @@ class Completion:
 
 
 class _Base:
-    """A loaded base model and its tokenizer, at present with one adapter or none in its weights."""
+    """A loaded base model and its tokenizer. At most one adapter is added to its weights."""
 
     def __init__(self, folder: Path, device: str, dtype: str | None) -> None:
         import torch
@@ -80,8 +74,8 @@ class _Base:
             from transformers import AutoModelForCausalLM, AutoTokenizer
             from transformers.utils import logging
 
-            hush: Any = logging.disable_progress_bar
-            hush()
+            disable_progress_bar: Any = logging.disable_progress_bar
+            disable_progress_bar()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=kind, local_files_only=True
@@ -98,15 +92,15 @@ class _Base:
         self._adapter: object = None
         self._original: dict[str, Any] = {}
 
-    def wear(self, adapter: Path | None) -> None:
-        """Have exactly ``adapter`` (or none) in the weights."""
+    def set_adapter(self, adapter: Path | None) -> None:
+        """Make ``adapter``, or none, the only one in the weights."""
         import torch
 
         identity = _identity(adapter, lora.WEIGHTS) if adapter else None
         if identity == self._adapter:
             return
         with torch.no_grad():
-            self._adapter = object()  # unknown, should the next lines fail half-way
+            self._adapter = object()  # unknown, in case the next lines fail
             for name, weight in self._original.items():
                 self.model.get_submodule(name).weight.copy_(weight)
             self._original = {}
@@ -120,9 +114,7 @@ class _Base:
         self._adapter = identity
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        """Complete the prompts; batches are of similar lengths, results in the order of the
-        prompts.
-        """
+        """Complete the prompts, in batches of similar length. Results keep the prompts' order."""
         encoded = [
             self.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens)["input_ids"]
             for prompt in prompts
@@ -136,7 +128,7 @@ class _Base:
         return [completion for completion in results if completion is not None]
 
     def _batches(self, encoded: Sequence[Sequence[int]], new_tokens: int) -> Iterator[list[int]]:
-        """Indices of prompts, longest first, so that a batch that does not fit fails at once."""
+        """Batches of indices of prompts, longest first, so that a lack of memory shows at once."""
         room = BATCH_TOKENS["cuda" if self.device.startswith("cuda") else "cpu"]
         batch: list[int] = []
         for index in sorted(range(len(encoded)), key=lambda i: -len(encoded[i])):
@@ -171,8 +163,8 @@ class _Base:
             "pad_token_id": pad,
             "do_sample": bool(sampling.temperature),
         }
-        # A model folder's own generation_config may ask for sampling: greedy has to switch all of
-        # it off.
+        # The model folder's generation_config may enable sampling. Greedy decoding must turn all
+        # of it off.
         options |= {"temperature": sampling.temperature or None, "top_p": None, "top_k": None}
         if sampling.temperature:
             options |= {
@@ -197,9 +189,7 @@ class _Base:
 
     @contextlib.contextmanager
     def _few_threads(self) -> Iterator[None]:
-        """Small models on one thread: sharing out so little work costs more than it saves, many
-        times more on busy cores.
-        """
+        """Run small models on one thread. More threads are slower, many times on busy cores."""
         import torch
 
         threads = torch.get_num_threads()
@@ -216,7 +206,7 @@ class _Base:
         end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
         used = tokens if end is None else tokens[:end]
         text = self.tokenizer.decode(used, skip_special_tokens=True)
-        cut = min((where for word in stop if (where := text.find(word)) >= 0), default=None)
+        cut = min((index for word in stop if (index := text.find(word)) >= 0), default=None)
         count = len(tokens) if end is None else end + 1
         return Completion(
             text[:cut], prompt_tokens, count, end is not None or cut is not None or count < limit
@@ -231,11 +221,10 @@ _loaded: tuple[object, _Base] | None = None
 def checkpoint(
     base: Path, adapter: Path | None = None, device: str = "auto", dtype: str | None = None
 ) -> Iterator[_Base]:
-    """The model of ``base`` with ``adapter`` in it, for the caller alone until the end of the
-    ``with``.
+    """The model in ``base`` with ``adapter`` added, reserved for the caller during the ``with``.
 
-    The process keeps one base; asking for another drops it. ``device``: ``auto`` is ``cuda`` where
-    there is one; ``dtype``: by default bfloat16 there and float32 on a CPU.
+    The process keeps one base model, until another is requested. ``device``: ``auto`` uses
+    ``cuda`` if available. ``dtype``: by default bfloat16 on a GPU and float32 on a CPU.
     """
     global _loaded
     with _lock:
@@ -250,19 +239,17 @@ def checkpoint(
             dtype,
         )
         if _loaded is None or _loaded[0] != identity:
-            _loaded = None  # free the old one before the new one needs the room
+            _loaded = None  # free the old model's memory before loading the new one
             _loaded = (identity, _Base(base, device, dtype))
-        _loaded[1].wear(adapter)
+        _loaded[1].set_adapter(adapter)
         yield _loaded[1]
 
 
 @contextlib.contextmanager
 def _lean_transformers(base: Path) -> Iterator[None]:
-    """While transformers imports itself: without the libraries (2 s) that loading and generating
-    have no use for.
+    """Keep transformers from importing libraries that are not needed here. This saves 2 s.
 
-    Where they are installed, transformers loads scikit-learn for speculative decoding, and torchao
-    for quantized models.
+    If installed, it imports scikit-learn for speculative decoding and torchao for quantized models.
     """
     import transformers.utils as utils
 
@@ -280,9 +267,9 @@ def _lean_transformers(base: Path) -> Iterator[None]:
 
 
 def _identity(folder: Path, name: str) -> tuple[str, int, int]:
-    """Which file this is, and whether it is still the same."""
+    """Path, time and size of a file. A change of the file changes its identity."""
     path = folder.resolve() / name
-    if not path.exists():  # sharded weights: the folder's own name has to do
+    if not path.exists():  # with sharded weights, the path must be enough
         return str(path), 0, 0
     status = path.stat()
     return str(path), status.st_mtime_ns, status.st_size

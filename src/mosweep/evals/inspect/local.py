@@ -1,8 +1,7 @@
-"""Inspect's model provider ``mosweep/NAME``: local checkpoints and LoRA adapters, generation in
-micro-batches.
+"""The Inspect model provider ``mosweep``: local checkpoints and LoRA adapters, in micro-batches.
 
-``get_model("mosweep/NAME", base=FOLDER, adapter=FOLDER, device="auto", dtype=None)``; the name is
-only what logs show.
+Use it as ``get_model("mosweep/NAME", base=FOLDER, adapter=FOLDER, device="auto", dtype=None)``. The
+name only appears in logs.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from mosweep.evals.inspect.generation import Completion, Prompt, Sampling, check
 
 __all__ = ["LocalAPI"]
 
-#: How long the first request of a batch waits for others, at least, in seconds; each newcomer
-#: extends it.
+#: Seconds that a batch waits for further requests. Each new request starts the wait again.
 GATHER_S = 0.005
 
 _Request = tuple[list[dict[str, str]], Sampling, "asyncio.Future[Completion]"]
 
 
 class LocalAPI(ModelAPI):
-    """Generates with a base model in ``base`` (a Hugging Face folder), with ``adapter`` (PEFT's
-    layout) added if given.
+    """Generates with the model in ``base``, a Hugging Face folder.
+
+    ``adapter`` is a folder in PEFT's layout whose adapter is added.
     """
 
     def __init__(
@@ -55,16 +54,16 @@ class LocalAPI(ModelAPI):
         self.device, self.dtype = device, dtype
         for folder, file in ((self.base, "config.json"), (self.adapter, "adapter_config.json")):
             if folder is not None and not (folder / file).exists():
-                raise ValueError(f"{folder} holds no {file}")
+                raise ValueError(f"{folder} has no {file}")
         self._waiting: list[_Request] = []
         self._flusher: asyncio.Task[None] | None = None
 
     def max_connections(self) -> int:
-        """As many requests as a batch may want."""
+        """Many, so that requests form large batches."""
         return 1000
 
     def max_tokens(self) -> int | None:
-        """Default length of a completion, in tokens; the model's context bounds it too."""
+        """The default limit of a completion, in tokens. The model's context limits it, too."""
         return 2048
 
     async def generate(
@@ -74,11 +73,9 @@ class LocalAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """One completion; requests that arrive together are computed together."""
+        """One completion. Requests that arrive together form a batch."""
         if tools:
-            raise ValueError(
-                "local models are evaluated without tools; this task gives its model some"
-            )
+            raise ValueError("local models cannot use tools, but this task gives its model tools")
         sampling = Sampling(
             max_tokens=config.max_tokens or 2048,
             temperature=config.temperature,
@@ -99,8 +96,8 @@ class LocalAPI(ModelAPI):
         choice = ChatCompletionChoice(
             message=message, stop_reason="stop" if completion.finished else "max_tokens"
         )
-        spent, made = completion.input_tokens, completion.output_tokens
-        usage = ModelUsage(input_tokens=spent, output_tokens=made, total_tokens=spent + made)
+        read, written = completion.input_tokens, completion.output_tokens
+        usage = ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written)
         return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
 
     async def _flush(self) -> None:
@@ -118,7 +115,7 @@ class LocalAPI(ModelAPI):
                     completions = await asyncio.to_thread(
                         self._complete, [chat for chat, _, _ in group], sampling
                     )
-                except Exception as error:  # every waiting sample fails with the reason
+                except Exception as error:  # all samples of the batch fail with this error
                     for _, _, future in group:
                         if not future.done():
                             future.set_exception(error)
@@ -133,7 +130,7 @@ class LocalAPI(ModelAPI):
 
 
 def _render(tokenizer: Any, chat: list[dict[str, str]]) -> Prompt:
-    """The chat as the model's template writes it; that text has its BOS, if the model wants one."""
+    """The chat, rendered with the model's template, which also writes BOS if the model uses it."""
     if tokenizer.chat_template is None:
         return Prompt(
             "".join(f"{message['role']}: {message['content']}\n" for message in chat)

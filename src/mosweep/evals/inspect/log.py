@@ -1,5 +1,6 @@
-"""From one of Inspect's logs to metrics and per-item results. Whatever is not a complete success is
-a ``StageError``.
+"""Metrics and per-item results from a log of Inspect.
+
+Anything but a complete success is a ``StageError``.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ __all__ = ["add_usage", "check_log", "metrics_of", "samples_of"]
 
 
 def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
-    """Refuse a log whose numbers would not be a measurement of all that was asked for."""
+    """Raise ``StageError`` for a log that does not measure everything that was requested."""
     task, where = log.eval.task, log.location or None
     if log.status != "success":
         reason = log.error.message if log.error else "no reason given"
         raise StageError(f"evaluation {task}: {log.status}: {_line(reason)}", where)
     samples = log.samples or []
-    broken = [sample for sample in samples if sample.error is not None]
-    if broken and not tolerate_errors:
-        message = _line(broken[0].error.message) if broken[0].error else ""
+    failed = [sample for sample in samples if sample.error is not None]
+    if failed and not tolerate_errors:
+        message = _line(failed[0].error.message) if failed[0].error else ""
         raise StageError(
-            f"evaluation {task}: {len(broken)} of {len(samples)} samples failed; sample "
-            f"{broken[0].id}: {message}",
+            f"evaluation {task}: {len(failed)} of {len(samples)} samples failed; sample "
+            f"{failed[0].id}: {message}",
             where,
         )
     scores = log.results.scores if log.results else []
@@ -45,10 +46,10 @@ def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
 
 
 def metrics_of(log: EvalLog) -> dict[str, float]:
-    """``{name: value}`` of all scorers, with ``n``, the number of scored samples.
+    """``{name: value}`` of all scorers, and ``n``, the number of scored samples.
 
-    A metric goes by its own name; where two scorers have metrics of one name, by ``scorer/metric``
-    (or ``scorer/reducer/metric``).
+    If several scorers have a metric of the same name, it is called ``scorer/metric`` or
+    ``scorer/reducer/metric``.
     """
     assert log.results is not None
     rows: list[tuple[str, str | None, str, float]] = []
@@ -66,38 +67,35 @@ def metrics_of(log: EvalLog) -> dict[str, float]:
             )
     plain = Counter(name for _, _, name, _ in rows)
     qualified = Counter((scorer, name) for scorer, _, name, _ in rows)
-    found = {}
+    metrics = {}
     for scorer, reducer, name, value in rows:
         if plain[name] == 1:
-            found[name] = value
+            metrics[name] = value
         elif qualified[scorer, name] == 1:
-            found[f"{scorer}/{name}"] = value
+            metrics[f"{scorer}/{name}"] = value
         else:
-            found[f"{scorer}/{reducer}/{name}"] = value
+            metrics[f"{scorer}/{reducer}/{name}"] = value
     counts = {value for _, _, name, value in rows if name == "n"}
-    if len(counts) == 1:  # one number of samples needs no scorer's name
-        found = {name: value for name, value in found.items() if name.rpartition("/")[2] != "n"} | {
-            "n": counts.pop()
-        }
-    return found
+    if len(counts) == 1:  # all scorers agree on the number of samples
+        metrics = {name: value for name, value in metrics.items() if name.rpartition("/")[2] != "n"}
+        metrics["n"] = counts.pop()
+    return metrics
 
 
 def add_usage(usage: dict[str, dict[str, int]], log: EvalLog) -> None:
-    """Add the tokens that the log's models used; input that a provider had in its cache counts as
-    any other.
-    """
+    """Add the tokens that the log's models used. Cached input counts as input."""
     for model, used in log.stats.model_usage.items():
-        known = usage.setdefault(model, {"input_tokens": 0, "output_tokens": 0})
-        known["input_tokens"] += (
+        total = usage.setdefault(model, {"input_tokens": 0, "output_tokens": 0})
+        total["input_tokens"] += (
             used.input_tokens
             + (used.input_tokens_cache_read or 0)
             + (used.input_tokens_cache_write or 0)
         )
-        known["output_tokens"] += used.output_tokens
+        total["output_tokens"] += used.output_tokens
 
 
 def samples_of(log: EvalLog) -> list[dict[str, Any]]:
-    """One mapping per item and epoch, JSON-able: see ``EvalResults.samples``."""
+    """One JSON-serialisable mapping per item and epoch: see ``EvalResults.samples``."""
     from inspect_ai.scorer import value_to_float
 
     convert = value_to_float()
@@ -105,8 +103,8 @@ def samples_of(log: EvalLog) -> list[dict[str, Any]]:
     def number(value: Any) -> float | None:
         if isinstance(value, str) and not _numeric(value):
             return None
-        found = convert(value)
-        return found if math.isfinite(found) else None
+        result = convert(value)
+        return result if math.isfinite(result) else None
 
     rows = []
     for sample in log.samples or []:
@@ -138,7 +136,7 @@ def samples_of(log: EvalLog) -> list[dict[str, Any]]:
 
 
 def _flat(scorer: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A scorer may give one value, a mapping or a list of them."""
+    """Name and value of each score. A scorer may give one value, a mapping or a list."""
     if isinstance(value, dict):
         yield from ((f"{scorer}/{name}", item) for name, item in value.items())
     elif isinstance(value, list):

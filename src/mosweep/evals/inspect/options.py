@@ -1,8 +1,8 @@
 """Inspect's native options (``inspect.<path>``), checked without importing Inspect.
 
-The table is what ``inspect_ai.eval_async`` and ``GenerateConfig`` of the supported version take; a
-test compares it with the installed Inspect. Options that say where and how mosweep runs an
-evaluation are refused with the reason.
+The tables list the options of ``inspect_ai.eval_async`` and ``GenerateConfig`` in the supported
+version. A test compares them with the installed Inspect. Options that decide where and how mosweep
+runs an evaluation are refused with a reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["EVAL", "GENERATE", "OPEN", "OWNED", "InspectOptions", "inspect_optio
 
 PREFIX = "inspect"
 
-#: Options of the evaluation and what values look like.
+#: Options of the evaluation, and the types of their values.
 EVAL: dict[str, str] = {
     "limit": "int|list",
     "sample_id": "int|text|list",
@@ -48,7 +48,7 @@ EVAL: dict[str, str] = {
     "log_refusals": "bool",
 }
 
-#: Options of generation.
+#: Options of generation, and the types of their values.
 GENERATE: dict[str, str] = {
     "max_retries": "int",
     "timeout": "int",
@@ -91,12 +91,12 @@ GENERATE: dict[str, str] = {
     "batch": "bool|int",
 }
 
-#: Sections whose keys are the task's or the model's own.
+#: Sections whose keys are arguments of the task or the model.
 OPEN = ("task_args", "model_args")
 
 _RUN = "mosweep runs the evaluation"
-_LOGS = "mosweep keeps the log, whole, with the evaluation's results"
-_WHAT = "it is what the sweep varies (task=…, model=…)"
+_LOGS = "mosweep keeps the complete log with the evaluation's results"
+_WHAT = "the sweep varies it (task=…, model=…)"
 
 #: Inspect's other options, and why they cannot be set.
 OWNED: dict[str, str] = {
@@ -106,11 +106,11 @@ OWNED: dict[str, str] = {
     "solver": "not supported; choose the solver in the task",
     "scanner": "not supported; scan the logs afterwards",
     "checkpoint": "not supported; an evaluation is a cached stage",
-    "cache": "Inspect's cache knows a model by its name only and would mix up checkpoints; mosweep "
+    "cache": "Inspect's cache identifies a model by its name and would mix up checkpoints; mosweep "
     "caches evaluations itself",
-    "approval": "nobody is there to approve",
-    "review": "nobody is there to review",
-    "notification": "nobody is there to answer",
+    "approval": "evaluations run unattended",
+    "review": "evaluations run unattended",
+    "notification": "evaluations run unattended",
     "metadata": _RUN,
     "acp_server": _RUN,
     "ctl_server": _RUN,
@@ -143,9 +143,7 @@ OWNED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Checked options: keyword arguments of ``eval_async``, of ``GenerateConfig``, of the task and
-    of the model.
-    """
+    """Checked options: arguments of ``eval_async``, ``GenerateConfig``, the task and the model."""
 
     eval: Mapping[str, Any] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
@@ -154,13 +152,14 @@ class InspectOptions:
 
 
 def inspect_options(options: Mapping[str, Any]) -> InspectOptions:
-    """Sort and check native options; keys may be nested (``{"task_args": {…}}``) or dotted
-    (``{"task_args.n": 1}``).
+    """Check native options and sort them by recipient.
 
-    ``ConfigError`` with the key ``inspect.<path>`` for an option that Inspect does not have or that
-    mosweep decides, and for a value of a wrong kind. Options set to ``None`` are left to Inspect.
+    Keys may be nested (``{"task_args": {…}}``) or dotted (``{"task_args.n": 1}``). Raises
+    ``ConfigError`` with the key ``inspect.<path>`` for an option that Inspect does not have, for
+    one that mosweep decides, and for a value of the wrong type. Inspect's default applies to an
+    option that is ``None``.
     """
-    found: dict[str, dict[str, Any]] = {
+    sections: dict[str, dict[str, Any]] = {
         "eval": {},
         "generate": {},
         "task_args": {},
@@ -174,7 +173,7 @@ def inspect_options(options: Mapping[str, Any]) -> InspectOptions:
         if head in OPEN:
             if not rest and not isinstance(value, Mapping):
                 raise ConfigError(where, value, "expected a mapping of arguments")
-            found[head].update({rest: value} if rest else value)
+            sections[head].update({rest: value} if rest else value)
             continue
         kinds = EVAL.get(head) or GENERATE.get(head)
         if kinds is None or (rest and "mapping" not in kinds):
@@ -184,7 +183,7 @@ def inspect_options(options: Mapping[str, Any]) -> InspectOptions:
                 "Inspect has no such option; "
                 f"{choices(str(path), [*EVAL, *GENERATE, *OPEN], limit=80)}",
             )
-        section = found["eval" if head in EVAL else "generate"]
+        section = sections["eval" if head in EVAL else "generate"]
         if rest:
             section[head] = {**section.get(head, {}), rest: value}
         elif value is not None:
@@ -195,7 +194,7 @@ def inspect_options(options: Mapping[str, Any]) -> InspectOptions:
                     f"expected {' or '.join(_WORDS[kind] for kind in kinds.split('|'))}",
                 )
             section[head] = tuple(value) if head == "limit" and isinstance(value, list) else value
-    return InspectOptions(**found)
+    return InspectOptions(**sections)
 
 
 _WORDS = {

@@ -1,5 +1,6 @@
-"""What Inspect finds under the entry point group ``inspect_ai``: our model provider. Imports torch
-only when a model is made.
+"""Registers the model provider ``mosweep`` with Inspect (entry point group ``inspect_ai``).
+
+It must not import torch before a model is created.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ __all__ = ["mosweep"]
 
 @modelapi(name="mosweep")
 def mosweep() -> type[ModelAPI]:
-    """Local checkpoints and LoRA adapters: ``get_model("mosweep/NAME", base=FOLDER,
-    adapter=FOLDER)``.
-    """
+    """Local models: ``get_model("mosweep/NAME", base=FOLDER, adapter=FOLDER)``."""
     from mosweep.evals.inspect.local import LocalAPI
 
     return LocalAPI

@@ -1,4 +1,4 @@
-"""What arguments an Inspect task takes, read from its source without running it."""
+"""The arguments of an Inspect task, read from its source without running it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["TaskSignature", "check_arguments", "task_signature"]
 
 @dataclass(frozen=True)
 class TaskSignature:
-    """A task function: its ``name``, its ``arguments`` in order, the ``defaults`` that are
-    literals, those ``required``.
+    """The signature of a task function.
 
-    ``registered`` is the name Inspect knows the task by (``@task(name=…)``, otherwise the
-    function's).
+    - ``defaults``: default values, as far as they are literals
+    - ``required``: the arguments without a default
+    - ``open_ended``: the function takes any keyword argument
+    - ``registered``: Inspect's name for the task: ``@task(name=…)``, or else the function's name
     """
 
     name: str
@@ -30,13 +31,14 @@ class TaskSignature:
     registered: str
 
     def takes(self, argument: str) -> bool:
-        """Whether the task can be given ``argument``."""
+        """Whether the task takes ``argument``."""
         return self.open_ended or argument in self.arguments
 
 
 def task_signature(path: Path, name: str | None = None) -> TaskSignature:
-    """The signature of the one ``@task`` in ``path``, or of the one called ``name``. ``UserError``
-    lists those that are there.
+    """The signature of the only ``@task`` in ``path``, or of the task ``name``.
+
+    Raises ``UserError``, with the tasks of the file, if there is no such task.
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -55,15 +57,15 @@ def task_signature(path: Path, name: str | None = None) -> TaskSignature:
         if not tasks:
             raise UserError(f"{path} has no @task {name}; {choices(name, names)}")
     if len(tasks) != 1:
-        found = f"{len(names)}: {', '.join(names)}" if names else "none"
-        raise UserError(f"{path} must hold exactly one @task function, found {found}")
+        present = f"{len(names)}: {', '.join(names)}" if names else "none"
+        raise UserError(f"{path} must have exactly one @task function, found {present}")
     if not any(
         isinstance(_called(decorator), ast.Name)
         for decorator in tasks[0].decorator_list
         if _is_task(decorator)
     ):
         raise UserError(
-            f"{path}: Inspect finds no task decorated as {tasks[0].name} is; write: from "
+            f"{path}: Inspect does not recognise the decorator of {tasks[0].name}; write: from "
             "inspect_ai import task, and @task"
         )
     return _signature(tasks[0])
@@ -72,7 +74,7 @@ def task_signature(path: Path, name: str | None = None) -> TaskSignature:
 def check_arguments(
     signature: TaskSignature, given: Mapping[str, Any], where: str = "inspect.task_args"
 ) -> None:
-    """``ConfigError`` for an argument that the task does not take, or needs and does not get."""
+    """Raise ``ConfigError`` for an argument that the task does not take or that is missing."""
     for argument, value in given.items():
         if not signature.takes(argument):
             problem = (
@@ -129,7 +131,7 @@ def _signature(function: ast.FunctionDef) -> TaskSignature:
             try:
                 defaults[argument.arg] = ast.literal_eval(default)
             except ValueError:
-                continue  # computed at run time: the argument is optional, its default unknown here
+                continue  # computed at run time: the argument is optional, its default is unknown
     return TaskSignature(
         name=function.name,
         arguments=tuple(argument.arg for argument, _ in pairs),

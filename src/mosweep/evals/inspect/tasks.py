@@ -1,6 +1,4 @@
-"""How a task is named to Inspect: by folder, by file, by import path, or by the name it is
-registered under.
-"""
+"""Names of Inspect tasks: by folder, file, import path or registered name."""
 
 from __future__ import annotations
 
@@ -31,33 +29,32 @@ def located(spec: str) -> tuple[Path, str | None] | None:
     path = Path(text)
     if path.is_dir():
         path /= "eval.py"
-    # A link to a file stands for a file here: what lies beside the link belongs to it.
+    # A link to a file is not followed: the modules next to the link belong to the task.
     return (path.parent.resolve() / path.name, name or None) if path.suffix == ".py" else None
 
 
 @contextlib.contextmanager
 def with_own_modules(spec: str) -> Iterator[None]:
-    """Where Inspect runs the file that ``spec`` names, the file finds the modules beside it, and no
-    other task's.
+    """While Inspect runs the file of ``spec``, the file imports modules from its own folder.
+
+    It never gets a module of another task.
     """
     place = located(spec)
     if place is None:
         yield
         return
-    inspects: Any = importlib.import_module("inspect_ai._util.module")
-    usual = inspects.SourceFileLoader
+    loading: Any = importlib.import_module("inspect_ai._util.module")
+    original = loading.SourceFileLoader
     with task_modules(place[0].parent) as modules:
-        inspects.SourceFileLoader = modules.loader
+        loading.SourceFileLoader = modules.loader
         try:
             yield
         finally:
-            inspects.SourceFileLoader = usual
+            loading.SourceFileLoader = original
 
 
 def signature_of(spec: str) -> TaskSignature:
-    """What arguments the task takes: read from the source where there is a file, otherwise from the
-    imported function.
-    """
+    """The signature of a task, from its file, or else from the imported function."""
     place = located(spec)
     if place is not None:
         return task_signature(*place)
@@ -77,30 +74,28 @@ def signature_of(spec: str) -> TaskSignature:
 def _imported(spec: str) -> Any:
     module, _, name = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"the task {spec} cannot be imported: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise UserError(f"the task {spec} is not a function")
-    return found
+    return function
 
 
 def _registered(spec: str) -> Any:
     from inspect_ai._util.registry import registry_lookup
 
-    found = registry_lookup("task", spec)
-    if found is None:
+    function = registry_lookup("task", spec)
+    if function is None:
         raise UserError(
             f"no evaluation task {spec}: neither a file, nor a task folder, nor "
             "package.module:function, nor known to Inspect"
         )
-    return found
+    return function
 
 
 def reference(spec: str, given: Mapping[str, Any]) -> tuple[str | Task, dict[str, Any]]:
-    """What ``eval_async`` is to be given for ``spec``: a reference and its arguments, so that the
-    log can be run again.
-    """
+    """The task and its arguments for ``eval_async``, such that the log can be run again."""
     place = located(spec)
     if place is not None:
         return f"{place[0]}@{task_signature(*place).registered}", dict(given)

@@ -323,24 +323,23 @@ class SlurmClient:
         return jobs
 
     def find(self, name: str) -> str | None:
-        """The number of our job (or array) called ``name``, which holds no comma; the lowest if
-        there are several.
+        """The number of our job or array ``name``. The lowest if there are several.
 
-        ``None`` only if the controller, and accounting where there is any, answered and know of
-        none. A controller that was too busy to reply to sbatch may also be too busy yet to have
-        made the job.
+        ``name`` must not contain a comma. ``None`` only if the controller answered and knows no
+        such job, and so did accounting if the cluster has it. A controller that was too busy to
+        answer sbatch may create the job later.
         """
         user = ("-u", str(os.getuid()), f"--name={name}")
-        found = _named(self._ask("squeue", "-h", "-t", "all", *user, "-o", "%F|%j"), name)
-        if found is None:
+        number = _named(self._ask("squeue", "-h", "-t", "all", *user, "-o", "%F|%j"), name)
+        if number is None:
             with contextlib.suppress(NoAccounting):
-                found = _named(
+                number = _named(
                     self._ask_accounting(
                         "-X", "-n", "-P", *user, "-S", f"now-{FIND_DAYS}days", "-o", "JobID,JobName"
                     ),
                     name,
                 )
-        return found
+        return number
 
     def cancel(self, ids: Collection[str]) -> None:
         """Cancel these jobs, arrays (``123``) and tasks of arrays (``123_4``); what is unknown or
@@ -367,10 +366,10 @@ class SlurmClient:
 
     def max_array_size(self) -> int:
         """One more than the largest index that a task of an array may have."""
-        found = re.search(
+        match = re.search(
             r"^MaxArraySize\s*=\s*(\d+)", self._ask("scontrol", "show", "config"), re.MULTILINE
         )
-        return int(found[1]) if found else ARRAY_SIZE
+        return int(match[1]) if match else ARRAY_SIZE
 
     def partitions(self) -> list[str]:
         """The names of all partitions."""
@@ -457,11 +456,12 @@ def _locked(answer: Path) -> int:
 
 
 def _number(answer: Path) -> str | None:
-    """The job's number from what ``sbatch --parsable`` wrote (``123`` or ``123;cluster``), if it is
-    there in full.
+    """The job's number in the output of ``sbatch --parsable``: ``123`` or ``123;cluster``.
+
+    ``None`` if the output is incomplete.
     """
-    found = re.findall(r"^(\d+)(?:;.*)?\n", answer.read_text(errors="replace"), re.MULTILINE)
-    return found[-1] if found else None
+    numbers = re.findall(r"^(\d+)(?:;.*)?\n", answer.read_text(errors="replace"), re.MULTILINE)
+    return numbers[-1] if numbers else None
 
 
 def _environment() -> dict[str, str]:
@@ -509,23 +509,23 @@ def _words(lines: Iterable[str]) -> str:
 def _job(
     id: str, state: str, node: str, elapsed: str, start: str, reason: str = "", exit_code: str = ""
 ) -> Job | None:
-    """A job from the words of squeue or sacct; ``None`` if there is no state among them."""
-    found = re.match(r"([A-Z_]+)\+?(?: by (\d+))?", state.strip())
-    if found is None:
+    """A job from the fields of squeue or sacct. ``None`` if they have no state."""
+    match = re.match(r"([A-Z_]+)\+?(?: by (\d+))?", state.strip())
+    if match is None:
         return None
     node = "" if node in ("None assigned", "(null)", "n/a", "N/A") else node
     # Without a node, squeue's start is the time at which the job is expected to start or was
     # cancelled.
-    started = _time(start) if node and found[1] != "PENDING" else None
+    started = _time(start) if node and match[1] != "PENDING" else None
     return Job(
         id,
-        found[1],
+        match[1],
         "" if reason in ("None", "(null)") else reason.strip(),
         node,
         _seconds(elapsed),
         started,
         exit_code,
-        found[2] or "",
+        match[2] or "",
     )
 
 
@@ -579,23 +579,24 @@ def _parts(words: list[str], size: int) -> Iterator[list[str]]:
 
 def _named(answer: str, name: str) -> str | None:
     """The lowest number among lines of ``<id>|<name>`` with this name."""
-    found = [
+    numbers = [
         int(line[1])
         for line in re.finditer(r"^(\d+)[^|\n]*\|(.*)$", answer, re.MULTILINE)
         if line[2] == name
     ]
-    return str(min(found)) if found else None
+    return str(min(numbers)) if numbers else None
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds from ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``seconds``; ``None``
-    if it is none of them.
+    """Seconds from ``[days-]hours:minutes:seconds``, ``minutes:seconds`` or ``seconds``.
+
+    ``None`` for any other text.
     """
-    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(?:(\d+):)?(\d+)(?:\.\d+)?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(?:(\d+):)?(\d+)(?:\.\d+)?", text.strip())
+    if match is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    if found[2] and not found[3]:
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    if match[2] and not match[3]:
         hours, minutes = 0, hours
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 

@@ -54,12 +54,12 @@ class Follower:
     # -- files -------------------------------------------------------------------------------------
 
     def read_marks(self) -> None:
-        """Look at the files that jobs leave when they start and end."""
+        """Read the files that jobs leave when they start and end."""
         jobs = self.jobs
-        mine = {(at.submission.name, at.index): key for key, at in jobs.at.items()}
+        keys = {(at.submission.name, at.index): key for key, at in jobs.at.items()}
         for name, submission in jobs.followed.items():
             for index, what in submission.news():
-                key = mine.get((name, index))
+                key = keys.get((name, index))
                 if key not in jobs.at:
                     continue
                 if (mark := submission.mark(index, what)) is None:
@@ -69,7 +69,7 @@ class Follower:
         jobs.tidy()
 
     def end_by_mark(self, key: str, mark: Mapping[str, Any]) -> None:
-        """A job says that it ended. That it succeeded is believed when its record is there."""
+        """Process a job's report that it ended. Only its record proves that it succeeded."""
         jobs, at = self.jobs, self.jobs.at[key]
         if jobs.store.read(key):
             elsewhere = bool(mark.get("elsewhere"))

@@ -81,12 +81,12 @@ def _accounted(
     client: SlurmClient, arrays: Mapping[str, str], jobs: dict[str, Job]
 ) -> dict[str, Job]:
     try:
-        found = client.accounting(arrays)
+        accounted = client.accounting(arrays)
     except (NoAccounting, SlurmSilent):
         return {}
     return {
         name: job
-        for name, job in found.items()
+        for name, job in accounted.items()
         if is_unclear(jobs.get(name)) and not (name in jobs and job.alive)
     }
 

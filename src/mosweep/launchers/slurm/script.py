@@ -21,7 +21,7 @@ def parameters(options: Slurm, resources: Resources) -> dict[str, Any]:
     """What a stage asks for, under sbatch's own names: its ``resources`` over these options."""
     asked = resources
     gpus, gres = asked.gpus, options.gres
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "nodes": asked.nodes or options.nodes,
         "ntasks-per-node": asked.ntasks_per_node or options.tasks_per_node,
         "cpus-per-task": asked.cpus or options.cpus_per_task,
@@ -35,26 +35,26 @@ def parameters(options: Slurm, resources: Resources) -> dict[str, Any]:
         "comment": options.comment,
     }
     if asked.mem_gb or options.mem_gb:
-        found["mem"] = f"{round((asked.mem_gb or options.mem_gb or 0) * 1024)}M"
+        settings["mem"] = f"{round((asked.mem_gb or options.mem_gb or 0) * 1024)}M"
     else:
-        found |= {
+        settings |= {
             "mem-per-cpu": options.mem_per_cpu,
             "mem-per-gpu": None if gpus == 0 else options.mem_per_gpu,
         }
     if gpus is None:
-        found |= {
+        settings |= {
             "gres": gres,
             "gpus-per-node": options.gpus_per_node or None,
             "gpus-per-task": options.gpus_per_task,
         }
-        found["cpus-per-gpu"] = options.cpus_per_gpu
+        settings["cpus-per-gpu"] = options.cpus_per_gpu
     elif gpus > 0:
-        found["gpus-per-node"] = gpus
-        found["cpus-per-gpu"] = options.cpus_per_gpu
-    found |= {**options.additional_parameters, **asked.additional_parameters}
+        settings["gpus-per-node"] = gpus
+        settings["cpus-per-gpu"] = options.cpus_per_gpu
+    settings |= {**options.additional_parameters, **asked.additional_parameters}
     return {
         name.replace("_", "-"): value
-        for name, value in found.items()
+        for name, value in settings.items()
         if value is not None and value is not False
     }
 

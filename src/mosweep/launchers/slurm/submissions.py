@@ -188,16 +188,17 @@ class Submissions:
     root: Path
 
     def open(self, known: Mapping[str, Submission] | None = None) -> dict[str, Submission]:
-        """By name, those that may have jobs in Slurm, oldest first; ``known`` ones are kept as they
-        are.
+        """The submissions that may have jobs in Slurm, by name, oldest first.
+
+        Those in ``known`` are not read again.
         """
         known = known or {}
-        found = {
+        submissions = {
             name: known.get(name) or Submission(self.root / name)
             for name in self._open_names()
             if (self.root / name / "intent.json").exists()
         }
-        return dict(sorted(found.items(), key=lambda item: (item[1].intent["time"], item[0])))
+        return dict(sorted(submissions.items(), key=lambda item: (item[1].intent["time"], item[0])))
 
     def stages(self) -> set[str]:
         """The stages of all open submissions, and what they need."""

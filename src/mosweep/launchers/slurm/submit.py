@@ -155,10 +155,10 @@ class Submitter:
 
     def link_script(self, submission: Submission) -> None:
         """Each trial's folder shows the script that its stage was submitted with."""
-        mine = set(submission.keys.values())
+        submitted = set(submission.keys.values())
         for trial in self.jobs.plan.trials:
             for stage in trial.stages:
-                if stage.key in mine and (folder := self.jobs.sweep / trial.name).is_dir():
+                if stage.key in submitted and (folder := self.jobs.sweep / trial.name).is_dir():
                     point(
                         folder / f"{stage.label.replace('/', '_')}.sbatch",
                         os.path.relpath(submission.script, folder),
@@ -232,11 +232,11 @@ class Submitter:
         return sorted(at[key].place for key in needs if key not in implied)
 
     def ancestors(self, stage: Stage) -> set[str]:
-        """The keys of all that a stage needs, and that those need."""
-        found: set[str] = set()
+        """The keys of all stages that a stage depends on, directly or not."""
+        keys: set[str] = set()
         for need in stage.needs.values():
-            found |= {need.key} | self.ancestors(need)
-        return found
+            keys |= {need.key} | self.ancestors(need)
+        return keys
 
     def grown(self, stage: Stage) -> Stage:
         """The stage with more memory if it ran out of it before."""
@@ -251,10 +251,10 @@ class Submitter:
         )
 
     def say_full(self, error: SlurmFull) -> None:
-        """Say once that not all can go in at once."""
+        """Print once that Slurm does not accept all jobs now."""
         if not self.said_full:
             self.jobs.notice(
-                f"Slurm takes no more jobs at present ({error}); the rest goes in as others end"
+                f"Slurm accepts no more jobs now ({error}); the rest is submitted as others end"
             )
         self.said_full = True
 

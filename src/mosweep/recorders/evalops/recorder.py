@@ -60,14 +60,14 @@ class EvalOpsRecorder(Recorder):
         self.rests_until = 0.0
 
     def stage_finished(self, event: StageFinished) -> None:
-        """Send it, if it is the evaluation of a round."""
+        """Send the result, if the stage is the evaluation of a round."""
         if event.key in self.rounds:
             with contextlib.suppress(queue.Full):  # the end of the launch sends the rest
                 self.waiting.put_nowait(event.key)
             self._start()
 
     def sweep_finished(self, event: SweepFinished) -> None:
-        """Send what is left, for a few seconds and until the answer that is due then."""
+        """Send the remaining rounds for a few seconds, and wait for the last answer."""
         wanted = {stage.key for _, stage in _rounds(event.result) if stage.evaluation}
         if wanted - _sent(event.result.folder):
             self.last = event.result
@@ -101,14 +101,14 @@ class EvalOpsRecorder(Recorder):
         thread.join(self.service.seconds_left())
 
     def _work(self) -> None:
-        """What the thread does."""
+        """The thread's main function."""
         try:
             self._send_all()
         except Exception as error:
             self.problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def _send_all(self) -> None:
-        """Send what an earlier launch has left, then each round as it comes, then the rest."""
+        """Send the rounds that an earlier launch left, then new ones, then the rest."""
         sweep: SweepResult | None = None
         rounds: dict[str, tuple[TrialResult, StageResult]] = {}
         left: dict[str, tuple[TrialResult, StageResult]] = {}
@@ -193,7 +193,7 @@ def _rounds(result: SweepResult) -> Iterator[tuple[TrialResult, StageResult]]:
 
 
 def _sent(folder: Path) -> set[str]:
-    """The keys of what was sent."""
+    """The keys of the evaluations that were sent."""
     return {event["key"] for event in _ledger(folder).read("sent")}
 
 

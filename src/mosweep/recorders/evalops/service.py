@@ -38,7 +38,7 @@ NOT_ABOUT_THE_RUN = (401, 403, 408, 429)
 
 
 class Refused(MosweepError):
-    """EvalOps does not accept this very test run."""
+    """EvalOps refuses this test run."""
 
 
 class Service:
@@ -57,7 +57,7 @@ class Service:
         self._ending.set()
 
     def seconds_left(self) -> float:
-        """How long the answer to the last request may take to come and to be noted."""
+        """How long the answer to the last request, and recording it, may take."""
         with self._lock:
             due = self._asked_at + self.options.timeout_s + NOTING_S
         return max(0.0, due - time.monotonic())
@@ -101,7 +101,7 @@ class Service:
         raise MosweepError(problem)
 
     def _may_begin(self) -> bool:
-        """Whether a request may begin. If so, the end of the launch waits for its answer."""
+        """Whether a request may start. If so, the end of the launch waits for its answer."""
         with self._lock:
             now = time.monotonic()
             if now < self._ends_at:
@@ -116,7 +116,7 @@ class Service:
 
 
 def api_key() -> str:
-    """The key in the environment; ``UserError`` if it is missing, or cannot be sent."""
+    """The API key. Raises ``UserError`` if it is missing, or cannot be sent in a header."""
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise UserError(f"loop.evalops.url needs a key in the environment variable {KEY}")

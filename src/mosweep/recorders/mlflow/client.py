@@ -33,7 +33,7 @@ VIEW = "mosweep"
 
 
 def load() -> Any:
-    """The module ``mlflow``, made quiet; raises ``MissingExtra``."""
+    """The module ``mlflow``, with its log output off. Raises ``MissingExtra``."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with _variable("MLFLOW_LOGGING_LEVEL", "WARNING"):  # read while MLflow is imported
@@ -88,7 +88,7 @@ class ClientWriter:
         return digests
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Write the runs, over what there is of them."""
+        """Write the runs, and replace existing ones."""
         for run in runs:
             self._write(run)
 
@@ -266,7 +266,7 @@ def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
 
 @contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable for a while, unless it is set."""
+    """Set an environment variable temporarily, unless it is set."""
     if name in os.environ:
         yield
         return

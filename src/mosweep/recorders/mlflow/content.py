@@ -62,7 +62,7 @@ def run_digest(result: SweepResult | TrialResult) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """The runs of a sweep, made one by one as they are asked for."""
+    """The runs of a sweep, each created on request."""
 
     result: SweepResult
     _models: dict[str, Model] = field(default_factory=dict, repr=False)
@@ -344,7 +344,7 @@ def _files(folder: Path, copied: str, made: Mapping[str, Any]) -> dict[str, byte
 
 
 def _error(stage: StageResult) -> str | None:
-    """The error, unless its message seems to have a key in it."""
+    """The error, unless its message seems to contain an API key."""
     return (
         "(looks like a secret; see the log)"
         if stage.error and looks_secret("", stage.error)

@@ -124,7 +124,7 @@ class MLflowRecorder(Recorder):
     locks: Path | None = None
 
     def sweep_finished(self, event: SweepFinished) -> None:
-        """Project what is known at the end."""
+        """Record the sweep's results."""
         try:
             project(event.result, self.uri, self.artifact_root, locks=self.locks)
         except Exception as error:
@@ -173,7 +173,7 @@ def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[
 
 
 def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str | None:
-    """The page of the runs, if the marker says that all are recorded and the database is there."""
+    """The page of the runs, if the marker says that all are recorded and the database exists."""
     try:
         marker = json.loads((result.folder / MARKER).read_bytes())
         same = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
@@ -183,7 +183,7 @@ def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str |
 
 
 def _is_there(uri: str, run_id: str) -> bool:
-    """Whether the sweep's run is there; ``False`` also if only MLflow itself can know."""
+    """Whether the sweep's run exists. ``False`` also if only MLflow itself can tell."""
     file = sqlite.file_of(uri)
     if file is not None:
         return sqlite.has_run(file, run_id)

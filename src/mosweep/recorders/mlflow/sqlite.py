@@ -134,7 +134,7 @@ class SqliteWriter:
         return self._run_ids.get(trial)
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Write the runs, over what there is of them: all or none."""
+        """Write the runs, and replace existing ones, in one transaction."""
         old = [(self._run_ids[run.trial],) for run in runs if run.trial in self._run_ids]
         run_ids = {run.trial: self._new_id(run.sweep, run.trial) for run in runs} | self._run_ids
         rows = Rows(
@@ -175,7 +175,7 @@ class SqliteWriter:
         self._database.executemany(statement, [(self._number, *tag) for tag in tags.items()])
 
     def _new_id(self, sweep: str, trial: str) -> str:
-        """The same for the same trial: a new database finds the artifact folders of the old one."""
+        """An id derived from the trial, so that a new database finds the old artifact folders."""
         return fingerprint.digest_bytes(f"{self._experiment}\n{sweep}\n{trial}".encode())[:32]
 
     def _open_experiment(self, artifact_root: Path) -> tuple[int, str]:
@@ -220,7 +220,7 @@ def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 def _create(file: Path) -> None:
-    """Create an empty database with MLflow's own migrations, and show it once it is whole.
+    """Create an empty database with MLflow's own migrations, atomically.
 
     It needs internals of MLflow. If they have moved, MLflow's client has to do it.
     """
