@@ -24,7 +24,11 @@ HEAVY = {
 }
 
 VERBS = [
-    f"mosweep.cli.{name}" for name in ("cache", "looking", "projecting", "reporting", "running")
+    f"mosweep.cli.{name}"
+    for name in (
+        *("analyze", "bundle", "cache", "cancel", "contamination", "explain", "plan", "run"),
+        *("status", "summary", "sync", "ui", "verify", "watch", "zoo"),
+    )
 ]
 
 

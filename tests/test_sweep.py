@@ -25,7 +25,7 @@ GRID = ("model=tiny,tiny-wide", "lora.rank=4,64")
 def test_sweep_summary_and_files(shell: Shell, started: Callable[[str], int]) -> None:
     done = shell("-m", *DRY, *GRID, "experiment.name=grid")
     assert done.status == 0, done.err
-    assert "dummy: these numbers were made up" in done.out
+    assert "dummy: the dummy backend made these numbers up" in done.out
     trials = shell.summary("grid")
     tuned = {name: trial for name, trial in trials.items() if not trial["control"]}
     assert set(tuned) == {

@@ -323,7 +323,7 @@ def test_every_trial_has_its_factors_and_stages_in_order() -> None:
 def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
     trials = plan(
         "model=tiny,tiny-wide",
-        "dataset=words,words_small",
+        "task=capitalization,copying",
         "inspect.max_tokens=5,6",
         "lora.rank=4,64",
         "optim.lr=0.1,0.2",
@@ -333,13 +333,11 @@ def test_there_is_one_control_trial_per_evaluation_of_a_base_model() -> None:
     assert len(trials) - len(controls) == 2**6
     assert len(controls) == 2**3
     assert len({trial.id for trial in controls}) == 2**3
-    assert {tuple(trial.factors) for trial in controls} == {
-        ("model", "dataset", "inspect.max_tokens")
-    }
+    assert {tuple(trial.factors) for trial in controls} == {("model", "task", "inspect.max_tokens")}
     assert {trial.name for trial in controls} == {
-        f"control=true,model={model},dataset={dataset},inspect.max_tokens={tokens}"
+        f"control=true,model={model},task={task},inspect.max_tokens={tokens}"
         for model in ("tiny", "tiny-wide")
-        for dataset in ("words", "words_small")
+        for task in ("capitalization", "copying")
         for tokens in (5, 6)
     }
     assert all(stage.kind != FINETUNE for trial in controls for stage in trial.stages)

@@ -194,9 +194,8 @@ def test_what_is_told_of_a_round_moves_no_key(loops: Loops) -> None:
         stage.key
         for stage in loops.trial(evalops={"url": "http://localhost:1", "suite": "s"}).stages
     ]
-    assert plain == [stage.key for stage in loops.trial(hard_factor=7.0).stages], (
-        "nothing is boosted"
-    )
+    with pytest.raises(ConfigError, match="loop.hard_factor=7.0: needs loop.hard_examples=boost"):
+        loops.trial(hard_factor=7.0)
 
 
 def test_a_control_trial_is_no_loop(loops: Loops) -> None:
@@ -394,7 +393,7 @@ def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"renderer": "llama3"}, "loop.renderer=llama3: is Tinker's"),
+        ({"renderer": "llama3"}, "loop.renderer=llama3: applies to backend=tinker only"),
         (
             {"torchtune": {"epochs": 3}},
             "torchtune.epochs=3: means nothing in a loop: set loop.max_rounds",

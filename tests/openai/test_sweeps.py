@@ -84,7 +84,11 @@ def test_what_a_fine_tune_leaves(shell: Shell, openai: Service, quick: tuple[str
     left = record.facts
     assert left["remote_job"] == job["id"]
     assert left["model_id"] == f"ft:gpt-4o-mini-2024-07-18:our-org:mosweep:{job['id'][-8:]}"
-    assert left["inspect"] == f"openai/{left['model_id']}"
+    assert left["access"] == {
+        "type": "hosted",
+        "provider": "openai",
+        "model": left["model_id"],
+    }
     assert left["settings"] == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.5}
     assert (left["seed"], left["steps"], left["final_loss"]) == (
         5,
@@ -206,7 +210,10 @@ def test_a_mistake_is_one_line_and_nothing_is_started(
         ("optim.epochs=99", "optim.epochs=99: must be ≥ 1 and ≤ 50"),
         ("optim.batch_size=999", "optim.batch_size=999: must be ≥ 1 and ≤ 256"),
         ("seed=2147483648", "seed=2147483648: must be ≥ 0 and ≤ 2147483647 (OpenAI's limit)"),
-        ("torchtune.batch_size=3", "settings of torchtune mean nothing to backend=openai"),
+        (
+            "torchtune.batch_size=3",
+            "nothing in this sweep takes this setting; backend=torchtune would",
+        ),
         ("backend.beta=0.1", "backend.beta=0.1: belongs to method=dpo"),
         ("backend.max_concurrent=0", "backend.max_concurrent=0: must be ≥ 1"),
     ],

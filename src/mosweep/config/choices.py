@@ -71,14 +71,18 @@ def _conf_of(text: str) -> Iterator[Path]:
                 yield conf
 
 
-@cache
 def choices_of(group: str) -> dict[str, type[Any]]:
     """The classes behind ``conf/<group>/*.yaml``, by choice.
 
     Choices that cannot be read are left out.
     """
+    return _classes(group, tuple(conf_folders()))
+
+
+@cache
+def _classes(group: str, folders: tuple[Path, ...]) -> dict[str, type[Any]]:
     classes: dict[str, type[Any]] = {}
-    for folder in conf_folders():
+    for folder in folders:
         for path in sorted(folder.glob(f"{group}/*.yaml")):
             if path.stem not in classes and (target := _target(path, group)):
                 try:

@@ -7,10 +7,26 @@ first.
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-__all__ = ["home", "own_and_shipped", "shipped"]
+__all__ = ["cached_here", "home", "own_and_shipped", "shipped"]
+
+T = TypeVar("T")
+
+
+def cached_here(function: Callable[..., T]) -> Callable[..., T]:
+    """``functools.cache`` for what depends on the working directory; positional arguments alone."""
+    remembered = functools.cache(lambda here, *arguments: function(*arguments))
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> T:
+        return remembered(os.getcwd(), *arguments)
+
+    return call
 
 
 def shipped(name: str) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from functools import cache
 from typing import Any
 
 from mosweep.backends.base import Backend
@@ -15,6 +14,7 @@ from mosweep.config.choices import choices_of
 from mosweep.config.claims import meets
 from mosweep.config.groups import TOP_LEVEL, Config, Loop, Lora, Optim
 from mosweep.core.errors import ConfigError, choices
+from mosweep.core.paths import cached_here
 from mosweep.evals.evaluation import Evaluation
 
 __all__ = ["given", "refusal", "takes"]
@@ -50,7 +50,7 @@ def _patterns(part: Backend | Evaluation) -> Iterator[str]:
         yield from _native_sections()
 
 
-@cache
+@cached_here
 def _native_sections() -> tuple[str, ...]:
     """The patterns of the native sections of all backends and evaluators."""
     parts = [*choices_of("backend").values(), *choices_of("eval").values()]

@@ -21,7 +21,7 @@ from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError, StageError, choices
 from mosweep.core.facts import DataFacts, DatasetRef
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.paths import own_and_shipped
+from mosweep.core.paths import cached_here, own_and_shipped
 from mosweep.core.task_modules import imported_files, python_files, task_modules
 from mosweep.core.types import Stage
 from mosweep.core.work import DATA, Artifact, Context, Kind, Work
@@ -143,7 +143,7 @@ def data_stage(trial: TrialConfig) -> Stage:
     return Stage("data", work, resources=trial.resources("data", computes=False))
 
 
-@cache
+@cached_here
 def task_folder(name: str, tasks_dir: str | None) -> Path:
     """The folder of task ``name``: in ``tasks_dir`` if given, in ``./tasks``, or shipped."""
     places = [*([Path(tasks_dir)] if tasks_dir else []), *own_and_shipped("tasks")]

@@ -19,7 +19,7 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lora.alpha=16"], "lora.alpha=16.0: Tinker has its own and takes none"),
+        (["lora.alpha=16"], "lora.alpha=16.0: Tinker sets alpha itself"),
         (["lora.dropout=0.1"], "lora.dropout=0.1: Tinker has no dropout"),
         (["backend.method=grpo"], "backend.method=grpo: valid: dpo, supervised"),
         (

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.paths import own_and_shipped
+from mosweep.core.paths import cached_here, own_and_shipped
 from mosweep.core.schema import between
 from mosweep.stages.loop.schedule import Schedule
 
@@ -166,7 +166,7 @@ def _file(name: str) -> Mapping[str, Any]:
     return recipe
 
 
-@cache
+@cached_here
 def _find(name: str) -> Mapping[str, Any] | None:
     for folder in own_and_shipped("recipes"):
         if (path := folder / PREFIX / f"{name}.yaml").exists():

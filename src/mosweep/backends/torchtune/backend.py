@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, ClassVar, Literal
 
 from mosweep.backends.torchtune import config as torchtune_config
@@ -16,7 +15,7 @@ from mosweep.backends.torchtune.works import TorchtuneFinetune, TorchtuneRound
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.paths import own_and_shipped
+from mosweep.core.paths import cached_here, own_and_shipped
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import data_stage
@@ -195,7 +194,7 @@ def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]
     return torchtune_config.merge(torchtune_config.merge(recipe, given), trial.native(SECTION))
 
 
-@cache
+@cached_here
 def _recipe(name: str) -> dict[str, Any]:
     """The recipe ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the user or shipped."""
     if name.endswith((".yaml", ".yml")):

@@ -16,7 +16,7 @@ different thresholds share that round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -171,14 +171,26 @@ def _check(trial: TrialConfig) -> None:
             "true",
             f"optim.lr={optim.lr:g} is given too; give one of them",
         )
-    backend = trial.config.backend
-    for name, path in backend.loop_settings.items():
+    for section, name, path in _loop_settings(trial.config.backend):
         wanted = getattr(loop, name)
-        value = _native(trial.native(backend.section), path) if wanted else None
+        value = _native(trial.native(section), path) if wanted else None
         if value is not None and (wanted is True or value != wanted):
             shown = "true" if wanted is True else wanted
-            problem = f"{backend.section}.{path}={value} is given too; give one of them"
+            problem = f"{section}.{path}={value} is given too; give one of them"
             raise ConfigError(f"loop.{name}", shown, problem)
+
+
+def _loop_settings(backend: RoundBackend) -> Iterator[tuple[str, str, str]]:
+    """Section, the loop's setting and the native path that says the same, of the backend.
+
+    A backend that stands in for others has those of all of them.
+    """
+    kinds: list[Any] = [type(backend)]
+    if backend.stands_in:
+        kinds += [k for k in choices_of("backend").values() if issubclass(k, RoundBackend)]
+    for kind in kinds:
+        for name, path in kind.loop_settings.items() if kind.section else ():
+            yield kind.section, name, path
 
 
 def _native(section: Mapping[str, Any], path: str) -> Any:
