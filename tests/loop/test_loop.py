@@ -194,7 +194,9 @@ def test_what_is_told_of_a_round_moves_no_key(loops: Loops) -> None:
         stage.key
         for stage in loops.trial(evalops={"url": "http://localhost:1", "suite": "s"}).stages
     ]
-    with pytest.raises(ConfigError, match="loop.hard_factor=7.0: needs loop.hard_examples=boost"):
+    with pytest.raises(
+        ConfigError, match=r"loop\.hard_factor=7\.0: needs loop\.hard_examples=boost"
+    ):
         loops.trial(hard_factor=7.0)
 
 

@@ -24,7 +24,6 @@ _extra: list[Path] = []
 def use_folder(folder: Path | None) -> None:
     """Search ``folder`` first, for ``--config-dir``."""
     _extra[:] = [folder] if folder else []
-    choices_of.cache_clear()
 
 
 def conf_folders() -> list[Path]:
