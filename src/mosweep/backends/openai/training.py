@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from mosweep.backends.openai.account import ATTEMPT, ENDED, FULL, KEY, Account
 from mosweep.backends.training import RunStatus
 from mosweep.core.errors import StageError, UserError
+from mosweep.core.files import write_whole
 from mosweep.core.providers import RemoteError
 from mosweep.core.schema import between, build
 from mosweep.datasets.jsonl import JSONLDataset, Sample
@@ -380,9 +381,8 @@ class OpenAITrainingBackend:
 
     def _intend(self, key: str, attempt: int, job: str | None) -> None:
         if self.intent is not None:
-            temporary = self.intent.with_name(f".{self.intent.name}")
-            temporary.write_text(json.dumps({"key": key, "attempt": attempt, "job": job}) + "\n")
-            temporary.replace(self.intent)
+            intent = {"key": key, "attempt": attempt, "job": job}
+            write_whole(self.intent, json.dumps(intent) + "\n")
 
 
 def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes:
