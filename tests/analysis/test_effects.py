@@ -500,7 +500,7 @@ def test_an_evaluation_that_left_no_samples_or_broken_ones(tmp_path: Path) -> No
         == "1 of 6 trials at lora.rank=4 have no score of any item: model=tiny,lora.rank=4,seed=0"
     )
     lost.write_text('{"id": 1, "sco')
-    with pytest.raises(CorruptRecord, match=r"samples.jsonl: not JSON"):
+    with pytest.raises(CorruptRecord, match=r"samples.jsonl: expected one JSON object"):
         effects(unread(result))
 
 

@@ -98,5 +98,5 @@ def test_samples_are_read_by_column(tmp_path: Path) -> None:
 def test_samples_that_are_not_json_are_named(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text('{"id": 1}\n{"id"')
-    with pytest.raises(CorruptRecord, match=r"samples\.jsonl: not JSON"):
+    with pytest.raises(CorruptRecord, match=r"samples\.jsonl: expected one JSON object"):
         read_samples(path)
