@@ -110,11 +110,8 @@ class Builder:
                 continue
             # Trials that differ only in training share all other sections, and so their control.
             # Most controls are recognised by these sections, without being built.
-            relevant = (
-                value
-                for key, value in trial.config.items()
-                if key not in ("lora", "optim", "loop", "seed", self._section_of(trial))
-            )
+            of_training = {"lora", "optim", "loop", "seed", self._section_of(trial)}
+            relevant = (value for key, value in trial.config.items() if key not in of_training)
             identity = tuple(
                 id(value) if isinstance(value, Mapping) else str(value) for value in relevant
             )

@@ -32,21 +32,21 @@ def takes(config: Config) -> tuple[str, ...]:
         if not isinstance(part, base):
             key = f"{'backend' if base is Backend else 'eval'}._target_"
             raise ConfigError(key, type(part).__name__, f"is not a mosweep.{base.__name__}")
-    patterns = [*_patterns(config.eval)]
+    patterns = [*_patterns(config.eval, config)]
     for name, part in config.transforms.items():
         patterns += [name, f"{name}.*", *(part.takes if part is not None else ())]
     if not config.control:
-        patterns += ["backend", "backend.*", *_patterns(config.backend)]
+        patterns += ["backend", "backend.*", *_patterns(config.backend, config)]
         if config.loop.enabled:
             patterns.append("loop.*")
     return tuple(dict.fromkeys(patterns))
 
 
-def _patterns(part: Backend | Evaluation) -> Iterator[str]:
+def _patterns(part: Backend | Evaluation, config: Config) -> Iterator[str]:
     yield from part.takes
     if part.section is not None:
         yield f"{part.section}.*"
-    if part.stands_in:
+    if part.stands_in and any(config.native.values()):  # Otherwise nothing else is imported.
         yield from _native_sections()
 
 

@@ -64,8 +64,9 @@ class Sweep:
         """
         launch = self._frozen(trials, store, design)
         if not (self.folder / "launches" / launch.file).exists():
-            trials = self._named(trials)
-            launch = self._frozen(trials, store, design)
+            named = self._named(trials)
+            if named != list(trials):
+                trials, launch = named, self._frozen(named, store, design)
             launch = self._same(launch, trials) or launch
         launches = self.folder / "launches"
         if not (launches / launch.file).exists():
