@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.work import Context, Kind, RemoteWork, Traits
+from mosweep.core.work import Context, Kind, RemoteWork
 
 now: Counter[str] = Counter()
 most: Counter[str] = Counter()
@@ -30,10 +30,6 @@ class Wait(RemoteWork):
     kind: ClassVar[Kind] = Kind("wait")
     version: ClassVar[int] = 1
     provider: ClassVar[str] = "clock"
-
-    @property
-    def traits(self) -> Traits:
-        return Traits(remote=self)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         now[self.provider] += 1

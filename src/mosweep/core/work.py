@@ -229,6 +229,11 @@ class RemoteWork(Work):
     outlives: ClassVar[bool] = False
     max_concurrent: int
 
+    @property
+    def traits(self) -> Traits:
+        """The work is remote. Add ``provider`` if the provider charges for tokens."""
+        return Traits(remote=self)
+
     @classmethod
     def check_access(cls, works: Sequence[Self]) -> None:
         """Ask the provider, once per launch, whether it would accept these works.
