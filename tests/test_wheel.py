@@ -100,7 +100,7 @@ def test_a_dry_run_needs_only_the_core(python: Path, tmp_path: Path) -> None:
 def test_what_is_missing_is_named(python: Path, tmp_path: Path) -> None:
     done = run(python, tmp_path, "-m", "lora.rank=4", "tracking=none")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "pip install 'mosweep[local,torchtune,inspect]'" in done.stderr
+    assert "pip install 'mosweep[torchtune,local,inspect]'" in done.stderr
     assert "tracking=none" in run(python, tmp_path, "backend=dummy").stderr
     assert not list(tmp_path.rglob("experiment.yaml"))
     assert "pip install 'mosweep[torchtune]'" in run(python, tmp_path, "doctor").stdout

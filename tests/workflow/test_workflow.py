@@ -180,7 +180,7 @@ def test_damage_is_made_good(raw: DatasetAtom) -> None:
     ran.clear()
     weights = state.atom("model").get_data_path() / "weights"
     weights.write_text(weights.read_text()[:-1] + "X")
-    with pytest.warns(DamageWarning, match="other content"):
+    with pytest.warns(DamageWarning, match="was changed after it was published"):
         again = run_workflow(WORKFLOW, {"raw": raw}, Config())
     assert ran == ["train"]
     assert ids(state) == ids(again)

@@ -442,7 +442,7 @@ def test_questions_for_the_reference_that_may_yet_be_answered_are_asked_again(
     )
     assert len(objective.reference) == 2
     assert client.asked == 6
-    assert capsys.readouterr().out.count("retrying in") == 2
+    assert capsys.readouterr().out.count("retry in") == 2
     refused = tinker.BadRequestError(
         "too long", response=httpx.Response(400, request=request), body=None
     )

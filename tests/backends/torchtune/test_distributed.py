@@ -29,9 +29,8 @@ def test_a_batch_is_shared_evenly_or_not_at_all() -> None:
     assert share(TINY, 2, nodes=4)["batch_size"] == 4
     with pytest.raises(
         ConfigError,
-        match=r"resources\.gpus=3: .*batch_size=32 evenly; valid: 1, 2, 4, 8, 16, 32 of "
-        r"them.*multiple "
-        r"of 3",
+        match=r"resources\.gpus=3: .*batch_size=32 evenly; valid: 1, 2, 4, 8, 16, 32 "
+        r"processes.*multiple of 3",
     ):
         share(TINY, 3)
     with pytest.raises(ConfigError, match=r"resources\.gpus=8: 64 processes"):
@@ -82,7 +81,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, words: Path, base: Pa
     assert together.final_loss == pytest.approx(alone.final_loss, rel=0.2), (
         "from other first weights of the adapter"
     )
-    assert together.final_loss < alone.losses[0][1] / 3
+    assert together.final_loss < alone.losses[0][1] / 2
     assert {path.name for path in two.adapter.iterdir()} == {
         path.name for path in one.adapter.iterdir()
     }

@@ -280,7 +280,7 @@ def test_tasks_with_the_same_names_in_one_process(
         ("broken_sample", "broken_sample: error: .*the third sample breaks"),
         ("broken_task", "no such data"),
         ("unscored", "nothing was scored"),
-        ("uses_tools", "without tools"),
+        ("uses_tools", "cannot use tools"),
         ("nan_scores", "no sample was scored|is nan"),
     ],
 )
