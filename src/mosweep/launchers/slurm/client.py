@@ -13,7 +13,7 @@ what the accounting database knows, some seconds late. Neither is the truth by i
   again: ``squeue`` is right.
 - ``sacct`` finds a job that was never eligible (held, or cancelled by its dependency) by its number
   only, never by its name.
-- A number may be used again after Slurm was set up anew; ``sacct`` then answers with the old job
+- A number may be used again after Slurm was set up again; ``sacct`` then answers with the old job
   until it hears of the new one.
 
 Tried on Slurm 22.05; what other versions say when they fail is taken from reports of it.
@@ -101,7 +101,7 @@ _PREFIX = re.compile(
 _GONE = ("invalid job id specified", "already completing or completed")
 
 #: Variables that belong to the process which submits. sbatch hands the rest of the environment to
-#: the job, and Slurm sets these anew.
+#: the job, and Slurm sets these itself.
 _OURS = (
     "SLURM_",
     "SLURMD_",
