@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tests.conftest import Shell
+from tests.conftest import Shell, known
 
 from mosweep.config.groups import Budget
 from mosweep.core.facts import Usage
@@ -244,16 +244,21 @@ def ended(store: Store, stage: Stage, usd: float) -> None:
     )
 
 
+def four_stages(store: Store, *, before: float, budget: Budget) -> tuple[list[Stage], Meter]:
+    """Four stages to run, and their meter. One like them ended and took ``before`` dollars."""
+    first, *stages = (Stage("finetune", Asks("tiny", number)) for number in range(5))
+    ended(store, first, before)
+    trials = [Trial(stage.key, {}, (stage,)) for stage in stages]
+    meter = Meter.of(replace(make_plan(trials, store), budget=budget), store)
+    return stages, known(meter)
+
+
 def test_what_is_under_way_is_waited_for_and_what_failed_counts_as_expected(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shell.folder)
     store = Store(shell.folder / "store")
-    before, *stages = (Stage("finetune", Asks("tiny", number)) for number in range(5))
-    ended(store, before, 10)
-    trials = [Trial(stage.key, {}, (stage,)) for stage in stages]
-    meter = Meter.of(replace(make_plan(trials, store), budget=Budget(usd=35)), store)
-    assert meter is not None
+    stages, meter = four_stages(store, before=10, budget=Budget(usd=35))
     first, second, third, fourth = (stage.key for stage in stages)
     for key in (first, second, third):
         assert (meter.refusal(key), meter.must_wait(key)) == (None, False)
@@ -280,11 +285,7 @@ def test_what_waits_is_taken_back_when_others_cost_more(
 ) -> None:
     monkeypatch.chdir(shell.folder)
     store = Store(shell.folder / "store")
-    before, *stages = (Stage("finetune", Asks("tiny", number)) for number in range(5))
-    ended(store, before, 5)
-    trials = [Trial(stage.key, {}, (stage,)) for stage in stages]
-    meter = Meter.of(replace(make_plan(trials, store), budget=Budget(usd=32)), store)
-    assert meter is not None
+    stages, meter = four_stages(store, before=5, budget=Budget(usd=32))
     keys = [stage.key for stage in stages]
     for key in keys:
         meter.starts(key)

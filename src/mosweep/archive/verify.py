@@ -31,6 +31,7 @@ from mosweep.archive.reading import File, read_archive
 from mosweep.archive.verdict import Verdict
 from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
+from mosweep.core.files import yaml_loader
 from mosweep.core.samples import SAMPLES
 from mosweep.core.work import Kind
 from mosweep.sweep.launches import config_digest
@@ -297,7 +298,7 @@ def _yaml(text: bytes) -> Mapping[str, Any]:
     """A configuration. Aliases, which can expand to gigabytes, and deep nesting are refused."""
     import yaml
 
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = yaml_loader()
     depth = 0
     try:
         for event in yaml.parse(text, Loader=loader):

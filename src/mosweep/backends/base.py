@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mosweep.core.checks import Check
+from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.model import ModelSource
 
-__all__ = ["Backend", "HostedBase"]
+__all__ = ["Backend", "HostedBase", "check_beta"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,9 @@ class Backend(ABC):
     def checks(cls) -> Iterable[Check]:
         """What ``mosweep doctor`` checks for this backend."""
         return ()
+
+
+def check_beta(beta: float | None, method: str) -> None:
+    """Raise ``ConfigError`` for a ``beta``, the weight of DPO's reference model, without DPO."""
+    if beta is not None and method != "dpo":
+        raise ConfigError("beta", beta, f"belongs to method=dpo; this is method={method}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError
+from mosweep.core.files import yaml_loader
 from mosweep.core.paths import own_and_shipped
 
 __all__ = ["choices_of", "conf_folders", "name_of", "plugin_folders", "use_folder"]
@@ -95,9 +96,7 @@ def _target(path: Path, group: str) -> str | None:
     import yaml
 
     try:
-        data = yaml.load(
-            path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        data = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     if not isinstance(data, dict):

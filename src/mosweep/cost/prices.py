@@ -14,6 +14,7 @@ from typing import Any
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.facts import Usage
+from mosweep.core.files import yaml_loader
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.schema import between, build
 
@@ -178,12 +179,7 @@ def _blocks(path: Path) -> Mapping[str, _Block]:
     import yaml
 
     try:
-        data = (
-            yaml.load(
-                path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            )
-            or {}
-        )
+        data = yaml.load(path.read_text(encoding="utf-8"), yaml_loader()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), FILE, f"is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, Mapping):

@@ -24,6 +24,7 @@ from mosweep.config.secrets import masked
 from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, MosweepError
 from mosweep.core.events import Recorder, SweepFinished
+from mosweep.core.files import yaml_loader
 from mosweep.core.journal import Journal
 from mosweep.core.levels import level_text
 from mosweep.core.paths import home
@@ -180,7 +181,7 @@ def _configuration(trial: TrialResult) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load((Path(trial.folder) / "config.yaml").read_bytes())
+        data = yaml.load((Path(trial.folder) / "config.yaml").read_bytes(), yaml_loader())
     except (OSError, yaml.YAMLError):
         return {}
     return data if isinstance(data, dict) else {}

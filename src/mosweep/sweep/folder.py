@@ -24,7 +24,7 @@ from typing import Any
 from mosweep.config.claims import taken
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
-from mosweep.core.files import write_whole
+from mosweep.core.files import write_whole, yaml_loader
 from mosweep.core.journal import Journal
 from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record, Store
@@ -74,10 +74,7 @@ class Sweep:
             self._write_trials(trials)
             if not (self.folder / "experiment.yaml").exists():
                 write_whole(self.folder / "experiment.yaml", _yaml(dict(design)))
-            write_whole(
-                launch.specs_file,
-                (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values()),
-            )
+            write_whole(launch.specs_file, _specs(trials))
             write_whole(launches / launch.file, launch.parts())
         self._known[launch.file] = launch
         self.__dict__.pop("launches", None)
@@ -102,10 +99,9 @@ class Sweep:
             )
 
         for earlier in self.launches:
-            if len(earlier.trials) == len(trials) and identity(earlier) == identity(launch):
-                specs = (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
-                if earlier.specs_file.read_text(encoding="utf-8") == "".join(specs):
-                    return earlier
+            same = len(earlier.trials) == len(trials) and identity(earlier) == identity(launch)
+            if same and earlier.specs_file.read_text(encoding="utf-8") == "".join(_specs(trials)):
+                return earlier
         return None
 
     def note_launch(self, file: str) -> None:
@@ -165,7 +161,7 @@ class Sweep:
             text = (self.folder / trial / "config.yaml").read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        config: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config: dict[str, Any] = yaml.load(text, yaml_loader())
         return config
 
     @cached_property
@@ -399,6 +395,11 @@ def _stage(
         queue=queue,
         since=note.get("time") if note.get("event") == "started" else None,
     )
+
+
+def _specs(trials: Iterable[Trial]) -> Iterator[str]:
+    """The lines of a launch's file with the full stages."""
+    return (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
 
 
 def _yaml(data: Any) -> str:

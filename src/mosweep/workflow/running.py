@@ -113,16 +113,16 @@ def run_workflow(
     It also works inside a running event loop, as in a notebook. There, ``await
     run_workflow_async(…)`` does not block the loop.
     """
-    run = _Run(
+    run = run_workflow_async(
         workflow,
-        dict(input_atoms or {}),
+        input_atoms,
         config,
-        selected_steps,
-        force,
-        store or default_store(),
-        max_parallel,
-        user,
-    ).run()
+        selected_steps=selected_steps,
+        force=force,
+        store=store,
+        max_parallel=max_parallel,
+        user=user,
+    )
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from mosweep.backends.base import Backend
+from mosweep.backends.base import Backend, check_beta
 from mosweep.backends.openai.training import CLOSING, GREATEST_SEED, Method
 from mosweep.backends.openai.works import OpenAIFinetune, settings_of
 from mosweep.core.checks import Check, check_libraries
@@ -59,10 +59,7 @@ class OpenAIBackend(Backend):
     """Minutes that OpenAI may be unreachable before a job fails."""
 
     def __post_init__(self) -> None:
-        if self.beta is not None and self.method != "dpo":
-            raise ConfigError(
-                "beta", self.beta, f"belongs to method=dpo; this is method={self.method}"
-            )
+        check_beta(self.beta, self.method)
         if self.suffix is not None and not 1 <= len(self.suffix) <= 64:
             raise ConfigError("suffix", self.suffix, "must have 1 to 64 characters")
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mosweep.backends.base import HostedBase
+from mosweep.backends.base import HostedBase, check_beta
 from mosweep.backends.tinker.recipe import Method, TinkerRecipe, load_recipe
 from mosweep.backends.tinker.works import TinkerFinetune, TinkerRound
 from mosweep.core.checks import Check, check_libraries
@@ -79,10 +79,7 @@ class TinkerBackend(RoundBackend):
     """Minutes that Tinker may be unreachable before a fine-tune fails."""
 
     def __post_init__(self) -> None:
-        if self.beta is not None and self.method != "dpo":
-            raise ConfigError(
-                "beta", self.beta, f"belongs to method=dpo; this is method={self.method}"
-            )
+        check_beta(self.beta, self.method)
         if self.use_recommended_lr and self.method == "dpo":
             raise ConfigError("use_recommended_lr", "true", _SUPERVISED_LR)
 
