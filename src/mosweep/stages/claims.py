@@ -46,8 +46,10 @@ def _patterns(part: Backend | Evaluation, config: Config) -> Iterator[str]:
     yield from part.takes
     if part.section is not None:
         yield f"{part.section}.*"
-    if part.stands_in and any(config.native.values()):  # Otherwise nothing else is imported.
-        yield from _native_sections()
+    if part.stands_in:
+        # Without native settings, no other part has to be imported to know which it takes.
+        given = any(config.native.values())
+        yield from _native_sections() if given else (f"{name}.*" for name in config.native)
 
 
 @cached_here
