@@ -215,11 +215,14 @@ def test_jobs_go_on_while_there_is_no_controller(
 def test_a_crash_of_the_controller_forgets_the_last_jobs_and_gives_their_numbers_again(
     lonely_cluster: Cluster, submit: Callable[..., str]
 ) -> None:
-    first, second = submit("sleep 60", "--job-name=first"), submit("sleep 60", "--job-name=second")
-    lonely_cluster.restart_controller(crash=True)
-    assert lonely_cluster.state(second) == ""
-    third = submit("true", "--job-name=third")
-    assert third in (first, second)
+    for _ in range(5):  # On a busy machine the state may have been saved just before the crash.
+        given = [submit("sleep 60", f"--job-name={name}") for name in ("first", "second")]
+        lonely_cluster.restart_controller(crash=True)
+        if lonely_cluster.state(given[-1]) == "":
+            break
+    else:
+        pytest.fail("five crashes, and no job was forgotten")
+    assert submit("true", "--job-name=third") in given
 
 
 def test_without_accounting_sacct_says_so(lonely_cluster: Cluster) -> None:

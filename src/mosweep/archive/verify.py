@@ -202,7 +202,7 @@ def _check_records(
                 verdict.problems.append(f"{path}: its key does not follow from its payload")
             if spec is None:
                 verdict.problems.append(f"{path}: a stage of no launch")
-            elif [record["kind"], record["payload"]] != [kind.name, spec["payload"]]:
+            elif [Kind.of(record["kind"]).name, record["payload"]] != [kind.name, spec["payload"]]:
                 verdict.problems.append(f"{path}: is not the stage that was launched")
             digests = {file["name"]: file["sha256"] for file in record["files"]}
             if (
