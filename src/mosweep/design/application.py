@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import version
 from hydra._internal.hydra import Hydra
@@ -53,6 +53,9 @@ def hydra_main(arguments: Sequence[str]) -> int:
     with _Session(args.config_dir) as hydra:
         name = args.config_name or CONFIG_NAME
         if args.help:
+            loader: Any = hydra.config_loader
+            # Hydra copies its whole repository to list one group.
+            loader.get_group_options = loader.repository.get_group_options
             hydra.app_help(config_name=name, args_parser=parser, args=args)
         elif args.hydra_help:
             hydra.hydra_help(config_name=name, args_parser=parser, args=args)
