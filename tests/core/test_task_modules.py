@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mosweep.core.task_modules import imported_files, task_modules
+from mosweep.core.task_modules import task_modules
 
 
 def write(folder: Path, files: Mapping[str, str] | None = None, **more: str) -> Path:
@@ -191,25 +191,3 @@ def test_code_that_fails_leaves_nothing(tmp_path: Path) -> None:
     )
     with pytest.raises(KeyError):
         built(task)
-
-
-def test_what_files_import(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        {
-            "a/__init__": "",
-            "a/x": "from . import z",
-            "a/z": "import c",
-            "b": "from .data import q",
-            "c": "import main",
-            "data": "",
-        },
-        main="import json, a.x\ndef f():\n    from b import y",
-        broken="import (",
-        unused="import broken",
-    )
-    found = {
-        str(path.relative_to(tmp_path)) for path in imported_files(tmp_path, [tmp_path / "main.py"])
-    }
-    assert found == {"main.py", "a/__init__.py", "a/x.py", "a/z.py", "b.py", "c.py", "data.py"}
-    assert imported_files(tmp_path, [tmp_path / "broken.py"]) == {tmp_path / "broken.py"}

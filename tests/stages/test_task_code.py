@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from mosweep.core.errors import StageError, UserError
+from mosweep.core.task_code import code_digest, covered_files
 from mosweep.core.types import Stage
 from mosweep.core.work import Context, Resources
 from mosweep.design.application import planned
-from mosweep.stages.data import BuildData, check_code, code_digest
+from mosweep.stages.data import BuildData, check_code
 
 DATA = """
 import json
@@ -29,8 +30,7 @@ def build(dataset, folder):
 
 
 def digest(path: Path) -> str:
-    found: str = code_digest.__wrapped__(path)
-    return found
+    return code_digest(covered_files(path))
 
 
 def build(task: Path, out: Path) -> str:
@@ -72,10 +72,10 @@ def test_code_that_was_edited_since_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "data.py").write_text("import helpers")
     (tmp_path / "helpers.py").write_text("")
     planned = digest(tmp_path / "data.py")
-    check_code(tmp_path / "data.py", planned)
+    check_code(covered_files(tmp_path / "data.py"), planned, "data.py")
     (tmp_path / "helpers.py").write_text("1")
     with pytest.raises(StageError, match=r"data\.py was edited since"):
-        check_code(tmp_path / "data.py", planned)
+        check_code(covered_files(tmp_path / "data.py"), planned, "data.py")
 
 
 @pytest.fixture
@@ -136,13 +136,16 @@ def test_what_is_in_the_key(task: Path, main: str) -> None:
     covered = set()
     for path in [*task.rglob("*.py"), task / "linked" / "__init__.py", task / "much" / "data.py"]:
         old = path.read_text()
-        path.write_text(f"{old}\n# edited")
+        path.write_text(f"{old}\nedited = 1")
         if digest(task / main) != before:
             covered.add(str(path.relative_to(task)))
         path.write_text(old)
     assert covered == COVERED[main]
+    for name in ("README.md", ".hidden", "__pycache__/x.pyc", "eval.yaml"):
+        (task / name).write_text("")
+        assert digest(task / main) == before, name
     (task / "words.txt").write_text("")
-    assert digest(task / main) == before
+    assert (digest(task / main) == before) == (main == "mine.py"), "it names no such file"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,6 @@ def test_an_evaluation_by_path_has_its_code_in_its_key(
     main.parent.mkdir(exist_ok=True)
 
     def stage() -> Stage:
-        code_digest.cache_clear()
         [trial], _ = planned(["control=true", f"eval.tasks=['{name}']"])
         return trial.stages[-1]
 

@@ -48,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         check_access,
         evalops_recorder,
         link_and_record,
+        settle,
         tracking_recorder,
     )
     from mosweep.execution.launch import launch as run_plan
@@ -61,6 +62,8 @@ def run(arguments: Sequence[str]) -> int:
     ).waiting(not args.no_wait)
     store = launch.store
     plan, rerun = selected_plan(trials, store, args)
+    if settle(plan, store):
+        plan, rerun = selected_plan(trials, store, args)
     plan = replace(plan, budget=build(Budget, launch.design.get("budget") or {}, "budget"))
     if plan.to_run:
         check_budget(plan, store)

@@ -42,12 +42,14 @@ async def attempt(
     *,
     libraries: Iterable[str] = (),
     accept: Callable[[Record], bool] = lambda record: True,
+    content: Callable[[], str | None] = lambda: None,
 ) -> Ended:
     """Compute the result of ``key``, unless it exists and ``accept`` takes it.
 
     ``run`` returns the facts. It creates the attempt's folder if it writes files. ``about`` goes
-    into the record beside time, host and the versions of ``libraries``. Any exception but a
-    cancellation is a failure.
+    into the record beside time, host and the versions of ``libraries``. ``content`` returns the
+    stage's identity by content: a finished result with the same content is taken instead. Any
+    exception but a cancellation is a failure.
     """
     if (record := store.read(key)) and accept(record):
         return Ended(record)
@@ -59,11 +61,15 @@ async def attempt(
         if (record := store.read(key)) and accept(record):  # Published before our claim.
             store.abandon(place)
             return Ended(record)
+        same = content()
+        if same and (found := store.find(payload, same)):
+            return Ended(store.adopt(place, found, payload, same, **about))
         facts = await run(place)
         record = store.publish(
             place,
             payload=payload,
             facts=facts,
+            content=same,
             started=round(started, 3),
             finished=round(time.time(), 3),
             host=this_process().host,

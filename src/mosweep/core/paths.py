@@ -13,20 +13,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["cached_here", "home", "own_and_shipped", "shipped"]
+__all__ = ["cached_here", "forget_files", "home", "own_and_shipped", "shipped"]
 
 T = TypeVar("T")
 
+_caches: list[Any] = []
+
 
 def cached_here(function: Callable[..., T]) -> Callable[..., T]:
-    """``functools.cache`` for what depends on the working directory; positional arguments alone."""
-    remembered = functools.cache(lambda here, *arguments: function(*arguments))
+    """``functools.cache`` for what depends on the working directory and the user's files.
+
+    It takes positional arguments only. ``forget_files`` clears it.
+    """
+    cached = functools.cache(lambda here, *arguments: function(*arguments))
+    _caches.append(cached)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> T:
-        return remembered(os.getcwd(), *arguments)
+        return cached(os.getcwd(), *arguments)
 
     return call
+
+
+def forget_files() -> None:
+    """Read the user's files again: they may have changed since this process last planned."""
+    for cached in _caches:
+        cached.cache_clear()
 
 
 def shipped(name: str) -> Path:

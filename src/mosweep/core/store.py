@@ -5,6 +5,7 @@
     claims/                  the owners of the stages that are running
     quarantine/              damaged records and files, kept for inspection
     spent/a/abcd…            provider jobs of records that were deleted to be computed again
+    contents/ab              finished stages by the content of their inputs, to find them again
 
 A stage is done if and only if its record exists, and the record and its files are unchanged.
 Reading verifies this: a record carries its own digest and, per file, size, modification time and
@@ -20,7 +21,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.claims import Claim, Claims, Owner
+from mosweep.core.contents import Contents
 from mosweep.core.errors import CorruptRecord, StoreError
 from mosweep.core.files import write_synced
 from mosweep.core.work import Artifact, Kind
@@ -42,6 +44,9 @@ LOG = "log.txt"
 
 #: The parts of a record that are kept only if it is read whole.
 _BULKY = ("payload", "versions", "files")
+
+#: The parts of a record that say how its result was computed.
+_MADE = ("started", "finished", "host", "job", "versions", "resources", "tries")
 
 #: The parts of a record that many records have in common.
 _COMMON = ("kind", "label", "host")
@@ -110,6 +115,11 @@ class Store:
         """The claims on the stages that are running."""
         return Claims(self.root / "claims")
 
+    @cached_property
+    def contents(self) -> Contents:
+        """The finished stages by content."""
+        return Contents(self.root / "contents")
+
     def read(self, key: str, *, thorough: bool = False, whole: bool = False) -> Record | None:
         """The record of ``key``, or ``None`` if there is none or it is damaged.
 
@@ -175,26 +185,30 @@ class Store:
         *,
         payload: Mapping[str, Any],
         facts: Mapping[str, Any],
+        content: str | None = None,
+        files: Sequence[Mapping[str, Any]] | None = None,
         **about: Any,
     ) -> Record:
         """Publish the attempt's files and ``facts`` as its stage's result, durably and atomically.
 
         ``about`` (label, times, provenance) is kept in the record but is not part of the artifact.
-        Raises ``ClaimLost`` if the stage was taken over. If another attempt has already published a
-        result, that one stays and is returned.
+        ``content`` is the stage's identity by content, if it has one. ``files`` describes the files
+        if they are known. Raises ``ClaimLost`` if the stage was taken over. If another attempt has
+        already published a result, that one stays and is returned.
         """
         key = attempt.claim.key
-        files = [
-            _describe(attempt.folder, name) for name in sorted(_walk(attempt.folder)) if name != LOG
-        ]
+        if files is None:
+            names = sorted(name for name in _walk(attempt.folder) if name != LOG)
+            files = [_describe(attempt.folder, name) for name in names]
         data: dict[str, Any] = {
             "key": key,
             "kind": payload["kind"],
             "payload": dict(payload),
             "facts": dict(facts),
             "folder": str(attempt.folder.relative_to(self.root)),
-            "files": files,
+            "files": list(files),
             "has_files": bool(files),
+            **({"content": content} if content else {}),
             "artifact_digest": fingerprint.fingerprint(
                 {"facts": _finite(facts), "files": {file["name"]: file["sha256"] for file in files}}
             ),
@@ -216,6 +230,8 @@ class Store:
         try:
             attempt.claim.check()
             os.link(temporary, path)  # Unlike rename, it never replaces another attempt's record.
+            if content:
+                self.contents.add(payload, content, key)
         except FileExistsError:
             record = self.read(key)
         finally:
@@ -226,6 +242,43 @@ class Store:
                 f"stage {key[:12]} was published by another attempt, but that record is damaged"
             )
         return record
+
+    def find(self, payload: Mapping[str, Any], content: str) -> Record | None:
+        """The latest finished result with this content."""
+        found = (self.read(key, whole=True) for key in self.contents.find(payload, content))
+        return next((record for record in found if record), None)
+
+    def adopt(
+        self,
+        attempt: Attempt,
+        found: Record,
+        payload: Mapping[str, Any],
+        content: str,
+        **about: Any,
+    ) -> Record:
+        """Publish ``found``, which was read whole, as the result of the attempt's stage, too.
+
+        The files are linked, not copied. Times, host and versions stay those of the computation.
+        """
+        files: Sequence[Mapping[str, Any]] = found.data["files"]
+        for file in files:
+            source, place = found.folder / file["name"], attempt.folder / file["name"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, place)
+            except OSError:  # A file system without hard links.
+                import shutil
+
+                shutil.copy2(source, place)
+        made = {name: found.data[name] for name in _MADE if name in found.data}
+        return self.publish(
+            attempt,
+            payload=payload,
+            facts=found.facts,
+            content=content,
+            files=files,
+            **{**made, **about, "found": found.data.get("found", found.key)},
+        )
 
     def abandon(self, attempt: Attempt) -> None:
         """End a failed attempt. Its folder stays, because it has the log."""
@@ -246,6 +299,8 @@ class Store:
             return
         if again and (remote := data["facts"].get("remote_job")):
             self._spend(key, str(remote))
+        if again and (content := data.get("content")):
+            self.contents.forget(content, data["payload"])
         path.unlink(missing_ok=True)
         import shutil
 

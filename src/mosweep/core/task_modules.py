@@ -9,13 +9,12 @@ folder comes last on ``sys.path``, and only while the stage runs.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
 from itertools import count
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-__all__ = ["TaskModules", "imported_files", "python_files", "task_modules"]
+__all__ = ["TaskModules", "task_modules"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,57 +168,3 @@ def _is_library(name: str) -> bool:
 def _is_from(place: str, name: str, module: ModuleType) -> bool:
     path = os.path.join(os.path.abspath(place), *name.split("."))
     return getattr(module, "__file__", None) in (f"{path}.py", f"{path}/__init__.py")
-
-
-def python_files(folder: Path) -> list[Path]:
-    """All Python files in ``folder`` and below. Of linked folders, only packages count."""
-    files: list[Path] = []
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or (
-            place != str(folder) and os.path.islink(place) and "__init__.py" not in names
-        ):
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
-        files += [Path(place, name) for name in names if name.endswith(".py")]
-    return files
-
-
-def imported_files(folder: Path, files: Iterable[Path]) -> set[Path]:
-    """The ``files``, and the files of ``folder`` that they import, directly or indirectly.
-
-    Of an imported package, all files count.
-    """
-    imported: set[Path] = set()
-    remaining = list(files)
-    while remaining:
-        path = remaining.pop()
-        if path not in imported:
-            imported.add(path)
-            for name in _imports(path):
-                module = folder / f"{name}.py"
-                remaining += [module] if module.is_file() else []
-                remaining += python_files(folder / name) if (folder / name).is_dir() else []
-    return imported
-
-
-def _imports(path: Path) -> set[str]:
-    """The top-level names that ``path`` imports."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # Running the file will report it.
-        return set()
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= (
-                {node.module.partition(".")[0]}
-                if node.module
-                else {alias.name for alias in node.names}
-            )
-    return names

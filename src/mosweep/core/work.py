@@ -203,6 +203,14 @@ class Work(ABC):
         """Whether these inputs leave so little to do that no job is needed."""
         return False
 
+    def reads(self, role: str, artifact: Artifact) -> Json:
+        """What the result depends on of the input ``role``, by default all its facts and files.
+
+        A finished stage is found again if this is the same, whichever stage the input is. It must
+        not have times, job ids or paths.
+        """
+        return artifact.digest
+
     def expected_usage(self, tokens: int) -> Usage | None:
         """The usage of a fine-tune on a data set of ``tokens`` tokens, or ``None`` if unknown."""
         return None

@@ -16,6 +16,7 @@ from mosweep.config.claims import taken
 from mosweep.config.groups import Config, Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
+from mosweep.core.paths import forget_files
 from mosweep.core.types import Stage, Trial, in_order
 from mosweep.stages.base import Transform, TrialConfig
 from mosweep.stages.claims import given, refusal, takes
@@ -32,6 +33,7 @@ class Builder:
     """
 
     def __init__(self) -> None:
+        forget_files()
         self._sections = Sections()
         self._first: dict[str, Any] = {}
         self._patterns: dict[tuple[str, ...], None] = {}

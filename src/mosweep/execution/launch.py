@@ -20,6 +20,7 @@ from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.paths import home
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
+from mosweep.core.reuse import adopt
 from mosweep.core.schema import plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, load_work, unique_stages
@@ -46,6 +47,7 @@ __all__ = [
     "link_and_record",
     "prepare",
     "run_trials",
+    "settle",
     "store_of",
     "tracking_of",
     "tracking_recorder",
@@ -134,7 +136,10 @@ def run_trials(
     ``within``: this is one job of a sweep that is frozen, recorded and reported elsewhere.
     """
     store, sweep = store_of(config), Sweep(folder)
-    plan = replace(make_plan(trials, store), budget=config.budget)
+    plan = make_plan(trials, store)
+    if settle(plan, store):
+        plan = make_plan(trials, store)
+    plan = replace(plan, budget=config.budget)
     check_installed(plan, config)
     if plan.to_run:
         check_budget(plan, store)
@@ -149,6 +154,13 @@ def run_trials(
     if launch(plan, store, sweep, launcher, recorders=evalops).detached:
         return sweep.result()
     return finish(plan.trials, config, store, sweep, plan.records, evalops)
+
+
+def settle(plan: Plan, store: Store) -> bool:
+    """Make results that were found by content those of the plan's stages, if there are any."""
+    if plan.found:
+        adopt(store, (stage for key, stage in plan.stages.items() if key in plan.found))
+    return bool(plan.found)
 
 
 def check_installed(plan: Plan, config: Config) -> None:

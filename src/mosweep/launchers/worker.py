@@ -30,6 +30,7 @@ from typing import Any
 from mosweep.core import schema
 from mosweep.core.attempt import attempt, note_failure
 from mosweep.core.errors import MosweepError, StageError
+from mosweep.core.reuse import content_key
 from mosweep.core.store import Attempt, DamageWarning, Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Context, Resources, Work
@@ -58,6 +59,9 @@ async def perform(
     """
     key = spec["key"]
 
+    def content() -> str | None:
+        return content_key(store, work or load_work(spec), spec["payload"])
+
     async def run(place: Attempt) -> Mapping[str, Any]:
         emit({"event": "started", "key": key, "log": str(place.log)})
         loaded = work or load_work(spec)
@@ -71,7 +75,13 @@ async def perform(
     # how the stage was placed: what it asked for, and what became of it before
     about |= {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
     ended = await attempt(
-        store, key, run, spec["payload"], about, libraries=spec.get("libraries", ())
+        store,
+        key,
+        run,
+        spec["payload"],
+        about,
+        libraries=spec.get("libraries", ()),
+        content=content,
     )
     if ended.owner is not None:
         return {"event": "busy", "key": key, "owner": str(ended.owner)}

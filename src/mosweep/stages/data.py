@@ -13,16 +13,17 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mosweep.core import fingerprint
+from mosweep.core.digests import file_digest, tree_digest
 from mosweep.core.errors import ConfigError, StageError, choices
 from mosweep.core.facts import DataFacts, DatasetRef
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import cached_here, own_and_shipped
-from mosweep.core.task_modules import imported_files, python_files, task_modules
+from mosweep.core.task_code import code_digest, covered_files
+from mosweep.core.task_modules import task_modules
 from mosweep.core.types import Stage
 from mosweep.core.work import DATA, Artifact, Context, Kind, Work
 from mosweep.stages.base import TrialConfig
@@ -31,11 +32,12 @@ __all__ = [
     "BuildData",
     "ImportData",
     "check_code",
-    "code_digest",
     "data_folder",
     "data_stage",
     "dataset_ref",
+    "task_code",
     "task_folder",
+    "training_content",
 ]
 
 TRAIN = "train.jsonl"
@@ -59,7 +61,7 @@ class BuildData(Work):
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Write the folder ``data``, and return its facts."""
         path = Path(self.folder) / "data.py"
-        check_code(path, self.code)
+        check_code(covered_files(path), self.code, str(path))
         out = context.out / "data"
         out.mkdir()
         with task_modules(path.parent) as modules:
@@ -111,6 +113,12 @@ def dataset_ref(data: Artifact) -> DatasetRef:
     return DatasetRef(facts.name, facts.digest)
 
 
+def training_content(data: Artifact) -> Any:
+    """What a fine-tune that trains on ``train.jsonl`` depends on: name and content."""
+    facts = DataFacts.of(data.facts)
+    return [facts.name, facts.digest]
+
+
 def data_stage(trial: TrialConfig) -> Stage:
     """The stage that provides the trial's data set."""
     config = trial.config
@@ -139,7 +147,8 @@ def data_stage(trial: TrialConfig) -> Stage:
                 name,
                 f"the task {config.task.name} builds no such data set; {choices(name, valid)}",
             )
-        work = BuildData(config.task.name, name, code_digest(folder / "data.py"), str(folder))
+        code = code_digest(task_code(folder / "data.py"))
+        work = BuildData(config.task.name, name, code, str(folder))
     return Stage("data", work, resources=trial.resources("data", computes=False))
 
 
@@ -160,25 +169,15 @@ def task_folder(name: str, tasks_dir: str | None) -> Path:
     )
 
 
-@cache
-def code_digest(path: Path) -> str:
-    """Digest of the code that ``path`` may run: the file, and what it imports from its folder.
-
-    For a task's ``data.py`` or ``eval.py`` it covers every module of the folder. The other of the
-    two counts only if one of these modules imports it.
-    """
-    folder = path.parent
-    entry_points = {folder / "data.py", folder / "eval.py"}
-    modules = set(python_files(folder)) - entry_points if path in entry_points else set()
-    used = imported_files(folder, {path, *modules})
-    return fingerprint.digest_tree(folder, [str(file.relative_to(folder)) for file in used])
+#: The files of a task's code, read once per plan.
+task_code = cached_here(covered_files)
 
 
-def check_code(path: Path, digest: str) -> None:
+def check_code(files: Mapping[str, str] | None, digest: str, what: str) -> None:
     """Raise ``StageError`` if the code has changed since the stage was planned."""
-    if code_digest.__wrapped__(path) != digest:
+    if code_digest(files or {}) != digest:
         raise StageError(
-            f"{path} was edited since this stage was planned; run the sweep's command again"
+            f"{what} was edited since this stage was planned; run the sweep's command again"
         )
 
 
@@ -199,15 +198,15 @@ def _in_data_dir(data_dir: str | None, name: str) -> str | None:
     )
 
 
-@cache
+@cached_here
 def _content_digest(source: Path) -> str:
     if source.is_file():
-        return fingerprint.digest_file(source)
+        return file_digest(source)
     names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
-    return fingerprint.digest_tree(source, names)
+    return tree_digest(source, names)
 
 
-@cache
+@cached_here
 def _names(data_py: Path) -> tuple[str, ...]:
     """The names in a literal ``DATASETS`` of ``data.py``, read without running the file.
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mosweep.config.groups import Model
-from mosweep.core import fingerprint
+from mosweep.core.digests import tree_digest
 from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.paths import cached_here
 from mosweep.core.types import Stage
 from mosweep.core.work import MODEL, Context, Kind, Traits, Work
 from mosweep.models.tiny import TinyArchitecture
@@ -129,9 +129,9 @@ def _source(model: Model, model_dir: str | None) -> ModelSource:
     )
 
 
-@cache
+@cached_here
 def _digest(folder: Path) -> str:
     names = [
         path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     ]
-    return fingerprint.digest_tree(folder, names)
+    return tree_digest(folder, names)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from mosweep.config.groups import Budget
 from mosweep.core.claims import Owner
+from mosweep.core.reuse import find
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Stage, Trial, unique_stages
 
@@ -22,8 +23,10 @@ __all__ = ["Plan", "make_plan"]
 class Plan:
     """The state of every stage of a set of trials.
 
-    ``stages`` has every unique stage by key, each after the stages it needs. ``budget`` limits what
-    running the plan may take.
+    ``stages`` has every unique stage by key, each after the stages it needs. ``found`` are the
+    stages whose record is that of another stage with the same content. ``maybe`` are stages to run
+    that may turn out to be finished, once their inputs are there. ``budget`` limits what running
+    the plan may take.
     """
 
     trials: Sequence[Trial]
@@ -31,6 +34,8 @@ class Plan:
     records: Mapping[str, Record]
     running: Mapping[str, Owner]
     budget: Budget = field(default_factory=Budget)
+    found: frozenset[str] = frozenset()
+    maybe: frozenset[str] = frozenset()
 
     @cached_property
     def to_run(self) -> list[Stage]:
@@ -63,6 +68,7 @@ class Plan:
             "cached": cached,
             "running": running,
             "to_run": total - cached - running,
+            "maybe": len(self.maybe),
         }
 
 
@@ -72,8 +78,26 @@ def make_plan(trials: Sequence[Trial], store: Store) -> Plan:
     Damaged results go to quarantine and count as missing.
     """
     stages = unique_stages(trials)
-    records = {key: record for key in stages if (record := store.read(key))}
+    records: dict[str, Record] = {}
+    found: set[str] = set()
+    maybe: set[str] = set()
+    searching = not store.contents.empty
+    for key, stage in stages.items():
+        record = store.read(key)
+        if record is None and searching and stage.needs:
+            if all(need.key in records for need in stage.needs.values()):
+                if record := find(store, stage, records):
+                    found.add(key)
+            elif store.contents.has_shape(stage.payload):
+                maybe.add(key)
+        if record is not None:
+            records[key] = record
     running = store.claims.held() if len(records) < len(stages) else {}
     return Plan(
-        trials, stages, records, {key: owner for key, owner in running.items() if key in stages}
+        trials,
+        stages,
+        records,
+        {key: owner for key, owner in running.items() if key in stages},
+        found=frozenset(found),
+        maybe=frozenset(maybe),
     )

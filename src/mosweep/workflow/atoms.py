@@ -295,7 +295,7 @@ def publish(
     try:
         _take(place, attempt.folder / DATA, move)
         now = round(time.time(), 3)
-        about = {
+        about: dict[str, Any] = {
             "label": label or str(payload["kind"]),
             "started": now,
             "finished": now,

@@ -24,7 +24,8 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
-from mosweep.core.task_modules import imported_files
+from mosweep.core.sources import syntax
+from mosweep.core.task_code import code_digest, covered_files
 
 __all__ = ["code_of"]
 
@@ -137,7 +138,7 @@ def _definitions(file: str | None) -> dict[str, str]:
         )
         for target in targets:
             for name in (each.id for each in ast.walk(target) if isinstance(each, ast.Name)):
-                definitions[name] = definitions.get(name, "") + ast.dump(node)
+                definitions[name] = definitions.get(name, "") + syntax(node)
     return definitions
 
 
@@ -184,13 +185,13 @@ def _source(code: types.CodeType) -> str:
 
 def _parsed(text: str) -> str:
     tree = ast.parse(textwrap.dedent(text))
-    for node in ast.walk(tree):  # docstrings do not count
+    for node in ast.walk(tree):  # Nobody reads the docstring of a step.
         if (
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    return syntax(tree)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -225,11 +226,7 @@ def _beside(module: types.ModuleType, scope: dict[str, Any]) -> bool:
 
 
 def _file(module: types.ModuleType) -> Iterator[str]:
-    path = Path(str(module.__file__)).resolve()
-    used = imported_files(path.parent, {path})
-    yield fingerprint.digest_tree(
-        path.parent, sorted(str(file.relative_to(path.parent)) for file in used)
-    )
+    yield code_digest(covered_files(Path(str(module.__file__)).resolve()))
 
 
 def _filled(cell: types.CellType) -> bool:

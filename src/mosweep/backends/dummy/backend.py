@@ -24,8 +24,9 @@ from mosweep.core.checks import Check
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.schema import between
 from mosweep.core.types import Stage
-from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
+from mosweep.core.work import FINETUNE, ROUND, Artifact, Context, Kind, Traits, Work
 from mosweep.stages.base import TrialConfig
+from mosweep.stages.data import training_content
 from mosweep.stages.loop.rounds import Round, RoundBackend
 from mosweep.stages.loop.schedule import Schedule
 
@@ -56,6 +57,10 @@ class DummyFinetune(Work):
 
     kind: ClassVar[Kind] = FINETUNE
     version: ClassVar[int] = 1
+
+    def reads(self, role: str, artifact: Artifact) -> Any:
+        """Of the data set, only what is trained on."""
+        return training_content(artifact) if role == "data" else artifact.digest
 
     @property
     def traits(self) -> Traits:

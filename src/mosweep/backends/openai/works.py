@@ -14,9 +14,9 @@ from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.facts import HostedAccess, ModelFacts, Usage
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import build
-from mosweep.core.work import FINETUNE, Context, Kind, RemoteWork, Traits
+from mosweep.core.work import FINETUNE, Artifact, Context, Kind, RemoteWork, Traits
 from mosweep.cost.prices import facts as usage_facts
-from mosweep.stages.data import TRAIN, data_folder, dataset_ref
+from mosweep.stages.data import TRAIN, data_folder, dataset_ref, training_content
 
 if TYPE_CHECKING:
     from mosweep.backends.openai.account import Account
@@ -59,6 +59,11 @@ class OpenAIFinetune(RemoteWork):
     def traits(self) -> Traits:
         """Waits for OpenAI."""
         return Traits(requires=_REQUIRES, notice=CLOSING, provider=self.provider, remote=self)
+
+    def reads(self, role: str, artifact: Artifact) -> Any:
+        """Of the data set, only what is trained on, unless there is a validation file."""
+        trains = role == "data" and not self.validation
+        return training_content(artifact) if trains else artifact.digest
 
     def expected_usage(self, tokens: int) -> Usage | None:
         """``tokens · epochs`` trained tokens. ``None`` if OpenAI chooses the epochs."""

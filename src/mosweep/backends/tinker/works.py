@@ -11,9 +11,9 @@ from mosweep.backends.tinker.recipe import TinkerRecipe
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.facts import HostedAccess, ModelFacts, Usage
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.work import FINETUNE, ROUND, Context, Kind, RemoteWork, Traits
+from mosweep.core.work import FINETUNE, ROUND, Artifact, Context, Kind, RemoteWork, Traits
 from mosweep.cost import prices
-from mosweep.stages.data import TRAIN, data_folder, dataset_ref
+from mosweep.stages.data import TRAIN, data_folder, dataset_ref, training_content
 from mosweep.stages.loop.rounds import Round, chosen_examples
 from mosweep.stages.model import ModelSource, folder_of
 
@@ -49,6 +49,10 @@ class _OnTinker(RemoteWork):
 
     version: ClassVar[int] = 1
     provider: ClassVar[str] = "tinker"
+
+    def reads(self, role: str, artifact: Artifact) -> Any:
+        """Of the data set, only what is trained on."""
+        return training_content(artifact) if role == "data" else artifact.digest
 
     @property
     def traits(self) -> Traits:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mosweep.core.facts import AdapterAccess, ModelFacts
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
-from mosweep.stages.data import TRAIN, data_folder, dataset_ref
+from mosweep.core.work import FINETUNE, ROUND, Artifact, Context, Kind, Traits, Work
+from mosweep.stages.data import TRAIN, data_folder, dataset_ref, training_content
 from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
 from mosweep.stages.model import ModelSource, folder_of
 
@@ -47,6 +47,10 @@ class _OnTorchtune(Work):
     environment: Mapping[str, str] = field(metadata=unkeyed)
 
     version: ClassVar[int] = 1
+
+    def reads(self, role: str, artifact: Artifact) -> Any:
+        """Of the data set, only what is trained on."""
+        return training_content(artifact) if role == "data" else artifact.digest
 
     @property
     def traits(self) -> Traits:

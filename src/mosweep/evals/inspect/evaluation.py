@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,17 +14,19 @@ from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
 from mosweep.core.facts import AdapterAccess, EvalFacts, HostedAccess, ModelFacts, WeightsAccess
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.paths import cached_here
+from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
 from mosweep.cost import prices
 from mosweep.evals.evaluation import Evaluation
+from mosweep.evals.inspect.arguments import with_digests, with_paths
 from mosweep.evals.inspect.options import inspect_options
 from mosweep.evals.inspect.signature import check_arguments, task_signature
-from mosweep.evals.inspect.tasks import located
+from mosweep.evals.inspect.tasks import code_files, located
 from mosweep.stages.base import TrialConfig, served_by
 from mosweep.stages.data import (
     check_code,
-    code_digest,
     data_folder,
     data_stage,
     dataset_ref,
@@ -61,6 +62,7 @@ class InspectEval(Work):
     model: str = field(metadata=unkeyed)
     target: str = field(metadata=unkeyed)
     pace: Mapping[str, Any] = field(metadata=unkeyed)
+    paths: Mapping[str, str] = field(default_factory=dict, metadata=unkeyed)
     provider: str | None = field(default=None, metadata=unkeyed)
 
     kind: ClassVar[Kind] = EVAL
@@ -75,15 +77,15 @@ class InspectEval(Work):
         """Evaluate the model. Leaves the ``.eval`` log and ``samples.jsonl``."""
         from mosweep.evals.inspect.backend import InspectEvalBackend
 
-        if self.code is not None and (place := located(self.target)):
-            check_code(place[0], self.code)
+        if self.code is not None:
+            check_code(code_files(self.target), self.code, self.target.partition("@")[0])
         name, model_args = self._model(context)
         data = context.inputs.get("data")
         backend = InspectEvalBackend(context.out, {**self.options, **self.pace})
         job = await backend.evaluate(
             name,
             self.target,
-            task_args=self.arguments,
+            task_args=with_paths(self.arguments, self.paths),
             model_args=model_args,
             data_path=data_folder(data) if data else None,
             data_ext=self.data_ext,
@@ -177,9 +179,12 @@ class InspectEvaluation(Evaluation):
             arguments = {**defaults, **arguments}
             wants_data = signature.takes("data_path") and "data_path" not in arguments
             check_arguments(signature, {**arguments, **({"data_path": ""} if wants_data else {})})
-            code, target = code_digest(file), f"{file}@{signature.registered}"
+            target = f"{file}@{signature.registered}"
             if wants_data:
                 needs["data"] = data_stage(trial)
+        if files := task_code(target):
+            code = code_digest(files)
+        arguments, paths = with_digests(arguments)
         endpoint = source.inspect if source else None
         provider = (served_by(tuned) if tuned else None) or (
             prices.paid_provider(endpoint) if endpoint else None
@@ -197,6 +202,7 @@ class InspectEvaluation(Evaluation):
             source=source,
             target=target,
             pace={k: v for k, v in chosen.items() if k in _PACE},
+            paths=paths,
             provider=provider,
         )
         resources = trial.resources("eval", computes=not (provider or endpoint))
@@ -232,7 +238,11 @@ def _place(name: str, tasks_dir: str | None) -> tuple[Path, str | None] | None:
     )
 
 
-@cache
+#: The files of a task's code, read once per plan.
+task_code = cached_here(code_files)
+
+
+@cached_here
 def _defaults(path: Path) -> dict[str, Any]:
     """The task's default arguments."""
     if not path.exists():

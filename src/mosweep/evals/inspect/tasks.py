@@ -6,17 +6,19 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import UserError
+from mosweep.core.task_code import covered_files, covered_module
 from mosweep.core.task_modules import task_modules
 from mosweep.evals.inspect.signature import TaskSignature, task_signature
 
 if TYPE_CHECKING:
     from inspect_ai import Task
 
-__all__ = ["located", "reference", "signature_of", "with_own_modules"]
+__all__ = ["code_files", "located", "reference", "signature_of", "with_own_modules"]
 
 
 def located(spec: str) -> tuple[Path, str | None] | None:
@@ -31,6 +33,22 @@ def located(spec: str) -> tuple[Path, str | None] | None:
         path /= "eval.py"
     # A link to a file is not followed: the modules next to the link belong to the task.
     return (path.parent.resolve() / path.name, name or None) if path.suffix == ".py" else None
+
+
+def code_files(spec: str) -> Mapping[str, str] | None:
+    """The files of the user's that a task's code may use, with their digests.
+
+    ``None`` if the task belongs to an installed library, or is unknown.
+    """
+    place = located(spec)
+    if place is not None:
+        return covered_files(place[0])
+    if ":" in spec:
+        return covered_module(spec.partition(":")[0])
+    package = spec.partition("/")[0]
+    points = entry_points(group="inspect_ai", name=package) if "/" in spec else ()
+    found = [files for point in points if (files := covered_module(point.module))]
+    return found[0] if found else None
 
 
 @contextlib.contextmanager

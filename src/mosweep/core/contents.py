@@ -1,0 +1,139 @@
+"""Finished work by its content: by what a stage read, rather than by which stages it came from.
+
+A stage's key follows from the keys of its inputs, so it is known before they exist. But an edited
+``data.py`` may build the same data set. Then everything after it has a new key, and the same
+content. This index finds the finished result by that.
+
+The index is one text file per shard. It is only a help: a lost line costs a repetition, and a line
+whose record is gone is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mosweep.core.fingerprint import fingerprint
+
+__all__ = ["Contents", "Entry", "content_of", "likeness_of", "shape_of"]
+
+#: The field of a work with the digest of the user's code, as ``task_code.code_digest`` has it.
+CODE = "code"
+
+
+def content_of(payload: Mapping[str, Any], reads: Mapping[str, Any]) -> str:
+    """The identity of a stage by content. ``reads`` is what it reads from each input, by role."""
+    return fingerprint({**payload, "inputs": reads})
+
+
+def shape_of(payload: Mapping[str, Any]) -> str:
+    """The identity of a stage apart from its inputs."""
+    return fingerprint({**payload, "inputs": sorted(payload["inputs"])})
+
+
+def likeness_of(payload: Mapping[str, Any]) -> str:
+    """The identity of a stage apart from its inputs and the user's code."""
+    config = _without_code(payload["config"])
+    return fingerprint({**payload, "config": config, "inputs": sorted(payload["inputs"])})
+
+
+def _without_code(value: Any) -> Any:
+    """``config`` without digests of code, also those of the works within a work."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _without_code(inner) for name, inner in value.items() if name != CODE}
+
+
+class Entry(NamedTuple):
+    """One finished stage."""
+
+    likeness: str
+    shape: str
+    content: str
+    key: str
+
+
+@dataclass
+class Contents:
+    """The index in ``folder``."""
+
+    folder: Path
+    _read: dict[Path, tuple[tuple[int, int], list[Entry]]] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever added."""
+        return not self.folder.is_dir()
+
+    def add(self, payload: Mapping[str, Any], content: str, key: str) -> None:
+        """Add a finished stage."""
+        shape = shape_of(payload)
+        likeness = likeness_of(payload)
+        path = self._path(likeness)
+        line = " ".join((likeness, shape, content, key))
+        try:
+            _append(path, line)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _append(path, line)
+
+    def find(self, payload: Mapping[str, Any], content: str) -> Iterator[str]:
+        """The keys of finished stages with this content, latest first."""
+        likeness = likeness_of(payload) if not self.empty else ""
+        yield from (entry.key for entry in self._like(likeness) if entry.content == content)
+
+    def has_shape(self, payload: Mapping[str, Any]) -> bool:
+        """Whether such a stage has finished with any inputs."""
+        if self.empty:
+            return False
+        shape = shape_of(payload)
+        return any(entry.shape == shape for entry in self._like(likeness_of(payload)))
+
+    def like(self, payload: Mapping[str, Any]) -> list[Entry]:
+        """Finished stages that differ at most in inputs and the user's code, latest first."""
+        return [] if self.empty else list(self._like(likeness_of(payload)))
+
+    def forget(self, content: str, payload: Mapping[str, Any]) -> None:
+        """Find this content no more: it is to be computed again."""
+        path = self._path(likeness_of(payload))
+        try:
+            lines = path.read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        from mosweep.core.files import write_whole
+
+        write_whole(path, "".join(line for line in lines if f" {content} " not in line))
+
+    def _like(self, likeness: str) -> Iterator[Entry]:
+        return (
+            entry
+            for entry in reversed(self._entries(self._path(likeness)))
+            if entry.likeness == likeness
+        )
+
+    def _path(self, likeness: str) -> Path:
+        return self.folder / likeness[:2]
+
+    def _entries(self, path: Path) -> list[Entry]:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return []
+        state = (status.st_mtime_ns, status.st_size)
+        known = self._read.get(path)
+        if known is None or known[0] != state:
+            lines = (line.split() for line in path.read_text().splitlines())
+            known = self._read[path] = state, [Entry(*line) for line in lines if len(line) == 4]
+        return known[1]
+
+
+def _append(path: Path, line: str) -> None:
+    # One write of a short line: lines of other processes stay whole.
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(file, f"{line}\n".encode())
+    finally:
+        os.close(file)

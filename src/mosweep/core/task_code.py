@@ -1,0 +1,324 @@
+"""What the result of a task's code depends on: its files, and the user's modules that it imports.
+
+Covered are:
+
+- all files in the folder of a task (one with ``data.py`` or ``eval.py``), but not hidden or
+  git-ignored files, compiled files, its README and ``eval.yaml``
+- of any other task, the file and those files in its folder that the code names
+- the modules that these import from outside the standard library and ``site-packages``, and the
+  files that those name
+
+Python files count by their syntax, all other files by their content. Network access, data of
+packages and paths that are computed cannot be covered. mosweep itself does not count: the
+``version`` of a work stands for it. This module must not run the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+from mosweep.core import fingerprint
+from mosweep.core.digests import file_digest, source_of
+from mosweep.core.paths import cached_here
+from mosweep.core.sources import Import, Source
+
+__all__ = ["code_digest", "covered_files", "covered_module", "module_file"]
+
+#: A task's files that run on their own. One is part of the other only if it is imported.
+ENTRY_POINTS = ("data.py", "eval.py")
+#: Folders that are never part of a task.
+_NEVER = frozenset("__pycache__ node_modules multirun outputs site-packages".split())
+
+
+def code_digest(files: Mapping[str, str]) -> str:
+    """One digest for what ``covered_files`` found."""
+    return fingerprint.fingerprint(dict(files))
+
+
+def covered_files(path: Path) -> Mapping[str, str]:
+    """The digest of every file that the code in ``path`` may use, by a name to show.
+
+    Names do not depend on where the task's folder or a package is installed.
+    """
+    return _Coverage(path.parent).of(path)
+
+
+def covered_module(name: str) -> Mapping[str, str] | None:
+    """The same for the module ``name``. ``None`` if it is not the user's, or does not exist."""
+    path = module_file(name)
+    if path is None or not _is_own(path):
+        return None
+    coverage = _Coverage(path.parent)
+    for file in _located(name):
+        coverage.add(file, _module_name(name, file))
+    return coverage.all()
+
+
+def module_file(name: str) -> Path | None:
+    """The file of the module ``name``, found without importing anything."""
+    files = list(_located(name))
+    return files[-1] if files and _stem(files[-1]) == name.rpartition(".")[2] else None
+
+
+class _Coverage:
+    """The files that were found so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found: dict[str, str] = {}
+        self.seen: set[Path] = set()
+        self.remaining: list[tuple[Path, str]] = []
+
+    def of(self, path: Path) -> Mapping[str, str]:
+        if path.name in ENTRY_POINTS:
+            for file in _task_files(self.folder):
+                if file.name not in ENTRY_POINTS or file.parent != self.folder or file == path:
+                    self.add(file)
+        self.add(path)
+        return self.all()
+
+    def all(self) -> Mapping[str, str]:
+        """Everything that was added, and what it uses."""
+        while self.remaining:
+            file, module = self.remaining.pop()
+            self.follow(file, module, source_of(file))
+        return self.found
+
+    def add(self, path: Path, module: str = "") -> None:
+        """Cover a file. ``module`` is its dotted name if it is not in the task's folder."""
+        if path in self.seen:
+            return
+        self.seen.add(path)
+        name = self.name_of(path, module)
+        try:
+            if path.suffix == ".py":
+                self.found[name] = source_of(path).digest
+                self.remaining.append((path, module))
+            else:
+                self.found[name] = file_digest(path)
+        except OSError:  # Running the code will report it.
+            self.found[name] = "unreadable"
+
+    def name_of(self, path: Path, module: str) -> str:
+        if module:
+            return f"{module} (module)"
+        for place, prefix in ((self.folder, ""), (Path.cwd(), "./")):
+            if path.is_relative_to(place):
+                return f"{prefix}{path.relative_to(place).as_posix()}"
+        names = (path.name if n == 1 else f"{path.name} ({n})" for n in count(1))
+        return next(name for name in names if name not in self.found)
+
+    def follow(self, path: Path, module: str, source: Source) -> None:
+        """Cover what a Python file imports and names."""
+        for each in source.imports:
+            for file, name in self.imported(each, path, module):
+                self.add(file, name)
+        for file in _named(path.parent, source):
+            self.add(file)
+
+    def imported(self, each: Import, path: Path, module: str) -> Iterator[tuple[Path, str]]:
+        """The files of an import, each with its module's dotted name."""
+        if each.level:
+            folder = path.parent
+            for _ in range(each.level - 1):
+                folder = folder.parent
+            package = _package_of(module, path, each.level)
+            for names in _paths(each):
+                for file in _files_below(folder, names):
+                    yield file, _dotted(package, folder, file)
+            return
+        top = each.module.partition(".")[0]
+        if not module and _has_module(self.folder, top):
+            for names in _paths(each):
+                for file in _files_below(self.folder, names):
+                    yield file, ""
+            if (self.folder / top).is_dir():  # Code may choose among the modules of a package.
+                for file in sorted((self.folder / top).rglob("*.py")):
+                    yield file, ""
+            return
+        for names in _paths(each):
+            for file in _located(".".join(names)):
+                if _is_own(file):
+                    yield file, _module_name(".".join(names), file)
+
+
+def _paths(each: Import) -> Iterator[list[str]]:
+    """The dotted paths that an import may load: the module, and the names that may be modules."""
+    base = each.module.split(".") if each.module else []
+    if base:
+        yield base
+    for name in each.names:
+        if name != "*":
+            yield [*base, name]
+
+
+def _located(name: str) -> Iterator[Path]:
+    """The existing files of module ``name`` and the packages above it, outermost first."""
+    top, *below = name.split(".")
+    if not top or top in sys.stdlib_module_names or top == "mosweep":
+        return
+    for place in _top_level(top):
+        if place.is_file():
+            yield place
+            folder = place.parent if _stem(place) == top and place.name == "__init__.py" else None
+        else:
+            folder = place
+        if folder is not None and below:
+            yield from _files_below(folder, below)
+
+
+@cached_here
+def _top_level(name: str) -> tuple[Path, ...]:
+    """The file of a top-level module, or the folders of a namespace package."""
+    with contextlib.suppress(ImportError, ValueError, AttributeError):
+        spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()]) or find_spec(name)
+        if spec is not None and spec.origin not in (None, "built-in", "frozen", "namespace"):
+            return (Path(str(spec.origin)),) if str(spec.origin).endswith(".py") else ()
+        if spec is not None and spec.submodule_search_locations:
+            return tuple(Path(place) for place in spec.submodule_search_locations)
+    return ()
+
+
+def _files_below(folder: Path, names: list[str]) -> Iterator[Path]:
+    """The files of a dotted path below ``folder``, outermost first."""
+    for number, name in enumerate(names):
+        if (folder / name / "__init__.py").is_file():
+            yield folder / name / "__init__.py"
+        elif (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+            return
+        elif not (folder / name).is_dir() or number == len(names) - 1:
+            return
+        folder = folder / name
+
+
+def _has_module(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").is_file() or (
+        (folder / name).is_dir() and any((folder / name).glob("*.py"))
+    )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is the user's: neither installed nor Python's own."""
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return False
+    library = Path(os.__file__).resolve().parent
+    return not path.resolve().is_relative_to(library)
+
+
+def _stem(path: Path) -> str:
+    return path.parent.name if path.name == "__init__.py" else path.stem
+
+
+def _module_name(requested: str, path: Path) -> str:
+    """The dotted name of ``path``, which is ``requested`` or a package above it."""
+    names = requested.split(".")
+    while len(names) > 1 and names[-1] != _stem(path):
+        names.pop()
+    return ".".join(names)
+
+
+def _package_of(module: str, path: Path, level: int) -> str:
+    """The package that a relative import of ``level`` in ``module`` starts from."""
+    names = module.split(".") if module else []
+    if path.name == "__init__.py":
+        level -= 1
+    return ".".join(names[: len(names) - level] if level else names)
+
+
+def _dotted(package: str, folder: Path, path: Path) -> str:
+    if not package:
+        return ""
+    names = [*path.relative_to(folder).parts[:-1], "" if path.name == "__init__.py" else path.stem]
+    return ".".join([package, *(name for name in names if name)])
+
+
+def _task_files(folder: Path) -> list[Path]:
+    """The files of a task's folder that count."""
+    files = [
+        path
+        for path in _walk(folder)
+        if path.suffix not in (".pyc", ".pyo")
+        and not (path.parent == folder and _is_about(path.name))
+    ]
+    ignored = _git_ignored(folder, files)
+    return [path for path in files if path not in ignored]
+
+
+def _is_about(name: str) -> bool:
+    """Whether a file only describes a task. The values in ``eval.yaml`` are arguments."""
+    return name.lower().startswith("readme") or name == "eval.yaml"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below ``folder`` that are not hidden. Of linked folders, only packages count."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        linked = place != str(folder) and os.path.islink(place)
+        if real in seen or (linked and "__init__.py" not in names):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(
+            name for name in folders if name not in _NEVER and not name.startswith(".")
+        )
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.isfile(os.path.join(place, name)):
+                yield Path(place, name)
+
+
+def _git_ignored(folder: Path, files: Iterable[Path]) -> set[Path]:
+    """Those of ``files`` that Git ignores; none if Git is missing or this is no repository."""
+    top = next((above for above in (folder, *folder.parents) if (above / ".git").exists()), None)
+    if top is None:
+        return set()
+    names = "\0".join(str(path) for path in files if path.suffix != ".py")
+    if not names:
+        return set()
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "check-ignore", "-z", "--stdin"],
+            input=names.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            check=False,
+        )
+    except OSError:
+        return set()
+    listed = done.stdout.decode("utf-8", "surrogateescape").split("\0")
+    return {Path(name) for name in listed if name}
+
+
+def _named(folder: Path, source: Source) -> Iterator[Path]:
+    """The files that a Python file in ``folder`` names, relative to it or to where we are."""
+    here = Path.cwd()
+    for name in source.names:
+        for place in dict.fromkeys((folder, here)):
+            with contextlib.suppress(OSError, ValueError, NotImplementedError, IndexError):
+                yield from _matching(place, name, own=place == folder)
+    for name in source.folders:
+        for place in dict.fromkeys((folder, here)) if "/" in name else (folder,):
+            with contextlib.suppress(OSError, ValueError):
+                inner = (place / name).resolve()
+                if inner.is_dir() and not folder.resolve().is_relative_to(inner):
+                    yield from _walk(inner)
+    if source.lists:
+        yield from (path for path in _walk(folder) if path.suffix != ".py")
+
+
+def _matching(folder: Path, name: str, *, own: bool) -> Iterator[Path]:
+    """The files that ``name`` may stand for. Patterns count only in the code's own folder."""
+    if "*" not in name:
+        path = folder / name
+        if path.is_file() and path.suffix != ".pyc":
+            yield path if path.is_relative_to(folder) and ".." not in path.parts else path.resolve()
+    elif own and not name.startswith("/") and ".." not in name:
+        yield from (path for path in folder.glob(name) if path.is_file() and path.suffix != ".py")
