@@ -30,6 +30,7 @@ def plan(arguments: Sequence[str]) -> int:
     from mosweep.analysis.foresight import foresee
     from mosweep.cost.estimate import estimate
     from mosweep.reports.plan import plan_data, plan_text
+    from mosweep.reports.reasons import reasons
 
     if len(args.overrides) == 1 and "=" not in args.overrides[0]:
         trials, launch = frozen_trials(find_sweep(args.overrides[0]))
@@ -46,8 +47,9 @@ def plan(arguments: Sequence[str]) -> int:
         questions = (config.contrasts, config.primary_metric, bundles)
     plan, _ = selected_plan(trials, store, args)
     foresight = foresee(trials, store, *questions)
+    cost, why = estimate(plan, store), reasons(plan, store)
     if args.json:
-        print_json(plan_data(plan, estimate(plan, store), foresight))
+        print_json(plan_data(plan, cost, foresight, why))
     else:
-        print(plan_text(plan, estimate(plan, store), foresight))
+        print(plan_text(plan, cost, foresight, why))
     return 0

@@ -5,17 +5,19 @@ A stage's key follows from the keys of its inputs, so it is known before they ex
 content. This index finds the finished result by that.
 
 The index is one text file per shard. It is only a help: a lost line costs a repetition, and a line
-whose record is gone is ignored.
+whose record is gone is ignored. Beside it are the names of the files behind each digest of code.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mosweep.core.files import write_whole
 from mosweep.core.fingerprint import fingerprint
 
 __all__ = ["Contents", "Entry", "content_of", "likeness_of", "shape_of"]
@@ -103,9 +105,25 @@ class Contents:
             lines = path.read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return
-        from mosweep.core.files import write_whole
-
         write_whole(path, "".join(line for line in lines if f" {content} " not in line))
+
+    def keep_sources(self, code: str, files: Mapping[str, str]) -> None:
+        """Keep which files the digest ``code`` covers, to say later which of them changed."""
+        path = self._sources(code)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(dict(files)))
+
+    def sources(self, code: str) -> Mapping[str, str]:
+        """The files behind the digest ``code``, each with its digest; none if unknown."""
+        try:
+            files: Mapping[str, str] = json.loads(self._sources(code).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return files
+
+    def _sources(self, code: str) -> Path:
+        return self.folder / "code" / f"{code}.json"
 
     def _like(self, likeness: str) -> Iterator[Entry]:
         return (

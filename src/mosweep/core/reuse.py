@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mosweep.core.claims import Owner
-from mosweep.core.contents import content_of
+from mosweep.core.contents import CODE, content_of
 from mosweep.core.store import Record, Store
+from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
 from mosweep.core.work import Artifact, Work
 
-__all__ = ["adopt", "content_key", "find"]
+__all__ = ["adopt", "content_key", "find", "keep_sources"]
 
 
 def content_key(store: Store, work: Work, payload: Mapping[str, Any]) -> str | None:
@@ -47,6 +48,16 @@ def adopt(store: Store, stages: Iterable[Stage]) -> None:
         if content and found and place and not isinstance(place, Owner):
             about = {"label": stage.label, "kind": stage.kind.code}
             store.adopt(place, found, stage.payload, content, **about)
+
+
+def keep_sources(stages: Iterable[Stage], store: Store) -> None:
+    """Keep the names of the files behind the digests of code in ``stages``."""
+    seen: set[str] = set()
+    for stage in stages:
+        code = getattr(stage.work, CODE, None)
+        if code and code not in seen and (sources := stage.work.sources()):
+            seen.add(code)
+            store.contents.keep_sources(code_digest(sources[1]), sources[1])
 
 
 def _content(work: Work, payload: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:

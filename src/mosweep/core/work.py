@@ -211,6 +211,13 @@ class Work(ABC):
         """
         return artifact.digest
 
+    def sources(self) -> tuple[Path, Mapping[str, str]] | None:
+        """The folder and the files of the user's code that it runs, each with its digest.
+
+        Their ``task_code.code_digest`` is the field ``code``. ``None`` if it runs none.
+        """
+        return None
+
     def expected_usage(self, tokens: int) -> Usage | None:
         """The usage of a fine-tune on a data set of ``tokens`` tokens, or ``None`` if unknown."""
         return None

@@ -20,7 +20,7 @@ from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.paths import home
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
-from mosweep.core.reuse import adopt
+from mosweep.core.reuse import adopt, keep_sources
 from mosweep.core.schema import plain
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, load_work, unique_stages
@@ -118,6 +118,7 @@ def prepare(
     modules = frozenset(
         name for stage in unique_stages(trials).values() for name in stage.work.traits.requires
     )
+    keep_sources(unique_stages(trials).values(), store)
     frozen = {**design, **settings, "provenance": provenance(Path.cwd(), modules)}
     return sweep.freeze(trials, store, frozen)
 

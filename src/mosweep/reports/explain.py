@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from mosweep.core.contents import CODE
 from mosweep.core.errors import UserError, choices
 from mosweep.core.fingerprint import differences
 from mosweep.core.store import Store
@@ -45,12 +46,20 @@ def _stage(spec: Mapping[str, Any], store: Store, nearest: _Nearest) -> dict[str
             "finished": about.get("finished"),
             "host": about.get("host"),
             "folder": str(record.folder),
+            "found": about.get("found"),
+            "code": dict(_sources(spec, store)),
         }
     key, moved = nearest.to(spec["payload"])
     return data | {
         "nearest": key,
         "differences": [{"field": f, "there": old, "here": new} for f, old, new in moved],
     }
+
+
+def _sources(spec: Mapping[str, Any], store: Store) -> Mapping[str, str]:
+    """The files of the user's code that the stage runs, each with its digest."""
+    code = spec["payload"]["config"].get(CODE)
+    return store.contents.sources(code) if code else {}
 
 
 class _Nearest:
@@ -87,6 +96,16 @@ def explain_text(data: Mapping[str, Any]) -> str:
                 else "at an unknown time"
             )
             lines.append(f"{head}cached: made {when} on {stage['host']}\n{'':<27}{stage['folder']}")
+            if stage["found"]:
+                lines.append(
+                    f"{'':<27}the result of stage {stage['found'][:12]}, whose inputs contain the "
+                    "same"
+                )
+            if stage["code"]:
+                lines.append(
+                    f"{'':<27}depends on {', '.join(stage['code'])}; not on the network, on "
+                    "installed packages and on files whose names are computed"
+                )
         elif stage["nearest"] is None:
             lines.append(f"{head}not cached: the store has no {stage['kind']} stage yet")
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from mosweep.analysis.foresight import Foresight
@@ -12,6 +13,7 @@ from mosweep.core.schema import plain
 from mosweep.core.table import format_table
 from mosweep.core.work import Resources
 from mosweep.cost.estimate import Estimate, Range
+from mosweep.reports.reasons import NEW
 from mosweep.sweep.plan import Plan
 
 __all__ = ["plan_data", "plan_text"]
@@ -20,7 +22,12 @@ __all__ = ["plan_data", "plan_text"]
 CONTRASTS = 20
 
 
-def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> dict[str, Any]:
+def plan_data(
+    plan: Plan,
+    cost: Estimate,
+    foreseen: Sequence[Foresight] = (),
+    why: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The plan as ``mosweep plan --json`` prints it; its form does not change.
 
     What is unknown is null, not 0.
@@ -32,6 +39,7 @@ def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
             "key": stage.key,
             "trial": plan.trial_of[stage.key],
             "state": plan.state(stage.key),
+            "why": why.get(stage.key),
             "resources": {k: v for k, v in plain(stage.resources).items() if v},
         }
         for stage in plan.to_run
@@ -45,7 +53,12 @@ def plan_data(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
     }
 
 
-def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) -> str:
+def plan_text(
+    plan: Plan,
+    cost: Estimate,
+    foreseen: Sequence[Foresight] = (),
+    why: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Trials, stages by kind and state, jobs by resources, cost, and detectable effects."""
     states = Counter((stage.kind.name, plan.state(key)) for key, stage in plan.stages.items())
     kinds = dict.fromkeys(stage.kind.name for stage in plan.stages.values())
@@ -58,7 +71,13 @@ def plan_text(plan: Plan, cost: Estimate, foreseen: Sequence[Foresight] = ()) ->
         f"{len(plan.trials)} trials, {control} of them control trials; {len(plan.stages)} "
         f"stages, {len(plan.to_run)} to run"
     )
+    if plan.maybe:
+        head += f", {len(plan.maybe)} of them only if their inputs really change"
     lines = [head, "", format_table(["stage", "cached", "running elsewhere", "to run"], rows)]
+    reasons = Counter((stage.kind.name, why.get(stage.key, NEW)) for stage in plan.to_run)
+    if any(text != NEW for _, text in reasons):
+        table = [[kind, count, text] for (kind, text), count in reasons.items()]
+        lines += ["", format_table(["stage", "to run", "because"], table)]
     asked = Counter((stage.kind.name, _asked(stage.resources)) for stage in plan.to_run)
     if any(resources for _, resources in asked):
         lines += [

@@ -58,6 +58,10 @@ class BuildData(Work):
     kind: ClassVar[Kind] = DATA
     version: ClassVar[int] = 1
 
+    def sources(self) -> tuple[Path, Mapping[str, str]]:
+        """The files of the task."""
+        return Path(self.folder), task_code(Path(self.folder) / "data.py")
+
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Write the folder ``data``, and return its facts."""
         path = Path(self.folder) / "data.py"

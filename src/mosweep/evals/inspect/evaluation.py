@@ -73,6 +73,12 @@ class InspectEval(Work):
         """Evaluations share a process, because Inspect is slow to import."""
         return Traits(requires={"inspect_ai": "inspect"}, runtime="inspect", provider=self.provider)
 
+    def sources(self) -> tuple[Path, Mapping[str, str]] | None:
+        """The files of the task, unless an installed library has it."""
+        files = task_code(self.target)
+        place = located(self.target)
+        return (place[0].parent if place else Path.cwd(), files) if files else None
+
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Evaluate the model. Leaves the ``.eval`` log and ``samples.jsonl``."""
         from mosweep.evals.inspect.backend import InspectEvalBackend
