@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from mosweep.backends.torchtune.config import (
-    architecture_of,
     check,
-    complete,
     load_recipe,
     merge,
     set_path,
     steps_of,
 )
+from mosweep.backends.torchtune.run_config import architecture_of, complete
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.paths import shipped
 

@@ -30,6 +30,7 @@ import mosweep.models.lora as lora
 from mosweep.backends.torchtune import child as torchtune_child
 from mosweep.backends.torchtune import config as torchtune_config
 from mosweep.backends.torchtune.detached import LIFELINE, Detached
+from mosweep.backends.torchtune.run_config import complete
 from mosweep.backends.training import RunStatus
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.fingerprint import digest_file
@@ -285,7 +286,7 @@ class TorchtuneTrainingBackend:
         run, base = folder / "run", Path(model).resolve()
         # Only the messages, because torchtune's loader fails on rows with different extra keys.
         await JSONLDataset(dataset.to_openai_format()).save(run / "train.jsonl")
-        native = torchtune_config.complete(
+        native = complete(
             shared, base=base, data=run / "train.jsonl", output=run / "work", device=self.device
         )
         several = self.processes * self.nodes > 1
