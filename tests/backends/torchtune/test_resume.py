@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from mosweep.backends.torchtune import resume
-from mosweep.backends.torchtune.training import TorchtuneTrainingBackend, TorchtuneTrainingRun
+from mosweep.backends.torchtune.run import TorchtuneTrainingRun
+from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 from mosweep.core.errors import StageError
 from mosweep.core.paths import shipped
 

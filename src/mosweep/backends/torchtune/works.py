@@ -17,7 +17,7 @@ from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
 from mosweep.stages.model import ModelSource, folder_of
 
 if TYPE_CHECKING:
-    from mosweep.backends.torchtune.training import TorchtuneResult
+    from mosweep.backends.torchtune.run import TorchtuneResult
     from mosweep.datasets.jsonl import JSONLDataset
 
 
