@@ -12,7 +12,8 @@ import pytest
 from openai import AsyncOpenAI
 from tests.openai.conftest import KEY, Service
 
-from mosweep.backends.openai.training import Method, OpenAIResult, OpenAITrainingRun
+from mosweep.backends.openai.run import OpenAIResult, OpenAITrainingRun
+from mosweep.backends.openai.training import Method
 from mosweep.backends.training import TrainingBackend, TrainingRun
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.core.providers import RemoteError

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mosweep.backends.openai.training import CLOSING, DPO, Method, OpenAIResult, Supervised
+from mosweep.backends.openai.run import OpenAIResult
+from mosweep.backends.openai.training import CLOSING, DPO, Method, Supervised
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.facts import HostedAccess, ModelFacts, Usage
 from mosweep.core.fingerprint import unkeyed
