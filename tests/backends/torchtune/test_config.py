@@ -220,7 +220,9 @@ def test_steps_are_counted_as_the_recipe_takes_them() -> None:
     assert steps_of(config, 39) == 3 * 4
     assert steps_of({**config, "max_steps_per_epoch": 1}, 39) == 3
     check(config, 8)
-    with pytest.raises(ConfigError, match="no step would be taken: a step needs 8 samples"):
+    with pytest.raises(
+        ConfigError, match="the data set is too small for one step: a step needs 8 samples"
+    ):
         check(config, 7)
 
 

@@ -2,10 +2,10 @@
 
 This module must not import torch or torchtune.
 
-A setting can be changed if the recipe's file has it. Anything else is an error: no setting is
-silently ignored. To use another of torchtune's options, list it with its default in your own
-recipe file. Settings that describe the run and not the experiment belong to mosweep. They are not
-part of a key, and ``run_config.complete`` fills them in.
+A setting can be changed if the recipe file has it. Any other setting is an error. To use another
+of torchtune's options, list it with its default in your own recipe file. mosweep sets the settings
+that describe the run and not the experiment. They are not part of a key, and
+``run_config.complete`` fills them in.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ PREFIX = "torchtune"
 _PLACE = "mosweep decides where files are stored"
 _BASE = "it follows from the base model"
 _ADAPTER = (
-    "mosweep saves the adapter alone and merges it itself (saving merged weights each epoch "
-    "corrupts the live ones)"
+    "mosweep saves only the adapter and merges it itself (torchtune corrupts the live weights when "
+    "it saves merged ones)"
 )
 _CURVE = "mosweep reads the loss of every step from it"
 
-#: Settings that mosweep fills in, and why they cannot be set. A section stands for all its keys.
+#: Settings that mosweep fills in, and why they cannot be set. A section includes all its keys.
 OWNED: dict[str, str] = {
     "output_dir": _PLACE,
     "checkpointer": _BASE,
@@ -78,12 +78,12 @@ OWNED: dict[str, str] = {
     },
 }
 
-#: For a single-process recipe, the recipe that does the same in several processes.
+#: The multi-process variants of single-process recipes.
 DISTRIBUTED = {"lora_finetune_single_device": "lora_finetune_distributed"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as torchtune itself reads it: ``3e-4`` is a number."""
+    """A loader that reads numbers as torchtune does: ``3e-4`` is a number."""
 
 
 _Loader.add_implicit_resolver(
@@ -140,8 +140,8 @@ def set_path(config: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     """A copy of ``config`` with one setting changed or, for a mapping, settings of one section.
 
     A mapping that names a ``_component_`` replaces the whole section. Raises ``ConfigError`` for a
-    setting that the native config does not have, for one that mosweep decides, and for a value of
-    another type than the recipe's.
+    setting that the native config does not have or that mosweep fills in, and for a value whose
+    type differs from the recipe's.
     """
     where = f"{PREFIX}.{dotted}"
     for owned, reason in OWNED.items():
@@ -225,7 +225,7 @@ def check(config: Mapping[str, Any], rows: int) -> None:
     if steps_of(config, rows) < 1:
         batch = config["batch_size"] * config["gradient_accumulation_steps"]
         problem = (
-            f"no step would be taken: a step needs {batch} samples (batch_size · "
+            f"the data set is too small for one step: a step needs {batch} samples (batch_size · "
             f"gradient_accumulation_steps), and there are {rows}"
         )
         raise ConfigError(f"{PREFIX}.batch_size", config["batch_size"], problem)
@@ -236,9 +236,10 @@ def share(
 ) -> dict[str, Any]:
     """The config of each process, for ``processes`` on each of ``nodes``.
 
-    Together they take the same steps that one process would. Our ``batch_size`` counts the samples
-    of all processes; torchtune's counts those of each process. ``rows``: the number of samples in
-    the data set, if known. Raises ``ConfigError`` if the processes cannot share a batch evenly.
+    Together they take the same steps as one process would. ``batch_size`` in ``config`` counts the
+    samples of all processes, and in the result those of each process. ``rows``: the number of
+    samples in the data set, if known. Raises ``ConfigError`` if the processes cannot share a batch
+    evenly.
     """
     world, batch = processes * nodes, config["batch_size"]
     if world == 1:
@@ -253,7 +254,7 @@ def share(
         raise ConfigError("resources.gpus", processes, problem)
     shared = {**config, "batch_size": batch // world}
     if rows is not None and not config["dataset"].get("packed"):
-        # The sampler pads the last round with samples from the first round. They could make up a
-        # whole batch that one process would not take.
+        # The sampler pads its last round with samples. They could complete a batch that one process
+        # would drop.
         shared["max_steps_per_epoch"] = steps_of(config, rows) // int(config["epochs"])
     return shared

@@ -25,14 +25,14 @@ __all__ = ["TorchtuneResult", "TorchtuneTrainingRun", "last_error"]
 
 @dataclass(frozen=True)
 class TorchtuneResult:
-    """What a finished run measured.
+    """The measurements of a finished run.
 
     - ``seconds``: wall time of the whole run
-    - ``train_seconds``: wall time of the recipe alone
+    - ``train_seconds``: wall time of the recipe
     - ``resumed_at_step``: the step that it resumed from, or 0
     - ``world_size``: the number of processes that trained
 
-    A resumed run has the losses of all steps from the first. Its times include only itself.
+    The losses include all steps from the first. The times exclude earlier attempts.
     """
 
     steps: int
@@ -67,7 +67,7 @@ class TorchtuneTrainingRun:
 
     @property
     def model_id(self) -> str | None:
-        """The folder of the merged model if there is one, or else of the adapter.
+        """The folder of the merged model, or else of the adapter.
 
         ``None`` until the run has succeeded.
         """
@@ -95,12 +95,12 @@ class TorchtuneTrainingRun:
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the end of training and return ``model_id``.
+        """Wait until training ends and return ``model_id``.
 
-        Raises ``StageError`` with the log and the last error in it.
+        Raises ``StageError`` with the log and its last error.
         """
         try:
-            await self._ended()
+            await self._wait_for_end()
         finally:
             if self._lifeline is not None:
                 os.close(self._lifeline)
@@ -109,14 +109,14 @@ class TorchtuneTrainingRun:
             raise StageError(self._failure(), str(self.log))
         return self.model_id
 
-    async def _ended(self) -> None:
+    async def _wait_for_end(self) -> None:
         pause = 0.02
         while await self.refresh() in ("queued", "running"):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.25)
 
     def result(self) -> TorchtuneResult:
-        """What the finished run measured."""
+        """The measurements of the finished run."""
         known = json.loads((self.folder / "run" / "result.json").read_text())
         losses = tuple(
             (int(step), float(loss))
@@ -127,7 +127,7 @@ class TorchtuneTrainingRun:
         return TorchtuneResult(losses=losses, seconds=round(seconds, 3), **known)
 
     async def cancel(self) -> None:
-        """End the process and its children."""
+        """Stop the process and its children."""
         if await self.refresh() == "running":
             await asyncio.to_thread(self._process.cancel)
             await self.refresh()
@@ -165,7 +165,7 @@ _ERROR = re.compile(
 def last_error(log: Path) -> str | None:
     """The last line of a log that reports an error.
 
-    The line of an exception is preferred to a line that only mentions an error.
+    A line of an exception takes precedence over a line that only mentions an error.
     """
     try:
         with open(log, "rb") as file:
@@ -182,14 +182,9 @@ def last_error(log: Path) -> str | None:
         if re.match(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b(?::|$)", line)
     ]
     errors = [line for line in lines if _ERROR.match(line)]
-    # srun only reports that something ended
+    # srun's lines do not contain the reason.
     candidates = named or [line for line in errors if not line.startswith("srun: ")] or errors
     if not candidates:
         return None
-    text = (
-        candidates[-1]
-        .removeprefix("RuntimeError: ")
-        .removeprefix("__main__.RankError: ")
-        .removeprefix("RankError: ")
-    )
+    text = re.sub(r"^(?:RuntimeError|(?:\w+\.)?RankError): ", "", candidates[-1])
     return text if len(text) <= 300 else text[:297] + "…"

@@ -27,8 +27,8 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
     """The arguments of torchtune's builder for the model in ``base``, from its ``config.json``.
 
     ``max_seq_len`` (in tokens) limits the table of rotary embeddings. By default it is the model's
-    context length. Raises ``ConfigError`` if torchtune's Llama or Qwen2 builder would silently
-    build a different model.
+    context length. Raises ``ConfigError`` if torchtune's Llama or Qwen2 builder would build a
+    different model.
     """
     config = _model_config(base)
     _check_buildable(base, config)
@@ -54,7 +54,7 @@ def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any
 
 
 def _check_buildable(base: Path, config: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` for a model that torchtune's builders do not have."""
+    """Raise ``ConfigError`` for a model that torchtune's builders do not support."""
     kind = config.get("model_type")
     if kind not in SIZED_BY_BASE.values():
         valid = ", ".join(SIZED_BY_BASE.values())
@@ -79,7 +79,7 @@ def _check_buildable(base: Path, config: Mapping[str, Any]) -> None:
 def _rotary(base: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The builder's arguments for the rotary embedding.
 
-    Raises ``ConfigError`` for a scaling that the builder does not have.
+    Raises ``ConfigError`` for a scaling that the builder does not support.
     """
     # transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
     rope = config.get("rope_parameters") or {
@@ -142,7 +142,7 @@ def complete(
         tokenizer |= {"path": _file(base, "vocab.json"), "merges_file": _file(base, "merges.txt")}
     else:
         tokenizer["path"] = _file(base, "tokenizer.model", "original/tokenizer.model")
-        # not Llama 3's vocabulary: its special tokens have other ids
+        # In other vocabularies than Llama 3's, the special tokens have other ids.
         if _model_config(base)["vocab_size"] < 128_000:
             tokenizer["special_tokens_path"] = _file(base, "tokenizer.json")
     return {

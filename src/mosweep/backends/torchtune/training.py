@@ -3,7 +3,7 @@
 The processes run under any Python interpreter that has torchtune.
 
 A killed run can be resumed in another folder, from the end of its last epoch. torchtune saves
-nothing within an epoch, so a run of one epoch starts again from its first step.
+no checkpoint within an epoch, so a run of one epoch starts again from its first step.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from mosweep.datasets.jsonl import JSONLDataset
 
 __all__ = ["Part", "TorchtuneTrainingBackend"]
 
-#: Default environment variables of the training process. One thread, because more threads than
-#: free cores make small models many times slower.
+#: Default environment variables of the training process. It uses one thread, because more threads
+#: than free cores make small models many times slower.
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -47,7 +47,7 @@ class Part:
     """A part of a longer run: one pass over the data in order, one step per learning rate.
 
     ``rates`` are the learning rates. The part resumes from the adapter and the optimizer in the
-    folder ``start``, which is the ``state`` of the previous part, and leaves its own ``state``.
+    folder ``start``, which is the ``state`` of the previous part, and writes its own ``state``.
     """
 
     rates: tuple[float, ...]
@@ -76,16 +76,17 @@ class TorchtuneTrainingBackend:
     The run uses ``folder`` if no run is in it yet, else a new folder below it. ``environment``
     overrides this process's environment, which overrides ``CHILD_ENVIRONMENT``. ``device``
     overrides the recipe's. ``merged`` also writes the full model. A ``detached`` run continues when
-    the process that started it ends. Any other run ends with it, or when ``wait`` is cancelled.
+    the process that started it ends. Any other run stops then, or when ``wait`` is cancelled.
 
     ``processes`` per node, on ``nodes`` of the current Slurm job, share each batch of
     ``batch_size`` samples evenly. They run under torchrun, with torchtune's distributed recipe in
     place of ``lora_finetune_single_device``; other recipes are run as named. They take the same
-    steps as one process would, but the adapter starts from other random weights.
+    steps as one process would, but the adapter starts from different random weights.
 
-    ``previous``: the folder of an earlier attempt at the same run, whose processes are dead. Usable
-    checkpoints of it, and of the attempts before it, are copied and resumed from. They are removed
-    when this run has succeeded. A ``part`` ignores them and starts from its own ``start``.
+    ``previous``: the folder of an earlier attempt at the same run, whose processes have ended. The
+    run resumes from a copy of the last usable checkpoint of that attempt and those before it. Their
+    checkpoints are removed when this run has succeeded. A ``part`` ignores them and starts from its
+    own ``start``.
     """
 
     config: Mapping[str, Any] | str | Path
@@ -156,7 +157,7 @@ class TorchtuneTrainingBackend:
         return self.part.of(config) if self.part else config
 
     def _spec(self, native: Mapping[str, Any], base: Path, identity: str) -> dict[str, Any]:
-        """What ``child`` reads from ``spec.json``."""
+        """The content of ``spec.json``, which ``child`` reads."""
         several = self.processes * self.nodes > 1
         return {
             "recipe": torchtune_config.DISTRIBUTED.get(self.recipe, self.recipe)
@@ -181,7 +182,7 @@ class TorchtuneTrainingBackend:
         }
 
     def _start(self, run_id: str, folder: Path) -> TorchtuneTrainingRun:
-        """Start the process that trains as ``folder/run/spec.json`` says."""
+        """Start the process that trains according to ``folder/run/spec.json``."""
         run = folder / "run"
         environment = {
             **CHILD_ENVIRONMENT,
