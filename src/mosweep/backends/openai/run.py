@@ -79,16 +79,16 @@ class OpenAITrainingRun:
         return await Account.of(self.client, self.patience_s)
 
     async def refresh(self) -> RunStatus:
-        """Poll the job, unless it is known to have ended."""
+        """Poll the job unless it has ended."""
         if self.job is None or self.state not in ENDED:
-            self.note(await (await self._account()).look(self.id))
+            self.note(await (await self._account()).poll(self.id))
         return self.status
 
     async def wait(self) -> str:
         """Wait until the job ends, print its progress, and return the model id.
 
-        Raises ``StageError`` with OpenAI's reason if there is no model. Interrupting the wait does
-        not affect the job.
+        Raises ``StageError`` with OpenAI's reason if there is no model. The job continues if the
+        wait is interrupted.
         """
         pause, shown = min(1.0, self.poll_s), ""
         while True:
@@ -111,7 +111,7 @@ class OpenAITrainingRun:
     async def result(self) -> OpenAIResult:
         """What OpenAI reports of the finished job.
 
-        Results that OpenAI has deleted are left out, with a printed notice.
+        Prints a notice if OpenAI has deleted the results, and leaves them out.
         """
         await self.refresh()
         job, account = self.job, await self._account()
@@ -129,7 +129,7 @@ class OpenAITrainingRun:
         except RemoteError as error:
             if error.trouble.status != 404:
                 raise
-            print(f"not recorded: {error}")
+            print(f"results not recorded: {error}")
         method = getattr(job.method, job.method.type, None) if job.method else None
         settings = (method and method.hyperparameters) or job.hyperparameters
         return OpenAIResult(
@@ -156,7 +156,7 @@ class OpenAITrainingRun:
 
     @classmethod
     async def load(cls, path: Path, client: AsyncOpenAI | None = None) -> Self:
-        """Attach to the job that ``save`` wrote, whatever its state."""
+        """Attach to the job that ``save`` wrote, in any state."""
         run = cls(str(json.loads(path.read_text())["job"]), client=client)
         await run.refresh()
         return run
@@ -181,7 +181,7 @@ class OpenAITrainingRun:
                 )
 
     def _expected(self) -> str:
-        """When OpenAI expects the job to end, while it runs."""
+        """The expected end of a running job, as a suffix for a message."""
         if self.state != "running" or self.job is None or not self.job.estimated_finish:
             return ""
         return f", until about {datetime.fromtimestamp(self.job.estimated_finish):%Y-%m-%d %H:%M}"
@@ -189,7 +189,7 @@ class OpenAITrainingRun:
     def _failure(self) -> str:
         error = self.job.error if self.job else None
         if self.state == "succeeded":
-            return f"OpenAI: {self.id} succeeded but names no model"
+            return f"OpenAI: {self.id} succeeded without a model name"
         if self.state == "cancelled":
             return f"OpenAI: {self.id} was cancelled"
         return f"OpenAI: {self.id} failed: " + (

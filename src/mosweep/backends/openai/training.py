@@ -1,9 +1,9 @@
-"""Fine-tuning at OpenAI, supervised and DPO. A job is paid for once, whatever fails on our side.
+"""Start supervised and DPO fine-tuning jobs at OpenAI. Each job is paid for once.
 
-A job's metadata hold the ``key`` that it was started for. Before a job is created, an active or
-succeeded job with that key is looked up and used. So a restarted process or another machine finds
-the job and does not pay for a second one. This also holds if OpenAI's answer was lost. A failed or
-cancelled job is not used again: the next attempt is a new job with the next attempt number.
+A job's metadata contain its ``key``. Before it creates a job, the backend looks for an active or
+succeeded job with that key and uses it. So a restarted process or another machine does not pay for
+a second job, even if OpenAI's answer was lost. A failed or cancelled job is not reused: the next
+attempt is a new job with the next attempt number.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ CLOSING = (
 
 Method = Literal["supervised", "dpo"]
 
-#: Fewest samples that OpenAI fine-tunes on.
-FEWEST = 10
-#: Roles of messages that OpenAI fine-tunes on.
+#: The least number of samples that OpenAI accepts.
+MIN_SAMPLES = 10
+#: Roles of messages that OpenAI accepts.
 ROLES = ("system", "user", "assistant", "tool")
-#: Longest suffix of a model name, in characters.
-LONGEST_SUFFIX = 64
-#: Greatest seed that OpenAI accepts.
-GREATEST_SEED = 2**31 - 1
+#: Maximum length of a model name's suffix, in characters.
+MAX_SUFFIX_LENGTH = 64
+#: The greatest seed that OpenAI accepts.
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Supervised:
-    """Hyperparameters of supervised fine-tuning. For ``None``, OpenAI chooses by the data."""
+    """Hyperparameters of supervised fine-tuning. ``None``: OpenAI chooses by the data."""
 
     n_epochs: int | None = field(default=None, metadata=between(ge=1, le=50))
     batch_size: int | None = field(default=None, metadata=between(ge=1, le=256))
@@ -79,11 +79,11 @@ class OpenAITrainingBackend:
     """Starts jobs at OpenAI.
 
     - ``client``: by default one configured by ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``
-    - ``key``: identifies the job, so that it is found again. Without a key every ``train`` starts
-      a new job.
-    - ``spent``: ids of jobs that were used before and are ignored now
-    - ``intent``: a file that records the job before and after it is started. If it names a job, no
-      search is needed.
+    - ``key``: identifies the job, so that a later call attaches to it. Without a key every
+      ``train`` starts a new job.
+    - ``spent``: ids of jobs to ignore, because they were used before
+    - ``intent``: a file that records the job before and after the request. If it names a job, the
+      backend attaches to that job without a search.
     - ``poll_s``: seconds between polls of a job
     - ``patience_s``: seconds that OpenAI may be unreachable
     """
@@ -107,16 +107,16 @@ class OpenAITrainingBackend:
     ) -> OpenAITrainingRun:
         """Start fine-tuning ``model`` on ``dataset``, or attach to the job that already does.
 
-        Raises ``UserError`` for data that OpenAI would refuse, and ``ConfigError`` for
+        Raises ``UserError`` for data that OpenAI would reject, and ``ConfigError`` for
         hyperparameters that the method does not have.
         """
         settings = build(
             DPO if self.method == "dpo" else Supervised, hyperparameters or {}, "hyperparameters"
         )
-        if suffix is not None and len(suffix) > LONGEST_SUFFIX:
-            raise UserError(f"suffix {suffix!r}: must have at most {LONGEST_SUFFIX} characters")
-        if self.seed is not None and not 0 <= self.seed <= GREATEST_SEED:
-            raise UserError(f"seed {self.seed}: must be between 0 and {GREATEST_SEED}")
+        if suffix is not None and len(suffix) > MAX_SUFFIX_LENGTH:
+            raise UserError(f"suffix {suffix!r}: must have at most {MAX_SUFFIX_LENGTH} characters")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed {self.seed}: must be between 0 and {MAX_SEED}")
         contents = [
             training_file(data, self.method) for data in (dataset, validation) if data is not None
         ]
@@ -127,15 +127,15 @@ class OpenAITrainingBackend:
     ) -> OpenAITrainingRun:
         """``train`` with checked settings.
 
-        ``contents``: of the training file and, optionally, of a validation file.
+        ``contents``: the training file and, optionally, a validation file.
         """
         key = self.key or secrets.token_hex(32)
-        known = self._intended(key)
+        known = self._read_intent(key)
         if (
             known
             and (job_id := known.get("job"))
             and job_id not in self.spent
-            and (run := await self._attached(str(job_id)))
+            and (run := await self._attach(str(job_id)))
         ):
             return run
         account = await Account.of(self.client, self.patience_s)
@@ -155,7 +155,7 @@ class OpenAITrainingBackend:
                 "suffix": suffix,
             }
             request |= {name: value for name, value in optional.items() if value is not None}
-            self._intend(key, attempt, None)
+            self._write_intent(key, attempt, None)
             return await account.client.fine_tuning.jobs.create(**request)
 
         while True:
@@ -166,10 +166,10 @@ class OpenAITrainingBackend:
             except RemoteError as error:
                 if error.trouble.code != FULL:
                     raise
-                print(f"{error}; waiting for another job to end")
+                print(f"{error}; waiting for a free slot")
                 await asyncio.sleep(self.poll_s * random.uniform(0.75, 1.25))
-        self._intend(key, int((job.metadata or {}).get(ATTEMPT, "1")), job.id)
-        print(f"{job.id}: {'found; it was started before' if existing else 'started'}")
+        self._write_intent(key, int((job.metadata or {}).get(ATTEMPT, "1")), job.id)
+        print(f"{job.id}: {'attached to a job started earlier' if existing else 'started'}")
         return self._run(job)
 
     def _run(self, job: FineTuningJob) -> OpenAITrainingRun:
@@ -179,42 +179,44 @@ class OpenAITrainingBackend:
         run.note(job)
         return run
 
-    async def _attached(self, job_id: str) -> OpenAITrainingRun | None:
-        """The run of the job that the intent names. ``None`` if it failed or does not exist."""
+    async def _attach(self, job_id: str) -> OpenAITrainingRun | None:
+        """The run of a job from the intent file. ``None`` if it failed or does not exist."""
         try:
-            job = await (await Account.of(self.client, self.patience_s)).look(job_id)
+            job = await (await Account.of(self.client, self.patience_s)).poll(job_id)
         except RemoteError as error:
             if error.trouble.status != 404:
                 raise
             return None
         if job.status in ("failed", "cancelled"):
             return None
-        print(f"{job.id}: attached, it was started before")
+        print(f"{job.id}: attached to a job started earlier")
         return self._run(job)
 
-    def _intended(self, key: str) -> dict[str, Any] | None:
-        """The content of the intent file, if it is for ``key``."""
+    def _read_intent(self, key: str) -> dict[str, Any] | None:
+        """The intent file, if it is for ``key``."""
         if self.intent is None or not self.intent.exists():
             return None
         try:
             known: dict[str, Any] = json.loads(self.intent.read_text())
-        except ValueError:  # its writer was killed
+        except ValueError:  # the writer was killed
             return None
         return known if known.get("key") == key else None
 
-    def _intend(self, key: str, attempt: int, job: str | None) -> None:
+    def _write_intent(self, key: str, attempt: int, job: str | None) -> None:
         if self.intent is not None:
             intent = {"key": key, "attempt": attempt, "job": job}
             write_whole(self.intent, json.dumps(intent) + "\n")
 
 
 def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes:
-    """``dataset`` in OpenAI's format. Raises ``UserError`` for a sample that OpenAI would refuse.
+    """``dataset`` in OpenAI's format.
 
-    The error names the sample.
+    Raises ``UserError`` for a sample that OpenAI would reject. The error contains its number.
     """
-    if len(dataset) < FEWEST:
-        raise UserError(f"the data set has {len(dataset)} samples; OpenAI needs at least {FEWEST}")
+    if len(dataset) < MIN_SAMPLES:
+        raise UserError(
+            f"the data set has {len(dataset)} samples; OpenAI needs at least {MIN_SAMPLES}"
+        )
     rows = (
         dataset.to_openai_format()
         if method == "supervised"
@@ -225,7 +227,7 @@ def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes
         for message in messages:
             if message["role"] not in ROLES:
                 raise UserError(
-                    f"sample {number}: OpenAI does not fine-tune on {message['role']} messages; "
+                    f"sample {number}: OpenAI does not accept {message['role']} messages; "
                     f"valid roles: {', '.join(ROLES)}"
                 )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
@@ -233,9 +235,9 @@ def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes
 
 def _preference(number: int, row: Sample) -> dict[str, Any]:
     """A preference sample in OpenAI's format."""
-    asked, chosen, rejected = preference(number, row)
+    prompt, chosen, rejected = preference(number, row)
     return {
-        "input": {"messages": asked},
+        "input": {"messages": prompt},
         "preferred_output": chosen,
         "non_preferred_output": rejected,
     }
