@@ -45,7 +45,7 @@ def finetunes(trials: list[Trial]) -> set[str]:
         (
             ["backend=openai", "model=gpt-4.1-mini", "lora.rank=4,8"],
             "lora.rank",
-            "OpenAI does not say how it adapts weights",
+            "OpenAI decides how it adapts weights",
         ),
         (
             ["backend=openai", "model=gpt-4.1-mini", "optim.lr=1e-4"],

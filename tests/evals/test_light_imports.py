@@ -11,6 +11,8 @@ MODULES = (
     "mosweep.backends.dummy.training",
     "mosweep.backends.torchtune.training",
     "mosweep.backends.torchtune.config",
+    "mosweep.backends.torchtune.run",
+    "mosweep.backends.torchtune.run_config",
     "mosweep.evals.dummy.backend",
     "mosweep.evals.inspect.backend",
     "mosweep.evals.inspect.options",

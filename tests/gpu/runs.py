@@ -23,11 +23,8 @@ from tests.gpu.made import ONE_BILLION, SMALL
 
 from mosweep.backends.torchtune.config import load_recipe
 from mosweep.backends.torchtune.resume import read_losses
-from mosweep.backends.torchtune.training import (
-    CHILD_ENVIRONMENT,
-    TorchtuneTrainingBackend,
-    TorchtuneTrainingRun,
-)
+from mosweep.backends.torchtune.run import TorchtuneTrainingRun
+from mosweep.backends.torchtune.training import CHILD_ENVIRONMENT, TorchtuneTrainingBackend
 from mosweep.core.errors import StageError
 from mosweep.core.paths import shipped
 

@@ -398,11 +398,11 @@ def test_what_is_said_twice_and_the_same_is_no_mistake(loops: Loops) -> None:
         ({"renderer": "llama3"}, "loop.renderer=llama3: applies to backend=tinker only"),
         (
             {"torchtune": {"epochs": 3}},
-            "torchtune.epochs=3: means nothing in a loop: set loop.max_rounds",
+            "torchtune.epochs=3: does not apply in a loop: set loop.max_rounds",
         ),
         (
             {"torchtune": {"lr_scheduler.num_warmup_steps": 3}},
-            "torchtune.lr_scheduler.num_warmup_steps=3: means nothing in a loop",
+            "torchtune.lr_scheduler.num_warmup_steps=3: does not apply in a loop",
         ),
         (
             {"torchtune": {"dataset.packed": True}},

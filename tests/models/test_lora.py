@@ -137,7 +137,7 @@ print(json.dumps({"error": (theirs - ours).abs().max().item(), \
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_the_packaged_adapter_computes_what_torchtune_trained(tmp_path: Path, kind: str) -> None:
     import mosweep.backends.torchtune.child as child
-    from mosweep.backends.torchtune.config import architecture_of
+    from mosweep.backends.torchtune.run_config import architecture_of
 
     config = {
         "model_type": kind,

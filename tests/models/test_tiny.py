@@ -27,7 +27,7 @@ def test_facts(generated: tuple[Path, dict[str, Any]], model: Any) -> None:
     facts = generated[1]
     assert facts["parameters"] == sum(weight.numel() for weight in model.parameters()) == 91_072
     assert facts["copy_accuracy"] >= 0.995
-    assert 0 < facts["steps"] <= tiny.MOST_STEPS
+    assert 0 < facts["steps"] <= tiny.MAX_STEPS
     assert facts["cpu_s"] > 0
 
 
@@ -80,7 +80,7 @@ def test_layout(base: Path) -> None:
 
 
 def test_a_seed_determines_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tiny, "ENOUGH", 0.0)  # two checks are enough to see it
+    monkeypatch.setattr(tiny, "REQUIRED_ACCURACY", 0.0)  # two checks are enough to see it
     contents = []
     for number, seed in enumerate((5, 5, 6)):
         generate(tmp_path / str(number), TinyArchitecture(), seed=seed, log=lambda line: None)
@@ -89,7 +89,7 @@ def test_a_seed_determines_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_no_bad_model_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tiny, "MOST_STEPS", 25)
+    monkeypatch.setattr(tiny, "MAX_STEPS", 25)
     with pytest.raises(RuntimeError, match="did not converge"):
         generate(tmp_path / "base", TinyArchitecture(), seed=0, log=lambda line: None)
     assert not (tmp_path / "base").exists()

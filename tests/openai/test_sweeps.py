@@ -154,22 +154,22 @@ def test_doctor_tells_what_is_coming(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             (),
             {"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"},
-            "the key in OPENAI_API_KEY is not accepted",
+            "OpenAI rejects the key in OPENAI_API_KEY",
         ),
         (
             ("model.inspect=openai/gpt-5o",),
             {},
-            "model.inspect=openai/gpt-5o: OpenAI would not fine-tune it: 400 model_not_available",
+            "model.inspect=openai/gpt-5o: OpenAI rejects it: 400 model_not_available",
         ),
         (
             ("model.inspect=openai/davinci-002",),
             {},
-            "model.inspect=openai/davinci-002: OpenAI would not fine-tune it: 400 model_retired",
+            "model.inspect=openai/davinci-002: OpenAI rejects it: 400 model_retired",
         ),
         (
             ("backend.method=dpo",),
             {},
-            "backend.method=dpo: OpenAI would not fine-tune it: 400 invalid_method",
+            "backend.method=dpo: OpenAI rejects it: 400 invalid_method",
         ),
         (("lora.rank=8",), {}, "lora.rank=8: backend=openai has no such setting"),
     ],
@@ -204,7 +204,7 @@ def test_a_mistake_is_one_line_and_nothing_is_started(
         ("lora.dropout=0.1", "lora.dropout=0.1: backend=openai has no such setting"),
         (
             "optim.lr=1e-4",
-            "optim.lr=0.0001: OpenAI takes no learning rate; set backend.learning_rate_multiplier",
+            "optim.lr=0.0001: OpenAI has no learning rate; set backend.learning_rate_multiplier",
         ),
         ("optim.warmup_steps=3", "optim.warmup_steps=3: backend=openai has no such setting"),
         ("optim.epochs=99", "optim.epochs=99: must be ≥ 1 and ≤ 50"),
@@ -214,7 +214,7 @@ def test_a_mistake_is_one_line_and_nothing_is_started(
             "torchtune.batch_size=3",
             "nothing in this sweep takes this setting; backend=torchtune would",
         ),
-        ("backend.beta=0.1", "backend.beta=0.1: belongs to method=dpo"),
+        ("backend.beta=0.1", "backend.beta=0.1: requires method=dpo"),
         ("backend.max_concurrent=0", "backend.max_concurrent=0: must be ≥ 1"),
     ],
 )
@@ -258,7 +258,7 @@ def test_one_question_per_model_not_per_trial(
     done = shell("-m", *quick, "seed=range(50)", "model=gpt-4o-mini,gpt-4.1-mini")
     assert done.status == 2
     assert (
-        "OpenAI would not fine-tune it: 403 fine_tuning_closed: Fine-tuning is no longer "
+        "OpenAI rejects it: 403 fine_tuning_closed: Fine-tuning is no longer "
         "available to your organization."
     ) in done.err
     assert sum(openai.report["requests"].values()) == 2, (
@@ -320,7 +320,7 @@ def test_nothing_is_forgotten_for_a_job_that_would_be_refused(
     openai.set(closed=True)
     done = shell("run", "two", "--stage", "finetune", "--force")
     assert done.status == 2
-    assert "OpenAI would not fine-tune it: 403 fine_tuning_closed" in done.err
+    assert "OpenAI rejects it: 403 fine_tuning_closed" in done.err
     assert "nothing to do" in shell(*sweep).out
 
 
@@ -337,7 +337,7 @@ def test_a_list_of_jobs_that_cannot_be_had_is_a_refusal(
     done = shell("-m", *quick)
     assert done.status == 2
     assert done.err == (
-        "mosweep: backend=openai: OpenAI: looking for jobs: 403 forbidden: Missing scopes: "
+        "mosweep: backend=openai: OpenAI: listing jobs: 403 forbidden: Missing scopes: "
         "api.fine_tuning.jobs.read\n"
     )
 
@@ -349,7 +349,7 @@ def test_a_wrong_key_is_told_before_what_was_begun_goes_on(
     killed(shell, openai, *sweep, jobs=1)
     done = shell(*sweep, env={"OPENAI_API_KEY": "sk-wrong-0123456789abcdef"})
     assert done.status == 2
-    assert "the key in OPENAI_API_KEY is not accepted" in done.err
+    assert "OpenAI rejects the key in OPENAI_API_KEY" in done.err
 
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(
@@ -379,7 +379,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(
     assert done.status == 0, done.err
     assert len(openai.jobs) == 2
     assert (
-        "attached, it was started before"
+        "attached to a job started earlier"
         in (shell.folder / "multirun/two/seed=0/finetune/log.txt").read_text()
     )
 

@@ -12,7 +12,8 @@ import pytest
 from openai import AsyncOpenAI
 from tests.openai.conftest import KEY, Service
 
-from mosweep.backends.openai.training import Method, OpenAIResult, OpenAITrainingRun
+from mosweep.backends.openai.run import OpenAIResult, OpenAITrainingRun
+from mosweep.backends.openai.training import Method
 from mosweep.backends.training import TrainingBackend, TrainingRun
 from mosweep.core.errors import ConfigError, StageError, UserError
 from mosweep.core.providers import RemoteError
@@ -107,7 +108,7 @@ def test_dpo(openai: Service) -> None:
         (
             chats(role="developer"),
             "supervised",
-            "sample 1: OpenAI does not fine-tune on developer messages",
+            "sample 1: OpenAI does not accept developer messages",
         ),
         (
             chats(),
@@ -341,7 +342,7 @@ def test_no_money_no_second_try(openai: Service) -> None:
     )
     with pytest.raises(
         RemoteError,
-        match=r"^OpenAI: asking for its job: 429 insufficient_quota: You exceeded your current "
+        match=r"^OpenAI: asking for the job: 429 insufficient_quota: You exceeded your current "
         r"quota",
     ):
         finished(backend())
@@ -356,7 +357,7 @@ def test_an_outage_longer_than_patience(openai: Service) -> None:
 
     with pytest.raises(
         RemoteError,
-        match=r"^OpenAI: looking at ftjob-\w+: 503 server_error: The server had an error \(tried "
+        match=r"^OpenAI: polling ftjob-\w+: 503 server_error: The server had an error \(tried "
         r"for 1 "
         r"s\)$",
     ):
@@ -375,7 +376,7 @@ def test_results_that_are_gone_cost_the_curve_alone(
         return await run.result()
 
     assert asyncio.run(go()).losses == ()
-    assert "not recorded: OpenAI: reading file-" in capsys.readouterr().out
+    assert "results not recorded: OpenAI: reading file-" in capsys.readouterr().out
 
 
 def test_a_client_of_ones_own(openai: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,8 +397,8 @@ def test_a_wrong_key_is_in_no_message(openai: Service, monkeypatch: pytest.Monke
     with pytest.raises(RemoteError) as caught:
         finished(backend())
     assert str(caught.value) == (
-        "OpenAI: looking for the data's file: 401 invalid_api_key: the key in OPENAI_API_KEY is "
-        "not accepted"
+        "OpenAI: looking for the training file: 401 invalid_api_key: OpenAI rejects the key in "
+        "OPENAI_API_KEY"
     )
 
 

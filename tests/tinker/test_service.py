@@ -280,7 +280,7 @@ async def test_a_server_that_stays_away_is_an_error_in_one_line(
             tmp_path, recipe(), "llama3", server.base, patience_s=1
         ).train(words(48), MODEL)
         with pytest.raises(
-            StageError, match=rf"Tinker at {server.url} has not answered for \d+ s: .*[Cc]onnect"
+            StageError, match=rf"Tinker at {server.url} has not responded for \d+ s: .*[Cc]onnect"
         ):
             await run.wait()
         assert run.status == "failed"
@@ -360,7 +360,7 @@ async def test_the_base_model_answers_through_inspect(server: Server) -> None:
         (
             [],
             {"TINKER_API_KEY": "tml-wrong"},
-            "does not accept the key in TINKER_API_KEY: 401: Invalid API key",
+            "rejects the key in TINKER_API_KEY: 401: Invalid API key",
         ),
         (["model.tinker=mosweep/tinny"], {}, "model.tinker=mosweep/tinny: Tinker at http"),
     ],
@@ -386,10 +386,10 @@ def test_renderer_and_address_are_checked_as_well(server: Server) -> None:
     work = TinkerFinetune(MODEL, "llama3", recipe(), None, None, 1, 1.0)
     TinkerFinetune.check_access([work])
     with pytest.raises(
-        ConfigError, match=r"model\.renderer=lama3: tinker-cookbook has no renderer of that name"
+        ConfigError, match=r"model\.renderer=lama3: tinker-cookbook has no renderer with this name"
     ):
         TinkerFinetune.check_access([work, replace(work, renderer="lama3")])
-    with pytest.raises(UserError, match=r"Tinker at http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(UserError, match=r"Tinker at http://127\.0\.0\.1:9 does not respond"):
         TinkerFinetune.check_access([work, replace(work, base_url="http://127.0.0.1:9")])
 
 

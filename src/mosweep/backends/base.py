@@ -1,7 +1,7 @@
-"""The base class of backends: what stands behind ``conf/backend/NAME.yaml``.
+"""The base class of backends, which ``conf/backend/NAME.yaml`` configures.
 
 A backend is a frozen dataclass that subclasses ``Backend``. Its fields are the keys of the group
-(``backend.<field>``). It may live in any importable module: the group's ``_target_`` names it.
+(``backend.<field>``). The group's ``_target_`` names the class, in any importable module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Backend", "HostedBase", "check_beta"]
 
 @dataclass(frozen=True)
 class HostedBase:
-    """A base model behind an API: evaluations call it through Inspect and never load its weights.
+    """A base model behind an API. Evaluations call it through Inspect and do not load its weights.
 
     ``source`` names the model, ``arguments`` are Inspect's model arguments, and ``base_url`` is
     the address of the server.
@@ -39,8 +39,7 @@ class Backend(ABC):
     - ``section``: the top-level key of its native settings (``<section>.<path>``), if it has any.
       ``section_help`` describes them in one sentence.
     - ``takes``: the keys of the shared groups that it reads, such as ``lora.rank`` or ``optim.*``.
-      Settings are never ignored: a key that nothing takes is an error. ``hints`` may say what to
-      use instead.
+      A key that nothing reads is an error. ``hints`` may say what to use instead.
     - ``stands_in``: it imitates any other backend, so it accepts every native section.
     """
 
@@ -54,23 +53,23 @@ class Backend(ABC):
     def finetune(self, trial: TrialConfig) -> Stage:
         """The fine-tuning stage of a trial, with the stages it depends on.
 
-        Raises ``ConfigError`` for a setting that cannot work.
+        Raises ``ConfigError`` for an invalid setting.
         """
 
     def check_native(self, trial: TrialConfig) -> None:  # noqa: B027 - most have nothing to check
         """Check only the native settings, for a dry run. Raises ``ConfigError``."""
 
     def hosted_base(self, trial: TrialConfig) -> HostedBase | None:
-        """The base model behind an API, or ``None`` if its weights are loaded on this machine."""
+        """The base model behind an API. ``None`` if evaluations load its weights."""
         return None
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """What ``mosweep doctor`` checks for this backend."""
+        """The checks of this backend that ``mosweep doctor`` runs."""
         return ()
 
 
 def check_beta(beta: float | None, method: str) -> None:
-    """Raise ``ConfigError`` for a ``beta``, the weight of DPO's reference model, without DPO."""
+    """Raise ``ConfigError`` if ``beta``, the reference model's weight, is set without DPO."""
     if beta is not None and method != "dpo":
-        raise ConfigError("beta", beta, f"belongs to method=dpo; this is method={method}")
+        raise ConfigError("beta", beta, f"requires method=dpo, not method={method}")

@@ -1,6 +1,6 @@
 """Protocols of fine-tuning: a training backend starts a run, and the run returns a model id.
 
-They know nothing of trials, stages or the cache.
+They do not depend on trials, stages or the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @runtime_checkable
 class TrainingRun(Protocol):
-    """One fine-tuning job. It may outlive the process that started it; ``load`` reattaches."""
+    """One fine-tuning job. It may outlive the process that started it."""
 
     @property
     def id(self) -> str:
@@ -33,7 +33,7 @@ class TrainingRun(Protocol):
 
     @property
     def status(self) -> RunStatus:
-        """The state as of the last ``refresh``."""
+        """The state at the last ``refresh``."""
         ...
 
     async def refresh(self) -> RunStatus:
@@ -74,6 +74,6 @@ class TrainingBackend(Protocol):
     ) -> TrainingRun:
         """Start fine-tuning ``model`` on ``dataset``.
 
-        Raises ``ConfigError`` for hyperparameters that the backend does not know.
+        Raises ``ConfigError`` for unknown hyperparameters.
         """
         ...

@@ -12,7 +12,8 @@ __all__ = ["recommended_lr"]
 def recommended_lr(name: str, key: str) -> float:
     """The peak learning rate that tinker-cookbook recommends for LoRA on the model ``name``.
 
-    Raises ``ConfigError`` for ``key``, the setting that asked for it, if there is none.
+    ``key`` is the setting that requires it. Raises ``ConfigError`` for ``key`` if there is no
+    recommendation.
     """
     try:
         from tinker_cookbook.hyperparam_utils import get_lr
@@ -20,7 +21,7 @@ def recommended_lr(name: str, key: str) -> float:
         raise MissingExtra("tinker-cookbook", "tinker", key) from error
     try:
         rate = float(get_lr(name, is_lora=True))
-    except Exception as error:  # the type for unknown models depends on the model
+    except Exception as error:  # the type of the exception for unknown models varies
         why = " ".join(str(error).split())[:120]
         problem = f"tinker-cookbook recommends none for the model {name} ({why}); set optim.lr"
         raise ConfigError(key, "true", problem) from error

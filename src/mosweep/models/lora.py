@@ -1,10 +1,10 @@
-"""LoRA adapters in PEFT's layout: what they add to the weights, and how to merge them.
+"""LoRA adapters in PEFT's layout: the change to each weight, and merging with the base model.
 
 An adapter with matrices A (r × in) and B (out × r) adds ``alpha/r · B·A`` to a weight W (out × in)
 (Hu et al., 2021).
 
-This file needs torch and safetensors, but not peft. It must not import mosweep: it also runs in the
-interpreter that trains, which may not have it.
+This file requires torch and safetensors, but not peft. It must not import mosweep, because it also
+runs in the interpreter that trains, which may not have mosweep.
 """
 
 from __future__ import annotations

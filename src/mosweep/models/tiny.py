@@ -1,12 +1,12 @@
 """Tiny base models, pre-trained from scratch in a few CPU seconds to repeat the user's word.
 
 They have Llama 3.2's architecture. Such a model answers ``hello`` with ``hello`` and ``HELLO`` with
-``HELLO``, for words of 3 to 7 letters. It can be fine-tuned to capitalise words within seconds. So
-sweeps, examples and tests train real models without a download or an accelerator.
+``HELLO``, for words of 3 to 7 letters. Fine-tuning it to capitalise words takes seconds. So sweeps,
+examples and tests train real models without a download or an accelerator.
 
-Three things make it fast. Our forward pass computes the last layer only at the positions of the
-answer. Muon needs a fraction of Adam's steps, because it moves the small initial attention weights
-at full speed. And the result is an average of the weights of the last steps.
+Pre-training is fast for three reasons. The forward pass computes the last layer only at the
+positions of the answer. Muon needs a fraction of Adam's steps, because it moves the small initial
+attention weights at full speed. The result is an average of the weights of the last steps.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 __all__ = ["TinyArchitecture", "generate"]
 
-#: Letters of the shortest words.
-SHORTEST = 3
-#: Letters of the longest words.
-LONGEST = 7
+#: Letters of the shortest word.
+MIN_LETTERS = 3
+#: Letters of the longest word.
+MAX_LETTERS = 7
 #: Words in a training step.
 BATCH = 16
-#: The step from which the learning rate stays at a fifth of its peak.
-DECAY = 300
-#: The step after which pre-training fails.
-MOST_STEPS = 900
-#: Consecutive checks that must pass, before a final one on four times as many words.
+#: Steps of the decay to a fifth of the peak learning rate.
+DECAY_STEPS = 300
+#: The number of steps after which pre-training fails.
+MAX_STEPS = 900
+#: Consecutive checks that must pass before a final check on four times as many words.
 CHECKS = 2
 #: Steps between checks.
 CHECK_EVERY = 25
 #: Held-out words in a check.
 CHECK_WORDS = 256
 #: The accuracy that a check requires.
-ENOUGH = 0.995
+REQUIRED_ACCURACY = 0.995
 #: A word is held out if its bytes sum to a multiple of this: a quarter of all words.
 HELD_OUT = 4
 #: Weight of the newest step in the average of the weights.
-AVERAGE = 0.05
+AVERAGE_WEIGHT = 0.05
 #: Epsilon of the layer norms.
 EPSILON = 1e-5
 #: Target of positions that the loss ignores.
@@ -67,13 +67,13 @@ ROPE_SCALING = {
 class TinyArchitecture:
     """Sizes of a tiny model. The defaults are those of ``tiny``.
 
-    Raises ``ValueError`` if they do not fit together.
+    Raises ``ValueError`` for sizes that do not fit together.
     """
 
     dim: int = 64
     """Width of the model."""
     layers: int = 2
-    """Transformer layers, two at least."""
+    """Transformer layers, at least two."""
     heads: int = 4
     """Attention heads."""
     kv_heads: int = 2
@@ -102,15 +102,15 @@ def generate(
 
     The same seed gives the same model on the same machine. Returns measurements: ``parameters``,
     ``steps``, ``copy_accuracy`` (the fraction of held-out words that are repeated exactly) and
-    ``cpu_s`` (CPU seconds without imports). Raises ``RuntimeError``, and writes nothing, if
-    pre-training does not converge.
+    ``cpu_s`` (CPU seconds without imports). Raises ``RuntimeError`` if pre-training does not
+    converge, and writes no files then.
     """
     import torch
     from safetensors.torch import save_file
 
     start = time.process_time()
     threads = torch.get_num_threads()
-    # One thread: another order of summation gives another model, and more threads are slower here.
+    # One thread, because another order of summation gives another model. More threads are slower.
     torch.set_num_threads(1)
     try:
         weights, facts = _pretrain(architecture, seed, log)
@@ -145,8 +145,7 @@ def _config(size: TinyArchitecture) -> dict[str, Any]:
         "rms_norm_eps": EPSILON,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
-        # Both of transformers' major versions read these two keys; version 4 silently ignores the
-        # new rope_parameters.
+        # Versions 4 and 5 of transformers read these two keys. Version 4 ignores rope_parameters.
         "rope_theta": ROPE_THETA,
         "rope_scaling": ROPE_SCALING,
     }
@@ -168,7 +167,7 @@ def _pretrain(
     adam = torch.optim.Adam(others, lr=0.0, betas=(0.9, 0.98), fused=True)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
     passed = 0
-    for step in range(1, MOST_STEPS + 1):
+    for step in range(1, MAX_STEPS + 1):
         tokens, positions, targets = _words(BATCH, random)
         logits = _logits(size, _with_capitals(weights), tokens, positions)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
@@ -178,27 +177,27 @@ def _pretrain(
                 f"{step}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        rate = min(1.0, step / 20) * max(0.2, 1 - 0.8 * step / DECAY)
+        rate = min(1.0, step / 20) * max(0.2, 1 - 0.8 * step / DECAY_STEPS)
         adam.param_groups[0]["lr"] = rate * 0.64 / size.dim
         adam.step()
         muon.step(rate * 0.02)
         for weight in weights.values():
             weight.grad = None
-        # the average is better than the last step, and makes up for the small batch
+        # The average is more accurate than the last step, because the batch is small.
         with torch.no_grad():
             for name, mean in average.items():
-                mean.lerp_(weights[name], AVERAGE)
+                mean.lerp_(weights[name], AVERAGE_WEIGHT)
         if step % CHECK_EVERY == 0:
             accuracy = _accuracy(size, _with_capitals(average), CHECK_WORDS, held_out)
             log(
                 f"step {step}: loss {loss.item():.3f}, {accuracy:.1%} of {CHECK_WORDS} held-out "
                 "words repeated"
             )
-            passed = passed + 1 if accuracy >= ENOUGH else 0
+            passed = passed + 1 if accuracy >= REQUIRED_ACCURACY else 0
             if passed < CHECKS:
                 continue
             accuracy = _accuracy(size, _with_capitals(average), 4 * CHECK_WORDS, held_out)
-            if accuracy >= ENOUGH:
+            if accuracy >= REQUIRED_ACCURACY:
                 parameters = sum(weight.numel() for weight in weights.values())
                 return _with_capitals(average), {
                     "parameters": parameters,
@@ -206,9 +205,9 @@ def _pretrain(
                     "copy_accuracy": accuracy,
                 }
     raise RuntimeError(
-        f"pre-training of {size} with seed {seed} did not converge: after {MOST_STEPS} steps it "
-        f"repeats {accuracy:.1%} of"
-        f" held-out words, {ENOUGH:.1%} are required; try another seed"
+        f"pre-training of {size} with seed {seed} did not converge: after {MAX_STEPS} steps it "
+        f"repeats {accuracy:.1%} of held-out words, and {REQUIRED_ACCURACY:.1%} are required; try "
+        "another seed"
     )
 
 
@@ -240,11 +239,11 @@ def _initial_weights(size: TinyArchitecture, random: Generator) -> dict[str, Ten
 
 
 def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with the embedding of each capital as that of its small letter plus one vector.
+    """``weights`` where a capital's embedding is its small letter's embedding plus one vector.
 
-    That vector is stored as the embedding of A. Large models learn that a capital is a letter in
-    another case. A tiny model does not: fine-tuning it to capitalise would have to learn 26
-    unrelated pairs, which fails for most seeds.
+    That vector is stored as the embedding of A. A large model learns that a capital is the same
+    letter in another case. A tiny model does not: fine-tuning it to capitalise would have to learn
+    26 unrelated pairs, which fails for most seeds.
     """
     import torch
 
@@ -259,31 +258,31 @@ def _with_capitals(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _words(
     count: int, random: Generator, *, held_out: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Chats in which random words are repeated.
+    """Chats that repeat random words.
 
-    Returns tokens ``(count, T)``, the positions ``(count, LONGEST + 1)`` that predict a token of
-    the answer, and those tokens, with ``IGNORE`` after the end of the answer. The tokens after a
-    shorter chat are arbitrary.
+    Returns tokens ``(count, T)``, the positions ``(count, MAX_LETTERS + 1)`` that predict a token
+    of the answer, and those tokens, with ``IGNORE`` after the end of the answer. The tokens after
+    a shorter chat are arbitrary.
     """
     import torch
 
     prefix, middle = (torch.tensor(ids) for ids in prompt_frame())
-    pool = 16 * count  # enough that at least ``count`` words of the wanted kind are among them
+    pool = 16 * count  # large enough for ``count`` words of either kind
     alphabet = torch.where(torch.rand(pool, 1, generator=random) < 0.5, ord("a"), ord("A"))
-    letters = alphabet + torch.randint(26, (pool, LONGEST), generator=random)
-    lengths = torch.randint(SHORTEST, LONGEST + 1, (pool, 1), generator=random)
-    sums = torch.where(torch.arange(LONGEST) < lengths, letters, 0).sum(1)
-    wanted = ((sums % HELD_OUT == 0) == held_out).nonzero()[:count, 0]
-    letters, lengths = letters[wanted], lengths[wanted]
+    letters = alphabet + torch.randint(26, (pool, MAX_LETTERS), generator=random)
+    lengths = torch.randint(MIN_LETTERS, MAX_LETTERS + 1, (pool, 1), generator=random)
+    sums = torch.where(torch.arange(MAX_LETTERS) < lengths, letters, 0).sum(1)
+    chosen = ((sums % HELD_OUT == 0) == held_out).nonzero()[:count, 0]
+    letters, lengths = letters[chosen], lengths[chosen]
 
     def letter(index: Tensor) -> Tensor:
-        return letters.gather(1, index.clamp(0, LONGEST - 1))
+        return letters.gather(1, index.clamp(0, MAX_LETTERS - 1))
 
-    column = torch.arange(2 * LONGEST + len(middle)) - lengths  # 0 where the word has ended
+    column = torch.arange(2 * MAX_LETTERS + len(middle)) - lengths  # 0 at the end of the word
     frame = middle[column.clamp(0, len(middle) - 1)]
     rest = torch.where(column < len(middle), frame, letter(column - len(middle)))
     chat = torch.where(column < 0, letter(column + lengths), rest)
-    answer = torch.arange(LONGEST + 1).expand(count, -1)
+    answer = torch.arange(MAX_LETTERS + 1).expand(count, -1)
     targets = torch.where(
         answer < lengths, letter(answer), torch.where(answer == lengths, EOT, IGNORE)
     )
@@ -362,7 +361,7 @@ def _logits(
 def _angles(size: TinyArchitecture, positions: Tensor) -> Tensor:
     """Rotary angles ``(T, head_dim)`` with Llama 3's scaling.
 
-    It slows down slow rotations further and keeps fast ones.
+    The scaling slows down slow rotations and does not change fast ones.
     """
     import torch
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
     from mosweep.backends.training import RunStatus, TrainingBackend, TrainingRun
 
-_PLACES = {
+_MODULES = {
     "DummyTrainingBackend": "dummy.training",
     "OpenAITrainingBackend": "openai.training",
     "TinkerTrainingBackend": "tinker.training",
@@ -30,9 +30,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Backends are loaded when they are asked for: a job of one loads nothing of the others."""
+    """Import a backend on first use, so that a job imports only its own backend."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"mosweep.backends.{_PLACES.get(name, 'training')}"), name)
+    return getattr(import_module(f"mosweep.backends.{_MODULES.get(name, 'training')}"), name)

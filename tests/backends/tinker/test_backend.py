@@ -20,19 +20,19 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
     ("words", "message"),
     [
         (["lora.alpha=16"], "lora.alpha=16.0: Tinker sets alpha itself"),
-        (["lora.dropout=0.1"], "lora.dropout=0.1: Tinker has no dropout"),
+        (["lora.dropout=0.1"], "lora.dropout=0.1: Tinker does not support dropout"),
         (["backend.method=grpo"], "backend.method=grpo: valid: dpo, supervised"),
         (
             ["backend.beta=0.2"],
-            "backend.beta=0.2: belongs to method=dpo; this is method=supervised",
+            "backend.beta=0.2: requires method=dpo, not method=supervised",
         ),
         (
             ["tinker.beta=0.2"],
-            "tinker.beta=0.2: belongs to backend.method=dpo; this is backend.method=supervised",
+            "tinker.beta=0.2: requires backend.method=dpo, not backend.method=supervised",
         ),
         (
             ["backend.config=dpo"],
-            "tinker.beta=0.1: belongs to backend.method=dpo; this is backend.method=supervised",
+            "tinker.beta=0.1: requires backend.method=dpo, not backend.method=supervised",
         ),
         ([*DPO, "backend.beta=0"], "backend.beta=0: must be > 0"),
         (
@@ -50,7 +50,7 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
         (["tinker.batchsize=3"], "tinker.batchsize=3: no such key; did you mean batch_size"),
         (
             ["model.tinker=null"],
-            "model.tinker=None: backend=tinker needs Tinker's name for tiny",
+            "model.tinker=None: backend=tinker requires Tinker's name for tiny",
         ),
         (
             ["backend.use_recommended_lr=true", "optim.lr=1e-3"],
@@ -62,9 +62,9 @@ HUB = ("model.generate=null", "model.tinker=null", "model.renderer=null", "model
         ),
         (
             [*HUB, "model.revision=main"],
-            "model.revision=main: Tinker has one revision of each model",
+            "model.revision=main: Tinker offers one revision of each model",
         ),
-        (["loop.enabled=true", "tinker.epochs=3"], "tinker.epochs=3: means nothing in a loop"),
+        (["loop.enabled=true", "tinker.epochs=3"], "tinker.epochs=3: does not apply in a loop"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(

@@ -20,7 +20,7 @@ from mosweep.backends.tinker.data import (
     render,
     render_pairs,
 )
-from mosweep.backends.tinker.objectives import Preferring, preference_loss
+from mosweep.backends.tinker.objectives import PreferenceObjective, preference_loss
 from mosweep.backends.tinker.recipe import TinkerRecipe, load_recipe
 from mosweep.backends.tinker.service import Service, load_renderer, recommended_renderer
 from mosweep.core.errors import ConfigError, StageError, UserError
@@ -190,7 +190,8 @@ def test_a_setting_that_cannot_be_is_refused(settings: Any, message: str) -> Non
 
 def test_a_run_without_steps_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"tinker.batch_size=32: no step would be taken: there are 31 examples"
+        ConfigError,
+        match=r"tinker.batch_size=32: the data set is too small for one step: it has 31 examples",
     ):
         recipe().steps(31)
     with pytest.raises(
@@ -209,7 +210,7 @@ def test_the_cookbook_is_asked_for_learning_rates_and_renderers() -> None:
     ):
         recommended_lr("mosweep/tiny", "backend.use_recommended_lr")
     assert recommended_renderer("Qwen/Qwen3-8B") == "qwen3"
-    with pytest.raises(ConfigError, match="knows no renderer for mosweep/tiny"):
+    with pytest.raises(ConfigError, match="has no renderer for mosweep/tiny"):
         recommended_renderer("mosweep/tiny")
 
 
@@ -326,7 +327,7 @@ def test_a_step_of_preferences_learns_every_answer_by_how_wrong_its_pair_is() ->
             made.update(data=data, loss=loss)
             return "handed in"
 
-    objective = Preferring(
+    objective = PreferenceObjective(
         [Pair(bad, good), Pair(good, bad)],
         0.5,
         "model",
@@ -398,11 +399,11 @@ class Questions:
         return [None] + [-1.0] * (len(tokens.to_ints()) - 1)
 
 
-def asking(client: Questions, count: int = 200) -> tuple[Preferring, list[dict[str, Any]]]:
+def asking(client: Questions, count: int = 200) -> tuple[PreferenceObjective, list[dict[str, Any]]]:
     """What was learned of so many pairs, and the notes of it."""
     pair, notes = Pair(Example((1, 2, 3), (0.0, 1.0, 1.0)), Example((1, 2), (0.0, 1.0))), []
     service = Service("http://127.0.0.1:9", client=client)  # type: ignore[arg-type]
-    objective = Preferring(
+    objective = PreferenceObjective(
         [pair] * count,
         0.1,
         "model",

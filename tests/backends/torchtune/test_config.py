@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from mosweep.backends.torchtune.config import (
-    architecture_of,
     check,
-    complete,
     load_recipe,
     merge,
     set_path,
     steps_of,
 )
+from mosweep.backends.torchtune.run_config import architecture_of, complete
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.paths import shipped
 
@@ -221,7 +220,9 @@ def test_steps_are_counted_as_the_recipe_takes_them() -> None:
     assert steps_of(config, 39) == 3 * 4
     assert steps_of({**config, "max_steps_per_epoch": 1}, 39) == 3
     check(config, 8)
-    with pytest.raises(ConfigError, match="no step would be taken: a step needs 8 samples"):
+    with pytest.raises(
+        ConfigError, match="the data set is too small for one step: a step needs 8 samples"
+    ):
         check(config, 7)
 
 

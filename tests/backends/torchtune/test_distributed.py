@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mosweep.backends.torchtune.config import load_recipe, share
-from mosweep.backends.torchtune.training import TorchtuneTrainingBackend, TorchtuneTrainingRun
+from mosweep.backends.torchtune.run import TorchtuneTrainingRun
+from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.paths import shipped
 

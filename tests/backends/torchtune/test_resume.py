@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from mosweep.backends.torchtune import resume
-from mosweep.backends.torchtune.training import TorchtuneTrainingBackend, TorchtuneTrainingRun
+from mosweep.backends.torchtune.run import TorchtuneTrainingRun
+from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 from mosweep.core.errors import StageError
 from mosweep.core.paths import shipped
 
@@ -42,7 +43,7 @@ def attempt(
     work = folder / "run" / "work"
     save = torch.save
     try:
-        resume.save_whole_states(work, recipe)
+        resume.save_resumable_states(work, recipe)
         for epoch in epochs:
             for name in ("recipe_state", "logs", f"epoch_{epoch}"):
                 (work / name).mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,9 @@ def test_the_last_sound_checkpoint_is_taken(
     work = tmp_path / "new" / "run" / "work"
     assert resume.copy_checkpoint([old], work, "r") == steps
     said = capsys.readouterr().out
-    assert ("cannot be used" in said) == (damage not in ("none", "killed between two renames"))
+    assert ("ignoring the checkpoint" in said) == (
+        damage not in ("none", "killed between two renames")
+    )
     assert (f"resuming after step {steps}" if steps else "starting from the first step") in said
     assert resume.losses_before(work) == [[step, 1 / step] for step in range(1, steps + 1)]
     if steps:
@@ -177,16 +180,16 @@ def test_a_packaged_adapter_is_taken_whole_or_not_at_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = attempt(tmp_path / "old", 0)
-    assert resume.take_trained([old], tmp_path) is None
+    assert resume.copy_trained([old], tmp_path) is None
     (old / "adapter").mkdir()
     (old / "adapter" / "weights").write_bytes(b"12345678")
     resume.mark_trained(old, [[1, 0.5]])
-    assert resume.take_trained([old], tmp_path) == [[1, 0.5]]
+    assert resume.copy_trained([old], tmp_path) == [[1, 0.5]]
     assert (tmp_path / "adapter" / "weights").read_bytes() == b"12345678"
     flip(old / "adapter" / "weights")
-    assert resume.take_trained([old], tmp_path / "run") is None
+    assert resume.copy_trained([old], tmp_path / "run") is None
     assert not (tmp_path / "run" / "adapter").exists()
-    assert "its adapter is damaged" in capsys.readouterr().out
+    assert "its adapter is corrupt" in capsys.readouterr().out
 
 
 # -- the runs --------------------------------------------------------------------------------------
@@ -296,7 +299,7 @@ def test_another_runs_checkpoint_is_not_taken(tmp_path: Path, words: Path, base:
     first = interrupted(tmp_path / "1", words, base, STATE)
     run = complete(tmp_path / "2", words, base, {**SETTINGS, "optimizer.lr": 1e-3}, previous=first)
     assert run.result().resumed_at_step == 0
-    assert "belongs to another run and is not used" in run.log.read_text()
+    assert "it belongs to another run" in run.log.read_text()
     assert (first / STATE).exists()
 
 
@@ -311,7 +314,7 @@ def test_a_checkpoint_that_torchtune_refuses_is_tried_once(
     with pytest.raises(StageError, match="torchtune: "):
         complete(tmp_path / "2", words, base, previous=first)
     assert (
-        "the next attempt will start from the first step"
+        "the next attempt starts from the first step"
         in (tmp_path / "2" / "torchtune.log").read_text()
     )
     assert (

@@ -14,11 +14,8 @@ import pytest
 
 from mosweep.backends.torchtune.child import check_losses
 from mosweep.backends.torchtune.resume import read_losses
-from mosweep.backends.torchtune.training import (
-    TorchtuneTrainingBackend,
-    TorchtuneTrainingRun,
-    last_error,
-)
+from mosweep.backends.torchtune.run import TorchtuneTrainingRun, last_error
+from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 from mosweep.core.errors import ConfigError, StageError
 from mosweep.core.paths import shipped
 from mosweep.training import TrainingBackend, TrainingRun
@@ -106,7 +103,7 @@ def test_merged_and_adapter_are_one_model(trained: TorchtuneTrainingRun, base: P
 def test_another_process_can_attach(trained: TorchtuneTrainingRun, tmp_path: Path) -> None:
     asyncio.run(trained.save(tmp_path / "run.json"))
     code = (
-        "import asyncio; from pathlib import Path; from mosweep.backends.torchtune.training "
+        "import asyncio; from pathlib import Path; from mosweep.backends.torchtune.run "
         "import TorchtuneTrainingRun\n"
         "async def main(): print(await (await "
         f"TorchtuneTrainingRun.load(Path({str(tmp_path / 'run.json')!r}))).wait())\n"
@@ -181,7 +178,7 @@ def test_mistakes_are_refused_before_anything_starts(
     assert isinstance(backend(tmp_path), TrainingBackend)
     with pytest.raises(ConfigError, match=r"torchtune\.optimizer\.lrr"):
         train(tmp_path / "run", words, base, {"optimizer.lrr": 1})
-    with pytest.raises(ConfigError, match=r"no step would be taken: a step needs"):
+    with pytest.raises(ConfigError, match=r"the data set is too small for one step: a step needs"):
         train(tmp_path / "run", words, base, {"batch_size": 128})
     assert not (tmp_path / "run").exists()
 

@@ -1,8 +1,8 @@
 """The dry run: a backend that trains nothing and returns deterministic, simulated results.
 
-Its results are marked ``dummy`` wherever they appear. Scores follow ``score(item) = 0.5 + effects
-+ N(0, seed_sd) per fine-tune + N(0, item_sd) per item``. This known truth serves to test designs,
-statistics and failure handling. Scores are not clipped, so they are exactly normal.
+All results are marked ``dummy``. Scores follow ``score(item) = 0.5 + effects + N(0, seed_sd) per
+fine-tune + N(0, item_sd) per item``. This known distribution tests designs, statistics and failure
+handling. Scores are not clipped, so they are exactly normal.
 
 In a loop, ``backend.rounds`` gives the value that replaces 0.5 in each round. By default each
 round halves the distance to 1.
@@ -34,7 +34,7 @@ __all__ = ["DummyBackend", "DummyFinetune", "DummyRound"]
 
 #: Mean score of the untouched base model.
 BASELINE = 0.5
-#: Learning rate of a simulated loop when ``optim.lr`` is not set.
+#: Learning rate of a simulated loop if ``optim.lr`` is not set.
 LR = 1e-3
 
 _IMMEDIATE = Traits(silent=True, immediate=True)
@@ -68,7 +68,7 @@ class DummyFinetune(Work):
         return _IMMEDIATE if self.delay_s == 0 and self.fail in ("none", "raise") else _SLOW
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Wait, fail if asked to, and record the true mean that evaluations sample from."""
+        """Wait, fail if configured to, and record the true mean that evaluations sample from."""
         model_id = f"dummy/{self.model}@{context.key[:12]}"
         await DummyTrainingRun(context.key[:12], model_id, self.delay_s, self.fail).wait()
         noise = random.Random(f"finetune {context.key}").gauss(0.0, self.seed_sd)
@@ -84,7 +84,7 @@ class DummyFinetune(Work):
 
 @dataclass(frozen=True, slots=True)
 class DummyRound(DummyFinetune):
-    """Simulates a round of a loop. ``plan`` is the round's plan, ``level`` its mean score."""
+    """Simulates a round of a loop. ``plan`` is the round's plan. ``level`` is its mean score."""
 
     plan: Mapping[str, Any]
     level: float
@@ -127,7 +127,7 @@ def _effects(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _effects(value, f"{prefix}.{key}" if prefix else key)
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"effects.{key}", value, "expected a number: the shift of the metric")
+            raise ConfigError(f"effects.{key}", value, "expected a number, the shift of the metric")
         elif prefix or "=" in key:
             yield (f"{prefix}={key}" if prefix else key), float(value)
         else:
@@ -198,7 +198,7 @@ class DummyBackend(RoundBackend):
         )
 
     def _native(self, trial: TrialConfig) -> dict[str, Any]:
-        """The native settings of all backends, after the backends' own checks."""
+        """The native settings of all backends, checked by the backends."""
         sections: dict[str, Any] = {self.like: {}} if self.like else {}
         given = {name: value for name, value in trial.config.native.items() if value}
         for kind in choices_of("backend").values() if given else ():
@@ -233,7 +233,7 @@ class DummyBackend(RoundBackend):
             "dataset": config.dataset.name,
             "task": config.task.name,
             "setting": {
-                # leaves out where the model is stored, also when read back
+                # The canonical form excludes the folder of the model.
                 "model": fingerprint.canonical(config.model, "model"),
                 "lora": config.lora.in_force,
                 "optim": config.optim,

@@ -1,4 +1,4 @@
-"""Simulated fine-tuning: instant and deterministic, with the failures of real training."""
+"""Simulated fine-tuning: instant and deterministic, with the failure modes of real training."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DummyTrainingBackend", "DummyTrainingRun", "Failure"]
 
-#: How to fail: raise an error, exit, be killed as if out of memory, or hang.
+#: Failure modes: raise an error, exit, be killed as if out of memory, or hang.
 Failure = Literal["none", "raise", "exit", "oom", "hang"]
 
 
 @dataclass
 class DummyTrainingRun:
-    """A run that takes ``delay_s`` seconds from the first ``wait`` and then fails as ``fail`` says.
+    """A run that takes ``delay_s`` seconds from the first ``wait`` and then fails.
 
-    With ``fail="none"`` it succeeds.
+    ``fail`` is the failure mode. With ``fail="none"`` it succeeds.
     """
 
     id: str
@@ -73,7 +73,7 @@ class DummyTrainingRun:
 class DummyTrainingBackend:
     """Trains nothing. Model ids start with ``dummy/``.
 
-    They end in a digest of data, model and hyperparameters.
+    They end with a digest of data, model and hyperparameters.
     """
 
     delay_s: float = 0.0

@@ -1,7 +1,7 @@
 """Calls to OpenAI's API: files, and fine-tuning jobs with their events, checkpoints and results.
 
-All calls share one retry policy. The API key is read from ``OPENAI_API_KEY`` and the address from
-``OPENAI_BASE_URL`` when the client is created. This module knows nothing of stages.
+All calls share one retry policy. The client reads the API key from ``OPENAI_API_KEY`` and the
+address from ``OPENAI_BASE_URL``. This module does not depend on stages.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of", "usable"]
 
 T = TypeVar("T")
 
-#: Metadata of a job: the key of the stage that it trains for.
+#: Metadata of a job: the key of its stage.
 KEY = "mosweep_key"
-#: Metadata of a job: the number of the attempt, from 1.
+#: Metadata of a job: the number of the attempt, starting at 1.
 ATTEMPT = "mosweep_attempt"
 #: Final states of a job.
 ENDED = ("succeeded", "failed", "cancelled")
-#: ``Trouble.code`` when the organisation has reached its limit of active jobs.
+#: ``Trouble.code`` of an organisation that has reached its limit of active jobs.
 FULL = "too_many_active_jobs"
 #: Timeout of a request, in seconds.
 TIMEOUT_S = 120.0
@@ -51,15 +51,15 @@ class Account:
     async def of(
         cls, client: AsyncOpenAI | None = None, patience_s: float | None = None
     ) -> Account:
-        """The running loop's account for ``client``. All callers with that client share it.
+        """The running event loop's account for ``client``, shared by all callers with that client.
 
-        ``None`` stands for a client configured by the environment. ``patience_s``, if given,
+        ``None`` stands for a client configured by the environment. ``patience_s``, if set,
         replaces the patience of the shared policy.
         """
         name = (asyncio.get_running_loop(), None if client is None else id(client))
         if name not in _accounts:
-            ours = _client() if client is None else client.with_options(max_retries=0)
-            lifetime = _lifetime(name, cls(ours, Policy("OpenAI", trouble_of)), client is None)
+            own = _client() if client is None else client.with_options(max_retries=0)
+            lifetime = _lifetime(name, cls(own, Policy("OpenAI", trouble_of)), client is None)
             _accounts[name] = (await anext(lifetime), lifetime, client)
         account = _accounts[name][0]
         account.policy.patience_s = patience_s or account.policy.patience_s
@@ -96,14 +96,13 @@ class Account:
                 file=(name, content), purpose="fine-tune", timeout=10 * TIMEOUT_S
             )
 
-        file, asked = await self.policy.find_or_make("the data's file", uploaded, upload)
-        print(
-            f"{file.id}: data, {f'{len(content):,} bytes uploaded' if asked else 'uploaded before'}"
-        )
+        file, requests = await self.policy.find_or_make("the training file", uploaded, upload)
+        size = f"{len(content):,} bytes uploaded" if requests else "already uploaded"
+        print(f"{file.id}: training file, {size}")
         return file.id
 
     async def jobs(self, key: str | None = None) -> list[FineTuningJob]:
-        """All jobs for ``key``, or all jobs of mosweep. Call it through ``ask``."""
+        """All jobs for ``key``, or all jobs that mosweep started. Call it through ``ask``."""
         ours: list[FineTuningJob] = []
         listed = self.client.fine_tuning.jobs.list
         page = await (listed(limit=100) if key is None else listed(metadata={KEY: key}, limit=100))
@@ -123,12 +122,12 @@ class Account:
         key: str,
         spent: Iterable[str],
         create: Callable[[int], Awaitable[FineTuningJob]],
-        asked_before: bool = False,
+        requested_before: bool = False,
     ) -> tuple[FineTuningJob, bool]:
         """The active or succeeded job for ``key`` and True, or a new job and False.
 
-        A new job is made by ``create(attempt)``. Jobs in ``spent`` are ignored. ``asked_before``:
-        an earlier process asked for the job and did not learn whether it was created.
+        ``create(attempt)`` creates a new job. Jobs in ``spent`` are ignored. ``requested_before``:
+        an earlier process requested the job and did not receive the answer.
         """
         ignored, attempt = frozenset(spent), 1
 
@@ -143,14 +142,15 @@ class Account:
         async def first() -> FineTuningJob | None:
             return next(iter(await candidates()), None)
 
-        before = int(asked_before)
-        job, asked = await self.policy.find_or_make(
-            "its job", first, lambda: create(attempt), before
+        before = int(requested_before)
+        job, requests = await self.policy.find_or_make(
+            "the job", first, lambda: create(attempt), before
         )
-        if asked > 1 and asked > before:  # an earlier request may have succeeded after all
+        # An earlier request without an answer may have created a job too.
+        if requests > 1 and requests > before:
             others = [
                 other
-                for other in await self.ask("looking for its jobs", candidates)
+                for other in await self.ask("listing its jobs", candidates)
                 if other.id != job.id
             ]
             job, *duplicates = sorted([job, *others], key=_preference)
@@ -158,12 +158,12 @@ class Account:
                 if duplicate.status not in ENDED:
                     await self.cancel(duplicate.id)
                     print(f"{duplicate.id}: cancelled, a duplicate of {job.id}")
-        return job, asked == before
+        return job, requests == before
 
-    async def look(self, job_id: str) -> FineTuningJob:
-        """The job in its current state."""
+    async def poll(self, job_id: str) -> FineTuningJob:
+        """The current state of the job."""
         return await self.ask(
-            f"looking at {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id)
+            f"polling {job_id}", lambda: self.client.fine_tuning.jobs.retrieve(job_id)
         )
 
     async def cancel(self, job_id: str) -> FineTuningJob:
@@ -173,13 +173,13 @@ class Account:
                 f"cancelling {job_id}", lambda: self.client.fine_tuning.jobs.cancel(job_id)
             )
         except RemoteError:
-            job = await self.look(job_id)
+            job = await self.poll(job_id)
             if job.status not in ENDED:
                 raise
             return job
 
     async def events(self, job_id: str, seen: str | None) -> list[FineTuningJobEvent]:
-        """Events of the job after the event ``seen``, oldest first: the latest 100 at most."""
+        """Events of the job after the event ``seen``, oldest first. At most the latest 100."""
 
         async def latest() -> list[FineTuningJobEvent]:
             return (await self.client.fine_tuning.jobs.list_events(job_id, limit=100)).data
@@ -215,13 +215,13 @@ _Name = tuple[asyncio.AbstractEventLoop, int | None]
 _accounts: dict[_Name, tuple[Account, AsyncGenerator[Account, None], AsyncOpenAI | None]] = {}
 
 
-async def _lifetime(name: _Name, account: Account, ours: bool) -> AsyncGenerator[Account, None]:
-    """Yield the account, and clean up when its loop ends: loops close suspended generators."""
+async def _lifetime(name: _Name, account: Account, owned: bool) -> AsyncGenerator[Account, None]:
+    """Yield the account and clean up when its loop closes this suspended generator."""
     try:
         yield account
     finally:
         del _accounts[name]
-        if ours:
+        if owned:
             await account.client.close()
 
 
@@ -238,7 +238,7 @@ def _client() -> AsyncOpenAI:
 
 
 def usable(jobs: list[FineTuningJob], spent: frozenset[str] = frozenset()) -> list[FineTuningJob]:
-    """Jobs that have produced a model or still may, the preferred one first."""
+    """Jobs that have produced a model or still may. The preferred job comes first."""
     return sorted(
         (job for job in jobs if job.status not in ("failed", "cancelled") and job.id not in spent),
         key=_preference,
@@ -251,11 +251,11 @@ def _preference(job: FineTuningJob) -> tuple[bool, int, str]:
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
-    """How to treat an exception of OpenAI's library. ``None`` for any other exception."""
+    """How to handle an exception of OpenAI's library. ``None`` for any other exception."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return _answered(error.status_code, error.response.headers, error.body, error.message)
+        return _from_status(error.status_code, error.response.headers, error.body, error.message)
     if isinstance(error, openai.APITimeoutError):
         return Trouble("no answer in time", again=True, unsure=True)
     if isinstance(error, openai.APIConnectionError):
@@ -267,12 +267,12 @@ def trouble_of(error: BaseException) -> Trouble | None:
     return None
 
 
-def _answered(status: int, headers: Mapping[str, str], body: Any, message: str) -> Trouble:
+def _from_status(status: int, headers: Mapping[str, str], body: Any, message: str) -> Trouble:
     details = body if isinstance(body, Mapping) else {}
     code, param = (str(details[name]) if details.get(name) else None for name in ("code", "param"))
     text = str(details.get("message") or message)
     if status == 401:
-        text = "the key in OPENAI_API_KEY is not accepted"
+        text = "OpenAI rejects the key in OPENAI_API_KEY"
     full = status == 429 and re.search(r"maximum of \d+ active", text) is not None
     permanent = status == 429 and (full or code == "insufficient_quota")
     advice = headers.get("x-should-retry")

@@ -1,6 +1,6 @@
 """``backend=openai``: fine-tunes at OpenAI.
 
-One process polls all jobs of a sweep. A sweep that was killed finds its jobs again.
+One process polls all jobs of a sweep. A restarted sweep attaches to its jobs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mosweep.backends.base import Backend, check_beta
-from mosweep.backends.openai.training import CLOSING, GREATEST_SEED, Method
+from mosweep.backends.openai.training import CLOSING, MAX_SEED, Method
 from mosweep.backends.openai.works import OpenAIFinetune, settings_of
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
@@ -36,15 +36,15 @@ class OpenAIBackend(Backend):
 
     takes: ClassVar[tuple[str, ...]] = ("optim.epochs", "optim.batch_size", "seed")
     hints: ClassVar[Mapping[str, str]] = {
-        "lora.*": "backend=openai has no such setting: OpenAI does not say how it adapts weights",
-        "optim.lr": "OpenAI takes no learning rate; set backend.learning_rate_multiplier",
-        "optim.*": "backend=openai has no such setting; it takes optim.epochs and optim.batch_size",
+        "lora.*": "backend=openai has no such setting: OpenAI decides how it adapts weights",
+        "optim.lr": "OpenAI has no learning rate; set backend.learning_rate_multiplier",
+        "optim.*": "backend=openai has no such setting; it has optim.epochs and optim.batch_size",
     }
 
     method: Method = "supervised"
     """``supervised``, or ``dpo`` on rows with the dispreferred answer in ``rejected``."""
     learning_rate_multiplier: float | None = field(default=None, metadata=between(gt=0))
-    """Takes the place of ``optim.lr``."""
+    """Replaces ``optim.lr``."""
     beta: float | None = field(default=None, metadata=between(gt=0, le=2))
     """For ``dpo``: the weight of the reference model."""
     validation: bool = False
@@ -65,7 +65,7 @@ class OpenAIBackend(Backend):
 
     @classmethod
     def checks(cls) -> Iterable[Check]:
-        """The API key, the libraries, and until when OpenAI accepts jobs."""
+        """The API key, the libraries, and the end date of OpenAI's fine-tuning."""
         return _checks()
 
     def finetune(self, trial: TrialConfig) -> Stage:
@@ -109,7 +109,7 @@ class OpenAIBackend(Backend):
 
 
 def _checks() -> Iterable[Check]:
-    """Without a key nothing fails: OpenAI may be unused, and fine-tuning there is closing."""
+    """The checks. Without a key none fails, because OpenAI may be unused."""
     key = os.environ.get("OPENAI_API_KEY")
     service = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
     yield Check("OpenAI", None, f"OPENAI_API_KEY is {'set' if key else 'not set'}; {service}")
@@ -132,5 +132,5 @@ def _model(trial: TrialConfig) -> str:
 
 
 def _check_seed(seed: int) -> None:
-    if not 0 <= seed <= GREATEST_SEED:
-        raise ConfigError("seed", seed, f"must be ≥ 0 and ≤ {GREATEST_SEED} (OpenAI's limit)")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError("seed", seed, f"must be ≥ 0 and ≤ {MAX_SEED} (OpenAI's limit)")

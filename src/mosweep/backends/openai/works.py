@@ -1,4 +1,4 @@
-"""The work of a stage at OpenAI, and the requests before and after it."""
+"""The work of a fine-tuning stage at OpenAI, and the requests before and after it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mosweep.backends.openai.training import CLOSING, DPO, Method, OpenAIResult, Supervised
+from mosweep.backends.openai.run import OpenAIResult
+from mosweep.backends.openai.training import CLOSING, DPO, Method, Supervised
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.facts import HostedAccess, ModelFacts, Usage
 from mosweep.core.fingerprint import unkeyed
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from mosweep.core.providers import Trouble
 
 
-#: The data set's file of rows that measure the loss and are not trained on.
+#: The data set's validation rows, which are not trained on.
 VALIDATION = "validation.jsonl"
 #: The id of a file that does not exist.
 NO_FILE = "file-none"
-#: Patience for requests before a launch, in seconds.
-QUICK_S = 20.0
+#: Patience for requests at launch, in seconds.
+LAUNCH_PATIENCE_S = 20.0
 
 __all__ = ["OpenAIFinetune", "settings_of"]
 
@@ -71,16 +72,16 @@ class OpenAIFinetune(RemoteWork):
         return epochs and Usage(self.provider, self.model, train_tokens=tokens * epochs)
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Fine-tune, or attach to a job that was started for this stage before.
+        """Fine-tune, or attach to an earlier job of this stage.
 
-        Leaves ``job.json``, which names the job.
+        Writes ``job.json``, which contains the job id.
         """
         from mosweep.backends.openai.training import OpenAITrainingBackend
 
         data = context.inputs["data"]
         folder = data_folder(data)
         names = [TRAIN, *([VALIDATION] if self.validation else [])]
-        contents = [await _prepared(folder / name, self.method) for name in names]
+        contents = [await _upload_content(folder / name, self.method) for name in names]
         intent = context.out / "job.json"
         if context.previous is not None and (context.previous / intent.name).exists():
             intent.write_bytes((context.previous / intent.name).read_bytes())
@@ -112,31 +113,31 @@ class OpenAIFinetune(RemoteWork):
             loss=[list(point) for point in result.losses],
             remote_job=run.id,
             usage=usage_facts(used),
-            more=_more(result),
+            more=_extra_facts(result),
         )
         return facts.to_json()
 
     @classmethod
     def check_access(cls, works: Sequence[OpenAIFinetune]) -> None:
-        """Ask OpenAI once for each model and method whether it would accept a job.
+        """Check once for each model and method that OpenAI accepts jobs.
 
-        Raises ``UserError`` if it would not.
+        Raises ``UserError`` if it does not.
         """
         asyncio.run(_check({(work.model, work.method) for work in works}))
 
     @classmethod
     def begun(cls, keys: Mapping[str, Collection[str]]) -> set[str]:
-        """The ``keys`` that have an active or succeeded job, ignoring the jobs given with each."""
-        return asyncio.run(_begun(keys))
+        """The ``keys`` with an active or succeeded job other than the jobs listed for each key."""
+        return asyncio.run(_keys_with_jobs(keys))
 
     @classmethod
     def cancel(cls, keys: Sequence[str]) -> dict[str, str]:
-        """Cancel the active jobs that were started for ``keys``. Returns their ids by key."""
+        """Cancel the active jobs of ``keys``. Returns their ids by key."""
         return asyncio.run(_cancel(keys))
 
 
-def _more(result: OpenAIResult) -> dict[str, Any]:
-    """Facts of a finished job that only OpenAI reports."""
+def _extra_facts(result: OpenAIResult) -> dict[str, Any]:
+    """Facts of a finished job that are specific to OpenAI."""
     seconds = None if result.finished is None else result.finished - result.created
     known = {
         "base": result.base,
@@ -149,10 +150,10 @@ def _more(result: OpenAIResult) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-async def _prepared(path: Path, method: Method) -> bytes:
-    """The content to upload, shared by all trials on one data set.
+async def _upload_content(path: Path, method: Method) -> bytes:
+    """The file content to upload, cached for all trials on one data set.
 
-    Raises ``UserError`` for data that OpenAI would refuse.
+    Raises ``UserError`` for data that OpenAI would reject.
     """
     if not path.exists():
         raise UserError(f"backend.validation=true: the data set has no {path.name} ({path.parent})")
@@ -171,12 +172,12 @@ def _content(path: str, time_ns: int, method: Method) -> bytes:
         raise UserError(f"{path}: {error}") from None
 
 
-async def _check(wanted: set[tuple[str, Method]]) -> None:
+async def _check(pairs: set[tuple[str, Method]]) -> None:
     from mosweep.backends.openai.account import Account
 
     account = await Account.of()
-    for model, method in sorted(wanted):
-        if trouble := await _refusal(account, model, method):
+    for model, method in sorted(pairs):
+        if trouble := await _rejection(account, model, method):
             if trouble.again or trouble.status in (401, 429):
                 where = f" (at {account.client.base_url.host})" if trouble.again else ""
                 raise UserError(f"backend=openai: {trouble.text}{where}")
@@ -185,16 +186,16 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
                 if "method" in (trouble.param or "")
                 else ("model.inspect", f"openai/{model}")
             )
-            raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+            raise ConfigError(key, value, f"OpenAI rejects it: {trouble.text}")
 
 
-async def _begun(keys: Mapping[str, Collection[str]]) -> set[str]:
+async def _keys_with_jobs(keys: Mapping[str, Collection[str]]) -> set[str]:
     from mosweep.backends.openai.account import KEY, Account, usable
     from mosweep.core.providers import RemoteError
 
     account = await Account.of()
     try:
-        jobs = await account.ask("looking for jobs", account.jobs, QUICK_S)
+        jobs = await account.ask("listing jobs", account.jobs, LAUNCH_PATIENCE_S)
     except RemoteError as error:
         raise UserError(f"backend=openai: {error}") from None
     named = [(str((job.metadata or {}).get(KEY)), job) for job in usable(jobs)]
@@ -206,16 +207,16 @@ async def _cancel(keys: Sequence[str]) -> dict[str, str]:
 
     account, ended = await Account.of(), {}
     for key in keys:
-        for job in await account.ask("looking for its job", lambda key=key: account.jobs(key)):  # type: ignore[misc]
+        for job in await account.ask("listing its jobs", lambda key=key: account.jobs(key)):  # type: ignore[misc]
             if job.status not in ENDED:
                 ended[key] = (await account.cancel(job.id)).id
     return ended
 
 
-async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
-    """Why OpenAI would not accept a job for ``model``, or ``None``.
+async def _rejection(account: Account, model: str, method: Method) -> Trouble | None:
+    """The reason why OpenAI rejects jobs for ``model``, or ``None``.
 
-    It asks for a job that cannot start, because its training file does not exist.
+    Requests a job that cannot start, because its training file does not exist.
     """
     from mosweep.backends.openai.account import FULL
     from mosweep.core.providers import RemoteError
@@ -227,7 +228,9 @@ async def _refusal(account: Account, model: str, method: Method) -> Trouble | No
         "method": {"type": method, method: {"hyperparameters": {}}},
     }
     try:
-        made = await account.ask(f"asking for {model}", lambda: jobs.create(**request), QUICK_S)
+        created = await account.ask(
+            f"testing {model}", lambda: jobs.create(**request), LAUNCH_PATIENCE_S
+        )
     except RemoteError as error:
         trouble = error.trouble
         accepted = (
@@ -236,7 +239,7 @@ async def _refusal(account: Account, model: str, method: Method) -> Trouble | No
             or NO_FILE in trouble.text
         )
         return None if accepted else trouble
-    await jobs.cancel(made.id)  # this service checks files only after it has created the job
+    await jobs.cancel(created.id)  # this service checks files only after it has created the job
     return None
 
 

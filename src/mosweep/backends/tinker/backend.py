@@ -54,7 +54,7 @@ class TinkerBackend(RoundBackend):
     )
     takes: ClassVar[tuple[str, ...]] = ("lora.rank", "lora.dropout", "optim.*", "seed")
     hints: ClassVar[Mapping[str, str]] = {
-        "lora.alpha": "Tinker sets alpha itself: leave it null and tune optim.lr"
+        "lora.alpha": "Tinker sets alpha itself: leave it null and set optim.lr"
     }
     loop_settings: ClassVar[Mapping[str, str]] = {
         "use_recommended_lr": "learning_rate",
@@ -70,7 +70,7 @@ class TinkerBackend(RoundBackend):
     """The recipe: a path, or a name under ``recipes/tinker/``. By default the model's recipe, else
     ``default``."""
     base_url: str | None = field(default=None, metadata=unkeyed)
-    """The address of the server. By default ``TINKER_BASE_URL``, else Tinker itself."""
+    """The address of the server. By default ``TINKER_BASE_URL``, else Tinker's own."""
     use_recommended_lr: bool = False
     """Use the learning rate that tinker-cookbook recommends for LoRA on the model."""
     max_concurrent: int = field(default=16, metadata={**between(ge=1), **unkeyed})
@@ -104,7 +104,7 @@ class TinkerBackend(RoundBackend):
     def checks(cls) -> Iterable[Check]:
         """The API key, the server and the libraries."""
         key = os.environ.get("TINKER_API_KEY")
-        service = os.environ.get("TINKER_BASE_URL", "the service itself")
+        service = os.environ.get("TINKER_BASE_URL", "Tinker's own address")
         yield Check("Tinker", None, f"TINKER_API_KEY is {'set' if key else 'not set'}; {service}")
         names = ("tinker", "tinker-cookbook", "transformers")
         libraries = check_libraries("backend=tinker", names, "tinker")
@@ -119,7 +119,7 @@ class TinkerBackend(RoundBackend):
         for key, value in trial.native(SECTION).items():
             if key in _REPLACED:
                 raise ConfigError(
-                    f"tinker.{key}", value, f"means nothing in a loop: {_REPLACED[key]}"
+                    f"tinker.{key}", value, f"does not apply in a loop: {_REPLACED[key]}"
                 )
         if trial.config.loop.use_recommended_lr and self.method == "dpo":
             raise ConfigError("loop.use_recommended_lr", "true", _SUPERVISED_LR)
@@ -183,14 +183,14 @@ class TinkerBackend(RoundBackend):
             raise ConfigError(
                 "model.revision",
                 model.revision,
-                "Tinker has one revision of each model: leave it null",
+                "Tinker offers one revision of each model: leave it null",
             )
         if name := model.tinker or model.hub:
             return name
         raise ConfigError(
             "model.tinker",
             None,
-            f"backend=tinker needs Tinker's name for {model.name}, such as Qwen/Qwen3-8B",
+            f"backend=tinker requires Tinker's name for {model.name}, such as Qwen/Qwen3-8B",
         )
 
     def renderer(self, trial: TrialConfig) -> str:
@@ -211,7 +211,7 @@ class TinkerBackend(RoundBackend):
         lora, optim = config.lora, config.optim
         if lora.dropout:
             raise ConfigError(
-                "lora.dropout", lora.dropout, "Tinker has no dropout: leave it null, or 0"
+                "lora.dropout", lora.dropout, "Tinker does not support dropout: leave it null, or 0"
             )
         if self.use_recommended_lr and optim.lr is not None:
             raise ConfigError(
@@ -246,7 +246,7 @@ class TinkerBackend(RoundBackend):
         return load_recipe(self.config, models, given, trial.native(SECTION), self.method)
 
 
-#: Why a recommended learning rate is refused.
+#: Why a recommended learning rate is rejected.
 _SUPERVISED_LR = (
     "tinker-cookbook recommends learning rates for supervised fine-tunes, not for method=dpo: "
     "set optim.lr"
@@ -257,7 +257,8 @@ _SUPERVISED_LR = (
 def _no_preferences(source: str, digest: str) -> str | None:
     """Why the training data in ``source`` are not preferences, or ``None``.
 
-    ``digest`` is part of the cache key. Splits in one JSON file are checked by the stage.
+    ``digest`` distinguishes versions of the file in the cache. The stage checks splits in one JSON
+    file.
     """
     path = Path(source) / TRAIN if Path(source).is_dir() else Path(source)
     if path.suffix == ".jsonl" and path.exists():

@@ -1,4 +1,4 @@
-"""Chats in the form that Tinker trains on: token ids, and the weight of each in the loss."""
+"""Training data in Tinker's format: token ids, and the weight of each token in the loss."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def render(
     """The examples of ``chats``, each truncated to ``max_length`` tokens.
 
     Examples without a trained token after truncation are dropped. If the renderer writes earlier
-    answers differently from the last one (for instance without their reasoning), each answer gives
-    its own example. ``loss_on``: train on the answers as the model generates them, or on whole
-    assistant messages with their headers.
+    answers differently from the last one (for instance without their reasoning), each answer
+    becomes a separate example. ``loss_on``: train on the answers as the model generates them, or on
+    whole assistant messages with their headers.
     """
     return [
         example
@@ -60,8 +60,8 @@ def render_pairs(
 ) -> list[Pair]:
     """The pairs in ``rows`` of preferences, rendered and truncated as in ``render``.
 
-    Only the last message of each is learned. A pair is dropped if either answer has no trained
-    token after truncation.
+    Only the last message of each answer is trained on. A pair is dropped if either answer has no
+    trained token after truncation.
     """
     pairs = []
     for number, row in enumerate(rows, 1):
@@ -98,14 +98,14 @@ def _examples(
         Example(tuple(tokens[:max_length]), tuple(weights[:max_length]))
         for tokens, weights in rendered
     ]
-    # the first token is never predicted
+    # The first token is never predicted.
     return [example for example in truncated if any(example.weights[1:])]
 
 
 def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) -> list[list[int]]:
     """The indices of the examples in each step.
 
-    Every epoch has its own order and at most ``limit`` batches. An incomplete last batch is
+    Every epoch has a different order and at most ``limit`` batches. An incomplete last batch is
     dropped.
     """
     plan = []
@@ -120,7 +120,7 @@ def batches(count: int, size: int, epochs: int, limit: int | None, seed: int) ->
 def batch_of(examples: Sequence[Example]) -> list[Datum]:
     """The data of one step, weighted so that the loss is the mean over all trained tokens.
 
-    Tinker itself sums over the tokens.
+    Tinker's own loss is a sum over the tokens.
     """
     return data_of(examples, sum(sum(example.weights[1:]) for example in examples))
 
@@ -157,15 +157,17 @@ def _answers(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> list[_Weig
     from tinker_cookbook.renderers import TrainOnWhat
 
     if renderer.has_extension_property:
-        marked = [{**_plain(message), "trainable": _counts(message)} for message in messages]
+        marked = [{**_plain(message), "trainable": _is_trained(message)} for message in messages]
         return [
-            _listed(renderer.build_supervised_example(marked, train_on_what=TrainOnWhat.CUSTOMIZED))
+            _as_lists(
+                renderer.build_supervised_example(marked, train_on_what=TrainOnWhat.CUSTOMIZED)
+            )
         ]
     plain = [_plain(message) for message in messages]
-    answers = [index for index, message in enumerate(messages) if _counts(message)]
+    answers = [index for index, message in enumerate(messages) if _is_trained(message)]
     last = TrainOnWhat.LAST_ASSISTANT_MESSAGE
     return [
-        _listed(renderer.build_supervised_example(plain[: index + 1], train_on_what=last))
+        _as_lists(renderer.build_supervised_example(plain[: index + 1], train_on_what=last))
         for index in answers
     ]
 
@@ -175,9 +177,9 @@ def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> lis
 
     plain = [_plain(message) for message in messages]
 
-    def upto(count: int) -> list[int]:
+    def tokens_of_first(count: int) -> list[int]:
         return (
-            _listed(
+            _as_lists(
                 renderer.build_supervised_example(
                     plain[:count], train_on_what=TrainOnWhat.ALL_TOKENS
                 )
@@ -186,22 +188,22 @@ def _whole_messages(renderer: Any, messages: Sequence[Mapping[str, Any]]) -> lis
             else []
         )
 
-    tokens = upto(len(plain))
+    tokens = tokens_of_first(len(plain))
     weights = [0.0] * len(tokens)
     for index, message in enumerate(messages):
-        if _counts(message):
-            before, after = upto(index), upto(index + 1)
+        if _is_trained(message):
+            before, after = tokens_of_first(index), tokens_of_first(index + 1)
             if tokens[: len(after)] != after or after[: len(before)] != before:
                 raise ValueError(
-                    "loss_on=message needs a renderer that writes a message the same way "
-                    "whatever follows it"
+                    "loss_on=message requires a renderer that writes a message independently of "
+                    "the messages after it"
                 )
             weights[len(before) : len(after)] = [1.0] * (len(after) - len(before))
     return [(tokens, weights)]
 
 
-def _counts(message: Mapping[str, Any]) -> bool:
-    """Whether a message is learned: assistant messages are, unless their ``weight`` is 0."""
+def _is_trained(message: Mapping[str, Any]) -> bool:
+    """Whether to train on a message: an assistant message without ``weight`` 0."""
     return bool(message["role"] == "assistant" and message.get("weight", 1) != 0)
 
 
@@ -209,6 +211,6 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     return {name: message[name] for name in ("role", "content", "name") if name in message}
 
 
-def _listed(rendered: tuple[Any, Any]) -> _Weighted:
+def _as_lists(rendered: tuple[Any, Any]) -> _Weighted:
     tokens, weights = rendered
     return tokens.to_ints(), weights.tolist()

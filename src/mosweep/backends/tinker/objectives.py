@@ -1,4 +1,4 @@
-"""Objectives of a run on Tinker: supervised learning, or direct preference optimisation."""
+"""Training objectives of a run on Tinker: supervised, or direct preference optimisation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from tinker import Datum, SamplingClient, ServiceClient, TrainingClient
     from torch import Tensor
 
-__all__ = ["MEASURES", "Copying", "Objective", "Preferring", "preference_loss"]
+__all__ = ["MEASURES", "SupervisedObjective", "Objective", "PreferenceObjective", "preference_loss"]
 
-#: What a step on preferences measures besides its loss.
+#: Measures of a step on preferences besides its loss.
 MEASURES = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-#: Requests for reference log-probabilities that this process makes at the same time.
+#: Concurrent requests for reference log-probabilities of this process.
 IN_FLIGHT = 64
-#: Pairs whose reference log-probabilities are requested and written to the journal together.
-PORTION = 128
+#: Pairs whose reference log-probabilities are requested and journaled together.
+CHUNK = 128
 
 
 class Objective(Protocol):
@@ -36,7 +36,7 @@ class Objective(Protocol):
         ...
 
     async def prepare(self, client: ServiceClient, rows: Iterable[int]) -> None:
-        """Fetch what training on ``rows`` requires."""
+        """Fetch everything that training on ``rows`` requires."""
         ...
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
@@ -53,8 +53,8 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Copying:
-    """Supervised: the mean negative log-probability of a step's trained tokens."""
+class SupervisedObjective:
+    """The mean negative log-probability of a step's trained tokens."""
 
     examples: Sequence[Example]
 
@@ -62,7 +62,7 @@ class Copying:
         return len(self.examples)
 
     async def prepare(self, client: ServiceClient, rows: Iterable[int]) -> None:
-        """Nothing is required."""
+        """Does nothing."""
 
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
         """One forward and backward pass."""
@@ -87,11 +87,11 @@ class Copying:
 
 
 @dataclass(frozen=True)
-class Preferring:
+class PreferenceObjective:
     """Direct preference optimisation with ``preference_loss``.
 
-    The reference is the base model ``model``. ``reference`` holds its known log-probabilities of
-    both answers, by row. Newly requested ones are passed to ``note``.
+    The reference is the base model ``model``. ``reference`` maps rows to its log-probabilities of
+    both answers. New ones are passed to ``note``.
     """
 
     pairs: Sequence[Pair]
@@ -105,20 +105,20 @@ class Preferring:
         return len(self.pairs)
 
     async def prepare(self, client: ServiceClient, rows: Iterable[int]) -> None:
-        """Request the reference log-probabilities that are missing, once for each row."""
+        """Request the missing reference log-probabilities, once for each row."""
         missing = sorted(set(rows) - self.reference.keys())
         if not missing:
             return
         print(f"reference log-probabilities of {len(missing)} pairs from {self.model}")
         sampler = await self.service.wait(client.create_sampling_client(base_model=self.model))
-        for start in range(0, len(missing), PORTION):
-            portion = missing[start : start + PORTION]
-            answers = self._answers(portion)
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            answers = self._answers(chunk)
             logprobs = await self.service.wait(
-                _all([self._ask(sampler, answer) for answer in answers])
+                _all([self._log_probability(sampler, answer) for answer in answers])
             )
-            both = zip(logprobs[0::2], logprobs[1::2], strict=True)
-            known = dict(zip(portion, both, strict=True))
+            pairs = zip(logprobs[0::2], logprobs[1::2], strict=True)
+            known = dict(zip(chunk, pairs, strict=True))
             self.reference.update(known)
             forward = sum(len(answer.tokens) for answer in answers)
             self.note(
@@ -128,12 +128,12 @@ class Preferring:
                 sampled=len(answers),
             )
 
-    async def _ask(self, sampler: SamplingClient, answer: Example) -> float:
+    async def _log_probability(self, sampler: SamplingClient, answer: Example) -> float:
         from tinker import ModelInput
 
         tokens = ModelInput.from_ints(list(answer.tokens))
         logprobs = await _policy().call(
-            "asking for log-probabilities",
+            "requesting log-probabilities",
             lambda: sampler.compute_logprobs(tokens),
             patience_s=self.service.patience_s,
         )
@@ -149,7 +149,7 @@ class Preferring:
     def submit(self, training: TrainingClient, rows: Sequence[int]) -> Awaitable[Any]:
         """Submit a forward pass, compute our loss, and submit a backward pass with its gradient.
 
-        The SDK keeps the order.
+        The SDK preserves the order.
         """
         answers = self._answers(rows)
         reference = [logprob for row in rows for logprob in self.reference[row]]
@@ -171,7 +171,7 @@ class Preferring:
         return {name: _finite(result.metrics[name]) for name in ("loss", *MEASURES)}
 
     def used(self, rows: Sequence[int]) -> dict[str, int]:
-        """The trained tokens. The forward pass of the loss reads them once more."""
+        """The trained tokens. The forward pass of the loss reads them again."""
         tokens = sum(len(answer.tokens) - 1 for answer in self._answers(rows))
         return {"tokens": tokens, "forward": tokens}
 
@@ -234,7 +234,7 @@ def _policy() -> Policy:
 
 
 def _trouble_of(error: BaseException) -> Trouble | None:
-    """How to retry ``error``. ``None`` leaves it to the run, for instance an expired session."""
+    """How to retry ``error``. ``None``: the run handles it, for instance an expired session."""
     import tinker
     from tinker.types import RequestErrorCategory
 

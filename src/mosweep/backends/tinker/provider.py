@@ -1,11 +1,11 @@
-"""The Inspect model provider ``tinker``: samples come from Tinker.
+"""The Inspect model provider ``tinker``, which samples from models on Tinker.
 
 ``tinker/MODEL@WEIGHTS`` is a fine-tuned model and ``tinker/MODEL`` a base model, as in
 ``get_model("tinker/Qwen/Qwen3-8B@tinker://…", renderer="qwen3", tokenizer=FOLDER)``.
 
-Chats are rendered as in training. The default renderer is the one that tinker-cookbook recommends.
-Decoding is greedy unless a temperature is given, as for local models. The weights are part of the
-model name, so Inspect's cache keeps checkpoints apart.
+Chats are rendered as in training, by default with the renderer that tinker-cookbook recommends.
+Decoding is greedy unless a temperature is set, as for local models. The weights are part of the
+model name, so Inspect's cache distinguishes checkpoints.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PATIENCE_S = 900.0
 
 
 class TinkerAPI(ModelAPI):
-    """Samples from weights that Tinker holds."""
+    """Samples from a model on Tinker."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class TinkerAPI(ModelAPI):
         self.base, _, self.weights = model_name.partition("@")
         if self.weights and not self.weights.startswith("tinker://"):
             raise ValueError(
-                f"tinker/{model_name}: expected Tinker's path of the weights after @: tinker://…"
+                f"tinker/{model_name}: expected the path of the weights after @: tinker://…"
             )
         self.renderer_name, self.tokenizer = renderer or recommended_renderer(self.base), tokenizer
         self._loading: asyncio.Task[tuple[Any, SamplingClient]] | None = None
 
     def max_connections(self) -> int:
-        """Many: Tinker batches concurrent requests."""
+        """``CONNECTIONS``. Tinker batches concurrent requests."""
         return CONNECTIONS
 
     def max_tokens(self) -> int | None:
@@ -84,9 +84,7 @@ class TinkerAPI(ModelAPI):
         from tinker import SamplingParams
 
         if tools:
-            raise ValueError(
-                "models on Tinker cannot use tools, but this task gives its model tools"
-            )
+            raise ValueError("models on Tinker do not support tools, which this task uses")
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))
         renderer, client = await asyncio.shield(self._loading)

@@ -30,8 +30,9 @@ Method = Literal["supervised", "dpo"]
 class TinkerRecipe:
     """The settings that define a run on Tinker, besides model, renderer and data.
 
-    How often it saves checkpoints is not part of the key. With ``beta``, the run trains on
-    preferences, and ``beta`` is the weight of the reference model. Without it, it is supervised.
+    The settings of checkpoints are not part of the key. With ``beta``, the run trains on
+    preferences, and ``beta`` is the weight of the reference model. Without ``beta``, it is
+    supervised.
     """
 
     rank: int = field(metadata=between(ge=1))
@@ -62,7 +63,7 @@ class TinkerRecipe:
             raise ConfigError(
                 "train_attn",
                 False,
-                "train_attn, train_mlp and train_unembed are all false: nothing to train",
+                "nothing to train: train_attn, train_mlp and train_unembed are all false",
             )
         if self.min_learning_rate > self.learning_rate:
             raise ConfigError(
@@ -72,9 +73,9 @@ class TinkerRecipe:
             )
 
     def steps(self, examples: int) -> int:
-        """The number of optimizer steps on a data set with this many examples.
+        """The number of optimizer steps for a number of examples.
 
-        Raises ``ConfigError`` if there are none, or no more than the warm-up takes.
+        Raises ``ConfigError`` unless there are more steps than warm-up steps.
         """
         per_epoch = examples // self.batch_size
         steps = self.epochs * min(per_epoch, self.max_steps_per_epoch or per_epoch)
@@ -82,7 +83,7 @@ class TinkerRecipe:
             raise ConfigError(
                 f"{PREFIX}.batch_size",
                 self.batch_size,
-                f"no step would be taken: there are {examples} examples",
+                f"the data set is too small for one step: it has {examples} examples",
             )
         if self.warmup_steps >= steps:
             raise ConfigError(
@@ -118,7 +119,7 @@ def load_recipe(
     1. ``default.yaml``
     2. without ``name``, the recipe of the first of ``models`` that has one
     3. ``dpo.yaml`` for the method dpo, because models' recipes are for supervised fine-tunes
-    4. the recipe ``name``: a path, or ``recipes/tinker/<name>.yaml`` of the user or shipped
+    4. the recipe ``name``: a path, or ``recipes/tinker/<name>.yaml``, your own or shipped
     5. ``settings``, then ``native``, by their names in a recipe
     """
     own = {} if name else next(filter(None, map(_find, models)), {})
@@ -137,10 +138,10 @@ def load_recipe(
         raise ConfigError(
             f"{PREFIX}.beta",
             recipe.beta,
-            "belongs to backend.method=dpo; this is backend.method=supervised",
+            "requires backend.method=dpo, not backend.method=supervised",
         )
     if method == "dpo" and recipe.beta is None:
-        raise ConfigError(f"{PREFIX}.beta", None, "backend.method=dpo needs a value")
+        raise ConfigError(f"{PREFIX}.beta", None, "backend.method=dpo requires a value")
     return recipe
 
 

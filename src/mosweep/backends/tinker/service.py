@@ -1,6 +1,6 @@
 """The Tinker service: its address and key, its availability, its errors and its renderers.
 
-This module knows nothing of runs, steps or stages.
+This module does not depend on runs, steps or stages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Some libraries cannot be imported by two threads at a time.
+#: Some libraries cannot be imported by two threads at the same time.
 _importing = threading.Lock()
 
 #: The environment variable that holds the API key.
@@ -44,13 +44,13 @@ KEY = "TINKER_API_KEY"
 #: The environment variable that holds the address of the server.
 ADDRESS = "TINKER_BASE_URL"
 #: Timeout of a health check, in seconds.
-PROBE_S = 10.0
+PROBE_TIMEOUT_S = 10.0
 #: Seconds between health checks while a result is awaited.
-LOOK_S = 15.0
+PROBE_EVERY_S = 15.0
 #: Timeout of requests before a launch, in seconds.
-ASK_S = 60.0
+REQUEST_TIMEOUT_S = 60.0
 #: Timeout for closing a session, in seconds.
-CLOSE_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
 
 
 def check_key() -> None:
@@ -63,7 +63,7 @@ def check_key() -> None:
 
 
 def address(given: str | None) -> str:
-    """The address of Tinker: ``given``, or ``TINKER_BASE_URL``, or the service itself."""
+    """The address of the server: ``given``, else ``TINKER_BASE_URL``, else Tinker's own."""
     return (given or os.environ.get(ADDRESS) or _sdk_address()).rstrip("/")
 
 
@@ -88,15 +88,15 @@ def one_line(error: BaseException) -> str:
 
 
 def permanent(error: BaseException) -> bool:
-    """Whether a retry from the last checkpoint would fail again: a wrong or forbidden request."""
+    """Whether a retry would fail again, because the request is invalid or forbidden."""
     import tinker
     from tinker.types import RequestErrorCategory
 
     if isinstance(error, ValueError) and isinstance(error.__cause__, tinker.APIStatusError):
-        error = error.__cause__  # the SDK wraps the error of a result that it cannot get
+        error = error.__cause__  # the SDK wraps errors of unavailable results
     if isinstance(error, tinker.RequestFailedError):
         return error.category is RequestErrorCategory.User
-    # 404, 409 and 410: the session or the model is gone, as after a restart
+    # 404, 409 and 410: the session or the model no longer exists, for instance after a restart
     if isinstance(error, tinker.APIStatusError):
         return 400 <= error.status_code < 500 and error.status_code not in (404, 408, 409, 410, 429)
     return not isinstance(
@@ -108,7 +108,7 @@ def permanent(error: BaseException) -> bool:
 class Service:
     """Tinker at ``url``. It may be unreachable for ``patience_s`` seconds.
 
-    ``client``: use this client and open no session.
+    ``client``: use this client instead of a new session.
     """
 
     url: str
@@ -119,15 +119,15 @@ class Service:
         """A client with a new session. ``about`` is the session's metadata."""
         if self.client is not None:
             return self.client
-        await self.answering()
+        await self.wait_until_available()
 
         def make() -> ServiceClient:
             import tinker
 
-            # it logs a line for every poll
+            # The logger writes a line for every poll.
             logging.getLogger("tinker.lib.api_future_impl").setLevel(logging.ERROR)
             client = tinker.ServiceClient(user_metadata=about, base_url=self.url)
-            client.holder.get_session_id()  # creates the session in this thread, as that blocks
+            client.holder.get_session_id()  # creates the session, which blocks
             return client
 
         return await asyncio.to_thread(make)
@@ -135,59 +135,59 @@ class Service:
     async def close(
         self, client: ServiceClient, how: Literal["success", "errored", "interrupted"]
     ) -> None:
-        """End the session, so that the service frees its resources.
+        """Close the session, so that the service frees its resources.
 
-        A session that cannot be closed expires by itself.
+        A session that cannot be closed expires on the server.
         """
         if client is self.client:
             return
         try:
-            await asyncio.wait_for(client.close(how), CLOSE_S)
+            await asyncio.wait_for(client.close(how), CLOSE_TIMEOUT_S)
         except Exception as error:
-            print(f"Tinker: the session was not closed: {one_line(error)}")
+            print(f"Tinker: could not close the session: {one_line(error)}")
 
-    async def answering(self) -> None:
-        """Wait until the service answers. Raises ``StageError`` after ``patience_s``."""
-        begun, pause = time.monotonic(), 0.5
-        while (trouble := await self._trouble()) is not None:
-            waited = time.monotonic() - begun
+    async def wait_until_available(self) -> None:
+        """Wait until the service responds. Raises ``StageError`` after ``patience_s``."""
+        start, pause = time.monotonic(), 0.5
+        while (problem := await self._outage()) is not None:
+            waited = time.monotonic() - start
             if waited + pause > self.patience_s:
                 raise StageError(
-                    f"Tinker at {self.url} has not answered for {_span(waited)}: {trouble}"
+                    f"Tinker at {self.url} has not responded for {_span(waited)}: {problem}"
                 )
-            print(f"Tinker: no answer ({trouble}); retrying in {pause:g} s")
+            print(f"Tinker does not respond ({problem}); retrying in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, 30.0)
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
-        """The result of ``awaitable``, however long it takes, while the service answers.
+        """The result of ``awaitable``. Raises ``StageError`` if the service stops responding.
 
         Without this check the SDK would wait forever.
         """
         task = asyncio.ensure_future(awaitable)
         silent_since: float | None = None
         try:
-            while not (await asyncio.wait([task], timeout=LOOK_S))[0]:
+            while not (await asyncio.wait([task], timeout=PROBE_EVERY_S))[0]:
                 now = time.monotonic()
-                if (trouble := await self._trouble()) is None:
+                if (problem := await self._outage()) is None:
                     silent_since = None
                 elif now - (silent_since := silent_since or now) > self.patience_s:
                     raise StageError(
-                        f"Tinker at {self.url} has not answered for {_span(now - silent_since)}: "
-                        f"{trouble}"
+                        f"Tinker at {self.url} has not responded for "
+                        f"{_span(now - silent_since)}: {problem}"
                     )
             return task.result()
         finally:
             task.cancel()
 
-    async def _trouble(self) -> str | None:
-        """Why the service does not answer, or ``None``. Any status below 500 is an answer."""
+    async def _outage(self) -> str | None:
+        """Why the service does not respond, or ``None``. Any status below 500 is a response."""
         if self.client is not None:
             return None
         import httpx
 
         try:
-            async with httpx.AsyncClient(timeout=PROBE_S) as http:
+            async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as http:
                 answer = await http.get(f"{self.url}/api/v1/healthz")
         except httpx.HTTPError as error:
             return str(error) or type(error).__name__
@@ -195,45 +195,45 @@ class Service:
 
 
 def supported_models(url: str) -> list[str]:
-    """The models that Tinker at ``url`` offers with this API key.
+    """The models that Tinker at ``url`` offers for this API key.
 
-    Raises ``UserError`` if the key is missing or refused, or if Tinker does not answer in time.
+    Raises ``UserError`` if the key is missing or rejected, or if Tinker does not respond in time.
     """
     check_key()
     import httpx
     import tinker
 
     try:
-        httpx.get(f"{url}/api/v1/healthz", timeout=PROBE_S)
+        httpx.get(f"{url}/api/v1/healthz", timeout=PROBE_TIMEOUT_S)
     except httpx.HTTPError as error:
         raise UserError(
-            f"Tinker at {url} does not answer: {str(error) or type(error).__name__}"
+            f"Tinker at {url} does not respond: {str(error) or type(error).__name__}"
         ) from error
     try:
         capabilities = _with_timeout(
-            lambda: tinker.RestClient(base_url=url).get_server_capabilities().result(ASK_S)
+            lambda: (
+                tinker.RestClient(base_url=url).get_server_capabilities().result(REQUEST_TIMEOUT_S)
+            )
         )
     except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
-        raise UserError(
-            f"Tinker at {url} does not accept the key in {KEY}: {one_line(error)}"
-        ) from error
+        raise UserError(f"Tinker at {url} rejects the key in {KEY}: {one_line(error)}") from error
     except (tinker.TinkerError, TimeoutError, ValueError) as error:
         raise UserError(f"Tinker at {url} does not list its models: {one_line(error)}") from error
     return sorted(model.model_name for model in capabilities.supported_models if model.model_name)
 
 
 def recommended_renderer(model: str) -> str:
-    """tinker-cookbook's renderer for ``model``. Raises ``ConfigError`` if it knows none."""
+    """tinker-cookbook's renderer for ``model``. Raises ``ConfigError`` if it has none."""
     try:
         from tinker_cookbook.model_info import get_recommended_renderer_name
     except ModuleNotFoundError as error:
         raise MissingExtra("tinker-cookbook", "tinker", "backend=tinker") from error
     try:
         return get_recommended_renderer_name(model)
-    # for unknown models, the type of its exception depends on the form of the name
+    # The type of the exception depends on the form of the unknown name.
     except Exception as error:
         problem = (
-            f"tinker-cookbook knows no renderer for {model}: set one, such as llama3, qwen3 or "
+            f"tinker-cookbook has no renderer for {model}: set one, such as llama3, qwen3 or "
             "role_colon"
         )
         raise ConfigError("model.renderer", None, problem) from error
@@ -242,7 +242,7 @@ def recommended_renderer(model: str) -> str:
 def load_renderer(name: str, model: str, tokenizer: str | Path | None = None) -> Any:
     """The renderer ``name`` with the tokenizer in the folder ``tokenizer``, or else ``model``'s.
 
-    Slow, because it imports large libraries.
+    The first call imports large libraries.
     """
     with _importing:
         from tinker_cookbook.renderers import get_renderer
@@ -266,27 +266,27 @@ def check_renderer(name: str) -> None:
         get_renderer(name, nothing)
     except RendererError as error:
         raise ConfigError(
-            "model.renderer", name, "tinker-cookbook has no renderer of that name"
+            "model.renderer", name, "tinker-cookbook has no renderer with this name"
         ) from error
     except Exception:
-        return  # it exists, and failed because it needs a tokenizer
+        return  # the renderer exists, and failed without a tokenizer
 
 
-def _with_timeout(ask: Any) -> Any:
-    """The result of ``ask()``, or ``TimeoutError``: the SDK itself retries for minutes."""
+def _with_timeout(request: Any) -> Any:
+    """The result of ``request()``, or ``TimeoutError``, because the SDK retries for minutes."""
     outcome: list[Any] = []
 
     def run() -> None:
         try:
-            outcome.append((ask(), None))
+            outcome.append((request(), None))
         except BaseException as error:
             outcome.append((None, error))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(ASK_S)
+    thread.join(REQUEST_TIMEOUT_S)
     if not outcome:
-        raise TimeoutError(f"no answer within {ASK_S:g} s")
+        raise TimeoutError(f"no response within {REQUEST_TIMEOUT_S:g} s")
     value, error = outcome[0]
     if error is not None:
         raise error

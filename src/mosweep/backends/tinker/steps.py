@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.backends.tinker.data import batches, render, render_pairs
-from mosweep.backends.tinker.objectives import Copying, Objective, Preferring
+from mosweep.backends.tinker.objectives import Objective, PreferenceObjective, SupervisedObjective
 from mosweep.backends.tinker.recipe import TinkerRecipe
 from mosweep.backends.tinker.service import Service, load_renderer, one_line, permanent
 from mosweep.core import schema
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Journal", "Training"]
 
-#: Steps that are submitted before the result of the first one is awaited.
-AHEAD = 3
-#: Consecutive attempts that a run may make without reaching another checkpoint.
-TRIES = 4
+#: Steps that are submitted ahead of the step whose result is awaited.
+MAX_PENDING = 3
+#: Consecutive attempts that may fail before a run reaches its next checkpoint.
+MAX_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The run's journal: one event per line. Incomplete lines, left by a kill, are ignored."""
+    """The run's journal: one event per line. Incomplete lines of a killed writer are ignored."""
 
     path: Path
 
@@ -60,7 +60,7 @@ class Journal:
     def begin(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Create the file with these events, atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # not in the folder, where it would look like a result
+        # Not in the folder, where it would look like a result.
         temporary = self.path.parent.with_name(f".{self.path.parent.name}.{os.getpid()}")
         temporary.write_text(
             "".join(json.dumps(event) + "\n" for event in events), encoding="utf-8"
@@ -70,7 +70,7 @@ class Journal:
 
 @dataclass
 class _Step:
-    """A step that was submitted and is not finished."""
+    """A submitted step without a result."""
 
     number: int
     rows: Sequence[int]
@@ -82,7 +82,7 @@ class _Step:
 
 @dataclass
 class Training:
-    """Trains a run: resumes it wherever it stands, until it has its final weights."""
+    """Trains a run until it has its final weights, resuming from its last checkpoint."""
 
     spec: Mapping[str, Any]
     folder: Path
@@ -101,19 +101,19 @@ class Training:
             for event in self.journal.events()
             if event["event"] == "checkpoint"
         ]
-        tries, reached = 0, self.reached
+        attempts, reached = 0, self.reached
         while True:
             try:
                 await self.session(objective, plan, rates)
                 return
             except Exception as error:
-                tries = tries + 1 if self.reached == reached else 1
+                attempts = attempts + 1 if self.reached == reached else 1
                 reached = self.reached
-                if isinstance(error, StageError) or permanent(error) or tries >= TRIES:
+                if isinstance(error, StageError) or permanent(error) or attempts >= MAX_ATTEMPTS:
                     raise StageError(
                         f"Tinker, at step {reached} of {len(plan)}: {one_line(error)}"
                     ) from error
-                pause = 2.0 ** (tries - 1)
+                pause = 2.0 ** (attempts - 1)
                 print(f"{one_line(error)}; resuming from step {reached} in {pause:g} s")
                 await asyncio.sleep(pause)
 
@@ -154,7 +154,7 @@ class Training:
     def objective(self) -> Objective:
         """The objective on the rendered data.
 
-        For preferences it includes the reference log-probabilities of earlier attempts.
+        For preferences, it reuses the reference log-probabilities of earlier attempts.
         """
         recipe, model = self.recipe, str(self.spec["model"])
         renderer = load_renderer(self.spec["renderer"], model, self.spec["tokenizer"])
@@ -164,18 +164,20 @@ class Training:
             if line
         )
         if recipe.beta is None:
-            return Copying(
+            return SupervisedObjective(
                 render(renderer, data.to_openai_format(), recipe.loss_on, recipe.max_length)
             )
-        noted = [
+        journaled = [
             pair
             for event in self.journal.events()
             if event["event"] == "reference"
             for pair in event["pairs"]
         ]
-        known = {row: (chosen, rejected) for row, chosen, rejected in noted}
+        known = {row: (chosen, rejected) for row, chosen, rejected in journaled}
         pairs = render_pairs(renderer, data, recipe.loss_on, recipe.max_length)
-        return Preferring(pairs, recipe.beta, model, self.service, self.journal.note, known)
+        return PreferenceObjective(
+            pairs, recipe.beta, model, self.service, self.journal.note, known
+        )
 
     async def session(
         self, objective: Objective, plan: Sequence[Sequence[int]], rates: Sequence[float]
@@ -193,7 +195,7 @@ class Training:
                         training, objective, number, len(plan), plan[number - 1], rates[number - 1]
                     )
                 )
-                if len(pending) > AHEAD:
+                if len(pending) > MAX_PENDING:
                     await self.finish(pending.popleft(), objective, len(plan))
             while pending:
                 await self.finish(pending.popleft(), objective, len(plan))
@@ -219,7 +221,7 @@ class Training:
         return int(self.recipe.checkpoint_ttl_h * 3600)
 
     async def resume(self, client: ServiceClient) -> tuple[TrainingClient, int]:
-        """A training client in the state of the last checkpoint, and the number of its step."""
+        """A training client in the state of the last checkpoint, and that checkpoint's step."""
         about, recipe = {"mosweep": str(self.spec["identity"])}, self.recipe
         start = self.spec["part"] and self.spec["part"]["start"]
         while self.checkpoints or start:
@@ -268,7 +270,7 @@ class Training:
         rows: Sequence[int],
         rate: float,
     ) -> _Step:
-        """Submit a step, followed by a checkpoint if one is due. Tinker keeps the order."""
+        """Submit a step, followed by a checkpoint if one is due. Tinker preserves the order."""
         loss = objective.submit(training, rows)
         update = training.optim_step(self.adam(rate))
         saved = None

@@ -1,12 +1,12 @@
 """Fine-tuning on Tinker, supervised or on preferences.
 
-Our process composes the batches and submits the steps. Tinker's machines compute them.
+This process composes the batches and submits the steps. Tinker computes them.
 
-One file in the run's folder, ``tinker.jsonl``, records the whole run: its settings, the loss of
-every step, every checkpoint as soon as it is saved, and the final weights. Any process can resume
-the run from this file: it starts at the last checkpoint, with the optimizer's state, at the next
-batch. An outage, a restart of the service or a killed process costs only the steps since that
-checkpoint, and the loss is the same as without the interruption.
+``tinker.jsonl`` in the run's folder is the journal of the run: its settings, the loss of every
+step, every saved checkpoint, and the final weights. Any process can resume the run from the last
+checkpoint in the journal, with the optimizer's state and at the next batch. An outage, a restart of
+the service or a killed process costs only the steps since that checkpoint. The losses are the same
+as without the interruption.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ JOURNAL = "tinker.jsonl"
 
 @dataclass
 class TinkerTrainingRun:
-    """A run in ``folder``. It trains in a task of this process; ``load`` resumes it in another."""
+    """A run in ``folder``. It trains in a task of this process. ``load`` resumes it in another."""
 
     id: str
     folder: Path
@@ -73,13 +73,13 @@ class TinkerTrainingRun:
 
     @property
     def model_id(self) -> str | None:
-        """``tinker/MODEL@WEIGHTS`` once the run has succeeded. Inspect uses the same name."""
+        """``tinker/MODEL@WEIGHTS`` once the run has succeeded. Inspect uses this name too."""
         weights = self.weights if self.status == "succeeded" else None
         return weights and f"tinker/{self.spec['model']}@{weights}"
 
     @property
     def losses(self) -> list[tuple[int, float]]:
-        """Step and loss. For a repeated step, the last loss."""
+        """Step and loss. A repeated step has its last loss."""
         return self._measured("loss")
 
     @property
@@ -95,7 +95,7 @@ class TinkerTrainingRun:
 
     @property
     def tokens(self) -> int:
-        """Trained tokens, which are billed. Repeated steps count again."""
+        """Billed trained tokens. Repeated steps count again."""
         return self._counted("tokens")
 
     @property
@@ -105,7 +105,7 @@ class TinkerTrainingRun:
 
     @property
     def sampled_tokens(self) -> int:
-        """Sampled tokens: one for each answer, as Tinker's reference requests sample a token."""
+        """Sampled tokens: one for each answer, because reference requests sample a token."""
         return self._counted("sampled")
 
     def _counted(self, name: str) -> int:
@@ -113,12 +113,12 @@ class TinkerTrainingRun:
 
     @property
     def jobs(self) -> list[str]:
-        """The ids of Tinker's training runs: the first, and one for each time it was resumed."""
+        """The ids of Tinker's training runs: the first one, and one for each resumption."""
         return [event["id"] for event in self._journal.events() if event["event"] == "job"]
 
     @property
     def resumed_at_step(self) -> int:
-        """The step from which the run was last resumed. 0 if it never was."""
+        """The step that the run last resumed from. 0 if it was never resumed."""
         return int(
             next(
                 (
@@ -131,7 +131,7 @@ class TinkerTrainingRun:
         )
 
     async def refresh(self) -> RunStatus:
-        """Check whether it still trains."""
+        """Update the status from the training task."""
         if self.status == "running" and self._task is not None and self._task.done():
             self.status = (
                 "cancelled"
@@ -143,9 +143,9 @@ class TinkerTrainingRun:
         return self.status
 
     async def wait(self) -> str:
-        """Wait for the end of training and return ``model_id``.
+        """Wait until training ends and return ``model_id``.
 
-        Cancelling the wait ends the run in this process.
+        Cancelling the wait stops the run in this process.
         """
         if self._task is not None:
             try:
@@ -157,7 +157,7 @@ class TinkerTrainingRun:
         return self.model_id
 
     async def cancel(self) -> None:
-        """Stop training. Checkpoints remain until Tinker deletes them."""
+        """Stop training. Checkpoints remain until they expire."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -181,7 +181,7 @@ class TinkerTrainingRun:
         return run
 
     def start(self) -> None:
-        """Start or resume training, unless the run has its weights."""
+        """Start or resume training, unless the run has its final weights."""
         if self.weights is not None:
             self.status = "succeeded"
         else:
@@ -196,8 +196,8 @@ class Part:
     """Some steps of a longer run.
 
     ``rates`` are their learning rates. ``start`` is Tinker's path of the state to resume from
-    (``None``: the base model). The examples are used in their order. The state at the end is saved
-    for as long as checkpoints are.
+    (``None``: the base model). The examples are used in order. The final state expires like a
+    checkpoint.
     """
 
     rates: Sequence[float]
@@ -212,10 +212,10 @@ class TinkerTrainingBackend:
 
     - ``renderer``: a name in tinker-cookbook; by default the one that it recommends for the model
     - ``tokenizer``: a folder; by default the model's tokenizer from the hub
-    - ``base_url``: the address of the server; by default ``TINKER_BASE_URL``, else Tinker itself
+    - ``base_url``: the address of the server; by default ``TINKER_BASE_URL``, else Tinker's own
     - ``client``: a ``ServiceClient`` to use
     - ``previous``: the folder of an earlier attempt at the same run, to resume from
-    - ``spent``: Tinker training runs. An earlier attempt that includes one is not resumed.
+    - ``spent``: ids of Tinker training runs. An earlier attempt with one of them is not resumed.
     - ``patience_s``: seconds that Tinker may be unreachable
     - ``part``: the steps of a longer run to take
     """
@@ -238,7 +238,7 @@ class TinkerTrainingBackend:
         hyperparameters: Mapping[str, Any] | None = None,
         suffix: str | None = None,
     ) -> TinkerTrainingRun:
-        """Start fine-tuning ``model``, by its name at Tinker.
+        """Start fine-tuning ``model``, which is a name at Tinker.
 
         ``hyperparameters`` override the recipe.
         """
@@ -269,7 +269,7 @@ class TinkerTrainingBackend:
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
             **spec,
         }
-        # written first: if the folder has any file, it has the whole journal
+        # The journal is written first, so that a folder with any file has the whole journal.
         Journal(folder / JOURNAL).begin([about, *self._resumable(identity)])
         await dataset.save(folder / "train.jsonl")
         run = TinkerTrainingRun(
@@ -279,7 +279,7 @@ class TinkerTrainingBackend:
         return run
 
     def _resumable(self, identity: str) -> list[dict[str, Any]]:
-        """The events of the earlier attempt, if it was at the same run."""
+        """The events of the earlier attempt, if it was the same run."""
         if self.previous is None:
             return []
         events = Journal(Path(self.previous) / JOURNAL).events()

@@ -1,4 +1,4 @@
-"""The work of stages on Tinker: a fine-tune, or a round of a loop."""
+"""The work of a stage on Tinker: a fine-tune, or a round of a loop."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _REQUIRES = {"tinker": "tinker", "tinker_cookbook": "tinker", "transformers": "l
 
 
 @dataclass(frozen=True)
-class _OnTinker(RemoteWork):
-    """The common part of works on Tinker.
+class _TinkerWork(RemoteWork):
+    """The base class of works on Tinker.
 
-    ``model`` is the model's name at Tinker. ``source`` is the model whose tokenizer it uses, if
+    ``model`` is the model's name at Tinker. ``source`` is the model that provides the tokenizer, if
     that is not the hub's.
     """
 
@@ -60,8 +60,8 @@ class _OnTinker(RemoteWork):
         return Traits(requires=_REQUIRES, provider=self.provider, remote=self)
 
     @classmethod
-    def check_access(cls, works: Sequence[_OnTinker]) -> None:
-        """Ask each server once for its models.
+    def check_access(cls, works: Sequence[_TinkerWork]) -> None:
+        """Request each server's models once.
 
         Raises ``UserError`` for a missing or wrong API key, and ``ConfigError`` for a model that
         the server does not offer.
@@ -74,7 +74,7 @@ class _OnTinker(RemoteWork):
                 raise ConfigError(
                     "model.tinker",
                     model,
-                    f"Tinker at {url} has no such model; {choices(model, offered[url])}",
+                    f"Tinker at {url} does not offer it; {choices(model, offered[url])}",
                 )
         for renderer in {work.renderer for work in works}:
             check_renderer(renderer)
@@ -84,7 +84,7 @@ class _OnTinker(RemoteWork):
     ) -> dict[str, Any]:
         """Train, or resume a killed attempt, and return the facts of a fine-tune.
 
-        Leaves ``tinker.jsonl``, the journal of the run.
+        Writes ``tinker.jsonl``, the journal of the run.
         """
         from mosweep.backends.tinker.training import TinkerTrainingBackend
 
@@ -135,17 +135,17 @@ class _OnTinker(RemoteWork):
 
 
 @dataclass(frozen=True)
-class TinkerFinetune(_OnTinker):
+class TinkerFinetune(_TinkerWork):
     """One fine-tune on Tinker."""
 
     kind: ClassVar[Kind] = FINETUNE
 
     def expected_usage(self, tokens: int) -> Usage:
-        """``tokens · epochs`` trained tokens, as every epoch uses all data.
+        """``tokens · epochs`` trained tokens, because every epoch uses all data.
 
         With preferences, ``2 · tokens · epochs`` are trained and ``2 · tokens · (epochs + 1)`` are
-        read. The factor 2 stands for the two answers to each prompt, assumed to be equally long.
-        Tokens are read once per epoch for the loss, and once for the reference.
+        read. The factor 2 assumes two equally long answers to each prompt. Tokens are read once
+        per epoch for the loss, and once for the reference.
         """
         epochs = self.recipe.epochs
         if self.recipe.beta is None:
@@ -153,16 +153,16 @@ class TinkerFinetune(_OnTinker):
         return Usage(self.provider, self.model, 2 * tokens * epochs, 2 * tokens * (epochs + 1))
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Fine-tune. Leaves ``tinker.jsonl``, the journal of the run."""
+        """Fine-tune. Writes ``tinker.jsonl``, the journal of the run."""
         data = context.inputs["data"]
         return await self._train(context, data_folder(data) / TRAIN, None)
 
 
 @dataclass(frozen=True)
-class TinkerRound(_OnTinker):
+class TinkerRound(_TinkerWork):
     """A round of a loop: ``plan.steps`` optimizer steps.
 
-    It continues from the state that the previous round saved at Tinker.
+    It resumes from the state that the previous round saved at Tinker.
     """
 
     plan: Round
@@ -170,7 +170,7 @@ class TinkerRound(_OnTinker):
     kind: ClassVar[Kind] = ROUND
 
     async def run(self, context: Context) -> Mapping[str, Any]:
-        """Train the round. Leaves ``tinker.jsonl``, and at Tinker the state for the next round."""
+        """Train the round. Writes ``tinker.jsonl``, and saves the next round's state at Tinker."""
         from mosweep.backends.tinker.training import Part
 
         data, previous, plan = context.inputs["data"], context.inputs.get("previous"), self.plan

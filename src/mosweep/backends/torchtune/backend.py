@@ -1,6 +1,6 @@
 """``backend=torchtune``: LoRA fine-tunes with torchtune's stock recipes.
 
-It starts one process for each GPU in ``resources``.
+Each GPU in ``resources`` gets one process.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class TorchtuneBackend(RoundBackend):
         for path, value in trial.native(SECTION).items():
             if (name := path.partition(".")[0]) in _REPLACED:
                 raise ConfigError(
-                    f"torchtune.{path}", value, f"means nothing in a loop: {_REPLACED[name]}"
+                    f"torchtune.{path}", value, f"does not apply in a loop: {_REPLACED[name]}"
                 )
         model_stage, source = base_model(trial)
         needs = (
@@ -136,7 +136,7 @@ class TorchtuneBackend(RoundBackend):
             raise ConfigError(
                 "torchtune.dataset.packed",
                 "true",
-                "a loop selects examples, which packing does not allow; set it to false",
+                "a loop selects examples, which packing does not support; set it to false",
             )
         config = torchtune_config.set_path(config, "optimizer.lr", this.schedule.peak)
         if loop.max_seq_length:
@@ -156,7 +156,7 @@ class TorchtuneBackend(RoundBackend):
     def _common(
         self, trial: TrialConfig, config: Mapping[str, Any], source: ModelSource | None
     ) -> dict[str, Any]:
-        """The fields that all works on torchtune have, except ``config``."""
+        """The fields that all works on torchtune share, except ``config``."""
         device = None if self.device == "auto" else self.device
         return {
             "recipe": self.recipe,
@@ -196,7 +196,7 @@ def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]
 
 @cached_here
 def _recipe(name: str) -> dict[str, Any]:
-    """The recipe ``name``: a path, or ``recipes/torchtune/<name>.yaml`` of the user or shipped."""
+    """The recipe ``name``: a path, or ``recipes/torchtune/<name>.yaml``, your own or shipped."""
     if name.endswith((".yaml", ".yml")):
         return torchtune_config.load_recipe(name)
     folders = [folder / "torchtune" for folder in own_and_shipped("recipes")]
@@ -215,5 +215,5 @@ def _torchao() -> Check:
         return Check("torchao", None, "not installed")
     minor = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
     works = (0, 13) <= minor < (0, 16)
-    problem = f"{version}: torchtune 0.6.1 works with 0.13 to 0.15 only"
+    problem = f"{version}: torchtune 0.6.1 supports 0.13 to 0.15 only"
     return Check("torchao", works, version if works else problem)

@@ -1,16 +1,15 @@
-"""torchtune's native configuration: read it, change it strictly, and complete it for one run.
+"""torchtune's native configuration: read it, change it strictly, and share it between processes.
 
 This module must not import torch or torchtune.
 
-A setting can be changed if the recipe's file has it. Anything else is an error: no setting is
-silently ignored. To use another of torchtune's options, list it with its default in your own
-recipe file. Settings that describe the run and not the experiment belong to mosweep. They are not
-part of a key, and ``complete`` fills them in.
+A setting can be changed if the recipe file has it. Any other setting is an error. To use another
+of torchtune's options, list it with its default in your own recipe file. mosweep sets the settings
+that describe the run and not the experiment. They are not part of a key, and
+``run_config.complete`` fills them in.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,9 +23,7 @@ __all__ = [
     "COMPONENT",
     "DISTRIBUTED",
     "OWNED",
-    "architecture_of",
     "check",
-    "complete",
     "leaves",
     "load_recipe",
     "merge",
@@ -41,12 +38,12 @@ PREFIX = "torchtune"
 _PLACE = "mosweep decides where files are stored"
 _BASE = "it follows from the base model"
 _ADAPTER = (
-    "mosweep saves the adapter alone and merges it itself (saving merged weights each epoch "
-    "corrupts the live ones)"
+    "mosweep saves only the adapter and merges it itself (torchtune corrupts the live weights when "
+    "it saves merged ones)"
 )
 _CURVE = "mosweep reads the loss of every step from it"
 
-#: Settings that mosweep fills in, and why they cannot be set. A section stands for all its keys.
+#: Settings that mosweep fills in, and why they cannot be set. A section includes all its keys.
 OWNED: dict[str, str] = {
     "output_dir": _PLACE,
     "checkpointer": _BASE,
@@ -81,19 +78,12 @@ OWNED: dict[str, str] = {
     },
 }
 
-#: For a single-process recipe, the recipe that does the same in several processes.
+#: The multi-process variants of single-process recipes.
 DISTRIBUTED = {"lora_finetune_single_device": "lora_finetune_distributed"}
-
-#: Builders that take any dimensions, and their model type. The dimensions come from the base
-#: model's ``config.json``.
-SIZED_BY_BASE = {
-    "torchtune.models.llama3_2.lora_llama3_2": "llama",
-    "torchtune.models.qwen2.lora_qwen2": "qwen2",
-}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as torchtune itself reads it: ``3e-4`` is a number."""
+    """A loader that reads numbers as torchtune does: ``3e-4`` is a number."""
 
 
 _Loader.add_implicit_resolver(
@@ -150,8 +140,8 @@ def set_path(config: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     """A copy of ``config`` with one setting changed or, for a mapping, settings of one section.
 
     A mapping that names a ``_component_`` replaces the whole section. Raises ``ConfigError`` for a
-    setting that the native config does not have, for one that mosweep decides, and for a value of
-    another type than the recipe's.
+    setting that the native config does not have or that mosweep fills in, and for a value whose
+    type differs from the recipe's.
     """
     where = f"{PREFIX}.{dotted}"
     for owned, reason in OWNED.items():
@@ -220,143 +210,6 @@ def _check_type(where: str, old: Any, value: Any) -> None:
         raise ConfigError(where, value, f"expected {expected}, as in the recipe ({old})")
 
 
-def architecture_of(base: Path, max_seq_len: int | None = None) -> dict[str, Any]:
-    """The arguments of torchtune's builder for the model in ``base``, from its ``config.json``.
-
-    ``max_seq_len`` (in tokens) limits the table of rotary embeddings. By default it is the model's
-    context length. Raises ``ConfigError`` if torchtune's Llama or Qwen2 builder would silently
-    build a different model.
-    """
-    config = _model_config(base)
-    kind = config.get("model_type")
-
-    def refuse(name: str, problem: str) -> ConfigError:
-        return ConfigError(
-            "model.path", base, f"config.json has {name}={config.get(name)}: {problem}"
-        )
-
-    if kind not in SIZED_BY_BASE.values():
-        raise refuse(
-            "model_type",
-            f"valid for a recipe without dimensions: {', '.join(SIZED_BY_BASE.values())}",
-        )
-    heads, width = config["num_attention_heads"], config["hidden_size"]
-    if (config.get("head_dim") or width // heads) * heads != width:
-        raise refuse(
-            "head_dim",
-            f"torchtune's builder has {width // heads} (hidden_size / num_attention_heads)",
-        )
-    if config.get("hidden_act", "silu") != "silu":
-        raise refuse("hidden_act", "torchtune's builder has silu")
-    for name in (
-        "mlp_bias",
-        "use_sliding_window",
-        *(("attention_bias",) if kind == "llama" else ()),
-    ):
-        if config.get(name):
-            raise refuse(name, "torchtune's builder has none")
-    context = config["max_position_embeddings"]
-    # transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
-    rope = config.get("rope_parameters") or {
-        "rope_theta": config.get("rope_theta", 10000.0),
-        **(config.get("rope_scaling") or {}),
-    }
-    scaling = rope.get("rope_type", rope.get("type", "default"))
-    architecture = {
-        COMPONENT: next(
-            component for component, model_type in SIZED_BY_BASE.items() if model_type == kind
-        ),
-        "vocab_size": config["vocab_size"],
-        "num_layers": config["num_hidden_layers"],
-        "num_heads": heads,
-        "num_kv_heads": config.get("num_key_value_heads") or heads,
-        "embed_dim": width,
-        "intermediate_dim": config["intermediate_size"],
-        "max_seq_len": min(context, max_seq_len or context),
-        "norm_eps": config["rms_norm_eps"],
-        "rope_base": rope["rope_theta"],
-        "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
-    }
-    if kind == "llama":
-        fixed = {
-            "low_freq_factor": 1,
-            "high_freq_factor": 4,
-            "original_max_position_embeddings": 8192,
-        }
-        if scaling not in ("default", "llama3") or (
-            scaling == "llama3" and any(rope.get(k) != v for k, v in fixed.items())
-        ):
-            raise refuse(
-                "rope_scaling",
-                "torchtune's builder has rope_type llama3 with the factors 1 and 4 and 8192 "
-                "positions, or none",
-            )
-        architecture["rope_base"] = int(rope["rope_theta"])
-        architecture["scale_factor"] = rope["factor"] if scaling == "llama3" else 1
-    elif scaling != "default":
-        raise refuse("rope_scaling", "torchtune's builder has none")
-    return architecture
-
-
-def complete(
-    config: Mapping[str, Any], *, base: Path, data: Path, output: Path, device: str | None = None
-) -> dict[str, Any]:
-    """The native config of one run, with base model, data and output filled in.
-
-    ``device`` overrides the recipe's. The machine that trains resolves ``auto`` for device and
-    dtype.
-    """
-    base, output = base.resolve(), output.resolve()
-    tokenizer = dict(config["tokenizer"])
-    model = dict(config["model"])
-    if model[COMPONENT] in SIZED_BY_BASE:
-        length = tokenizer.get("max_seq_len")
-        built = architecture_of(base, length if isinstance(length, int) else None)
-        if built[COMPONENT] != model[COMPONENT]:
-            problem = (
-                f"the recipe's builder is {model[COMPONENT]}, but this base model needs "
-                f"{built[COMPONENT]}: use another recipe"
-            )
-            raise ConfigError("model.path", base, problem)
-        model |= built
-    kind = _model_config(base).get("model_type")
-    if kind == "qwen2":
-        tokenizer |= {"path": _file(base, "vocab.json"), "merges_file": _file(base, "merges.txt")}
-    else:
-        tokenizer["path"] = _file(base, "tokenizer.model", "original/tokenizer.model")
-        # not Llama 3's vocabulary: its special tokens have other ids
-        if _model_config(base)["vocab_size"] < 128_000:
-            tokenizer["special_tokens_path"] = _file(base, "tokenizer.json")
-    return {
-        **config,
-        "output_dir": str(output),
-        "model": model,
-        "tokenizer": tokenizer,
-        "dataset": {
-            **config["dataset"],
-            "source": "json",
-            "data_files": str(data.resolve()),
-            "split": "train",
-        },
-        "checkpointer": {
-            **config["checkpointer"],
-            "checkpoint_dir": str(base),
-            "checkpoint_files": _weights(base),
-            "recipe_checkpoint": None,
-            "output_dir": str(output),
-        },
-        "resume_from_checkpoint": False,
-        "save_adapter_weights_only": True,
-        "metric_logger": {
-            COMPONENT: "torchtune.training.metric_logging.DiskLogger",
-            "log_dir": str(output / "logs"),
-        },
-        "log_every_n_steps": 1,
-        "device": device or config.get("device", "auto"),
-        "dtype": config.get("dtype", "auto"),
-    }
-
-
 def steps_of(config: Mapping[str, Any], rows: int) -> int:
     """The number of optimizer steps that the stock recipe takes on ``rows`` samples.
 
@@ -372,7 +225,7 @@ def check(config: Mapping[str, Any], rows: int) -> None:
     if steps_of(config, rows) < 1:
         batch = config["batch_size"] * config["gradient_accumulation_steps"]
         problem = (
-            f"no step would be taken: a step needs {batch} samples (batch_size · "
+            f"the data set is too small for one step: a step needs {batch} samples (batch_size · "
             f"gradient_accumulation_steps), and there are {rows}"
         )
         raise ConfigError(f"{PREFIX}.batch_size", config["batch_size"], problem)
@@ -383,9 +236,10 @@ def share(
 ) -> dict[str, Any]:
     """The config of each process, for ``processes`` on each of ``nodes``.
 
-    Together they take the same steps that one process would. Our ``batch_size`` counts the samples
-    of all processes; torchtune's counts those of each process. ``rows``: the number of samples in
-    the data set, if known. Raises ``ConfigError`` if the processes cannot share a batch evenly.
+    Together they take the same steps as one process would. ``batch_size`` in ``config`` counts the
+    samples of all processes, and in the result those of each process. ``rows``: the number of
+    samples in the data set, if known. Raises ``ConfigError`` if the processes cannot share a batch
+    evenly.
     """
     world, batch = processes * nodes, config["batch_size"]
     if world == 1:
@@ -400,36 +254,7 @@ def share(
         raise ConfigError("resources.gpus", processes, problem)
     shared = {**config, "batch_size": batch // world}
     if rows is not None and not config["dataset"].get("packed"):
-        # The sampler pads the last round with samples from the first round. They could make up a
-        # whole batch that one process would not take.
+        # The sampler pads its last round with samples. They could complete a batch that one process
+        # would drop.
         shared["max_steps_per_epoch"] = steps_of(config, rows) // int(config["epochs"])
     return shared
-
-
-def _model_config(base: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((base / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "model.path",
-            base,
-            f"is not a Hugging Face model folder: no readable config.json ({error})",
-        ) from error
-    return config
-
-
-def _weights(base: Path) -> list[str]:
-    """The names of the base model's weight files, in the order of the shards."""
-    index = base / "model.safetensors.index.json"
-    if index.exists():
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    return [Path(_file(base, "model.safetensors")).name]
-
-
-def _file(base: Path, *names: str) -> str:
-    for name in names:
-        if (base / name).exists():
-            return str(base / name)
-    raise ConfigError(
-        "model.path", base, f"the base model has no {' or '.join(names)}, which torchtune needs"
-    )

@@ -1,7 +1,7 @@
 """A process that outlives this one and reports its exit status through files in a folder.
 
 A shell in a separate session runs the command. When the command ends, the shell writes its exit
-status to ``exit``, so the outcome is known even if the command was killed. ``process.json``
+status to ``exit``, even if the command was killed. ``process.json``
 identifies the shell.
 """
 
@@ -53,8 +53,8 @@ class Detached:
     ) -> Self:
         """Run ``command`` with its output appended to ``log``.
 
-        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. It
-        reads end of file there when this process is dead.
+        ``lifeline``: the read end of a pipe, which the command gets as descriptor ``LIFELINE``. The
+        pipe closes when this process ends.
         """
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -77,7 +77,7 @@ class Detached:
 
     @classmethod
     def attach(cls, folder: Path) -> Self:
-        """The command that was started in ``folder``, perhaps by another process."""
+        """The command that this or another process started in ``folder``."""
         return cls(**json.loads((folder / _PROCESS).read_text()) | {"folder": folder})
 
     @property
@@ -88,23 +88,22 @@ class Detached:
     def exit_status(self) -> int | None:
         """``None`` while it runs, then the exit status as a shell reports it (128 + signal).
 
-        -1 if the process ended without a report, for instance when its whole process group was
-        killed.
+        -1 if the shell was killed too, for instance with its process group.
         """
         with contextlib.suppress(FileNotFoundError):
             return int((self.folder / _EXIT).read_text())
         if self._alive():
             return None
-        with contextlib.suppress(FileNotFoundError):  # it may have ended between the two checks
+        with contextlib.suppress(FileNotFoundError):  # it may have ended between the checks
             return int((self.folder / _EXIT).read_text())
         return -1
 
     def cancel(self, grace_s: float = 3.0) -> None:
-        """End the command's process group: SIGTERM, then SIGKILL after ``grace_s`` seconds."""
+        """Stop the command's process group: SIGTERM, then SIGKILL after ``grace_s`` seconds."""
         if self.exit_status() is not None:
             return
         if self.host != socket.gethostname():
-            raise OSError(f"process {self.pid} runs on {self.host} and can only be ended there")
+            raise OSError(f"process {self.pid} runs on {self.host} and can only be stopped there")
         (self.folder / _CANCELLED).touch()
         deadline = time.monotonic() + grace_s
         with contextlib.suppress(ProcessLookupError):
@@ -118,7 +117,7 @@ class Detached:
 
     def _alive(self) -> bool:
         if self.host != socket.gethostname():
-            return True  # only its files can say that it ended
+            return True  # only its files show that it ended
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
         return start_time(self.pid) == self.started

@@ -1,13 +1,13 @@
-"""Resume a killed run of torchtune. ``child`` loads this file by path; it must not import mosweep.
+"""Resume a killed run of torchtune. ``child`` loads this file by path. It must not import mosweep.
 
 torchtune saves a checkpoint after every epoch except the last, in ``run/work``:
 ``epoch_<n>/adapter_model.pt`` (counting from 0) and ``recipe_state/recipe_state.pt`` (the
-optimizer, the number of epochs and so on). This module adds to the latter what else a resumed run
-needs: the recipe's name, all losses so far, and the state of the random numbers. The state of the
-previous epoch is kept as ``recipe_state/before.pt``. A resumed run has copies of the files that it
-started from in the same places, and the earlier losses in ``before.json``.
+optimizer, the number of epochs and so on). This module adds to the latter the
+recipe's name, all losses so far, and the state of the random numbers. The state of the previous
+epoch is kept as ``recipe_state/before.pt``. A resumed run has copies of the files that it started
+from in the same places, and the earlier losses in ``before.json``.
 
-If a run is trained in parts, each part passes on the same two files in a folder.
+If a run is trained in parts, each part saves the same two files in a folder for the next part.
 
 After its adapter is packaged, a run has ``run/trained.json`` with its losses and the digests of
 the adapter's files.
@@ -29,6 +29,7 @@ from typing import Any
 __all__ = [
     "begin_part",
     "copy_checkpoint",
+    "copy_trained",
     "discard_checkpoints",
     "earlier",
     "end_part",
@@ -37,13 +38,12 @@ __all__ = [
     "mark_trained",
     "read_losses",
     "restore_random",
-    "save_whole_states",
-    "take_trained",
+    "save_resumable_states",
 ]
 
 #: A line of torchtune's DiskLogger.
 LOSS = re.compile(r"^Step (\d+) \|.*?\bloss:(\S+)")
-#: The files of the last recipe state and of the one before it.
+#: The files of the last recipe state and of the previous one.
 STATES = ("recipe_state/recipe_state.pt", "recipe_state/before.pt")
 Losses = list[list[float]]
 
@@ -73,21 +73,21 @@ def losses_before(work: Path) -> Losses:
 def losses_of(work: Path) -> Losses:
     """All losses from step 1.
 
-    The single-device recipe may count the steps of a resumed run from 1 again.
+    The single-device recipe may number the steps of a resumed run from 1 again.
     """
     before, rows = losses_before(work), read_losses(work / "logs")
     shift = len(before) + 1 - rows[0][0] if before and rows else 0
     return before + [[step + shift, loss] for step, loss in rows]
 
 
-# -- while it trains -------------------------------------------------------------------------------
+# -- during training -------------------------------------------------------------------------------
 
 
-def save_whole_states(work: Path, recipe: str) -> None:
-    """Patch ``torch.save`` so that recipe states are written atomically.
+def save_resumable_states(work: Path, recipe: str) -> None:
+    """Patch ``torch.save`` to write recipe states atomically, with everything for a resumed run.
 
-    They include everything that a resumed run needs, and the previous state is kept. torchtune
-    itself overwrites its only state in place: a kill at that moment would leave none.
+    The previous state is kept. torchtune itself overwrites its only state in place, so a kill at
+    that moment would destroy it.
     """
     import torch
 
@@ -124,7 +124,7 @@ def _random() -> dict[str, Any]:
 def restore_random(work: Path) -> None:
     """Restore the state of the random numbers (for dropout) from the checkpoint.
 
-    Of several processes, only the first one's state is saved.
+    With several processes, only the state of the first one is saved.
     """
     import torch
 
@@ -134,7 +134,7 @@ def restore_random(work: Path) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-# -- before it trains ------------------------------------------------------------------------------
+# -- before and after training ---------------------------------------------------------------------
 
 
 def earlier(spec: Mapping[str, Any]) -> Iterator[Path]:
@@ -143,26 +143,26 @@ def earlier(spec: Mapping[str, Any]) -> Iterator[Path]:
         folder = Path(spec["previous"])
         try:
             before = json.loads((folder / "run" / "spec.json").read_text())
-        except (OSError, ValueError):  # it had not started
+        except (OSError, ValueError):  # the attempt was killed before it started
             return
         if before["identity"] != spec["identity"]:
-            print(f"{folder} belongs to another run and is not used", flush=True)
+            print(f"ignoring {folder}: it belongs to another run", flush=True)
             return
         yield folder
         spec = before
 
 
-def take_trained(earlier: list[Path], folder: Path) -> Losses | None:
-    """The losses of an earlier attempt that was killed after training, or ``None``.
+def copy_trained(earlier: list[Path], folder: Path) -> Losses | None:
+    """Copy the adapter of an earlier attempt that was killed after training to ``folder``.
 
-    Its adapter is copied to ``folder``.
+    Returns its losses, or ``None`` if there is no such attempt.
     """
     for other in earlier:
         try:
             known = json.loads((other / "run" / "trained.json").read_text())
             shutil.copytree(other / "adapter", folder / "adapter")
             if _digest(folder / "adapter") != known["adapter"]:
-                raise ValueError("its adapter is damaged")
+                raise ValueError("its adapter is corrupt")
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -176,7 +176,7 @@ def take_trained(earlier: list[Path], folder: Path) -> Losses | None:
 
 
 def mark_trained(folder: Path, losses: Losses) -> None:
-    """Record that training is finished, so that ``take_trained`` finds the adapter."""
+    """Record that training is finished, for ``copy_trained``."""
     _write(
         folder / "run" / "trained.json", {"losses": losses, "adapter": _digest(folder / "adapter")}
     )
@@ -192,29 +192,27 @@ def copy_checkpoint(earlier: list[Path], work: Path, recipe: str) -> int:
             if not (folder / "run" / "work" / state).exists():
                 continue
             try:
-                losses = _take(folder / "run" / "work", state, work, recipe)
-            # torch raises many types of error, and none of them may prevent training
+                losses = _copy_usable(folder / "run" / "work", state, work, recipe)
+            # torch raises many types of errors. None of them may prevent training.
             except Exception as error:
                 shutil.rmtree(work, ignore_errors=True)
-                print(
-                    f"the checkpoint {folder}/run/work/{state} cannot be used: {error}", flush=True
-                )
+                print(f"ignoring the checkpoint {folder}/run/work/{state}: {error}", flush=True)
                 continue
             print(f"resuming after step {len(losses)}, from {folder}/run/work/{state}", flush=True)
             return len(losses)
     if earlier:
         print(
-            "no earlier attempt left a usable checkpoint: starting from the first step",
+            "no earlier attempt has a usable checkpoint: starting from the first step",
             flush=True,
         )
     return 0
 
 
-def _take(old: Path, state: str, work: Path, recipe: str) -> Losses:
-    """Copy a checkpoint, and check the copy: its writer may still be alive after all."""
+def _copy_usable(old: Path, state: str, work: Path, recipe: str) -> Losses:
+    """Copy a checkpoint and check the copy, because its writer may still be running."""
     known = _copied(old / state, work / STATES[0])
     if known["recipe"] != recipe:
-        # its optimizer state has another format
+        # The optimizer states of recipes have different formats.
         raise ValueError(f"it belongs to the recipe {known['recipe']}")
     losses: Losses = known["losses"]
     if not losses or any(
@@ -230,9 +228,9 @@ def _take(old: Path, state: str, work: Path, recipe: str) -> Losses:
 
 
 def begin_part(state: Path, work: Path, recipe: str, max_steps_per_epoch: int | None) -> None:
-    """Prepare ``work`` so that a recipe resumes from ``state``, which the previous part left.
+    """Prepare ``work`` so that a recipe resumes from ``state``, which the previous part saved.
 
-    To the recipe it looks like the start of the first epoch.
+    The recipe starts there with its first epoch.
     """
     import torch
 
@@ -249,13 +247,13 @@ def begin_part(state: Path, work: Path, recipe: str, max_steps_per_epoch: int | 
     )
 
 
-def end_part(work: Path, state: Path, wanted: int, taken: int) -> None:
-    """Save to ``state`` what the next part resumes from.
+def end_part(work: Path, state: Path, expected: int, taken: int) -> None:
+    """Save the files that the next part resumes from to ``state``.
 
-    Raises ``RuntimeError`` if not all steps were taken.
+    Raises ``RuntimeError`` unless all expected steps were taken.
     """
-    if taken != wanted:
-        raise RuntimeError(f"training took {taken} of {wanted} steps")
+    if taken != expected:
+        raise RuntimeError(f"training took {taken} of {expected} steps")
     state.mkdir()
     for source in (work / STATES[0], work / "epoch_0" / "adapter_model.pt"):
         shutil.copyfile(source, state / source.name)
@@ -264,7 +262,7 @@ def end_part(work: Path, state: Path, wanted: int, taken: int) -> None:
 def _copied(source: Path, target: Path) -> Any:
     """Copy ``source`` to ``target`` and load the copy.
 
-    ``torch.load`` detects a truncated file. Only the archive's checksums detect other damage.
+    ``torch.load`` detects a truncated file. Only the archive's checksums detect other corruption.
     """
     import torch
 
@@ -272,12 +270,12 @@ def _copied(source: Path, target: Path) -> Any:
     shutil.copyfile(source, target)
     with zipfile.ZipFile(target) as archive:
         if damaged := archive.testzip():
-            raise ValueError(f"{damaged} in {source} is damaged")
+            raise ValueError(f"{damaged} in {source} is corrupt")
     return torch.load(target, map_location="cpu", weights_only=True)
 
 
 def discard_checkpoints(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Make sure that no run resumes from this run or from those before it."""
+    """Prevent other runs from resuming from this run or its earlier attempts."""
     shutil.rmtree(folder / "run" / "work", ignore_errors=True)
     _write(folder / "run" / "spec.json", {**spec, "previous": None})
 

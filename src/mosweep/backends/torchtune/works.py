@@ -1,4 +1,4 @@
-"""The work of stages on torchtune: a fine-tune, or a round of a loop."""
+"""The work of a stage on torchtune: a fine-tune, or a round of a loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
 from mosweep.stages.model import ModelSource, folder_of
 
 if TYPE_CHECKING:
-    from mosweep.backends.torchtune.training import TorchtuneResult
+    from mosweep.backends.torchtune.run import TorchtuneResult
     from mosweep.datasets.jsonl import JSONLDataset
 
 
@@ -27,13 +27,13 @@ SECTION = "torchtune"
 __all__ = ["TorchtuneFinetune", "TorchtuneRound"]
 
 
-_HERE = Traits(requires=dict.fromkeys(("torchtune", "torch", "torchao"), "torchtune"))
-_ELSEWHERE = Traits()
+_THIS_INTERPRETER = Traits(requires=dict.fromkeys(("torchtune", "torch", "torchao"), "torchtune"))
+_OTHER_INTERPRETER = Traits()
 
 
 @dataclass(frozen=True)
-class _OnTorchtune(Work):
-    """The common part of works on torchtune.
+class _TorchtuneWork(Work):
+    """The base class of works on torchtune.
 
     ``config`` is the native configuration, reduced to what defines the result.
     """
@@ -54,15 +54,15 @@ class _OnTorchtune(Work):
 
     @property
     def traits(self) -> Traits:
-        """Requires torchtune here only if this process's interpreter trains."""
-        return _HERE if self.python == sys.executable else _ELSEWHERE
+        """Requires torchtune only if this process's interpreter trains."""
+        return _THIS_INTERPRETER if self.python == sys.executable else _OTHER_INTERPRETER
 
     async def _train(
         self, context: Context, dataset: JSONLDataset | Path, **options: Any
     ) -> tuple[TorchtuneResult, dict[str, Any]]:
         """Train in ``context.out`` and return the measurements and the facts of a fine-tune.
 
-        ``options`` are the training backend's.
+        ``options`` are fields of the training backend.
         """
         from mosweep.backends.torchtune.training import TorchtuneTrainingBackend
 
@@ -82,7 +82,7 @@ class _OnTorchtune(Work):
         run = await backend.train(dataset, folder_of(context, self.source), suffix=context.key[:12])
         await run.wait()
         result = run.result()
-        shutil.rmtree(context.out / "run")  # only needed to attach to a running process
+        shutil.rmtree(context.out / "run")  # only for attaching to a running process
         facts = ModelFacts(
             model_id=f"torchtune/{self.model}@{context.key[:12]}",
             access=AdapterAccess("adapter"),
@@ -99,7 +99,7 @@ class _OnTorchtune(Work):
 
 
 @dataclass(frozen=True)
-class TorchtuneFinetune(_OnTorchtune):
+class TorchtuneFinetune(_TorchtuneWork):
     """One run of a torchtune recipe."""
 
     merged: bool
@@ -109,7 +109,7 @@ class TorchtuneFinetune(_OnTorchtune):
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Fine-tune, or resume a killed attempt.
 
-        Leaves ``adapter``, ``merged`` if asked for, the native config and the losses.
+        Writes ``adapter``, optionally ``merged``, the native config and the losses.
         """
         data = context.inputs["data"]
         file = data_folder(data) / TRAIN
@@ -120,7 +120,7 @@ class TorchtuneFinetune(_OnTorchtune):
 
 
 @dataclass(frozen=True)
-class TorchtuneRound(_OnTorchtune):
+class TorchtuneRound(_TorchtuneWork):
     """A round of a loop: ``plan.steps`` optimizer steps of a torchtune recipe.
 
     ``seed`` determines the order of the examples.
@@ -134,7 +134,7 @@ class TorchtuneRound(_OnTorchtune):
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Train the round.
 
-        Leaves ``adapter``, ``state`` for the next round, the native config and the losses.
+        Writes ``adapter``, ``state`` for the next round, the native config and the losses.
         """
         from mosweep.backends.torchtune.training import Part
 
