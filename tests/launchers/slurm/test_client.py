@@ -14,15 +14,10 @@ from pathlib import Path
 import pytest
 
 from mosweep.core.errors import MosweepError, UserError
-from mosweep.launchers.slurm.client import (
-    Job,
-    NoAccounting,
-    SlurmClient,
-    SlurmFull,
-    SlurmRefused,
-    SlurmSilent,
-    read_answer,
-)
+from mosweep.launchers.slurm.answers import Job
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmFull, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.sbatch import read_answer
 
 POLICY = (
     "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
@@ -264,7 +259,7 @@ def test_the_answer_is_locked_while_sbatch_lives_and_outlives_us(
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert read_answer(answer) == (True, None)
-    with pytest.raises(SlurmSilent, match="another sbatch is at work"):
+    with pytest.raises(SlurmSilent, match="another sbatch is writing"):
         client.submit(tmp_path / "job.sh", answer)
     go.touch()
     until(lambda: not read_answer(answer)[0])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from mosweep.core.checks import Check
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
 from mosweep.core.types import Stage
-from mosweep.launchers.slurm.client import NoAccounting, SlurmClient, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmRefused, SlurmSilent
 from mosweep.launchers.slurm.script import parameters
 from mosweep.sweep.plan import Plan
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mosweep.launchers.slurm.client import Job, SlurmSilent
+from mosweep.launchers.slurm.answers import Job
+from mosweep.launchers.slurm.errors import SlurmSilent
 from mosweep.launchers.slurm.jobs import Ended, Jobs
 from mosweep.launchers.slurm.verdict import (
     Facts,

@@ -12,8 +12,10 @@ from mosweep.core.errors import MosweepError
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.launchers.driver import PlanRun
+from mosweep.launchers.slurm.answers import Job
 from mosweep.launchers.slurm.arrays import Place
-from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmSilent
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.sweep.plan import Plan
 

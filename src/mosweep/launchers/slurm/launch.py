@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.launchers.base import Outcome
-from mosweep.launchers.slurm.client import SlurmClient, SlurmSilent
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import SlurmSilent
 from mosweep.launchers.slurm.follow import LOST_S, Follower
 from mosweep.launchers.slurm.jobs import Jobs
 from mosweep.launchers.slurm.spare import Spare

@@ -8,7 +8,9 @@ from pathlib import Path
 from mosweep.core.results import Queued
 from mosweep.core.store import Store
 from mosweep.core.types import Status
-from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
+from mosweep.launchers.slurm.answers import Job
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmSilent
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.launchers.slurm.verdict import is_unclear
 

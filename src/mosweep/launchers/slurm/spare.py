@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from mosweep.launchers.slurm.client import SlurmSilent
+from mosweep.launchers.slurm.errors import SlurmSilent
 from mosweep.launchers.slurm.jobs import Jobs
 from mosweep.launchers.slurm.submissions import Submission
 
@@ -48,7 +48,7 @@ class Spare:
                 continue
             places = {f"{submission.array}_{index}" for index in spare}
             try:
-                if not all(self.let_go(other) for other in self.behind(places)):
+                if not all(self.let_start(other) for other in self.behind(places)):
                     continue
             except SlurmSilent:  # they will find out by themselves
                 self.look_at = time.monotonic() + self.jobs.options.poll_s
@@ -83,7 +83,7 @@ class Spare:
             if key not in self.jobs.outcome.failed and not self.jobs.store.record_path(key).exists()
         }
 
-    def let_go(self, submission: Submission) -> bool:
+    def let_start(self, submission: Submission) -> bool:
         """Have Slurm start the submission's jobs without waiting for others, if all that they need
         is done and they are ours alone.
         """
@@ -92,5 +92,5 @@ class Spare:
             key in todo and self.jobs.is_ready(todo[key]) for key in self.missing(submission)
         ):
             return False
-        self.jobs.client.let_go(submission.array)
+        self.jobs.client.remove_dependencies(submission.array)
         return True

@@ -35,7 +35,7 @@ from typing import Any
 
 from mosweep.core.files import write_whole
 from mosweep.launchers.slurm.arrays import Array, Place
-from mosweep.launchers.slurm.client import read_answer
+from mosweep.launchers.slurm.sbatch import read_answer
 
 __all__ = ["Submission", "Submissions"]
 

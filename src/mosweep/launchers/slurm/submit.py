@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from mosweep.core.claims import Claim
 from mosweep.core.types import Stage
+from mosweep.launchers.slurm.answers import ARRAY_SIZE_MAX
 from mosweep.launchers.slurm.arrays import Array, Place, arrange
-from mosweep.launchers.slurm.client import ARRAY_SIZE_MAX, SlurmFull, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.errors import SlurmFull, SlurmRefused, SlurmSilent
 from mosweep.launchers.slurm.jobs import At, Jobs
 from mosweep.launchers.slurm.script import output, script
 from mosweep.launchers.slurm.submissions import Submission

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from mosweep.launchers.slurm.client import Job
+from mosweep.launchers.slurm.answers import Job
 
 __all__ = [
     "LOST",
