@@ -31,7 +31,7 @@ from mosweep.sweep.plan import Plan
 __all__ = ["Driver", "PlanRun", "Site"]
 
 #: How often stages that other processes have claimed are looked at, in seconds.
-LOOK_S = 0.25
+POLL_S = 0.25
 
 
 class PlanRun:
@@ -127,8 +127,8 @@ class Site(Protocol):
         """Start what there is room for: ``Driver.take``."""
         ...
 
-    def listen(self, patience: float | None) -> None:
-        """Wait for events, at most ``patience`` seconds if given, and report them to the driver."""
+    def listen(self, timeout: float | None) -> None:
+        """Wait for events, at most ``timeout`` seconds if given, and report them to the driver."""
         ...
 
 
@@ -171,8 +171,8 @@ class Driver(PlanRun):
             site.hand_out()
             if not self.todo:
                 return self.outcome
-            site.listen(LOOK_S if self.elsewhere else None)
-            self.look_elsewhere()
+            site.listen(POLL_S if self.elsewhere else None)
+            self.check_elsewhere()
 
     def offer(self, key: str) -> None:
         """The stage can start, or start again."""
@@ -203,7 +203,7 @@ class Driver(PlanRun):
         """Another process has claimed the stage: its result will do, or its end makes room."""
         if self.meter:
             self.meter.returns(key)
-        self.elsewhere[key] = time.monotonic() + LOOK_S
+        self.elsewhere[key] = time.monotonic() + POLL_S
 
     def finished(self, key: str, job: str, seconds: float, elsewhere: bool = False) -> None:
         super().finished(key, job, seconds, elsewhere)
@@ -212,7 +212,7 @@ class Driver(PlanRun):
             if not self.missing[other]:
                 self.offer(other)
 
-    def look_elsewhere(self) -> None:
+    def check_elsewhere(self) -> None:
         """Check on the stages that other processes have claimed."""
         now = time.monotonic()
         for key in [key for key, due in self.elsewhere.items() if due <= now]:
@@ -220,7 +220,7 @@ class Driver(PlanRun):
                 del self.elsewhere[key]
                 self.finished(key, "another process", 0.0, True)
             elif self.store.claims.owner(key):
-                self.elsewhere[key] = now + LOOK_S
+                self.elsewhere[key] = now + POLL_S
             else:
                 del self.elsewhere[key]
                 self.offer(key)

@@ -17,7 +17,7 @@ from mosweep.core.files import write_whole
 from mosweep.core.store import Store
 from mosweep.launchers.worker import Event, perform_now
 
-__all__ = ["await_inputs", "bring_to_end", "has_inputs", "main"]
+__all__ = ["await_inputs", "run_to_end", "has_inputs", "main"]
 
 #: How long an input's record may take to be seen on this machine, in seconds.
 VISIBLE_S = 30.0
@@ -38,12 +38,12 @@ def main(store: Store, folder: Path) -> int:
         write_whole(folder / "started", json.dumps({**event, "time": begun}))
 
     await_inputs(store, spec)
-    event = bring_to_end(store, spec, started)
+    event = run_to_end(store, spec, started)
     write_whole(folder / "ended", json.dumps({**event, "time": time.time()}))
     return 0 if event["event"] == "finished" else 1
 
 
-def bring_to_end(store: Store, spec: Mapping[str, Any], started: Callable[[Event], None]) -> Event:
+def run_to_end(store: Store, spec: Mapping[str, Any], started: Callable[[Event], None]) -> Event:
     """Perform the stage; while another process is at it, wait: its result will do, or its end makes
     room.
     """

@@ -33,7 +33,7 @@ from mosweep.sweep.plan import Plan
 __all__ = ["JobLauncher", "JobState", "Order"]
 
 #: How often the files that jobs leave are looked at, in seconds.
-LOOK_S = 0.25
+POLL_S = 0.25
 #: The end of a job that left no word is believed after this long, as files may be seen late.
 SETTLE_S = 5.0
 
@@ -118,13 +118,13 @@ class JobLauncher(Launcher):
             site.hand_out()
             site.read_marks()
         except KeyboardInterrupt:
-            driver.notice(f"{site.living()} in {self.title}: {verbs}")
+            driver.notice(f"{site.job_count()} in {self.title}: {verbs}")
             raise
         if driver.todo:
             driver.outcome.detached = True
             rest = len(driver.todo) - len(site.at)
             more = f"; `mosweep run` submits the other {rest} stages" if rest else ""
-            driver.notice(f"{site.living()} in {self.title}: {verbs}{more}")
+            driver.notice(f"{site.job_count()} in {self.title}: {verbs}{more}")
         return driver.outcome
 
     def observe(self, store: Store, keys: Collection[str]) -> Mapping[str, Queued]:
@@ -172,9 +172,9 @@ class _Site:
         self.at: dict[str, JobFolder] = {}
         self.seen: set[str] = set()  # stages that are known to have started
         self.over: dict[str, float] = {}  # stages whose job has ended without a word, since when
-        self.ask_at = 0.0
+        self.next_poll = 0.0
 
-    def living(self) -> str:
+    def job_count(self) -> str:
         """How many jobs there are, in words."""
         return f"{len(self.at)} job{'' if len(self.at) == 1 else 's'}"
 
@@ -182,7 +182,7 @@ class _Site:
         """Find the jobs that earlier launches, or other sweeps, have submitted for our stages. A
         stage whose job has ended without a result is submitted again.
         """
-        with self.deciding():
+        with self.lock():
             self.follow()
             states = _states(self.at.values())
         for key, job in list(self.at.items()):
@@ -193,7 +193,7 @@ class _Site:
                 del self.at[key]
         if self.at:
             are = "is" if len(self.at) == 1 else "are"
-            self.driver.notice(f"{self.living()} of this sweep {are} in {self.launcher.title}")
+            self.driver.notice(f"{self.job_count()} of this sweep {are} in {self.launcher.title}")
 
     def follow(self) -> None:
         """Learn of open jobs for stages of ours. One that was never submitted for sure is void: its
@@ -209,7 +209,7 @@ class _Site:
         """Submit what is ready, as far as there is room."""
         if not self.has_room() or not self.driver.first(""):
             return
-        with self.deciding():
+        with self.lock():
             self.follow()  # another sweep may have been quicker
             while self.has_room() and self.driver.first(""):
                 key = self.driver.take("")
@@ -234,12 +234,12 @@ class _Site:
         self.at[key] = job
         self.driver.queued({key: job.id})
 
-    def listen(self, patience: float | None) -> None:
+    def listen(self, timeout: float | None) -> None:
         """Look at the files of jobs and, now and then, ask the launcher."""
-        time.sleep(LOOK_S if patience is None else min(patience, LOOK_S))
+        time.sleep(POLL_S if timeout is None else min(timeout, POLL_S))
         self.read_marks()
-        if time.monotonic() >= self.ask_at and self.at:
-            self.ask_at = time.monotonic() + self.launcher.poll_s
+        if time.monotonic() >= self.next_poll and self.at:
+            self.next_poll = time.monotonic() + self.launcher.poll_s
             self.ask()
 
     def read_marks(self) -> None:
@@ -281,7 +281,7 @@ class _Site:
         self.over.pop(key, None)
 
     @contextlib.contextmanager
-    def deciding(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Alone among all processes that submit jobs of this kind for this store."""
         claims = self.store.claims
         while not isinstance(claim := claims.acquire(f"jobs-{self.launcher.kind}"), Claim):

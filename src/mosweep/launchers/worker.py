@@ -35,7 +35,7 @@ from mosweep.core.types import load_work
 from mosweep.core.work import Context, Resources, Work
 from mosweep.launchers.output import PerTask, process_output_to, task_output_to
 
-__all__ = ["at_once", "main", "perform", "perform_now"]
+__all__ = ["run_immediate", "main", "perform", "perform_now"]
 
 Event = dict[str, Any]
 Output = Callable[[Path], contextlib.AbstractContextManager[None]]
@@ -81,7 +81,7 @@ async def perform(
     assert ended.place is not None
     note_failure(ended.place, ended.error)
     log = str(ended.place.log)
-    return {"event": "failed", "key": key, "error": _in_one_line(ended.error), "log": log}
+    return {"event": "failed", "key": key, "error": _first_line(ended.error), "log": log}
 
 
 def perform_now(
@@ -99,7 +99,7 @@ def perform_now(
         work = None
     performing = perform(store, spec, emit, work=work)
     return (
-        at_once(performing)
+        run_immediate(performing)
         if work is None or work.traits.immediate
         else (run or _loop())(performing)
     )
@@ -124,13 +124,13 @@ async def _run(
     return await (bounded(running) if bounded else running)
 
 
-def _in_one_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """An error as the journal and tables have it."""
     message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
     return message.strip().splitlines()[0] if message.strip() else type(error).__name__
 
 
-def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def run_immediate(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that awaits nothing. An event loop takes longer to load than a dry run's
     stage to run.
     """

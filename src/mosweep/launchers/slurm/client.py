@@ -35,7 +35,7 @@ from mosweep.launchers.slurm.answers import PER_WORD, Job, compact, ids_of, job_
 from mosweep.launchers.slurm.errors import (
     NoAccounting,
     SlurmFull,
-    SlurmSilent,
+    SlurmUnavailable,
     cannot_run,
     failure_of,
     is_gone,
@@ -58,8 +58,8 @@ PER_COMMAND = 1000
 class SlurmClient:
     """Slurm's commands, with a timeout of ``timeout_s`` seconds each.
 
-    Every method raises ``SlurmSilent`` if Slurm does not answer, and ``UserError`` if the command
-    is not on the PATH.
+    Every method raises ``SlurmUnavailable`` if Slurm does not answer, and ``UserError`` if the
+    command is not on the PATH.
     """
 
     timeout_s: float = 60.0
@@ -101,7 +101,7 @@ class SlurmClient:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            failure = SlurmSilent(f"sbatch: no answer within {self.timeout_s:g} s")
+            failure = SlurmUnavailable(f"sbatch: no answer within {self.timeout_s:g} s")
         if (job := job_number(answer)) is None:
             raise failure
         return job
@@ -229,13 +229,15 @@ class SlurmClient:
             done = self._run("scancel", *words)
             left = [line for line in done.stderr.splitlines() if line.strip() and not is_gone(line)]
             if done.returncode and (left or not done.stderr.strip()):
-                raise SlurmSilent(f"scancel: {words_of(left) or f'exit status {done.returncode}'}")
+                raise SlurmUnavailable(
+                    f"scancel: {words_of(left) or f'exit status {done.returncode}'}"
+                )
 
     def remove_dependencies(self, array: str) -> None:
         """Let the waiting tasks of an array start without their dependencies."""
         done = self._run("scontrol", "update", f"JobId={array}", "Dependency=")
         if done.returncode and not is_gone(done.stderr):
-            raise SlurmSilent(
+            raise SlurmUnavailable(
                 "scontrol update: "
                 f"{words_of(done.stderr.splitlines()) or f'exit status {done.returncode}'}"
             )
@@ -254,7 +256,7 @@ class SlurmClient:
     def _ask(self, *command: str) -> str:
         done = self._run(*command)
         if done.returncode:
-            raise SlurmSilent(
+            raise SlurmUnavailable(
                 f"{command[0]}: "
                 f"{words_of(done.stderr.splitlines()) or f'exit status {done.returncode}'}"
             )
@@ -269,7 +271,7 @@ class SlurmClient:
             raise NoAccounting("Slurm accounting storage is disabled")
         # sacct may exit with status 0 after an incomplete answer.
         if done.returncode or is_transient(done.stderr):
-            raise SlurmSilent(
+            raise SlurmUnavailable(
                 f"sacct: {words_of(done.stderr.splitlines()) or f'exit status {done.returncode}'}"
             )
         return done.stdout
@@ -291,7 +293,7 @@ class SlurmClient:
         except OSError as error:
             raise cannot_run(command[0], error) from None
         except subprocess.TimeoutExpired:
-            raise SlurmSilent(f"{command[0]}: no answer within {self.timeout_s:g} s") from None
+            raise SlurmUnavailable(f"{command[0]}: no answer within {self.timeout_s:g} s") from None
 
 
 def _named(answer: str, name: str) -> str | None:

@@ -11,7 +11,7 @@ __all__ = [
     "NoAccounting",
     "SlurmFull",
     "SlurmRefused",
-    "SlurmSilent",
+    "SlurmUnavailable",
     "cannot_run",
     "failure_of",
     "is_gone",
@@ -63,7 +63,7 @@ _PREFIX = re.compile(
 _GONE = ("invalid job id specified", "already completing or completed")
 
 
-class SlurmSilent(MosweepError):
+class SlurmUnavailable(MosweepError):
     """Slurm did not answer: the controller or database is down or overloaded. Retry later.
 
     After ``submit``, the job may still have been accepted: a busy controller loses the reply, but
@@ -103,7 +103,7 @@ def cannot_run(command: str, error: OSError) -> MosweepError:
             f"hydra/launcher=slurm: {command} is not on the PATH; run on a machine with Slurm's "
             "client commands"
         )
-    return SlurmSilent(f"{command}: {error.strerror}")
+    return SlurmUnavailable(f"{command}: {error.strerror}")
 
 
 def failure_of(complaints: str, status: int) -> MosweepError:
@@ -118,7 +118,7 @@ def failure_of(complaints: str, status: int) -> MosweepError:
     if _POLICY in verdict:
         return (SlurmRefused if _LIMIT.search(complaints) else SlurmFull)(message)
     if status == 0 or not message or is_transient(verdict):
-        return SlurmSilent(message or f"sbatch left no answer (exit status {status})")
+        return SlurmUnavailable(message or f"sbatch left no answer (exit status {status})")
     return SlurmRefused(message)
 
 

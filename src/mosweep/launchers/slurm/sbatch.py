@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from mosweep.launchers.slurm.errors import SlurmSilent
+from mosweep.launchers.slurm.errors import SlurmUnavailable
 
 __all__ = ["clean_environment", "lock_answer", "job_number", "read_answer"]
 
@@ -59,7 +59,7 @@ def lock_answer(answer: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise SlurmSilent(f"another sbatch is writing {answer}") from None
+        raise SlurmUnavailable(f"another sbatch is writing {answer}") from None
     except OSError:
         pass  # The file system has no locks.
     os.ftruncate(descriptor, 0)
