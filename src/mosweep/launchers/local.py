@@ -1,11 +1,4 @@
-"""``hydra/launcher=local``: the missing stages on this machine, in a bounded pool of worker
-processes.
-
-Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that
-kills its process (``os._exit``, the kernel's out-of-memory killer, a segmentation fault) costs that
-stage alone. Quick stages are handed out many at a time. Stages that wait for a provider's computer
-share one more process, up to ``max_concurrent`` of a provider's at a time.
-"""
+"""``hydra/launcher=local``: runs stages on this machine, in a pool of worker processes."""
 
 from __future__ import annotations
 
@@ -35,12 +28,13 @@ class Local(Launcher):
     title: ClassVar[str] = "this machine"
 
     workers: int | None = field(default=None, metadata=between(ge=1))
-    """Processes at a time. By default one per GPU, or per as many GPUs as a stage asks for. Without
-    GPUs one per core, up to four, and then one per four cores."""
+    """Processes at a time. By default one per GPU, or fewer if stages need more than one GPU.
+    Without GPUs one per core, up to four, and then one per four cores."""
 
     def check(self, plan: Plan) -> None:
-        """Refuse what asks for more GPUs than there are, where there are any; elsewhere processes
-        share the CPU.
+        """Raise ``ConfigError`` for a stage that needs more GPUs than this machine has.
+
+        Without any GPU, all stages run on the CPU.
         """
         gpus = count_gpus()
         for stage in plan.to_run:
@@ -48,11 +42,11 @@ class Local(Launcher):
                 raise ConfigError(
                     "resources.gpus",
                     stage.resources.gpus,
-                    f"{stage.label} asks for more GPUs than are here ({gpus})",
+                    f"{stage.label} needs more GPUs than this machine has ({gpus})",
                 )
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan. On Ctrl-C every worker is ended before the exception goes on."""
+        """Run the plan. On Ctrl-C all workers are killed before the exception is raised again."""
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
         gpus = count_gpus()

@@ -1,4 +1,10 @@
-"""A pool of worker processes on this machine, and which stages each of them runs next."""
+"""A pool of worker processes, and the choice of their stages.
+
+A worker runs many stages, so that later stages reuse its imports. If a stage kills its process
+(``os._exit``, the out-of-memory killer, a segmentation fault), only that stage fails. Workers get
+many quick stages at a time. Stages that wait for a provider share one more process, with up to
+``max_concurrent`` stages per provider.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +25,24 @@ from mosweep.launchers.processes import RemoteWorker, Worker
 
 __all__ = ["Pool", "line_of"]
 
-#: How many quick stages a worker is handed ahead of time.
+#: The most quick stages that a worker gets at a time.
 AHEAD = 32
-#: Below this mean duration, in seconds, stages count as quick.
+#: Stages with a mean duration below this are quick, in seconds.
 QUICK_S = 0.05
-#: A second process that has to load a stage's runtime (torch, Inspect …) pays once this many
-#: seconds of work wait for it.
+#: Seconds of waiting work from which another process should load a runtime (torch, Inspect …).
 LOADING_S = 15.0
-#: How often time limits are looked at, in seconds.
+#: Seconds between checks of time limits.
 LIMIT_S = 1.0
-#: After this many workers in a row that died before their first stage, the launch is given up.
+#: The launch ends after this many workers in a row died before they started a stage.
 EARLY_DEATHS = 3
 
 
-#: How the lines of stages that wait for a provider begin.
+#: Prefix of the lines of stages that wait for a provider.
 _REMOTE = "provider "
 
 
 def line_of(stage: Stage) -> str:
-    """Ready stages wait by provider, or by the runtime that they load."""
+    """The line of a stage: its provider, or the runtime that it loads."""
     traits = stage.work.traits
     return f"{_REMOTE}{traits.remote.provider}" if traits.remote else traits.runtime
 
@@ -52,18 +57,18 @@ class Pool:
         self.remote: RemoteWorker | None = None
         self.selector = selectors.DefaultSelector()
         self.early_deaths = 0
-        self.second_tries: set[str] = set()  # remote stages whose process died once
+        self.retried: set[str] = set()  # Remote stages whose process died once.
         self.workers: dict[int, Worker] = {}
 
     def start(self) -> None:
-        """Start the workers of stages that run here."""
+        """Start the workers for stages that run on this machine."""
         for number in range(self.size):
             self.workers[number] = self.start_worker(number)
 
     # -- handing out -------------------------------------------------------------------------------
 
     def hand_out(self) -> None:
-        """Give every worker what it has room for."""
+        """Give every worker as many stages as it has room for."""
         for worker in self.workers.values():
             while (room := self.room(worker)) and (batch := self.choose(worker, room)):
                 worker.runtimes.add(self.driver.line(self.stages[batch[0]]))
@@ -84,12 +89,12 @@ class Pool:
                 self.remote.send(json.dumps(self.stages[key].spec) + "\n")
 
     def most(self, key: str) -> int:
-        """How many stages like this one may be at its provider at a time."""
+        """The most stages that may run at the stage's provider at a time."""
         remote = self.stages[key].work.traits.remote
         return remote.max_concurrent if remote else 1
 
     def under_way(self, line: str) -> int:
-        """How many of the plan's stages are at a provider, by us or by another process."""
+        """How many of the plan's stages run at a provider, from this or another process."""
         ours = self.remote.orders if self.remote else []
         return sum(
             self.driver.line(self.stages[key]) == line
@@ -98,7 +103,7 @@ class Pool:
         )
 
     def room(self, worker: Worker) -> int:
-        """How many more stages the worker may be given."""
+        """How many more stages the worker may get."""
         if not worker.orders:
             return 1 if self.mean(worker.orders) is None else AHEAD
         mean = self.mean(worker.orders)
@@ -109,7 +114,7 @@ class Pool:
         )
 
     def mean(self, keys: list[str]) -> float | None:
-        """The mean duration of stages like ``keys``, in seconds; the longest where kinds differ."""
+        """The mean duration of stages like ``keys``, in seconds. The longest if kinds differ."""
         kinds = {self.driver.label(key) for key in keys} or set(self.durations)
         means = [
             total / count
@@ -120,7 +125,7 @@ class Pool:
         return max(means) if means and len(means) == len(kinds) else None
 
     def choose(self, worker: Worker, room: int) -> list[str]:
-        """Up to ``room`` stages for an idle worker; more than one only if they are quick."""
+        """Up to ``room`` stages for a worker. More than one only if they are quick."""
         first = self.driver.first
         ready = [line for line in self.lines if not line.startswith(_REMOTE) and first(line)]
         best = min(((self.lines[line][0], line) for line in ready), default=None)
@@ -132,7 +137,7 @@ class Pool:
             return []
         line = min(candidates, key=lambda line: self.lines[line][0])
         if best[1] != line and best[0][0] < self.lines[line][0][0] and self.worth_loading(best[1]):
-            line = best[1]  # a longer chain waits, and its runtime is worth loading here
+            line = best[1]  # A longer chain waits, and its runtime is worth loading here.
         batch = [self.driver.take(line)]
         mean = self.mean(batch)
         while len(batch) < room and mean is not None and mean < QUICK_S:
@@ -143,7 +148,7 @@ class Pool:
         return batch
 
     def worth_loading(self, runtime: str) -> bool:
-        """Whether another process should load ``runtime``: nobody has, or enough work waits."""
+        """Whether another process should load ``runtime``: none has, or enough work waits."""
         holders = [worker for worker in self.workers.values() if runtime in worker.runtimes]
         if not runtime or not holders:
             return True
@@ -157,10 +162,10 @@ class Pool:
             )
         return mean * len(waiting) / len(holders) > LOADING_S
 
-    # -- what happened -----------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def listen(self, timeout: float | None) -> None:
-        """Read what workers say, and end stages that are over their time limits."""
+        """Read the workers' events, and kill stages that are over their time limits."""
         here = any(line for name, line in self.lines.items() if not name.startswith(_REMOTE))
         limited = any(worker.orders and self.limit(worker) for worker in self.workers.values())
         if timeout is None and (limited or here):
@@ -170,7 +175,7 @@ class Pool:
         self.enforce_time_limits()
 
     def read(self, worker: Worker) -> None:
-        """The worker has said something, or its output has ended."""
+        """Read a worker's events. The end of its output means that it died."""
         data = os.read(worker.events.fileno(), 1 << 16)
         if not data:
             self.replace(worker)
@@ -180,7 +185,7 @@ class Pool:
             self.note(worker, json.loads(line))
 
     def note(self, worker: Worker, event: dict[str, Any]) -> None:
-        """One event of a worker; see ``launchers.worker``."""
+        """Process an event of a worker; see ``launchers.worker``."""
         key, kind = event["key"], event["event"]
         if kind == "started":
             if isinstance(worker, RemoteWorker):
@@ -209,21 +214,22 @@ class Pool:
     # -- workers -----------------------------------------------------------------------------------
 
     def start_worker(self, number: int) -> Worker:
-        """A new worker in place ``number``."""
+        """Start worker ``number``."""
         worker = Worker.start(number, self.size, self.gpus, self.driver.store.root, self.each)
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
     def start_remote(self) -> RemoteWorker:
-        """The process of the stages that wait for a provider."""
+        """Start the process for stages that wait for a provider."""
         number, root = len(self.workers), self.driver.store.root
         worker = RemoteWorker.start(number, 1, 0, root, mode=["remote"])
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
     def replace(self, worker: Worker) -> None:
-        """A worker is gone: the stage it was at has failed, what it had not begun goes back,
-        another takes its place.
+        """Start a new worker in place of one that died.
+
+        The stage that it was running has failed. Its other stages are ready again.
         """
         self.selector.unregister(worker.events)
         worker.end()
@@ -249,31 +255,32 @@ class Pool:
             self.workers[worker.number] = self.start_worker(worker.number)
 
     def fail(self, worker: Worker, error: str, log: str) -> None:
-        """The stage that the worker was at has failed, and cannot say so itself."""
+        """Report the stage that the worker was running as failed."""
         worker.note(error, Path(log))
         self.driver.failed(worker.orders.pop(0), worker.name, error, Path(log))
 
     def retry_remote(self, worker: RemoteWorker) -> None:
-        """The process of the remote stages is gone. Those it had begun are begun once more, as
-        their jobs at the provider go on.
+        """Retry the stages of a remote worker that died, as their jobs at the provider continue.
+
+        A stage whose process dies twice has failed.
         """
         self.remote = None
         for key in worker.orders:
             error, log = f"its process died ({worker.cause})", worker.logs.get(key)
             if log:
                 worker.note(error, log)
-            if log and key in self.second_tries:
+            if log and key in self.retried:
                 self.driver.failed(key, worker.name, error, log)
             else:
                 self.driver.offer(key)
-        self.second_tries |= set(worker.logs)
+        self.retried |= set(worker.logs)
 
     def limit(self, worker: Worker) -> float | None:
-        """The time limit of the stage that the worker is at, in minutes."""
+        """The time limit of the stage that the worker is running, in minutes."""
         return self.stages[worker.orders[0]].resources.time_min
 
     def enforce_time_limits(self) -> None:
-        """End the workers whose stages are over their time limits."""
+        """Kill the workers whose stages are over their time limits."""
         now = time.monotonic()
         for worker in list(self.workers.values()):
             if (
@@ -290,20 +297,20 @@ class Pool:
                 self.replace(worker)
 
     def report_remote_jobs(self) -> None:
-        """Say what was begun at providers and goes on there without us."""
+        """Report the stages that continue at providers after this process ends."""
         begun = self.remote.logs if self.remote else {}
         works = [self.stages[key].work.traits.remote for key in begun]
         for provider, count in Counter(
             work.provider for work in works if work and work.outlives
         ).items():
-            what = (
-                f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
-                "without us"
+            stages = f"{count} stage continues" if count == 1 else f"{count} stages continue"
+            self.driver.notice(
+                f"{stages} at {provider}: the same command attaches again, and mosweep cancel "
+                f"cancels {'it' if count == 1 else 'them'}"
             )
-            self.driver.notice(f"{what}: the same command attaches to it, mosweep cancel ends it")
 
     def close(self) -> None:
-        """End all workers; idle ones may end by themselves."""
+        """Kill all busy workers, and let idle ones exit."""
         everyone = [*self.workers.values(), *([self.remote] if self.remote else [])]
         for worker in everyone:
             self.selector.unregister(worker.events)
