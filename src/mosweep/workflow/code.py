@@ -173,7 +173,7 @@ def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
 def _source(code: types.CodeType) -> str:
     try:
         return _parsed(inspect.getsource(code))
-    # no source: typed interactively, or a lambda within a line
+    # There is no source for interactive code, or for a lambda within a line.
     except (OSError, TypeError, SyntaxError):
         inner = [
             _source(item) if isinstance(item, types.CodeType) else repr(item)
@@ -184,7 +184,7 @@ def _source(code: types.CodeType) -> str:
 
 def _parsed(text: str) -> str:
     tree = ast.parse(textwrap.dedent(text))
-    for node in ast.walk(tree):  # docstrings do not count
+    for node in ast.walk(tree):  # Docstrings do not count.
         if (
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             and ast.get_docstring(node, clean=False) is not None
