@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def cached_here(function: Callable[..., T]) -> Callable[..., T]:
-    """``functools.cache`` for what depends on the working directory; positional arguments alone."""
+    """``functools.cache`` per working directory. Supports only positional arguments."""
     remembered = functools.cache(lambda here, *arguments: function(*arguments))
 
     @functools.wraps(function)

@@ -175,7 +175,7 @@ class OpenAITrainingRun:
                     {"step": checkpoint.step_number, "model_id": model, "loss": loss}
                 )
         except RemoteError as error:
-            if error.trouble.status != 404:
+            if error.failure.status != 404:
                 raise
             print(f"not recorded: {error}")
         method = getattr(job.method, job.method.type, None) if job.method else None
@@ -341,7 +341,7 @@ class OpenAITrainingBackend:
                 job, existing = await account.job(key, self.spent, create, known is not None)
                 break
             except RemoteError as error:
-                if error.trouble.code != FULL:
+                if error.failure.code != FULL:
                     raise
                 print(f"{error}; waiting for another job to end")
                 await asyncio.sleep(self.poll_s * random.uniform(0.75, 1.25))
@@ -361,7 +361,7 @@ class OpenAITrainingBackend:
         try:
             job = await (await Account.of(self.client, self.patience_s)).look(job_id)
         except RemoteError as error:
-            if error.trouble.status != 404:
+            if error.failure.status != 404:
                 raise
             return None
         if job.status in ("failed", "cancelled"):

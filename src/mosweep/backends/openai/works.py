@@ -20,7 +20,7 @@ from mosweep.stages.data import TRAIN, data_folder, dataset_ref
 
 if TYPE_CHECKING:
     from mosweep.backends.openai.account import Account
-    from mosweep.core.providers import Trouble
+    from mosweep.core.providers import Failure
 
 
 #: The data set's file of rows that measure the loss and are not trained on.
@@ -171,16 +171,16 @@ async def _check(wanted: set[tuple[str, Method]]) -> None:
 
     account = await Account.of()
     for model, method in sorted(wanted):
-        if trouble := await _refusal(account, model, method):
-            if trouble.again or trouble.status in (401, 429):
-                where = f" (at {account.client.base_url.host})" if trouble.again else ""
-                raise UserError(f"backend=openai: {trouble.text}{where}")
+        if failure := await _refusal(account, model, method):
+            if failure.again or failure.status in (401, 429):
+                where = f" (at {account.client.base_url.host})" if failure.again else ""
+                raise UserError(f"backend=openai: {failure.text}{where}")
             key, value = (
                 ("backend.method", method)
-                if "method" in (trouble.param or "")
+                if "method" in (failure.param or "")
                 else ("model.inspect", f"openai/{model}")
             )
-            raise ConfigError(key, value, f"OpenAI would not fine-tune it: {trouble.text}")
+            raise ConfigError(key, value, f"OpenAI would not fine-tune it: {failure.text}")
 
 
 async def _begun(keys: Mapping[str, Collection[str]]) -> set[str]:
@@ -207,7 +207,7 @@ async def _cancel(keys: Sequence[str]) -> dict[str, str]:
     return ended
 
 
-async def _refusal(account: Account, model: str, method: Method) -> Trouble | None:
+async def _refusal(account: Account, model: str, method: Method) -> Failure | None:
     """Why OpenAI would not accept a job for ``model``, or ``None``.
 
     It asks for a job that cannot start, because its training file does not exist.
@@ -224,13 +224,13 @@ async def _refusal(account: Account, model: str, method: Method) -> Trouble | No
     try:
         made = await account.ask(f"asking for {model}", lambda: jobs.create(**request), QUICK_S)
     except RemoteError as error:
-        trouble = error.trouble
+        failure = error.failure
         accepted = (
-            trouble.code == FULL
-            or "training_file" in (trouble.param or "")
-            or NO_FILE in trouble.text
+            failure.code == FULL
+            or "training_file" in (failure.param or "")
+            or NO_FILE in failure.text
         )
-        return None if accepted else trouble
+        return None if accepted else failure
     await jobs.cancel(made.id)  # this service checks files only after it has created the job
     return None
 
