@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from mosweep.core.providers import Policy, RemoteError, Trouble, retry_after
+from mosweep.core.providers import Failure, Policy, RemoteError, retry_after
 
-BUSY = Trouble("503: busy", again=True, unsure=True, status=503)
-DENIED = Trouble("401: no", status=401)
+BUSY = Failure("503: busy", again=True, unsure=True, status=503)
+DENIED = Failure("401: no", status=401)
 
 
 class Answer(Exception):
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.text)
-        self.trouble = trouble
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
 
 
 class Provider:
@@ -29,7 +29,7 @@ class Provider:
     how many at a time.
     """
 
-    def __init__(self, *script: Trouble, takes_s: float = 0.0) -> None:
+    def __init__(self, *script: Failure, takes_s: float = 0.0) -> None:
         self.script, self.takes_s = list(script), takes_s
         self.asked: list[float] = []
         self.now = self.most = 0
@@ -48,7 +48,7 @@ class Provider:
 def policy(said: Callable[[str], None] = lambda _: None, **options: Any) -> Policy:
     return Policy(
         "them",
-        lambda error: getattr(error, "trouble", None),
+        lambda error: getattr(error, "failure", None),
         first_s=0.02,
         longest_s=0.1,
         say=said,
@@ -80,7 +80,7 @@ def test_what_cannot_help_fails_at_once() -> None:
     with pytest.raises(RemoteError, match=r"^them: making a thing: 401: no$") as caught:
         asyncio.run(go())
     assert len(provider.asked) == 1
-    assert pickle.loads(pickle.dumps(caught.value)).trouble == DENIED
+    assert pickle.loads(pickle.dumps(caught.value)).failure == DENIED
 
 
 def test_patience_ends() -> None:
@@ -90,25 +90,27 @@ def test_patience_ends() -> None:
         return await policy(patience_s=0.4).call("making a thing", provider)
 
     begun = time.monotonic()
-    with pytest.raises(RemoteError, match=r"503: busy \(tried for 0\.4 s\)"):
+    with pytest.raises(RemoteError, match=r"503: busy \(retried for 0\.4 s\)"):
         asyncio.run(go())
     assert 0.25 < time.monotonic() - begun < 2
     assert 3 < len(provider.asked) < 20
 
 
 def test_who_asks_for_more_patience_than_there_is_is_told_so() -> None:
-    provider = Provider(Trouble("429: limit", again=True, limited=True, wait_s=7200))
+    provider = Provider(Failure("429: limit", again=True, limited=True, wait_s=7200))
 
     async def go() -> str:
         return await policy(patience_s=60).call("making a thing", provider)
 
-    with pytest.raises(RemoteError, match="asks to wait 120 min, longer than the limit of 60 s"):
+    with pytest.raises(
+        RemoteError, match="requires a pause of 120 min, longer than the limit of 60 s"
+    ):
         asyncio.run(go())
 
 
 def test_one_calls_limit_holds_for_all() -> None:
     first, others = (
-        Provider(Trouble("429: limit", again=True, limited=True, wait_s=0.3)),
+        Provider(Failure("429: limit", again=True, limited=True, wait_s=0.3)),
         Provider(),
     )
 
@@ -151,7 +153,7 @@ def test_so_many_calls_at_a_time() -> None:
 
 
 def test_who_pauses_holds_nobody_up() -> None:
-    slow = Trouble("503: busy", again=True, wait_s=0.5)
+    slow = Failure("503: busy", again=True, wait_s=0.5)
 
     async def go() -> float:
         shared = policy(in_flight=1)
@@ -225,7 +227,7 @@ class Shop:
         if lost is not False:
             self.made.append(f"thing {len(self.made) + 1}")
         if lost is not None:
-            raise Answer(Trouble("the answer was lost", again=True, unsure=True))
+            raise Answer(Failure("the answer was lost", again=True, unsure=True))
         return self.made[-1]
 
     async def find(self) -> str | None:
@@ -267,6 +269,6 @@ def test_looking_for_it_ends_with_patience_too() -> None:
     async def go() -> None:
         await policy(settle_s=0.01, patience_s=0.3).find_or_make("a thing", shop.find, shop.make)
 
-    with pytest.raises(RemoteError, match=r"them: asking for a thing: the answer was lost$"):
+    with pytest.raises(RemoteError, match=r"them: creating a thing: the answer was lost$"):
         asyncio.run(go())
     assert shop.made == []

@@ -102,7 +102,7 @@ def test_values_are_converted(key: str, value: Any, expected: Any) -> None:
         ({"table": [1]}, "t.table", "expected a mapping"),
         ({"table": {"a": "x"}}, "t.table.a", "whole number"),
         ({"leaf": 3}, "t.leaf", "expected a section with the keys name, size"),
-        ({"leaf": {}}, "t.leaf.name", "a value is needed"),
+        ({"leaf": {}}, "t.leaf.name", "a value is required"),
         ({"leaf": {"name": "l", "size": 100}}, "t.leaf.size", "must be ≥ 1 and < 100"),
         ({"leaf": {"name": "bad"}}, "t.leaf.name", "must not be bad"),
         ({"leaf": {"name": "worse"}}, "t.leaf", "worse than bad"),

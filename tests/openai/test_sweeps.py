@@ -371,8 +371,8 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_attaches(
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert (
-        "what 2 stages began at openai goes on without us: the same command attaches to it, "
-        "mosweep cancel ends it"
+        "2 stages continue at openai: the same command attaches again, and "
+        "mosweep cancel cancels them"
     ) in out + err
     assert {job["status"] for job in openai.jobs} & {"cancelled", "failed"} == set()
     done = shell(*sweep)

@@ -342,7 +342,7 @@ def test_no_money_no_second_try(openai: Service) -> None:
     )
     with pytest.raises(
         RemoteError,
-        match=r"^OpenAI: asking for the job: 429 insufficient_quota: You exceeded your current "
+        match=r"^OpenAI: creating the job: 429 insufficient_quota: You exceeded your current "
         r"quota",
     ):
         finished(backend())
@@ -397,7 +397,7 @@ def test_a_wrong_key_is_in_no_message(openai: Service, monkeypatch: pytest.Monke
     with pytest.raises(RemoteError) as caught:
         finished(backend())
     assert str(caught.value) == (
-        "OpenAI: looking for the training file: 401 invalid_api_key: OpenAI rejects the key in "
+        "OpenAI: finding the training file: 401 invalid_api_key: OpenAI rejects the key in "
         "OPENAI_API_KEY"
     )
 

@@ -286,7 +286,7 @@ def test_server_that_does_not_answer_costs_no_sweep(terminal: Any) -> None:
         "wandb._PATIENCE_S = 1.0; "
     )
     for words, status, told in (
-        (DRY, 0, "`mosweep sync` does it later"),
+        (DRY, 0, "run `mosweep sync` later"),
         (("sync", "dry"), 1, "mosweep: W&B: "),
     ):
         command, env = (

@@ -345,7 +345,7 @@ def test_submit_look_and_take_back(site: Site) -> None:
     attached.send_signal(signal.SIGINT)
     out, err = attached.communicate(timeout=60)
     assert attached.returncode == 130
-    assert "go on in Slurm" in out + err
+    assert "continue in Slurm" in out + err
     assert "jobs in Slurm" in (cancelled := site.shell("cancel", site.name)).out, cancelled
     site.cluster.wait_until(lambda: all(job["state"] == "CANCELLED" for job in site.jobs()))
     assert len(site.ended_jobs(4)) == 4, "attaching submits nothing"

@@ -107,7 +107,7 @@ def test_a_users_own_is_listed_beside_the_shipped_ones(
             "titel: Shouting",
             r"zoo\.titel=Shouting: .*shouting/README\.md: no such key; did you mean title",
         ),
-        ("  steps: 3\n", "", r"zoo\.steps=\?\?\?: .*README\.md: a value is needed"),
+        ("  steps: 3\n", "", r"zoo\.steps=\?\?\?: .*README\.md: a value is required"),
         (
             "{shouting: 0.75}",
             "{shout: 0.75}",

@@ -48,7 +48,7 @@ class MosweepSweeper(Sweeper):
 
 
 class PlanningLauncher(Launcher):
-    """Hands all trials of a sweep to a ``mosweep.launchers.base.Launcher`` at once.
+    """Passes all trials of a sweep to a ``mosweep.launchers.base.Launcher`` at once.
 
     ``options`` are that launcher's options, with its class as ``_target_``. A choice of
     ``hydra/launcher`` names the launcher itself. ``mosweep.design.application`` wraps it in this
@@ -108,7 +108,7 @@ class NamesSource(ConfigSource):
         return bool(slash) and group in self.groups and bool(name) and "/" not in name
 
     def available(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mosweep.archive.inventory import Entry, contents, reachable, stages_of
-from mosweep.core.drivers import sweeps_at_work
+from mosweep.core.drivers import running_sweeps
 from mosweep.core.store import Store
 from mosweep.launchers.lookup import launchers_with_jobs
 from mosweep.sweep.folder import Sweep
@@ -25,7 +25,7 @@ KEEP_S = 3600.0
 def in_use(store: Store) -> set[str]:
     """Keys that must stay: what running sweeps need, and what is being made or waits in a queue."""
     busy = {key for key in store.claims.held() if re.fullmatch(r"[0-9a-f]{64}", key)}
-    for folder in sweeps_at_work(store):
+    for folder in running_sweeps(store):
         busy |= stages_of(Sweep(folder))
     for launcher in launchers_with_jobs(store):
         busy |= launcher.in_use(store)

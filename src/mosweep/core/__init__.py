@@ -1,3 +1,1 @@
-"""Types, keys, store, claims, journal: what everything else stands on. Imports nothing else of
-mosweep.
-"""
+"""Types, keys, the store, claims and the journal. Imports no other package of mosweep."""

@@ -29,10 +29,10 @@ from mosweep.core.errors import ClaimLost
 
 __all__ = ["Claim", "Claims", "Owner", "start_time", "this_process"]
 
-#: How often an owner renews its card, in seconds.
+#: Seconds between renewals of a card.
 RENEW_S = 5.0
 
-#: How long an owner on another machine counts as alive without renewing its card, in seconds.
+#: Seconds without a renewal after which an owner on another machine counts as dead.
 STALE_S = 60.0
 
 
@@ -182,7 +182,7 @@ def this_process() -> Owner:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:  # macOS has no /proc: the host's name has to be enough.
+    except OSError:  # macOS has no /proc, so only the host's name identifies the machine.
         boot = namespace = ""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = (
@@ -196,7 +196,7 @@ def this_process() -> Owner:
 
 
 def start_time(pid: int) -> str | None:
-    """When process ``pid`` started, as the kernel states it, or ``None`` if it is gone.
+    """When process ``pid`` started, as the kernel reports it, or ``None`` if it is gone.
 
     It distinguishes a process from a later one with the same id.
     """
@@ -243,7 +243,7 @@ def _remove_dead_cards(cards: Path, process: Owner) -> None:
 def _renew(path: Path) -> None:
     while True:
         time.sleep(RENEW_S)
-        with contextlib.suppress(OSError):  # A full disk or a slow server: the next try may work.
+        with contextlib.suppress(OSError):  # The disk is full, or the server is slow.
             os.utime(path)
 
 

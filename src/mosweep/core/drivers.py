@@ -1,4 +1,4 @@
-"""The sweeps that are running on a store, so that nothing they need is removed."""
+"""Lists the sweeps that run on a store, so that their records are not removed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mosweep.core.claims import Claim
 from mosweep.core.fingerprint import digest_bytes
 from mosweep.core.store import Store
 
-__all__ = ["at_work", "sweeps_at_work"]
+__all__ = ["mark_running", "running_sweeps"]
 
 
 @contextlib.contextmanager
-def at_work(store: Store, sweep: Path) -> Iterator[None]:
-    """List ``sweep`` in ``sweeps_at_work`` until the context ends or this process dies."""
+def mark_running(store: Store, sweep: Path) -> Iterator[None]:
+    """List ``sweep`` in ``running_sweeps`` until the context ends or this process dies."""
     name = f"sweep-{digest_bytes(os.fsencode(sweep))[:16]}-{os.getpid()}"
     note = store.root / "drivers" / name
     claim = store.claims.acquire(name)
@@ -30,7 +30,7 @@ def at_work(store: Store, sweep: Path) -> Iterator[None]:
             store.claims.release(claim)
 
 
-def sweeps_at_work(store: Store) -> list[Path]:
+def running_sweeps(store: Store) -> list[Path]:
     """The folders of the sweeps that live processes run on ``store``.
 
     Removes the notes of dead processes.

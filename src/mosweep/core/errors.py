@@ -1,15 +1,15 @@
-"""The tree of errors that mosweep raises on purpose.
+"""The errors that mosweep raises.
 
     MosweepError
     ├── UserError          the user's mistake: one or two lines, exit status 2, nothing was started
-    │   └── ConfigError    … in a configuration value: key, value and what would be valid
-    ├── StageError         a stage ran and failed; carries the path of its log
-    ├── StoreError         the store cannot do what was asked
-    │   ├── CorruptRecord  a record or one of its files is not what was published
-    │   └── ClaimLost      another owner has taken this stage over; ours must not be published
-    └── MissingExtra       an optional library is needed; says what to install
+    │   └── ConfigError    … in a configuration value: its key, value and valid values
+    ├── StageError         a stage failed; has the path of its log
+    ├── StoreError         an operation of the store failed
+    │   ├── CorruptRecord  a record, or one of its files, has changed since it was published
+    │   └── ClaimLost      another owner has taken the stage over; its result must not be published
+    └── MissingExtra       an optional library is missing; has the command to install it
 
-Classes also inherit the standard type that a Python user would expect to catch.
+Classes also inherit the matching standard exception.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class MosweepError(Exception):
-    """Base of everything that mosweep raises on purpose."""
+    """The base class of mosweep's errors."""
 
 
 class UserError(MosweepError, ValueError):
@@ -42,8 +42,8 @@ class UserError(MosweepError, ValueError):
 class ConfigError(UserError):
     """A configuration value that cannot be used.
 
-    ``key`` is the dotted path (``lora.rank``), ``value`` what was given, ``problem`` what would be
-    valid.
+    ``key`` is the dotted path (``lora.rank``), ``value`` the given value, and ``problem`` the text
+    that says what is valid.
     """
 
     def __init__(self, key: str, value: object, problem: str) -> None:
@@ -66,7 +66,7 @@ class StageError(MosweepError, RuntimeError):
 
 
 class StoreError(MosweepError, OSError):
-    """The store cannot do what was asked."""
+    """An operation of the store failed."""
 
 
 class CorruptRecord(StoreError):

@@ -69,7 +69,7 @@ class StageFinished:
 class StageFailed:
     """A stage failed or was ``cancelled``. ``log`` is where its output went.
 
-    Stages that need it will not run and have no event.
+    Stages that depend on it do not run and have no event.
     """
 
     key: str
@@ -94,14 +94,14 @@ class StageQueued:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the user should know: a queue that does not answer, jobs submitted."""
+    """A message for the user, such as that a queue does not answer or jobs were submitted."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class SweepFinished:
-    """Nothing more will run in this launch."""
+    """The launch has ended."""
 
     result: SweepResult
 

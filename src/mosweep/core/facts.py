@@ -152,7 +152,7 @@ def _names(kind: type[_Facts]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a fact says nothing. A count or a loss of 0 does say something."""
+    """Whether a fact is empty. A count or a loss of 0 is not."""
     return value is None or value is False or (isinstance(value, Sized) and not len(value))
 
 

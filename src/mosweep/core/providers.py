@@ -19,18 +19,18 @@ from typing import TypeVar
 
 from mosweep.core.errors import StageError
 
-__all__ = ["Policy", "RemoteError", "Trouble", "retry_after"]
+__all__ = ["Policy", "RemoteError", "Failure", "retry_after"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """What the error of a call means, in one line (``text``).
+class Failure:
+    """The failure of a call, in one line (``text``).
 
     - ``again``: a retry may help.
-    - ``wait_s``: how long the provider asks us to wait.
-    - ``limited``: a rate limit, which applies to all our calls.
+    - ``wait_s``: how long the provider tells us to wait.
+    - ``limited``: a rate limit, which applies to all calls.
     - ``unsure``: the request may have been carried out, but its answer was lost.
     - ``status``, ``code``, ``param``: as the provider reports them.
     """
@@ -46,14 +46,14 @@ class Trouble:
 
 
 class RemoteError(StageError):
-    """A call that failed. ``trouble`` is its last error."""
+    """A call that failed. ``failure`` is its last error."""
 
-    def __init__(self, message: str, trouble: Trouble) -> None:
+    def __init__(self, message: str, failure: Failure) -> None:
         super().__init__(message)
-        self.trouble = trouble
+        self.failure = failure
 
-    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, Trouble]]:
-        return RemoteError, (self.message, self.trouble)
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, Failure]]:
+        return RemoteError, (self.message, self.failure)
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Policy:
     """
 
     provider: str
-    read: Callable[[BaseException], Trouble | None]
+    read: Callable[[BaseException], Failure | None]
     in_flight: int = 16
     patience_s: float = 1800.0
     first_s: float = 0.5
@@ -86,41 +86,41 @@ class Policy:
         patience_s: float | None = None,
         unsafe: bool = False,
     ) -> T:
-        """The answer to ``request``, which is called once per try.
+        """The answer to ``request``, which is called once per attempt.
 
-        Raises ``RemoteError``, which says that ``what`` failed, and why. A request of several parts
-        awaits ``opened`` before each part. An ``unsafe`` request is not retried if it may have been
+        Raises ``RemoteError`` with ``what`` and the reason. A request of several parts awaits
+        ``opened`` before each part. An ``unsafe`` request is not retried if it may have been
         carried out; see ``find_or_make``.
         """
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay
 
         patience = self.patience_s if patience_s is None else patience_s
-        trouble: Trouble | None = None
+        failure: Failure | None = None
 
         async def attempt() -> T:
-            nonlocal trouble
+            nonlocal failure
             async with self._slots:
                 await self.opened()
-                trouble = None
+                failure = None
                 try:
                     return await request()
                 except Exception as error:
-                    trouble = self.read(error)
-                    if trouble is not None and trouble.limited:
-                        self._close(trouble.wait_s if trouble.wait_s is not None else self.first_s)
+                    failure = self.read(error)
+                    if failure is not None and failure.limited:
+                        self._close(failure.wait_s if failure.wait_s is not None else self.first_s)
                     raise
 
         def may_retry() -> bool:
-            return trouble is not None and trouble.again and not (unsafe and trouble.unsure)
+            return failure is not None and failure.again and not (unsafe and failure.unsure)
 
         def pause(state: RetryCallState) -> float:
-            assert trouble is not None
-            return max(trouble.wait_s or 0.0, self._jittered(state.attempt_number))
+            assert failure is not None
+            return max(failure.wait_s or 0.0, self._jittered(state.attempt_number))
 
         def note(state: RetryCallState) -> None:
-            assert trouble is not None
+            assert failure is not None
             wait = f"retry in {state.upcoming_sleep:.3g} s"
-            self.say(f"{self.provider}: {what}: {trouble.text}; {wait}")
+            self.say(f"{self.provider}: {what}: {failure.text}; {wait}")
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, Exception) and may_retry()),
@@ -132,11 +132,11 @@ class Policy:
         try:
             return await retrying(attempt)
         except Exception as error:
-            if trouble is None:
+            if failure is None:
                 raise
-            reason = _give_up_reason(trouble, patience) if may_retry() else ""
+            reason = _give_up_reason(failure, patience) if may_retry() else ""
             raise RemoteError(
-                f"{self.provider}: {what}: {trouble.text}{reason}", trouble
+                f"{self.provider}: {what}: {failure.text}{reason}", failure
             ) from error
 
     async def find_or_make(
@@ -148,30 +148,30 @@ class Policy:
     ) -> tuple[T, int]:
         """The result of ``find``, or else of ``make``, and how often ``make`` was called.
 
-        If the answer of ``make`` is lost, ``find`` looks for the result before ``make`` is called
-        again. A provider's lists lag behind, so it looks twice, ``settle_s`` apart. ``asked`` is
-        how often earlier processes called ``make``, as far as is known.
+        If the answer of ``make`` is lost, ``find`` is called before ``make`` is called again. A
+        provider's lists are updated with a delay, so it is called twice, ``settle_s`` apart.
+        ``asked`` is how often earlier processes called ``make``, as far as is known.
         """
         started = asyncio.get_running_loop().time()
         while True:
-            result = await self.call(f"looking for {what}", find)
+            result = await self.call(f"finding {what}", find)
             if result is None and asked:
                 await asyncio.sleep(self.settle_s)
-                result = await self.call(f"looking for {what}", find)
+                result = await self.call(f"finding {what}", find)
             if result is not None:
                 return result, asked
             asked += 1
             try:
-                return await self.call(f"asking for {what}", make, unsafe=True), asked
+                return await self.call(f"creating {what}", make, unsafe=True), asked
             except RemoteError as error:
-                trouble = error.trouble
+                failure = error.failure
                 if (
-                    not (trouble.again and trouble.unsure)
+                    not (failure.again and failure.unsure)
                     or asyncio.get_running_loop().time() - started > self.patience_s
                 ):
                     raise
-                pause = max(trouble.wait_s or 0.0, self._jittered(asked))
-                self.say(f"{error}; looking for it in {pause:.3g} s")
+                pause = max(failure.wait_s or 0.0, self._jittered(asked))
+                self.say(f"{error}; checking again in {pause:.3g} s")
             await asyncio.sleep(pause)
 
     async def opened(self) -> None:
@@ -180,7 +180,7 @@ class Policy:
             await asyncio.sleep(left + random.uniform(0.0, min(1.0, 0.1 * left)))
 
     def _close(self, seconds: float) -> None:
-        """Let all calls wait for so many seconds."""
+        """Let all calls wait for ``seconds``."""
         self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
 
     def _jittered(self, attempt: int) -> float:
@@ -213,16 +213,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _give_up_reason(trouble: Trouble, patience_s: float) -> str:
-    """Why a call is not retried any more, although a retry might help."""
-    if not trouble.again:
+def _give_up_reason(failure: Failure, patience_s: float) -> str:
+    """Why a call is no longer retried, although a retry might help."""
+    if not failure.again:
         return ""
-    if (trouble.wait_s or 0.0) > patience_s:
+    if (failure.wait_s or 0.0) > patience_s:
         return (
-            f" (the provider asks to wait {_span(trouble.wait_s or 0.0)}, longer than the limit "
-            f"of {_span(patience_s)})"
+            f" (the provider requires a pause of {_span(failure.wait_s or 0.0)}, longer than the "
+            f"limit of {_span(patience_s)})"
         )
-    return f" (tried for {_span(patience_s)})"
+    return f" (retried for {_span(patience_s)})"
 
 
 def _span(seconds: float) -> str:

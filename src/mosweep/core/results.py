@@ -24,7 +24,7 @@ _F = TypeVar("_F", BaseFacts, DataFacts, ModelFacts, EvalFacts)
 class Queued:
     """The state of a stage's job in a queue such as Slurm's.
 
-    ``state`` and ``reason`` are the queue's own words. Times are in seconds.
+    ``state`` and ``reason`` are as the queue reports them. Times are in seconds.
     """
 
     job: str
@@ -46,7 +46,7 @@ class StageResult:
       artifact's folder. Both are ``None`` until the stage has succeeded.
     - ``cached``: whether it was done before the latest launch.
     - ``needs``: the keys of the stages that it needs, by role.
-    - ``queue``: the state of its job in a queue, if a queue was asked.
+    - ``queue``: the state of its job in a queue, if a queue was polled.
     - ``since``: when it started, in seconds since 1970, if the journal knows.
     """
 
@@ -106,12 +106,12 @@ class StageResult:
 
     @property
     def stopped(self) -> bool:
-        """Whether it belongs to a round of a loop that turned out not to be needed."""
+        """Whether it belongs to a round that the loop did not need."""
         return bool(self.facts.get("stopped"))
 
     @property
     def pretended(self) -> bool:
-        """Whether its result is made up: nothing was trained or measured."""
+        """Whether its result is from a dry run: nothing was trained or measured."""
         return bool(self.facts.get("dummy"))
 
     @property
@@ -194,7 +194,7 @@ class TrialResult:
 
     @property
     def pretended(self) -> bool:
-        """Whether any of its results is made up."""
+        """Whether any of its results is from a dry run."""
         return any(stage.pretended for stage in self.stages)
 
     @property
@@ -245,7 +245,7 @@ class SweepResult:
 
     @property
     def pretended(self) -> bool:
-        """Whether any result is made up."""
+        """Whether any result is from a dry run."""
         return any(stage.pretended for stage in self.stages.values())
 
     def controls_of(self, trial: TrialResult) -> list[TrialResult]:

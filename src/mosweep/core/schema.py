@@ -67,7 +67,7 @@ def build(cls: type[T], data: Any, path: str = "") -> T:
         values[key] = entry.convert(value, full_key)
     for key, entry in plan.items():
         if entry.required and key not in values:
-            raise ConfigError(f"{path}.{key}" if path else key, "???", "a value is needed")
+            raise ConfigError(f"{path}.{key}" if path else key, "???", "a value is required")
     try:
         return cls(**values)
     except ConfigError as error:

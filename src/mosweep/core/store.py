@@ -100,7 +100,7 @@ class Attempt:
 
     @property
     def log(self) -> Path:
-        """Where the attempt's output goes."""
+        """The file with the attempt's output."""
         return self.folder / LOG
 
 

@@ -105,7 +105,7 @@ class Trial:
 
 
 def in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
-    """The stages and everything they need, by key. A stage comes after the stages it needs."""
+    """The stages and all their inputs, by key. A stage comes after its inputs."""
     ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -120,5 +120,5 @@ def in_order(stages: Iterable[Stage]) -> dict[str, Stage]:
 
 
 def unique_stages(trials: Iterable[Trial]) -> dict[str, Stage]:
-    """All stages of the trials by key. A stage comes after the stages it needs."""
+    """All stages of the trials, by key. A stage comes after its inputs."""
     return in_order(stage for trial in trials for stage in trial.stages)

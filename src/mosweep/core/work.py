@@ -39,8 +39,8 @@ class Kind:
     - ``leaves``: the sort of result.
     - ``trains``: it trains a model.
     - ``given``: it provides what the trial starts from: a base model or a data set.
-    - ``optional``: a step of a loop, which may turn out not to be needed. Its results belong to
-      the loop, not to the trial.
+    - ``optional``: a step of a loop, which may not be needed. Its results belong to the loop, not
+      to the trial.
     """
 
     name: str
@@ -200,7 +200,7 @@ class Work(ABC):
         return _PLAIN
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """Whether these inputs leave so little to do that no job is needed."""
+        """Whether the work on these inputs is too small for a job."""
         return False
 
     def reads(self, role: str, artifact: Artifact) -> Json:

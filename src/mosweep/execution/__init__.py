@@ -1,1 +1,1 @@
-"""Running a launch: the one path from a plan to recorded results."""
+"""Runs a launch: the only path from a plan to recorded results."""

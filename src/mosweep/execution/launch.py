@@ -1,6 +1,6 @@
-"""Run trials: freeze the design, plan, launch, record, report.
+"""Runs trials: freezes the design, plans, launches, records and reports.
 
-This is the one path for all launchers and for library users. It must not know a launcher by name.
+All launchers and library users take this path. It must not know any launcher by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.config.groups import Budget, Config, EvalOps, Tracking
-from mosweep.core.drivers import at_work
+from mosweep.core.drivers import mark_running
 from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
 from mosweep.core.paths import home
@@ -70,7 +70,7 @@ def tracking_uri(uri: str | None) -> str:
 
 
 def tracking_recorder(tracking: Tracking) -> list[Recorder]:
-    """The recorders that the configuration asks for. Empty for ``tracking=none``."""
+    """The recorders in the configuration. Empty for ``tracking=none``."""
     recorders: list[Recorder] = []
     if "mlflow" in tracking.recorders:
         from mosweep.recorders.mlflow import MLflowRecorder
@@ -172,7 +172,7 @@ def check_installed(plan: Plan, config: Config) -> None:
     if config.loop.evalops.url:
         from mosweep.recorders.evalops import api_key
 
-        api_key()  # A missing key is an error now, not when the first round ends.
+        api_key()  # Raise for a missing key now, not when the first round ends.
     required = {
         name: (extra, stage.label)
         for stage in plan.to_run
@@ -188,9 +188,9 @@ def check_installed(plan: Plan, config: Config) -> None:
 
 
 def check_access(plan: Plan, store: Store, rerun: Collection[str] = ()) -> None:
-    """Ask the providers of ``plan`` whether they would accept its stages.
+    """Check that the providers of ``plan`` accept its stages.
 
-    Raises ``UserError`` if one would not. Only new jobs can be refused: stages that already have a
+    Raises ``UserError`` if one does not. Only new jobs can be refused: stages that already have a
     job continue with it. ``rerun``: stages whose results are about to be deleted.
     """
     works: dict[type[RemoteWork], dict[str, RemoteWork]] = {}
@@ -206,7 +206,7 @@ def check_access(plan: Plan, store: Store, rerun: Collection[str] = ()) -> None:
                 raise
             new = [work for key, work in by_key.items() if key not in attached]
             if any(key in rerun and key not in attached for key in by_key):
-                # This raises: a result is deleted only if its new job would be accepted.
+                # This raises, because a result is only deleted if its new job is accepted.
                 kind.check_access(new)
             elif new:
                 _check_new_jobs(kind, new, len(attached))
@@ -224,7 +224,7 @@ def _spent(store: Store, key: str, rerun: bool) -> frozenset[str]:
 
 
 def _check_new_jobs(kind: type[RemoteWork], new: list[RemoteWork], attached: int) -> None:
-    """Ask for the stages without a job, and warn if they would be refused.
+    """Check the stages without a job, and warn if the provider refuses them.
 
     They will fail, but the ``attached`` stages, which have a job, will finish.
     """
@@ -284,7 +284,7 @@ def launch(
     if launcher.outlives:
         remember(store, launcher)
     try:
-        with at_work(store, sweep.folder):
+        with mark_running(store, sweep.folder):
             return launcher.run(plan, store, recorder, sweep.folder)
     finally:
         for display in progress:
@@ -325,7 +325,7 @@ def link_and_record(
     sweep: Sweep,
     records: Mapping[str, Record],
 ) -> SweepResult:
-    """Link the trials' folders to their artifacts, record the sweep, return the trials' results."""
+    """Link the trials' folders to their artifacts, record the sweep, and return the results."""
     all_records = dict(records)
     for key in unique_stages(trials):
         if key not in all_records and (record := store.read(key)):

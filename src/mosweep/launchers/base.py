@@ -1,7 +1,7 @@
-"""What a launcher is: it runs the missing stages of a plan where they belong.
+"""The base class of launchers, which run the missing stages of a plan.
 
-A launcher whose stages are jobs of their own, one each, is best written as a
-``launchers.jobs.JobLauncher``: four methods say how a job is started, seen, ended and read.
+A launcher with one job per stage should derive from ``launchers.jobs.JobLauncher``. It has four
+methods to write: they start, list and cancel jobs, and find their logs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["Launcher", "Outcome"]
 
 @dataclass
 class Outcome:
-    """How a launch ended: the keys whose record is there now, and for the others what went wrong.
+    """The result of a launch: the keys of finished stages, and the errors of failed ones.
 
-    ``detached``: it returned before the end, and the rest goes on without us.
+    ``detached``: it returned before the end, and the other stages continue.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -37,10 +37,10 @@ class Outcome:
 class Launcher(ABC):
     """Runs plans. Subclass it as a frozen dataclass; its fields are the keys of ``hydra.launcher``.
 
-    - ``kind``: its name, such as ``slurm``: in the frozen design of a sweep and in the store.
-    - ``title``: what people call the place, such as ``Slurm``.
-    - ``outlives``: its jobs go on when our process ends. Then ``observe``, ``withdraw`` and
-      ``in_use`` must work from any process that sees the store, whatever the options.
+    - ``kind``: its name in the frozen design of a sweep and in the store, such as ``slurm``.
+    - ``title``: its name in messages, such as ``Slurm``.
+    - ``outlives``: its jobs continue when this process ends. Then ``observe``, ``withdraw`` and
+      ``in_use`` must work in any process that can read the store, with any options.
     """
 
     kind: ClassVar[str]
@@ -49,38 +49,38 @@ class Launcher(ABC):
 
     @property
     def waits(self) -> bool:
-        """Whether ``run`` returns only when nothing more can be done."""
+        """Whether ``run`` returns only when all stages have ended."""
         return True
 
     def waiting(self, wait: bool) -> Launcher:
-        """The same launcher, but ``run`` waits, or returns when all jobs are submitted."""
+        """A copy whose ``run`` waits, or returns when all jobs are submitted."""
         if wait:
             return self
-        raise UserError(f"hydra/launcher={self.kind}: stages end with mosweep, so it has to wait")
+        raise UserError(f"hydra/launcher={self.kind} must wait, because stages end with mosweep")
 
-    def check(self, plan: Plan) -> None:  # noqa: B027 - most launchers take any plan
-        """Raise ``UserError`` for what could never run here. Nothing is written yet."""
+    def check(self, plan: Plan) -> None:  # noqa: B027 - most launchers accept any plan
+        """Raise ``UserError`` for a plan that can never run here. Nothing is written yet."""
 
     @abstractmethod
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run every stage of ``plan.to_run`` whose needs can be met.
+        """Run every stage of ``plan.to_run`` whose inputs can be made.
 
-        ``sweep`` is the sweep's folder. Returns when nothing more can be done.
+        ``sweep`` is the sweep's folder. Returns when all stages have ended.
         """
 
     def observe(self, store: Store, keys: Collection[str]) -> Mapping[str, Queued]:
-        """What is known of the jobs of those stages among ``keys`` that have no record."""
+        """The jobs of the stages in ``keys`` without a record."""
         return {}
 
     def withdraw(self, store: Store, keys: Collection[str]) -> Mapping[str, str]:
-        """End the jobs of those stages among ``keys`` that have no record; the jobs by stage."""
+        """Cancel the jobs of the stages in ``keys`` without a record. Returns the jobs by stage."""
         return {}
 
     def in_use(self, store: Store) -> set[str]:
-        """Stages that have jobs, and their inputs: records that must stay."""
+        """Stages with jobs, and their inputs. Their records must not be removed."""
         return set()
 
     @classmethod
     def checks(cls) -> Sequence[Check]:
-        """Whether it would work here, for ``mosweep doctor``."""
+        """Whether it works on this machine, for ``mosweep doctor``."""
         return ()

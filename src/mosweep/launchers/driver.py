@@ -1,8 +1,8 @@
-"""Running a plan, whichever launcher runs its stages. This module knows none of them.
+"""Runs a plan with any launcher.
 
-``PlanRun`` keeps the books: outcome, budget, events, and what cannot run after a failure.
-``Driver`` adds the ready set, and a loop that starts a stage once everything it needs is done.
-Slurm takes jobs before their inputs are done, so ``launchers.slurm`` has a loop of its own over a
+``PlanRun`` tracks the outcome, the budget, events, and stages that cannot run after a failure.
+``Driver`` adds the ready stages, and a loop that starts a stage once its inputs are done. Slurm
+accepts jobs before their inputs are done, so ``launchers.slurm`` has its own loop over a
 ``PlanRun``.
 """
 
@@ -30,12 +30,12 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["Driver", "PlanRun", "Site"]
 
-#: How often stages that other processes have claimed are looked at, in seconds.
-LOOK_S = 0.25
+#: Seconds between checks of stages that other processes have claimed.
+POLL_S = 0.25
 
 
 class PlanRun:
-    """One run of a plan: ``todo`` are the stages that have not ended, by key, needs first."""
+    """One run of a plan. ``todo`` maps keys to stages that have not ended, inputs first."""
 
     def __init__(self, plan: Plan, store: Store, recorder: Recorder) -> None:
         self.plan, self.store, self.recorder = plan, store, recorder
@@ -48,15 +48,15 @@ class PlanRun:
         self.meter = Meter.of(plan, store)
 
     def label(self, key: str) -> str:
-        """What the stage is called."""
+        """The stage's label."""
         return self.plan.stages[key].label
 
     def is_ready(self, stage: Stage) -> bool:
-        """Whether everything that the stage needs is done."""
+        """Whether the stage's inputs are done."""
         return all(need.key in self.outcome.finished for need in stage.needs.values())
 
     def descendants(self, key: str) -> set[str]:
-        """Everything that needs the stage, directly or not."""
+        """All stages that depend on the stage, directly or not."""
         below: set[str] = set()
         waiting = [key]
         while waiting:
@@ -66,7 +66,7 @@ class PlanRun:
         return below
 
     def notice(self, text: str) -> None:
-        """Tell the user something that concerns no one stage."""
+        """Show the user a message that is not about a single stage."""
         self.recorder.notice(Notice(text))
 
     def queued(
@@ -74,7 +74,7 @@ class PlanRun:
         jobs: Mapping[str, str],
         tries: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
     ) -> None:
-        """The stages were given to a queue as these jobs. ``tries``: how earlier jobs ended."""
+        """The stages were queued as these jobs. ``tries``: how earlier jobs ended."""
         self.recorder.stages_queued(
             [
                 StageQueued(
@@ -85,13 +85,13 @@ class PlanRun:
         )
 
     def started(self, key: str, job: str, log: Path) -> None:
-        """The stage began."""
+        """The stage started."""
         self.recorder.stage_started(
             StageStarted(key, self.label(key), self.plan.trial_of[key], job, log)
         )
 
     def finished(self, key: str, job: str, seconds: float, elsewhere: bool = False) -> None:
-        """The stage's record is there. ``elsewhere``: another process made it."""
+        """The stage's record exists. ``elsewhere``: another process made it."""
         del self.todo[key]
         if self.meter:
             (self.meter.returns if elsewhere else self.meter.finished)(key)
@@ -103,7 +103,7 @@ class PlanRun:
     def failed(
         self, key: str, job: str, error: str, log: Path | None = None, *, cancelled: bool = False
     ) -> list[str]:
-        """The stage failed for good; returns what needs it, which will not run."""
+        """The stage failed and is not retried. Returns the stages that now cannot run."""
         del self.todo[key]
         if self.meter:
             self.meter.failed(key)
@@ -124,18 +124,18 @@ class Site(Protocol):
     """Where a driver's stages run."""
 
     def hand_out(self) -> None:
-        """Start what there is room for: ``Driver.take``."""
+        """Start as many ready stages as there is room for, with ``Driver.take``."""
         ...
 
-    def listen(self, patience: float | None) -> None:
-        """Wait for events, at most ``patience`` seconds if given, and report them to the driver."""
+    def listen(self, timeout: float | None) -> None:
+        """Wait for events, up to ``timeout`` seconds, and report them to the driver."""
         ...
 
 
 class Driver(PlanRun):
-    """Runs stages once what they need is done, those with the longest chain behind them first.
+    """Runs stages once their inputs are done, those with the longest chain of dependents first.
 
-    Ready stages wait in lines; ``line`` names the one of a stage, such as what it has to load.
+    Ready stages wait in lines. ``line`` returns the line of a stage, such as the runtime it loads.
     """
 
     def __init__(
@@ -157,34 +157,34 @@ class Driver(PlanRun):
             self.height[key] = 1 + max(
                 (self.height[other] for other in self.dependents[key]), default=0
             )
-        #: By line: longest chain first, then as planned.
+        #: Ready stages by line: longest chain first, then in the plan's order.
         self.lines: dict[str, list[tuple[int, int, str]]] = {}
-        #: Stages that other processes have claimed, and when to look at them again.
+        #: Stages that other processes have claimed, and when to check them again.
         self.elsewhere: dict[str, float] = {}
         for key in self.todo:
             if not self.missing[key]:
                 self.offer(key)
 
     def run(self, site: Site) -> Outcome:
-        """Until every stage has ended."""
+        """Run until every stage has ended."""
         while True:
             site.hand_out()
             if not self.todo:
                 return self.outcome
-            site.listen(LOOK_S if self.elsewhere else None)
-            self.look_elsewhere()
+            site.listen(POLL_S if self.elsewhere else None)
+            self.check_elsewhere()
 
     def offer(self, key: str) -> None:
-        """The stage can start, or start again."""
+        """Add a stage that is ready to start, or to start again."""
         if self.meter:
             self.meter.returns(key)
         line = self.lines.setdefault(self.line(self.plan.stages[key]), [])
         heapq.heappush(line, (-self.height[key], self.order[key], key))
 
     def first(self, line: str) -> str | None:
-        """The first in line, if it may start now. Fails those that a cap keeps from starting."""
+        """The first stage in line, if it may start now. Stages over the budget fail."""
         waiting = self.lines.get(line, [])
-        while waiting and waiting[0][2] not in self.todo:  # it ended in a job that was there before
+        while waiting and waiting[0][2] not in self.todo:  # It ended in an earlier job.
             heapq.heappop(waiting)
         while waiting and self.meter and (why := self.meter.refusal(waiting[0][2])):
             self.failed(heapq.heappop(waiting)[2], "", why, cancelled=True)
@@ -193,17 +193,17 @@ class Driver(PlanRun):
         return waiting[0][2]
 
     def take(self, line: str) -> str:
-        """The first in line, which starts now."""
+        """Remove and return the first stage in line, which starts now."""
         key = heapq.heappop(self.lines[line])[2]
         if self.meter:
             self.meter.starts(key)
         return key
 
     def busy(self, key: str) -> None:
-        """Another process has claimed the stage: its result will do, or its end makes room."""
+        """Another process has claimed the stage. Use its result, or start when its claim ends."""
         if self.meter:
             self.meter.returns(key)
-        self.elsewhere[key] = time.monotonic() + LOOK_S
+        self.elsewhere[key] = time.monotonic() + POLL_S
 
     def finished(self, key: str, job: str, seconds: float, elsewhere: bool = False) -> None:
         super().finished(key, job, seconds, elsewhere)
@@ -212,7 +212,7 @@ class Driver(PlanRun):
             if not self.missing[other]:
                 self.offer(other)
 
-    def look_elsewhere(self) -> None:
+    def check_elsewhere(self) -> None:
         """Check on the stages that other processes have claimed."""
         now = time.monotonic()
         for key in [key for key, due in self.elsewhere.items() if due <= now]:
@@ -220,7 +220,7 @@ class Driver(PlanRun):
                 del self.elsewhere[key]
                 self.finished(key, "another process", 0.0, True)
             elif self.store.claims.owner(key):
-                self.elsewhere[key] = now + LOOK_S
+                self.elsewhere[key] = now + POLL_S
             else:
                 del self.elsewhere[key]
                 self.offer(key)

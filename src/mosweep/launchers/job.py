@@ -1,7 +1,7 @@
-"""What runs in a job of a ``JobLauncher``: ``python -m mosweep.launchers.job STORE FOLDER``.
+"""The program of a ``JobLauncher``'s job: ``python -m mosweep.launchers.job STORE FOLDER``.
 
-The stage is ``stage.json`` in the job's folder. The job leaves ``started`` and ``ended`` there, and
-the record in the store. Exit status 0 means that the record is there.
+The stage is ``stage.json`` in the job's folder. The job writes ``started`` and ``ended`` there, and
+the record into the store. Exit status 0 means that the record exists.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from mosweep.core.files import write_whole
 from mosweep.core.store import Store
 from mosweep.launchers.worker import Event, perform_now
 
-__all__ = ["await_inputs", "bring_to_end", "has_inputs", "main"]
+__all__ = ["await_inputs", "run_to_end", "has_inputs", "main"]
 
-#: How long an input's record may take to be seen on this machine, in seconds.
+#: Seconds until an input's record must be visible on this machine.
 VISIBLE_S = 30.0
-#: How often another owner of the stage is looked at, at first and later, in seconds.
+#: Seconds between checks of a stage that another process has claimed, at first and at most.
 SOON_S = 0.05
 LATER_S = 2.0
 
 
 def main(store: Store, folder: Path) -> int:
-    """Run the job's stage; the exit status."""
+    """Run the job's stage and return the exit status."""
     if (folder / "void").exists():
-        print("this job was given up before it began; nothing to do", file=sys.stderr)
+        print("this job was abandoned before it started", file=sys.stderr)
         return 1
     spec = json.loads((folder / "stage.json").read_bytes())
     begun = time.time()
@@ -38,15 +38,13 @@ def main(store: Store, folder: Path) -> int:
         write_whole(folder / "started", json.dumps({**event, "time": begun}))
 
     await_inputs(store, spec)
-    event = bring_to_end(store, spec, started)
+    event = run_to_end(store, spec, started)
     write_whole(folder / "ended", json.dumps({**event, "time": time.time()}))
     return 0 if event["event"] == "finished" else 1
 
 
-def bring_to_end(store: Store, spec: Mapping[str, Any], started: Callable[[Event], None]) -> Event:
-    """Perform the stage; while another process is at it, wait: its result will do, or its end makes
-    room.
-    """
+def run_to_end(store: Store, spec: Mapping[str, Any], started: Callable[[Event], None]) -> Event:
+    """Run the stage. While another process has claimed it, wait for its result."""
     pause = SOON_S
     while (event := perform_now(store, spec, started))["event"] == "busy":
         time.sleep(pause)
@@ -55,14 +53,14 @@ def bring_to_end(store: Store, spec: Mapping[str, Any], started: Callable[[Event
 
 
 def await_inputs(store: Store, spec: Mapping[str, Any]) -> None:
-    """The job was started, so its inputs are there; a network file system may show them late."""
+    """Wait for the inputs' records. They exist, but a network file system may show them late."""
     deadline = time.monotonic() + VISIBLE_S
     while time.monotonic() < deadline and not has_inputs(store, spec):
         time.sleep(0.5)
 
 
 def has_inputs(store: Store, spec: Mapping[str, Any]) -> bool:
-    """Whether the records of all inputs are there."""
+    """Whether the records of all inputs are visible."""
     return all(store.record_path(key).exists() for key in spec["needs"].values())
 
 

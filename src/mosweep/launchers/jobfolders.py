@@ -1,16 +1,15 @@
-"""The jobs of ``JobLauncher``s, on disk before they are submitted.
+"""The jobs of ``JobLauncher``s, as files. They are written before a job is submitted.
 
-    jobs/KIND/open/NAME          a mark per job that has not been seen to end
+    jobs/KIND/open/NAME          exists until the job is known to have ended
     jobs/KIND/NAME/job.json      the stage's key, the launcher with its options, the sweep
-    jobs/KIND/NAME/stage.json    the stage in full
-    jobs/KIND/NAME/id            what the launcher calls the job; missing if we died submitting it
-    jobs/KIND/NAME/output.txt    what the job prints outside of its stage
-    jobs/KIND/NAME/started       the stage began: its log, when
-    jobs/KIND/NAME/ended         how the stage ended
-    jobs/KIND/NAME/void          the job was given up: it ends at once if it begins after all
+    jobs/KIND/NAME/stage.json    the stage's spec
+    jobs/KIND/NAME/id            the launcher's id of the job; missing if the submission failed
+    jobs/KIND/NAME/output.txt    the job's output outside of its stage
+    jobs/KIND/NAME/started       the stage started: its log and time
+    jobs/KIND/NAME/ended         the stage ended: its result
+    jobs/KIND/NAME/void          the job was abandoned: it ends immediately if it starts later
 
-They lie in the store, so that every sweep which wants a stage finds the job that another one has
-submitted for it.
+The files are in the store, so that a sweep finds jobs that other sweeps submitted for its stages.
 """
 
 from __future__ import annotations
@@ -52,13 +51,13 @@ class JobFolder:
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """The stage in full."""
+        """The stage's spec."""
         spec: Mapping[str, Any] = json.loads((self.folder / "stage.json").read_bytes())
         return spec
 
     @property
     def id(self) -> str:
-        """What the launcher calls the job; empty if it is not known to have been submitted."""
+        """The launcher's id of the job. Empty if it may not have been submitted."""
         try:
             return (self.folder / "id").read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -66,11 +65,11 @@ class JobFolder:
 
     @property
     def output(self) -> Path:
-        """What the job prints outside of its stage."""
+        """The job's output outside of its stage."""
         return self.folder / "output.txt"
 
     def command(self, store: Store) -> list[str]:
-        """What runs the stage."""
+        """The command that runs the stage."""
         return [
             sys.executable,
             "-m",
@@ -80,7 +79,7 @@ class JobFolder:
         ]
 
     def mark(self, what: str) -> Mapping[str, Any] | None:
-        """What the job wrote when its stage ``started`` or ``ended``, if it did."""
+        """The content of the mark ``started`` or ``ended``. ``None`` if there is none."""
         try:
             mark: Mapping[str, Any] = json.loads((self.folder / what).read_bytes())
         except FileNotFoundError:
@@ -88,11 +87,11 @@ class JobFolder:
         return mark
 
     def submitted(self, id: str) -> None:
-        """Remember what the launcher calls the job."""
+        """Store the launcher's id of the job."""
         write_whole(self.folder / "id", id)
 
     def close(self, *, void: bool = False) -> None:
-        """Nothing more will come of the job; ``void``: it is to end at once if it begins."""
+        """Mark the job as ended. ``void``: it ends immediately if it starts later."""
         if void:
             (self.folder / "void").touch()
         (self.folder.parent / "open" / self.folder.name).unlink(missing_ok=True)
@@ -105,7 +104,7 @@ class JobFolders:
     root: Path
 
     def open(self) -> list[JobFolder]:
-        """Those that have not been seen to end, oldest first."""
+        """The jobs that are not known to have ended, oldest first."""
         try:
             names = os.listdir(self.root / "open")
         except FileNotFoundError:
@@ -114,7 +113,7 @@ class JobFolders:
         return sorted(jobs, key=lambda job: (job.about["time"], job.folder.name))
 
     def create(self, stage: Stage, launcher: Mapping[str, Any], sweep: Path) -> JobFolder:
-        """Write down that a job for ``stage`` is about to be submitted."""
+        """Create the folder of a job for ``stage``, before it is submitted."""
         job = JobFolder(self.root / f"{stage.key[:16]}-{secrets.token_hex(5)}")
         job.folder.mkdir(parents=True)
         (self.root / "open").mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""The base of launchers whose stages are jobs of their own: four methods say how a job is started,
-seen, ended and read; everything else is here.
+"""The base class of launchers with one job per stage.
 
-The store says what is done, the launcher what is alive. Jobs go on when mosweep ends: the same
-command attaches to them.
+A subclass starts, lists and cancels jobs, and finds their logs. The store knows which stages are
+done, and the launcher which jobs are alive. Jobs continue when mosweep ends, and the same command
+attaches to them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["JobLauncher", "JobState", "Order"]
 
-#: How often the files that jobs leave are looked at, in seconds.
-LOOK_S = 0.25
-#: The end of a job that left no word is believed after this long, as files may be seen late.
+#: Seconds between checks of the files that jobs write.
+POLL_S = 0.25
+#: Seconds until a job that ended without a result has failed. Its files may become visible late.
 SETTLE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Order:
-    """A stage that is to become a job.
+    """A stage to submit as a job.
 
-    - ``command``: what the job runs, in the folder ``cwd``. It needs the store's file system.
-    - ``output``: where what the job prints should go.
+    - ``command``: the command to run in the folder ``cwd``. It needs the store's file system.
+    - ``output``: the file for the job's output.
     """
 
     stage: Stage
@@ -54,7 +54,7 @@ class Order:
 
 @dataclass(frozen=True)
 class JobState:
-    """What a launcher knows of a job. ``node`` is the machine that it runs on."""
+    """The state of a job. ``node`` is the machine that it runs on."""
 
     status: Literal["pending", "running", "ended"]
     reason: str = ""
@@ -63,7 +63,7 @@ class JobState:
 
 @dataclass(frozen=True, kw_only=True)
 class JobLauncher(Launcher):
-    """Every stage is a job of its own, submitted once what it needs is done.
+    """Every stage is a job, submitted once its inputs are done.
 
     Subclass it as a frozen dataclass with ``kind``, ``title`` and the four methods ``submit``,
     ``states``, ``cancel`` and ``log``. A job succeeded if and only if its record is in the store.
@@ -72,45 +72,46 @@ class JobLauncher(Launcher):
     outlives: ClassVar[bool] = True
 
     wait: bool = True
-    """Stay until all is done. Otherwise submit what is ready; ``mosweep run`` submits the rest."""
+    """Wait until all stages have ended. Otherwise submit those that are ready; ``mosweep run``
+    submits the others."""
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
-    """Our jobs at a time, waiting ones included."""
+    """Jobs at a time, including waiting ones."""
     poll_s: float = field(default=2.0, metadata=between(gt=0))
-    """How often ``states`` is asked, in seconds."""
+    """Seconds between calls of ``states``."""
 
     @abstractmethod
     def submit(self, order: Order) -> str:
-        """Start a job and return its name. Raise ``MosweepError`` or ``OSError`` to refuse it."""
+        """Start a job and return its id. Raise ``MosweepError`` or ``OSError`` to refuse it."""
 
     @abstractmethod
     def states(self, jobs: Collection[str]) -> Mapping[str, JobState]:
-        """The states of these jobs by name. What is missing has ended."""
+        """The states of these jobs, by id. A missing job has ended."""
 
     @abstractmethod
     def cancel(self, jobs: Collection[str]) -> None:
-        """End these jobs. Passes over what has ended."""
+        """Cancel these jobs. Skips jobs that have ended."""
 
     def log(self, job: str) -> Path | None:
-        """Where the job's output is, if it is not in ``Order.output``."""
+        """The file with the job's output, if it is not ``Order.output``."""
         return None
 
-    # -- what every launcher does ------------------------------------------------------------------
+    # -- the launcher's methods --------------------------------------------------------------------
 
     @property
     def waits(self) -> bool:
-        """Whether ``run`` returns only when nothing more can be done."""
+        """Whether ``run`` returns only when all stages have ended."""
         return self.wait
 
     def waiting(self, wait: bool) -> Self:
-        """The same launcher, but ``run`` waits, or returns when all jobs are submitted."""
+        """A copy whose ``run`` waits, or returns when all jobs are submitted."""
         return replace(self, wait=wait)
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan. On Ctrl-C the jobs go on."""
+        """Run the plan. On Ctrl-C the jobs continue."""
         driver = Driver(plan, store, recorder)
         site = _Site(self, driver, sweep)
         folder = os.path.relpath(sweep)
-        verbs = f"`mosweep watch {folder}` follows them, `mosweep cancel {folder}` ends them"
+        verbs = f"`mosweep watch {folder}` follows them, `mosweep cancel {folder}` cancels them"
         try:
             site.attach()
             if self.wait:
@@ -118,23 +119,23 @@ class JobLauncher(Launcher):
             site.hand_out()
             site.read_marks()
         except KeyboardInterrupt:
-            driver.notice(f"{site.living()} in {self.title}: {verbs}")
+            driver.notice(f"{site.job_count()} in {self.title}: {verbs}")
             raise
         if driver.todo:
             driver.outcome.detached = True
             rest = len(driver.todo) - len(site.at)
             more = f"; `mosweep run` submits the other {rest} stages" if rest else ""
-            driver.notice(f"{site.living()} in {self.title}: {verbs}{more}")
+            driver.notice(f"{site.job_count()} in {self.title}: {verbs}{more}")
         return driver.outcome
 
     def observe(self, store: Store, keys: Collection[str]) -> Mapping[str, Queued]:
-        """What is known of the jobs of those stages among ``keys`` that have no record."""
+        """The jobs of the stages in ``keys`` without a record."""
         jobs = self._jobs(store, keys)
         states = _states(jobs.values())
         return {key: _queued(job, states.get(job)) for key, job in jobs.items()}
 
     def withdraw(self, store: Store, keys: Collection[str]) -> Mapping[str, str]:
-        """End the jobs of those stages among ``keys`` that have no record; the jobs by stage."""
+        """Cancel the jobs of the stages in ``keys`` without a record. Returns the jobs by stage."""
         jobs = self._jobs(store, keys)
         alive = [job for job, state in _states(jobs.values()).items() if state.status != "ended"]
         for launcher, mine in _by_launcher(alive):
@@ -144,7 +145,7 @@ class JobLauncher(Launcher):
         return {job.key: job.id for job in alive}
 
     def in_use(self, store: Store) -> set[str]:
-        """Stages that have jobs, and their inputs: records that must stay."""
+        """Stages with jobs, and their inputs. Their records must not be removed."""
         specs = [job.spec for job in self.folders(store).open()]
         return {key for spec in specs for key in (spec["key"], *spec["needs"].values())}
 
@@ -170,19 +171,20 @@ class _Site:
         self.folders = launcher.folders(driver.store)
         self.described = describe(launcher)
         self.at: dict[str, JobFolder] = {}
-        self.seen: set[str] = set()  # stages that are known to have started
-        self.over: dict[str, float] = {}  # stages whose job has ended without a word, since when
-        self.ask_at = 0.0
+        self.seen: set[str] = set()  # Stages that have started.
+        self.over: dict[str, float] = {}  # Stages whose job ended without a result, since when.
+        self.next_poll = 0.0
 
-    def living(self) -> str:
-        """How many jobs there are, in words."""
+    def job_count(self) -> str:
+        """The number of jobs as text, as in ``2 jobs``."""
         return f"{len(self.at)} job{'' if len(self.at) == 1 else 's'}"
 
     def attach(self) -> None:
-        """Find the jobs that earlier launches, or other sweeps, have submitted for our stages. A
-        stage whose job has ended without a result is submitted again.
+        """Find jobs of earlier launches and other sweeps for the plan's stages.
+
+        A stage whose job ended without a result is submitted again.
         """
-        with self.deciding():
+        with self.lock():
             self.follow()
             states = _states(self.at.values())
         for key, job in list(self.at.items()):
@@ -193,11 +195,12 @@ class _Site:
                 del self.at[key]
         if self.at:
             are = "is" if len(self.at) == 1 else "are"
-            self.driver.notice(f"{self.living()} of this sweep {are} in {self.launcher.title}")
+            self.driver.notice(f"{self.job_count()} of this sweep {are} in {self.launcher.title}")
 
     def follow(self) -> None:
-        """Learn of open jobs for stages of ours. One that was never submitted for sure is void: its
-        launcher died, as we alone decide now.
+        """Find open jobs for the plan's stages. Needs the lock.
+
+        A job without an id becomes void: its launcher died before the submission was complete.
         """
         for job in self.folders.open():
             if not job.id:
@@ -206,11 +209,11 @@ class _Site:
                 self.at.setdefault(job.key, job)
 
     def hand_out(self) -> None:
-        """Submit what is ready, as far as there is room."""
+        """Submit ready stages while there is room."""
         if not self.has_room() or not self.driver.first(""):
             return
-        with self.deciding():
-            self.follow()  # another sweep may have been quicker
+        with self.lock():
+            self.follow()  # Another sweep may have submitted them.
             while self.has_room() and self.driver.first(""):
                 key = self.driver.take("")
                 if key not in self.at:
@@ -221,7 +224,7 @@ class _Site:
         return self.launcher.max_jobs is None or len(self.at) < self.launcher.max_jobs
 
     def submit(self, key: str) -> None:
-        """Write the intent, submit, remember the job's name."""
+        """Create the job's folder, submit the job, and store its id."""
         stage = self.driver.plan.stages[key]
         job = self.folders.create(stage, self.described, self.sweep)
         order = Order(stage, job.command(self.store), job.output, Path.cwd())
@@ -234,16 +237,16 @@ class _Site:
         self.at[key] = job
         self.driver.queued({key: job.id})
 
-    def listen(self, patience: float | None) -> None:
-        """Look at the files of jobs and, now and then, ask the launcher."""
-        time.sleep(LOOK_S if patience is None else min(patience, LOOK_S))
+    def listen(self, timeout: float | None) -> None:
+        """Check the jobs' files and, if due, poll the launcher."""
+        time.sleep(POLL_S if timeout is None else min(timeout, POLL_S))
         self.read_marks()
-        if time.monotonic() >= self.ask_at and self.at:
-            self.ask_at = time.monotonic() + self.launcher.poll_s
+        if time.monotonic() >= self.next_poll and self.at:
+            self.next_poll = time.monotonic() + self.launcher.poll_s
             self.ask()
 
     def read_marks(self) -> None:
-        """Tell the driver what jobs have written of their starts and ends."""
+        """Report starts and ends to the driver, from the files that jobs write."""
         for key, job in list(self.at.items()):
             if key not in self.seen and (mark := job.mark("started")):
                 self.seen.add(key)
@@ -260,7 +263,7 @@ class _Site:
                 self.driver.finished(key, job.id, mark["seconds"], elsewhere)
 
     def ask(self) -> None:
-        """Ask the launcher which jobs have ended, and deal with those that left no word."""
+        """Poll the launcher, and process jobs that ended without a result."""
         states, now = _states(self.at.values()), time.monotonic()
         for key, job in list(self.at.items()):
             state = states.get(job)
@@ -276,13 +279,13 @@ class _Site:
                 self.driver.failed(key, job.id, f"its job ended without a result{reason}", log)
 
     def leave(self, key: str) -> None:
-        """The stage is at no job any more."""
+        """Detach the stage from its job."""
         self.at.pop(key).close()
         self.over.pop(key, None)
 
     @contextlib.contextmanager
-    def deciding(self) -> Iterator[None]:
-        """Alone among all processes that submit jobs of this kind for this store."""
+    def lock(self) -> Iterator[None]:
+        """Hold the lock for submitting jobs of this kind for this store."""
         claims = self.store.claims
         while not isinstance(claim := claims.acquire(f"jobs-{self.launcher.kind}"), Claim):
             time.sleep(0.1)
@@ -293,7 +296,7 @@ class _Site:
 
 
 def _by_launcher(jobs: Iterable[JobFolder]) -> Iterator[tuple[JobLauncher, list[JobFolder]]]:
-    """The jobs with the launchers that submitted them, options and all."""
+    """The jobs, grouped by the launcher and options that submitted them."""
     groups: dict[str, list[JobFolder]] = {}
     for job in jobs:
         groups.setdefault(json.dumps(job.about["launcher"]), []).append(job)
@@ -303,7 +306,7 @@ def _by_launcher(jobs: Iterable[JobFolder]) -> Iterator[tuple[JobLauncher, list[
 
 
 def _states(jobs: Iterable[JobFolder]) -> dict[JobFolder, JobState]:
-    """What the launchers of these jobs know of them; jobs without a name are left out."""
+    """The states of these jobs, from their launchers. Jobs without an id are left out."""
     known: dict[JobFolder, JobState] = {}
     for launcher, mine in _by_launcher(job for job in jobs if job.id):
         states = launcher.states([job.id for job in mine])
@@ -312,7 +315,7 @@ def _states(jobs: Iterable[JobFolder]) -> dict[JobFolder, JobState]:
 
 
 def _queued(job: JobFolder, state: JobState | None) -> Queued:
-    """What is known of a job, as ``status`` shows it."""
+    """The state of a job for ``mosweep status``."""
     started, ended = job.mark("started"), job.mark("ended")
     log = Path(started["log"]) if started else job.output
     node, reason = (state.node, state.reason) if state else ("", "")

@@ -1,48 +1,23 @@
-"""``hydra/launcher=local``: the missing stages on this machine, in a bounded pool of worker
-processes.
-
-Workers outlive stages, so that what a stage imported serves the next of its kind; a stage that
-kills its process (``os._exit``, the kernel's out-of-memory killer, a segmentation fault) costs that
-stage alone. Quick stages are handed out many at a time. Stages that wait for a provider's computer
-share one more process, up to ``max_concurrent`` of a provider's at a time.
-"""
+"""``hydra/launcher=local``: runs stages on this machine, in a pool of worker processes."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import selectors
-import subprocess
-import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mosweep.core.errors import ConfigError, MosweepError
+from mosweep.core.errors import ConfigError
 from mosweep.core.events import Recorder
 from mosweep.core.schema import between
 from mosweep.core.store import Store
-from mosweep.core.types import Stage
 from mosweep.launchers.base import Launcher, Outcome
 from mosweep.launchers.driver import Driver
-from mosweep.launchers.processes import RemoteWorker, Worker, count_gpus
+from mosweep.launchers.pool import Pool, line_of
+from mosweep.launchers.processes import count_gpus
 from mosweep.sweep.plan import Plan
 
 __all__ = ["Local"]
-
-#: How many quick stages a worker is handed ahead of time.
-AHEAD = 32
-#: Below this mean duration, in seconds, stages count as quick.
-QUICK_S = 0.05
-#: A second process that has to load a stage's runtime (torch, Inspect …) pays once this many
-#: seconds of work wait for it.
-LOADING_S = 15.0
-#: How often time limits are looked at, in seconds.
-LIMIT_S = 1.0
-#: After this many workers in a row that died before their first stage, the launch is given up.
-EARLY_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -53,12 +28,13 @@ class Local(Launcher):
     title: ClassVar[str] = "this machine"
 
     workers: int | None = field(default=None, metadata=between(ge=1))
-    """Processes at a time. By default one per GPU, or per as many GPUs as a stage asks for. Without
-    GPUs one per core, up to four, and then one per four cores."""
+    """Processes at a time. By default one per GPU, or fewer if stages need more than one GPU.
+    Without GPUs one per core, up to four, and then one per four cores."""
 
     def check(self, plan: Plan) -> None:
-        """Refuse what asks for more GPUs than there are, where there are any; elsewhere processes
-        share the CPU.
+        """Raise ``ConfigError`` for a stage that needs more GPUs than this machine has.
+
+        Without any GPU, all stages run on the CPU.
         """
         gpus = count_gpus()
         for stage in plan.to_run:
@@ -66,11 +42,11 @@ class Local(Launcher):
                 raise ConfigError(
                     "resources.gpus",
                     stage.resources.gpus,
-                    f"{stage.label} asks for more GPUs than are here ({gpus})",
+                    f"{stage.label} needs more GPUs than this machine has ({gpus})",
                 )
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan. On Ctrl-C every worker is ended before the exception goes on."""
+        """Run the plan. On Ctrl-C all workers are killed before the exception is raised again."""
         if not plan.to_run:
             return Outcome(finished=set(plan.records))
         gpus = count_gpus()
@@ -81,13 +57,13 @@ class Local(Launcher):
         )
         wanted = self.workers or gpus // each or _by_cores(os.cpu_count() or 1)
         here = sum(stage.work.traits.remote is None for stage in plan.to_run)
-        driver = Driver(plan, store, recorder, _line)
-        pool = _Pool(driver, min(wanted, here), gpus, each)
+        driver = Driver(plan, store, recorder, line_of)
+        pool = Pool(driver, min(wanted, here), gpus, each)
         try:
             pool.start()
             return driver.run(pool)
         except KeyboardInterrupt:
-            pool.tell_what_goes_on()
+            pool.report_remote_jobs()
             raise
         finally:
             pool.close()
@@ -95,289 +71,3 @@ class Local(Launcher):
 
 def _by_cores(cores: int) -> int:
     return cores if cores <= 4 else max(4, cores // 4)
-
-
-#: How the lines of stages that wait for a provider begin.
-_REMOTE = "provider "
-
-
-def _line(stage: Stage) -> str:
-    """Ready stages wait by provider, or by the runtime that they load."""
-    traits = stage.work.traits
-    return f"{_REMOTE}{traits.remote.provider}" if traits.remote else traits.runtime
-
-
-class _Pool:
-    """The worker processes of one launch."""
-
-    def __init__(self, driver: Driver, size: int, gpus: int, each: int) -> None:
-        self.driver, self.size, self.gpus, self.each = driver, size, gpus, each
-        self.stages, self.lines = driver.plan.stages, driver.lines
-        self.durations: dict[str, tuple[int, float]] = {}
-        self.remote: RemoteWorker | None = None
-        self.selector = selectors.DefaultSelector()
-        self.early_deaths = 0
-        self.second_tries: set[str] = set()  # remote stages whose process died once
-        self.workers: dict[int, Worker] = {}
-
-    def start(self) -> None:
-        """Start the workers of stages that run here."""
-        for number in range(self.size):
-            self.workers[number] = self.start_worker(number)
-
-    # -- handing out -------------------------------------------------------------------------------
-
-    def hand_out(self) -> None:
-        """Give every worker what it has room for."""
-        for worker in self.workers.values():
-            while (room := self.room(worker)) and (batch := self.choose(worker, room)):
-                worker.runtimes.add(self.driver.line(self.stages[batch[0]]))
-                worker.orders += batch
-                lines = "".join(json.dumps(self.stages[key].spec) + "\n" for key in batch)
-                if worker.started is None:
-                    worker.started = time.monotonic()
-                worker.send(lines)
-        for line, waiting in self.lines.items():
-            if not line.startswith(_REMOTE):
-                continue
-            under_way = self.under_way(line) if waiting else 0
-            while (key := self.driver.first(line)) and under_way < self.most(key):
-                self.remote = self.remote or self.start_remote()
-                self.driver.take(line)
-                under_way += 1
-                self.remote.orders.append(key)
-                self.remote.send(json.dumps(self.stages[key].spec) + "\n")
-
-    def most(self, key: str) -> int:
-        """How many stages like this one may be at its provider at a time."""
-        remote = self.stages[key].work.traits.remote
-        return remote.max_concurrent if remote else 1
-
-    def under_way(self, line: str) -> int:
-        """How many of the plan's stages are at a provider, by us or by another process."""
-        ours = self.remote.orders if self.remote else []
-        return sum(
-            self.driver.line(self.stages[key]) == line
-            for keys in (ours, self.driver.elsewhere)
-            for key in keys
-        )
-
-    def room(self, worker: Worker) -> int:
-        """How many more stages the worker may be given."""
-        if not worker.orders:
-            return 1 if self.mean(worker.orders) is None else AHEAD
-        mean = self.mean(worker.orders)
-        return (
-            AHEAD - len(worker.orders)
-            if mean is not None and mean < QUICK_S and len(worker.orders) <= AHEAD // 2
-            else 0
-        )
-
-    def mean(self, keys: list[str]) -> float | None:
-        """The mean duration of stages like ``keys``, in seconds; the longest where kinds differ."""
-        kinds = {self.driver.label(key) for key in keys} or set(self.durations)
-        means = [
-            total / count
-            for kind in kinds
-            if (known := self.durations.get(kind))
-            for count, total in [known]
-        ]
-        return max(means) if means and len(means) == len(kinds) else None
-
-    def choose(self, worker: Worker, room: int) -> list[str]:
-        """Up to ``room`` stages for an idle worker; more than one only if they are quick."""
-        first = self.driver.first
-        ready = [line for line in self.lines if not line.startswith(_REMOTE) and first(line)]
-        best = min(((self.lines[line][0], line) for line in ready), default=None)
-        if best is None:
-            return []
-        loaded = [line for line in ready if line in worker.runtimes or not line]
-        candidates = loaded or [line for line in ready if self.worth_loading(line)]
-        if not candidates:
-            return []
-        line = min(candidates, key=lambda line: self.lines[line][0])
-        if best[1] != line and best[0][0] < self.lines[line][0][0] and self.worth_loading(best[1]):
-            line = best[1]  # a longer chain waits, and its runtime is worth loading here
-        batch = [self.driver.take(line)]
-        mean = self.mean(batch)
-        while len(batch) < room and mean is not None and mean < QUICK_S:
-            key = first(line)
-            if key is None or self.driver.label(key) != self.driver.label(batch[0]):
-                break
-            batch.append(self.driver.take(line))
-        return batch
-
-    def worth_loading(self, runtime: str) -> bool:
-        """Whether another process should load ``runtime``: nobody has, or enough work waits."""
-        holders = [worker for worker in self.workers.values() if runtime in worker.runtimes]
-        if not runtime or not holders:
-            return True
-        waiting = self.lines[runtime]
-        mean = self.mean([waiting[0][2]])
-        if mean is None:
-            now = time.monotonic()
-            mean = max(
-                (now - worker.started for worker in holders if worker.started is not None),
-                default=0.0,
-            )
-        return mean * len(waiting) / len(holders) > LOADING_S
-
-    # -- what happened -----------------------------------------------------------------------------
-
-    def listen(self, patience: float | None) -> None:
-        """Read what workers say, and end stages that are over their time limits."""
-        here = any(line for name, line in self.lines.items() if not name.startswith(_REMOTE))
-        limited = any(worker.orders and self.limit(worker) for worker in self.workers.values())
-        if patience is None and (limited or here):
-            patience = LIMIT_S
-        for event, _ in self.selector.select(patience):
-            self.read(event.data)
-        self.enforce_time_limits()
-
-    def read(self, worker: Worker) -> None:
-        """The worker has said something, or its output has ended."""
-        data = os.read(worker.events.fileno(), 1 << 16)
-        if not data:
-            self.replace(worker)
-            return
-        *lines, worker.buffer = (worker.buffer + data).split(b"\n")
-        for line in lines:
-            self.note(worker, json.loads(line))
-
-    def note(self, worker: Worker, event: dict[str, Any]) -> None:
-        """One event of a worker; see ``launchers.worker``."""
-        key, kind = event["key"], event["event"]
-        if kind == "started":
-            if isinstance(worker, RemoteWorker):
-                worker.logs[key] = Path(event["log"])
-            else:
-                worker.started, worker.log = time.monotonic(), event["log"]
-            self.driver.started(key, worker.name, Path(event["log"]))
-            return
-        worker.orders.remove(key)
-        if isinstance(worker, RemoteWorker):
-            worker.logs.pop(key, None)
-        worker.log = None
-        worker.started = time.monotonic() if worker.orders else None
-        if kind == "finished":
-            elsewhere = bool(event.get("elsewhere"))
-            if not elsewhere:
-                label = self.driver.label(key)
-                count, total = self.durations.get(label, (0, 0.0))
-                self.durations[label] = (count + 1, total + event["seconds"])
-            self.driver.finished(key, worker.name, event["seconds"], elsewhere)
-        elif kind == "failed":
-            self.driver.failed(key, worker.name, event["error"], Path(event["log"]))
-        else:
-            self.driver.busy(key)
-
-    # -- workers -----------------------------------------------------------------------------------
-
-    def start_worker(self, number: int) -> Worker:
-        """A new worker in place ``number``."""
-        worker = Worker.start(number, self.size, self.gpus, self.driver.store.root, self.each)
-        self.selector.register(worker.events, selectors.EVENT_READ, worker)
-        return worker
-
-    def start_remote(self) -> RemoteWorker:
-        """The process of the stages that wait for a provider."""
-        number, root = len(self.workers), self.driver.store.root
-        worker = RemoteWorker.start(number, 1, 0, root, mode=["remote"])
-        self.selector.register(worker.events, selectors.EVENT_READ, worker)
-        return worker
-
-    def replace(self, worker: Worker) -> None:
-        """A worker is gone: the stage it was at has failed, what it had not begun goes back,
-        another takes its place.
-        """
-        self.selector.unregister(worker.events)
-        worker.end()
-        if isinstance(worker, RemoteWorker) and worker.logs:
-            self.retry_remote(worker)
-            return
-        if worker.log is None and worker.orders:
-            self.early_deaths += 1
-            if self.early_deaths >= EARLY_DEATHS:
-                raise MosweepError(
-                    "worker processes die before they start a stage (exit status "
-                    f"{worker.process.returncode})"
-                )
-        else:
-            self.early_deaths = 0
-        if worker.log is not None:
-            self.fail(worker, f"its process died ({worker.cause})", worker.log)
-        for key in worker.orders:
-            self.driver.offer(key)
-        if worker is self.remote:
-            self.remote = None
-        else:
-            self.workers[worker.number] = self.start_worker(worker.number)
-
-    def fail(self, worker: Worker, error: str, log: str) -> None:
-        """The stage that the worker was at has failed, and cannot say so itself."""
-        worker.note(error, Path(log))
-        self.driver.failed(worker.orders.pop(0), worker.name, error, Path(log))
-
-    def retry_remote(self, worker: RemoteWorker) -> None:
-        """The process of the remote stages is gone. Those it had begun are begun once more, as
-        their jobs at the provider go on.
-        """
-        self.remote = None
-        for key in worker.orders:
-            error, log = f"its process died ({worker.cause})", worker.logs.get(key)
-            if log:
-                worker.note(error, log)
-            if log and key in self.second_tries:
-                self.driver.failed(key, worker.name, error, log)
-            else:
-                self.driver.offer(key)
-        self.second_tries |= set(worker.logs)
-
-    def limit(self, worker: Worker) -> float | None:
-        """The time limit of the stage that the worker is at, in minutes."""
-        return self.stages[worker.orders[0]].resources.time_min
-
-    def enforce_time_limits(self) -> None:
-        """End the workers whose stages are over their time limits."""
-        now = time.monotonic()
-        for worker in list(self.workers.values()):
-            if (
-                worker.log
-                and worker.started
-                and (limit := self.limit(worker))
-                and now - worker.started > limit * 60
-            ):
-                self.fail(worker, f"over its time limit of {limit:g} min", worker.log)
-                worker.log = None
-                for key in worker.orders:
-                    self.driver.offer(key)
-                worker.orders = []
-                self.replace(worker)
-
-    def tell_what_goes_on(self) -> None:
-        """Say what was begun at providers and goes on there without us."""
-        begun = self.remote.logs if self.remote else {}
-        works = [self.stages[key].work.traits.remote for key in begun]
-        for provider, count in Counter(
-            work.provider for work in works if work and work.outlives
-        ).items():
-            what = (
-                f"what {count} stage{'s' if count > 1 else ''} began at {provider} goes on "
-                "without us"
-            )
-            self.driver.notice(f"{what}: the same command attaches to it, mosweep cancel ends it")
-
-    def close(self) -> None:
-        """End all workers; idle ones may end by themselves."""
-        everyone = [*self.workers.values(), *([self.remote] if self.remote else [])]
-        for worker in everyone:
-            self.selector.unregister(worker.events)
-            if worker.orders:
-                worker.end()
-            else:
-                worker.dismiss()
-        for worker in everyone:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(5)
-            worker.end()
-        self.selector.close()

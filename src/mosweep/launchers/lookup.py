@@ -1,7 +1,4 @@
-"""Which launcher a sweep was launched with, and which ones may have jobs for a store.
-
-The only place that knows the default launcher.
-"""
+"""Finds the launcher of a sweep, and the launchers that may have jobs for a store."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ __all__ = [
     "remember",
 ]
 
-#: The launcher that runs what nobody placed elsewhere.
+#: The default launcher.
 DEFAULT = "mosweep.launchers.local.Local"
 
 
@@ -46,21 +43,21 @@ def default_launcher(**options: Any) -> Launcher:
 
 
 def describe(launcher: Launcher) -> dict[str, dict[str, Any]]:
-    """The launcher as JSON, as a frozen design has it; ``launcher_of`` reads it back."""
+    """The launcher as JSON, for a frozen design. ``launcher_of`` reads it."""
     kind = type(launcher)
     target = f"{kind.__module__}.{kind.__qualname__}"
     return {launcher.kind: {schema.TARGET: target, **schema.plain(launcher)}}
 
 
 def launcher_of(described: Mapping[str, Mapping[str, Any]] | None) -> Launcher:
-    """The launcher that ``describe`` described; the default one for a design without any."""
+    """The launcher from the result of ``describe``. The default launcher for a design without."""
     for options in (described or {}).values():
         return build_launcher(options)
     return default_launcher()
 
 
 def remember(store: Store, launcher: Launcher) -> None:
-    """Note that ``launcher`` may have jobs for ``store``, for the verbs of other processes."""
+    """Record that ``launcher`` may have jobs for ``store``, for commands of other processes."""
     note = store.root / "launchers" / f"{launcher.kind}.json"
     text = json.dumps(describe(launcher))
     if not note.exists() or note.read_text(encoding="utf-8") != text:
@@ -71,8 +68,7 @@ def remember(store: Store, launcher: Launcher) -> None:
 def launchers_with_jobs(store: Store, *, strict: bool = True) -> Iterator[Launcher]:
     """The launchers that may have jobs for ``store``, one of each kind.
 
-    One whose class is not importable here raises ``ConfigError`` if ``strict``, else it is warned
-    of and left out.
+    If a class cannot be imported, this raises ``ConfigError`` (``strict``), or warns and skips it.
     """
     for note in sorted((store.root / "launchers").glob("*.json")):
         try:

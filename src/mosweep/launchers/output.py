@@ -1,4 +1,4 @@
-"""Where the output of stages goes: of one at a time, or of many in one event loop."""
+"""Redirects the output of stages: of one at a time, or of many in one event loop."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO
 
 __all__ = ["PerTask", "process_output_to", "task_output_to"]
 
-#: Where what the running task prints goes.
+#: The log of the running task.
 _log: contextvars.ContextVar[Path | None] = contextvars.ContextVar("log", default=None)
 
 
 @contextlib.contextmanager
 def process_output_to(log: Path) -> Iterator[None]:
-    """Send this process's output, and its children's, to ``log``."""
+    """Append the output of this process and its children to ``log``."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -39,7 +39,7 @@ def process_output_to(log: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def task_output_to(log: Path) -> Iterator[None]:
-    """Send what this task prints through a ``PerTask`` to ``log``."""
+    """Append this task's output, through a ``PerTask``, to ``log``."""
     token = _log.set(log)
     try:
         yield
@@ -48,9 +48,7 @@ def task_output_to(log: Path) -> Iterator[None]:
 
 
 class PerTask(io.TextIOBase):
-    """A standard stream that many tasks share: each one's text is added to its log, everybody
-    else's goes to ``rest``.
-    """
+    """A standard stream for many tasks. Text of a task goes to its log, other text to ``rest``."""
 
     def __init__(self, rest: IO[str]) -> None:
         self.rest = rest

@@ -1,6 +1,4 @@
-"""The processes that the local launcher runs stages in: starting them, talking to them, ending
-them.
-"""
+"""The worker processes of the local launcher: starts them, sends stages, and kills them."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ __all__ = ["RemoteWorker", "Worker", "count_gpus"]
 
 
 def count_gpus() -> int:
-    """NVIDIA devices that may be used here, without importing torch."""
+    """The number of visible NVIDIA devices, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip()])
@@ -29,10 +27,10 @@ def count_gpus() -> int:
 
 @dataclass
 class Worker:
-    """One worker process (``mosweep.launchers.worker``), and what it has been given.
+    """A worker process (``mosweep.launchers.worker``) and its stages.
 
-    ``orders`` are the stages it has not finished, the first being the one it is at; ``started``
-    (monotonic seconds) and ``log`` are that one's. ``runtimes`` names what it has loaded.
+    ``orders`` are the stages that it has not finished, the running one first. ``started``
+    (monotonic seconds) and ``log`` are those of the running stage. ``runtimes`` are loaded.
     """
 
     number: int
@@ -47,8 +45,9 @@ class Worker:
     def start(
         cls, number: int, of: int, gpus: int, store: Path, each: int = 1, mode: Sequence[str] = ()
     ) -> Self:
-        """Start worker ``number`` of ``of``, with its share of the cores and, where there are
-        ``gpus``, ``each`` of them.
+        """Start worker ``number`` of ``of`` with its share of the cores.
+
+        If the machine has ``gpus``, the worker gets ``each`` of them.
         """
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // of)))
@@ -71,18 +70,18 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """What journals and tables call it."""
+        """Its name in journals and tables."""
         return f"pid {self.process.pid}"
 
     @property
     def events(self) -> IO[bytes]:
-        """Where its events come from."""
+        """The pipe with its events."""
         assert self.process.stdout is not None
         return self.process.stdout
 
     @property
     def cause(self) -> str:
-        """What it died of."""
+        """Why it died."""
         status = self.process.returncode
         if status is None or status >= 0:
             return f"exit status {status}"
@@ -90,26 +89,26 @@ class Worker:
         return f"{name}; out of memory?" if -status == signal.SIGKILL else name
 
     def send(self, lines: str) -> None:
-        """Give it stages, one a line."""
+        """Send it stages, one per line."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its output is about to end
+        with contextlib.suppress(BrokenPipeError):  # It died, and its output is about to end.
             self.process.stdin.write(lines.encode())
 
     def dismiss(self) -> None:
-        """Tell it that nothing more will come."""
+        """Let it exit after its last stage."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
     @staticmethod
     def note(text: str, log: Path) -> None:
-        """Add a line to the log of a stage that can do so no more."""
+        """Add a line to the log of a stage that has died."""
         with contextlib.suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a") as file:
                 file.write(text + "\n")
 
     def end(self) -> None:
-        """Kill it and everything it started."""
+        """Kill its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -120,8 +119,6 @@ class Worker:
 
 @dataclass
 class RemoteWorker(Worker):
-    """The worker process that is at all its orders at the same time; ``logs`` are those of what it
-    has begun.
-    """
+    """The worker that runs all its stages at the same time. ``logs`` has those that started."""
 
     logs: dict[str, Path] = field(default_factory=dict)

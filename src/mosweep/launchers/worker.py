@@ -1,19 +1,16 @@
-"""The process in which stages run: ``python -m mosweep.launchers.worker STORE``, or ``… STORE
-remote``.
+"""The process that runs stages: ``python -m mosweep.launchers.worker STORE [remote]``.
 
-Reads one stage a line from standard input (``Stage.spec`` as JSON) and writes one event a line to
-what was its standard output; what the stages themselves print goes to their logs. It runs one stage
-at a time and keeps what it imported, so that the next stage of a kind starts at once. As
-``remote``, it runs all that it is given at the same time in one event loop, for stages that wait
-for a provider's computer. When its standard input ends while a stage runs, the process that gave
-the order is dead: the worker ends itself and the whole process group, so that nothing runs on
-unseen.
+It reads stages from standard input (``Stage.spec`` as JSON, one per line) and writes events to
+standard output, one per line. The output of stages goes to their logs. It runs one stage at a time,
+and later stages reuse its imports. With ``remote``, it runs all its stages at the same time in one
+event loop, for stages that wait for a provider. If its standard input ends while a stage runs, the
+launcher is dead, and the worker kills its process group.
 
     → {"key": …, "target": "mosweep.backends.dummy.backend.DummyFinetune", "fields": {…}, …}
     ← {"event": "started", "key": …, "log": path}
     ← {"event": "finished", "key": …, "seconds": s}
     ← {"event": "failed", "key": …, "error": text, "log": path}
-    ← {"event": "busy", "key": …}       another living process has claimed the stage
+    ← {"event": "busy", "key": …}       another process has claimed the stage
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from mosweep.core.types import load_work
 from mosweep.core.work import Context, Resources, Work
 from mosweep.launchers.output import PerTask, process_output_to, task_output_to
 
-__all__ = ["at_once", "main", "perform", "perform_now"]
+__all__ = ["run_immediate", "main", "perform", "perform_now"]
 
 Event = dict[str, Any]
 Output = Callable[[Path], contextlib.AbstractContextManager[None]]
@@ -51,11 +48,11 @@ async def perform(
     bounded: Bounded | None = None,
     work: Work | None = None,
 ) -> Event:
-    """Bring one stage to its end and return the closing event.
+    """Run one stage and return its final event.
 
-    ``emit`` is called when it starts. ``output`` sends what it prints to its log, by default all
-    that the process prints. ``bounded`` may end its coroutine early. ``work`` is the stage's, if it
-    has been loaded.
+    ``emit`` is called when it starts. ``output`` redirects its output to its log. By default this
+    is all output of the process. ``bounded`` wraps its coroutine, for a time limit. ``work`` is the
+    stage's work, if it is already loaded.
     """
     key = spec["key"]
 
@@ -72,7 +69,7 @@ async def perform(
             return await _run(store, place, spec, loaded, bounded)
 
     about = {name: spec[name] for name in ("label", "kind")}
-    # how the stage was placed: what it asked for, and what became of it before
+    # The record shows the stage's resources and its earlier jobs.
     about |= {name: spec[name] for name in ("resources", "tries") if spec.get(name)}
     ended = await attempt(
         store,
@@ -91,7 +88,7 @@ async def perform(
     assert ended.place is not None
     note_failure(ended.place, ended.error)
     log = str(ended.place.log)
-    return {"event": "failed", "key": key, "error": _in_one_line(ended.error), "log": log}
+    return {"event": "failed", "key": key, "error": _first_line(ended.error), "log": log}
 
 
 def perform_now(
@@ -100,16 +97,14 @@ def perform_now(
     emit: Callable[[Event], None],
     run: Callable[..., Event] | None = None,
 ) -> Event:
-    """``perform`` outside of an event loop: ``run`` runs the coroutine, by default in a loop of its
-    own.
-    """
+    """``perform`` outside of an event loop. ``run`` runs the coroutine (default: in a new loop)."""
     try:
         work = load_work(spec)
-    except Exception:  # ``perform`` meets it again and reports it
+    except Exception:  # ``perform`` gets the same error and reports it.
         work = None
     performing = perform(store, spec, emit, work=work)
     return (
-        at_once(performing)
+        run_immediate(performing)
         if work is None or work.traits.immediate
         else (run or _loop())(performing)
     )
@@ -118,13 +113,13 @@ def perform_now(
 async def _run(
     store: Store, place: Attempt, spec: Mapping[str, Any], work: Work, bounded: Bounded | None
 ) -> Mapping[str, Any]:
-    """Run the work on its inputs; its facts."""
+    """Run the work on its inputs, and return its facts."""
     inputs = {}
     for role, need in spec["needs"].items():
         record = store.read(need)
         if record is None:
             raise StageError(
-                f"its input {role} ({need[:12]}) is not in the store any more; run the sweep again"
+                f"its input {role} ({need[:12]}) is no longer in the store; run the sweep again"
             )
         inputs[role] = record.artifact
     resources = schema.build(Resources, spec.get("resources", {}), "resources")
@@ -134,21 +129,19 @@ async def _run(
     return await (bounded(running) if bounded else running)
 
 
-def _in_one_line(error: BaseException) -> str:
-    """An error as the journal and tables have it."""
+def _first_line(error: BaseException) -> str:
+    """The first line of an error, for the journal and tables."""
     message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
     return message.strip().splitlines()[0] if message.strip() else type(error).__name__
 
 
-def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that awaits nothing. An event loop takes longer to load than a dry run's
-    stage to run.
-    """
+def run_immediate(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that awaits nothing, without the cost of loading an event loop."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         return end.value
-    raise RuntimeError("a work that calls itself immediate has awaited something")
+    raise RuntimeError("a work with the trait `immediate` must not await anything")
 
 
 def _loop() -> Callable[..., Any]:
@@ -158,13 +151,13 @@ def _loop() -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Serve stages until standard input ends."""
+    """Run stages until standard input ends."""
     import warnings
 
     store = Store(Path(sys.argv[1]))
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The launcher handles Ctrl-C.
     warnings.simplefilter("always", DamageWarning)
     (_serve_together if sys.argv[2:] == ["remote"] else _serve_in_turn)(
         store, lambda event: print(json.dumps(event), file=events)
@@ -172,7 +165,7 @@ def main() -> None:
 
 
 def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
-    """One stage at a time; thousands of quick ones a second."""
+    """Run one stage at a time. This handles thousands of quick stages per second."""
     import asyncio
     import queue
     import threading
@@ -198,7 +191,7 @@ def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
 
 
 def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
-    """All stages at the same time, in one event loop; what each prints goes to its own log."""
+    """Run all stages at the same time in one event loop, each with its own log."""
     import asyncio
     import threading
 
@@ -216,7 +209,7 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
                 if limit.expired():
                     raise StageError(f"over its time limit of {minutes:g} min") from None
                 raise
-            except asyncio.CancelledError:  # nobody here cancels stages
+            except asyncio.CancelledError:  # The worker cancels no stages.
                 raise StageError("the stage cancelled itself") from None
 
         emit(await perform(store, order, emit, task_output_to, bounded))

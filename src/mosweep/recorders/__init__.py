@@ -1,1 +1,1 @@
-"""Recorders of a sweep: the journal, the terminal, MLflow, W&B, EvalOps. Disk is the truth."""
+"""Recorders of a sweep: the journal, the terminal, MLflow, W&B and EvalOps."""

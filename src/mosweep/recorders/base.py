@@ -1,4 +1,4 @@
-"""What projections have in common: disk is the truth, they show it elsewhere.
+"""The common parts of projections, which show elsewhere what is on disk.
 
 One process at a time writes.
 """
@@ -15,12 +15,12 @@ from mosweep.core.claims import Claims, Owner
 
 __all__ = ["Projection", "ProjectionWarning", "turn"]
 
-#: The longest that a waiting process sleeps between two looks, in seconds.
+#: The longest pause between two attempts to get the lock, in seconds.
 _WAIT_S = 0.2
 
 
 class ProjectionWarning(UserWarning):
-    """Something was not recorded elsewhere. Nothing is lost: the next projection tries again."""
+    """Something was not recorded elsewhere. Nothing is lost, and the next projection retries."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Projection:
 
 @contextlib.contextmanager
 def turn(folder: Path, name: str) -> Iterator[None]:
-    """Hold the lock for writing: wait for other processes, and make them wait."""
+    """Hold the lock for writing."""
     claims = Claims(folder)
     pause_s = 0.01
     while isinstance(claim := claims.acquire(name), Owner):

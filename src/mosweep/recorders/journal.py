@@ -1,4 +1,4 @@
-"""Writes what happens into the sweep's journal."""
+"""Writes events to the sweep's journal."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class JournalRecorder(Recorder):
     journal: Journal
 
     def notice(self, event: Notice) -> None:
-        """Note the event."""
+        """Write the text."""
         self.journal.append("notice", text=event.text)
 
     def stages_queued(self, events: Sequence[StageQueued]) -> None:
-        """Note which job each stage is."""
+        """Write the job of each stage."""
         self.journal.append_all(
             {
                 "event": "queued",
@@ -41,7 +41,7 @@ class JournalRecorder(Recorder):
         )
 
     def stage_started(self, event: StageStarted) -> None:
-        """Note who runs it and where its log is."""
+        """Write the job and the path of the log."""
         self.journal.append(
             "started",
             key=event.key,
@@ -52,7 +52,7 @@ class JournalRecorder(Recorder):
         )
 
     def stage_finished(self, event: StageFinished) -> None:
-        """Note how long it took."""
+        """Write the duration."""
         self.journal.append(
             "finished",
             key=event.key,
@@ -62,7 +62,7 @@ class JournalRecorder(Recorder):
         )
 
     def stage_failed(self, event: StageFailed) -> None:
-        """Note why, and where its log is."""
+        """Write the error and the path of the log."""
         what = "cancelled" if event.cancelled else "failed"
         self.journal.append(
             what,

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a line per finished or failed stage, and a live table of what runs."""
+"""Progress on the terminal: one line per stage that ended, and a live table of running stages."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mosweep.core.events import (
 
 __all__ = ["Progress"]
 
-#: How often the live table is drawn, in seconds.
+#: Seconds between updates of the live table.
 REFRESH_S = 0.5
-#: The most running stages in it.
+#: The most rows in it.
 ROWS = 12
 
 
@@ -53,7 +53,7 @@ class Progress(Recorder):
         self.live = self.stream.isatty()
 
     def sweep_started(self, event: SweepStarted) -> None:
-        """Print what is about to run."""
+        """Print how many trials and stages will run."""
         self.total = event.to_run
         cached = f", {event.cached} of {event.total} stages already done" if event.cached else ""
         self._line(
@@ -72,7 +72,7 @@ class Progress(Recorder):
             self.running[event.key] = _Running(event, time.monotonic())
 
     def stage_finished(self, event: StageFinished) -> None:
-        """Print a line. Of the rounds that a loop did not need, only the first gets one."""
+        """Print a line. Of the rounds that a loop did not need, only the first has one."""
         if reached := self.reached(event.key):
             self.running.pop(event.key, None)
             self.done += 1

@@ -1,13 +1,13 @@
-"""Recording a sweep in Weights & Biases: as with MLflow, a projection of what is on disk.
+"""Records a sweep in Weights & Biases. Like MLflow, this is a projection of the files on disk.
 
-There is a run for each trial that has ended. Its group is the sweep, its job type ``tuned`` or
-``control``, its tags are the levels of its factors. Its config is the trial's, with the ``factors``
-and, as ``lineage``, the keys and digests of data, model and evaluations. Its summary has the scores
-``<task>/<metric>``, its history the training curves. No files are uploaded.
+Each trial that has ended has a run. Its group is the sweep, its job type is ``tuned`` or
+``control``, and its tags are the levels of its factors. Its config is the trial's, with the
+``factors`` and, as ``lineage``, the keys and digests of data, model and evaluations. Its summary
+has the scores ``<task>/<metric>``, and its history the training curves. No files are uploaded.
 
-A run's id follows from sweep, trial and the keys of its stages, so recording again resumes it.
-``wandb/recorded/`` in mosweep's home notes what was recorded where, because offline there is no
-server to ask. Without these notes, runs are written again.
+A run's id is derived from the sweep, the trial and the keys of its stages, so recording again
+resumes it. ``wandb/recorded/`` in mosweep's home lists the recorded runs, because offline there is
+no server to query. Without this list, runs are written again.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from mosweep.recorders.base import Projection, ProjectionWarning, turn
 
 __all__ = ["WandbRecorder", "project"]
 
-#: Raise it when an unchanged trial is written differently: everything is then recorded again.
+#: Increase it when the content of a run changes. Then all runs are recorded again.
 FORMAT = 1
 
 #: The longest name that W&B accepts, in characters.
 _NAME = 128
 #: The longest tag.
 _TAG = 64
-#: How long a server may take to answer, in seconds.
+#: Seconds to wait for an answer of the server.
 _TIMEOUT_S = 60.0
-#: How many runs are written before that is noted.
+#: Runs to write before they are listed as recorded.
 _BATCH = 100
 
 
@@ -50,7 +50,7 @@ _BATCH = 100
 class WandbRecorder(Recorder):
     """Records a sweep in W&B when it ends.
 
-    If it cannot, it issues a ``ProjectionWarning``: the sweep itself is not affected.
+    A failure is a ``ProjectionWarning``, and does not affect the sweep.
     """
 
     tracking: Tracking
@@ -61,17 +61,17 @@ class WandbRecorder(Recorder):
             project(event.result, self.tracking)
         except Exception as error:
             message = (
-                f"not recorded in W&B ({_line(error)}); `mosweep sync` does it later, "
-                "tracking.mode=offline needs no server"
+                f"not recorded in W&B ({_line(error)}); run `mosweep sync` later, or use "
+                "tracking.mode=offline, which needs no server"
             )
             warnings.warn(message, ProjectionWarning, stacklevel=2)
 
 
 def project(result: SweepResult, tracking: Tracking) -> Projection:
-    """Bring W&B up to date with the trials of ``result`` that have ended.
+    """Update W&B with the trials of ``result`` that have ended.
 
-    Offline, runs are written into ``wandb/`` in mosweep's home. Raises ``MissingExtra`` without the
-    library, and ``MosweepError`` when W&B cannot be reached or refuses.
+    Offline, runs are written to ``wandb/`` in mosweep's home. Raises ``MissingExtra`` without the
+    library, and ``MosweepError`` if W&B cannot be reached or refuses the runs.
     """
     folder = Path(os.environ.get("WANDB_DIR") or home()).absolute()
     mode = tracking.mode or os.environ.get("WANDB_MODE") or "online"
@@ -114,7 +114,7 @@ def project(result: SweepResult, tracking: Tracking) -> Projection:
 
 @dataclass(frozen=True)
 class Run:
-    """A trial, as W&B records it."""
+    """The run of a trial in W&B."""
 
     id: str
     name: str
@@ -129,7 +129,7 @@ class Run:
 
 
 def run_of(result: SweepResult, trial: TrialResult) -> Run:
-    """A trial as a run of W&B."""
+    """The run of ``trial`` in W&B."""
     tags = [f"{name}={level_text(level)}" for name, level in trial.factors.items()]
     if trial.pretended:
         tags.append("dummy")
@@ -166,7 +166,7 @@ def _history(stages: Iterable[StageResult]) -> dict[int, dict[str, float]]:
 
 
 def _lineage(stage: StageResult) -> dict[str, Any]:
-    """Where a stage's result came from, and what it is: the digests of the store's records."""
+    """The keys and digests of a stage's result and inputs, from the store's record."""
     known = ("name", "digest", "rows", "model_id", "dataset", "n")
     return {
         "key": stage.key,
@@ -177,7 +177,7 @@ def _lineage(stage: StageResult) -> dict[str, Any]:
 
 
 def _configuration(trial: TrialResult) -> dict[str, Any]:
-    """The trial's resolved configuration; trials of the Python API have none."""
+    """The trial's resolved configuration. Trials of the Python API have none."""
     import yaml
 
     try:
@@ -188,7 +188,7 @@ def _configuration(trial: TrialResult) -> dict[str, Any]:
 
 
 def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folder: Path) -> None:
-    """Write runs. They are on disk, or at the server, when this returns."""
+    """Write runs, and wait until they are on disk or at the server."""
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -204,7 +204,8 @@ def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folde
         x_save_requirements=False,
     )
     try:
-        wandb.setup(wandb.Settings(silent=True))  # else it would ask for a key at the terminal
+        # Without this, W&B prompts for a key at the terminal.
+        wandb.setup(wandb.Settings(silent=True))
         for run in runs:
             made = wandb.init(
                 id=run.id,
@@ -226,8 +227,8 @@ def _write(wandb: Any, runs: Sequence[Run], tracking: Tracking, mode: str, folde
                 made.log(dict(values), step=step)
             made.summary.update(run.summary)
             made.finish(exit_code=int(run.failed))
-        if wandb.run is None:  # no run of the user's own in this process
-            # W&B's service still works on finished runs; this ends it
+        if wandb.run is None:  # The user has no run in this process.
+            # W&B's service is still processing finished runs. This ends it.
             wandb.teardown()
     except (wandb.Error, TimeoutError) as error:
         raise MosweepError(f"W&B: {_line(error)}") from error
@@ -245,7 +246,7 @@ def _import() -> Any:
 
 
 def _recorded(ledger: Journal) -> dict[str, str]:
-    """The digests of what was recorded, by trial."""
+    """The digests of the recorded trials, by name."""
     return {event["trial"]: event["digest"] for event in ledger.read("recorded")}
 
 

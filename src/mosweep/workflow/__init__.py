@@ -13,13 +13,8 @@ state["evaluate"].output_atoms["results"]
 """
 
 from mosweep.workflow.atoms import Atom, DatasetAtom, EvalAtom, ModelAtom
-from mosweep.workflow.running import (
-    StepState,
-    WorkflowError,
-    WorkflowState,
-    run_workflow,
-    run_workflow_async,
-)
+from mosweep.workflow.running import run_workflow, run_workflow_async
+from mosweep.workflow.state import StepState, WorkflowError, WorkflowState
 from mosweep.workflow.steps import AtomConstructor, Step, StepConfig, Workflow, WorkflowConfig
 
 __all__ = [

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,25 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mosweep.core import fingerprint
-from mosweep.core.claims import this_process
 from mosweep.core.errors import StoreError, UserError
-from mosweep.core.paths import home
-from mosweep.core.provenance import versions
-from mosweep.core.store import Attempt, Record, Store
+from mosweep.core.store import Record, Store
 from mosweep.core.work import Kind
+from mosweep.workflow.publishing import DATA, default_store, publish
 
 if TYPE_CHECKING:
     from mosweep.datasets.jsonl import JSONLDataset
     from mosweep.evals.base import EvalResults
 
-__all__ = ["Atom", "DatasetAtom", "EvalAtom", "ModelAtom", "publish"]
+__all__ = ["Atom", "DatasetAtom", "EvalAtom", "ModelAtom"]
 
-#: Seconds between checks for the result of another process that does the same work.
-LOOK_S = 0.05
 #: Digits of a key in an id.
 DIGITS = 16
-#: The subfolder with an atom's data.
-DATA = "data"
 #: Types of atoms by what a stage leaves.
 _STAGES = {"data": "dataset", "scores": "eval", "model": "model"}
 
@@ -55,7 +47,7 @@ class Atom:
     created_at: datetime
     made_from: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    store: Store = field(default_factory=lambda: default_store(), repr=False, compare=False)
+    store: Store = field(default_factory=default_store, repr=False, compare=False)
 
     #: The ``type`` of a subclass.
     kind: ClassVar[str | None] = None
@@ -261,69 +253,9 @@ _CLASSES: Mapping[str, type[Atom]] = {
 }
 
 
-def default_store() -> Store:
-    """The store in mosweep's home, which sweeps use, too."""
-    return Store(home() / "store")
-
-
 def atom_id(kind: str, key: str) -> str:
     """The id of the atom of type ``kind`` with the given key."""
     return f"{kind}-{key[:DIGITS]}"
-
-
-def publish(
-    store: Store,
-    payload: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    place: Path,
-    *,
-    move: bool = False,
-    label: str = "",
-) -> Record:
-    """The record for ``payload``. If it does not exist, it is created with a copy of ``place``.
-
-    With ``move``, ``place`` is moved instead of copied.
-    """
-    key = fingerprint.fingerprint(payload)
-    while True:
-        if (record := store.read(key, whole=True)) is not None:
-            return record
-        attempt = store.begin(key)
-        if isinstance(attempt, Attempt):
-            break
-        time.sleep(LOOK_S)  # another process is creating it
-    try:
-        _take(place, attempt.folder / DATA, move)
-        now = round(time.time(), 3)
-        about: dict[str, Any] = {
-            "label": label or str(payload["kind"]),
-            "started": now,
-            "finished": now,
-            "host": this_process().host,
-        }
-        store.publish(attempt, payload=payload, facts=facts, versions=versions(), **about)
-    except BaseException:
-        store.abandon(attempt)
-        shutil.rmtree(attempt.folder, ignore_errors=True)
-        raise
-    record = store.read(key, whole=True)
-    if record is None:
-        raise StoreError(f"{payload['kind']} {key[:12]} was damaged right after it was written")
-    return record
-
-
-def _take(place: Path, target: Path, move: bool) -> None:
-    if place.is_dir():
-        if move:
-            place.rename(target)
-        else:
-            shutil.copytree(place, target, symlinks=False)
-        return
-    target.mkdir()
-    if move:
-        place.rename(target / place.name)
-    else:
-        shutil.copyfile(place, target / place.name)
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -174,7 +174,7 @@ def _bound(values: list[Any], seen: set[int]) -> Iterator[str]:
 def _source(code: types.CodeType) -> str:
     try:
         return _parsed(inspect.getsource(code))
-    # no source: typed interactively, or a lambda within a line
+    # There is no source for interactive code, or for a lambda within a line.
     except (OSError, TypeError, SyntaxError):
         inner = [
             _source(item) if isinstance(item, types.CodeType) else repr(item)

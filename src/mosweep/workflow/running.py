@@ -3,90 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.attempt import attempt, note_failure
 from mosweep.core.errors import MosweepError, UserError, choices
 from mosweep.core.store import Attempt, Record, Store
-from mosweep.workflow.atoms import LOOK_S, Atom, default_store, publish
-from mosweep.workflow.steps import AtomConstructor, Step, Workflow
+from mosweep.workflow.atoms import Atom
+from mosweep.workflow.publishing import POLL_S, default_store, publish
+from mosweep.workflow.state import StepState, WorkflowError, WorkflowState
+from mosweep.workflow.steps import AtomConstructor, Step, Workflow, call_step, returned_atoms
 
-__all__ = ["StepState", "WorkflowError", "WorkflowState", "run_workflow", "run_workflow_async"]
-
-StepStatus = Literal["pending", "running", "succeeded", "failed", "skipped"]
-
-
-@dataclass
-class StepState:
-    """The state of a step. ``cached``: its result was in the store, and nothing ran.
-
-    ``input_atoms`` and ``output_atoms`` map argument names to atom ids.
-    """
-
-    step_name: str
-    config: Any = None
-    status: StepStatus = "pending"
-    cached: bool = False
-    input_atoms: dict[str, str] = field(default_factory=dict)
-    output_atoms: dict[str, str] = field(default_factory=dict)
-    runtime_seconds: float = 0.0
-    attempts: int = 0
-    error: str | None = None
-
-
-@dataclass
-class WorkflowState:
-    """The state of a workflow, step by step."""
-
-    workflow_name: str
-    input_atoms: dict[str, str]
-    config: Any
-    step_states: list[StepState]
-    time_started: datetime
-    time_finished: datetime | None = None
-    store: Store = field(default_factory=default_store, repr=False)
-
-    def __getitem__(self, step: str) -> StepState:
-        for state in self.step_states:
-            if state.step_name == step:
-                return state
-        raise KeyError(step)
-
-    def atom(self, name: str) -> Atom:
-        """The latest atom with this ``name``."""
-        for state in reversed(self.step_states):
-            if name in state.output_atoms:
-                return Atom.load(state.output_atoms[name], store=self.store)
-        if name in self.input_atoms:
-            return Atom.load(self.input_atoms[name], store=self.store)
-        known = [
-            *self.input_atoms,
-            *(made for state in self.step_states for made in state.output_atoms),
-        ]
-        raise UserError(
-            f"workflow {self.workflow_name!r} made no atom {name!r}; {choices(name, known)}"
-        )
-
-
-class WorkflowError(MosweepError):
-    """A step failed. ``state`` is the workflow's state.
-
-    Steps that do not depend on the failed step are done.
-    """
-
-    def __init__(self, message: str, state: WorkflowState) -> None:
-        super().__init__(message)
-        self.state = state
+__all__ = ["run_workflow", "run_workflow_async"]
 
 
 def run_workflow(
@@ -340,7 +275,7 @@ class _Run:
             )
             if ended.owner is None:
                 break
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         if ended.error is None:
             state.cached = ended.seconds is None
             return made
@@ -369,14 +304,14 @@ class _Run:
             workspace.mkdir()
             state.attempts += 1
             try:
-                returned = await _call(step, state.config, dict(inputs), workspace)
+                returned = await call_step(step, state.config, dict(inputs), workspace)
             except step.retry_on:
                 if state.attempts > step.retries:
                     raise
                 shutil.rmtree(workspace)
                 continue
             made = {}
-            for constructor in _checked(step, returned):
+            for constructor in returned_atoms(step, returned):
                 atom = await asyncio.to_thread(self._make, step, state, constructor, key, workspace)
                 made[constructor.name] = atom
             shutil.rmtree(workspace, ignore_errors=True)
@@ -425,33 +360,3 @@ class _Run:
             for atom in (self._outputs(record) or {}).values():
                 self.store.forget(atom.key)
             self.store.forget(key)
-
-
-async def _call(step: Step, config: Any, inputs: dict[str, Atom], workspace: Path) -> Any:
-    """Run a step's function. One that is not async runs in a thread, so that it blocks no step."""
-    if inspect.iscoroutinefunction(step.fn):
-        returned: Any = step.fn(config, inputs, workspace)
-    else:
-        returned = await asyncio.to_thread(step.fn, config, inputs, workspace)
-    return await returned if inspect.isawaitable(returned) else returned
-
-
-def _checked(step: Step, returned: Any) -> list[AtomConstructor]:
-    constructors = [returned] if isinstance(returned, AtomConstructor) else returned
-    if not isinstance(constructors, Sequence) or not all(
-        isinstance(constructor, AtomConstructor) for constructor in constructors
-    ):
-        raise UserError(
-            f"step {step.name!r} must return a list of AtomConstructor, not {returned!r}"
-        )
-    names = [constructor.name for constructor in constructors]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"step {step.name!r} made {', '.join(twice)} twice")
-    types = {constructor.name: constructor.type for constructor in constructors}
-    for name, kind in (step.output_atom_types or {}).items():
-        if types.get(name) != kind:
-            raise UserError(
-                f"step {step.name!r} declares the output {name!r}, a {kind}, but it made "
-                f"{names or 'nothing'}"
-            )
-    return list(constructors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -12,7 +14,16 @@ from mosweep.core.errors import UserError, choices
 from mosweep.workflow.atoms import Atom
 from mosweep.workflow.code import code_of
 
-__all__ = ["AtomConstructor", "Step", "StepConfig", "StepFunction", "Workflow", "WorkflowConfig"]
+__all__ = [
+    "AtomConstructor",
+    "Step",
+    "StepConfig",
+    "StepFunction",
+    "Workflow",
+    "WorkflowConfig",
+    "call_step",
+    "returned_atoms",
+]
 
 
 @dataclass(frozen=True)
@@ -194,3 +205,34 @@ class Workflow:
 
     def _before(self, step: Step) -> list[Step]:
         return list(self.steps[: list(self.steps).index(step)])
+
+
+async def call_step(step: Step, config: Any, inputs: dict[str, Atom], workspace: Path) -> Any:
+    """Run a step's function. One that is not async runs in a thread, so that it blocks no step."""
+    if inspect.iscoroutinefunction(step.fn):
+        returned: Any = step.fn(config, inputs, workspace)
+    else:
+        returned = await asyncio.to_thread(step.fn, config, inputs, workspace)
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+def returned_atoms(step: Step, returned: Any) -> list[AtomConstructor]:
+    """The atoms that a step returned. Raises ``UserError`` if they do not match its declaration."""
+    constructors = [returned] if isinstance(returned, AtomConstructor) else returned
+    if not isinstance(constructors, Sequence) or not all(
+        isinstance(constructor, AtomConstructor) for constructor in constructors
+    ):
+        raise UserError(
+            f"step {step.name!r} must return a list of AtomConstructor, not {returned!r}"
+        )
+    names = [constructor.name for constructor in constructors]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"step {step.name!r} made {', '.join(twice)} twice")
+    types = {constructor.name: constructor.type for constructor in constructors}
+    for name, kind in (step.output_atom_types or {}).items():
+        if types.get(name) != kind:
+            raise UserError(
+                f"step {step.name!r} declares the output {name!r}, a {kind}, but it made "
+                f"{names or 'nothing'}"
+            )
+    return list(constructors)

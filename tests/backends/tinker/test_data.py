@@ -378,11 +378,11 @@ def test_recipes_of_preferences_lie_over_the_models_own() -> None:
 
 class Questions:
     """Tinker's SDK as far as the reference goes: every token has the log-probability -1;
-    ``trouble`` comes first.
+    ``failure`` comes first.
     """
 
-    def __init__(self, *trouble: Exception) -> None:
-        self.trouble, self.asked, self.under_way, self.most = list(trouble), 0, 0, 0
+    def __init__(self, *failure: Exception) -> None:
+        self.failure, self.asked, self.under_way, self.most = list(failure), 0, 0, 0
 
     async def create_sampling_client(self, base_model: str) -> Questions:
         assert base_model == "model"
@@ -394,8 +394,8 @@ class Questions:
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(0.001)
         self.under_way -= 1
-        if self.trouble:
-            raise self.trouble.pop()
+        if self.failure:
+            raise self.failure.pop()
         return [None] + [-1.0] * (len(tokens.to_ints()) - 1)
 
 

@@ -33,7 +33,7 @@ from mosweep.core.store import Store
 from mosweep.core.types import Stage, Trial
 from mosweep.core.work import Resources
 from mosweep.evals.dummy.evaluation import DummyEval
-from mosweep.launchers.slurm.client import read_answer
+from mosweep.launchers.slurm.sbatch import read_answer
 from mosweep.launchers.worker import perform_now
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")

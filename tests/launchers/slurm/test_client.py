@@ -14,15 +14,10 @@ from pathlib import Path
 import pytest
 
 from mosweep.core.errors import MosweepError, UserError
-from mosweep.launchers.slurm.client import (
-    Job,
-    NoAccounting,
-    SlurmClient,
-    SlurmFull,
-    SlurmRefused,
-    SlurmSilent,
-    read_answer,
-)
+from mosweep.launchers.slurm.answers import Job
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmFull, SlurmRefused, SlurmUnavailable
+from mosweep.launchers.slurm.sbatch import read_answer
 
 POLICY = (
     "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
@@ -144,7 +139,7 @@ def test_a_controller_that_does_not_answer_is_silent(
     stub: Stubs, client: SlurmClient, tmp_path: Path, text: str
 ) -> None:
     error = failure(stub, client, tmp_path, f"sbatch: error: {text}\n")
-    assert type(error) is SlurmSilent
+    assert type(error) is SlurmUnavailable
     assert "\n" not in str(error)
 
 
@@ -155,7 +150,7 @@ def test_a_controller_that_does_not_answer_is_silent(
 def test_no_number_and_no_reason_is_silence(
     stub: Stubs, client: SlurmClient, tmp_path: Path, status: int, err: str
 ) -> None:
-    assert type(failure(stub, client, tmp_path, err, status)) is SlurmSilent
+    assert type(failure(stub, client, tmp_path, err, status)) is SlurmUnavailable
 
 
 @pytest.mark.parametrize(
@@ -236,7 +231,7 @@ def test_what_can_never_run_is_refused_in_sbatchs_words(
 def test_sbatch_is_killed_when_it_takes_too_long(stub: Stubs, tmp_path: Path) -> None:
     stub("sbatch", "1\n", before="/bin/sleep 60")
     begun = time.monotonic()
-    with pytest.raises(SlurmSilent, match=r"sbatch: no answer within 0\.3 s"):
+    with pytest.raises(SlurmUnavailable, match=r"sbatch: no answer within 0\.3 s"):
         SlurmClient(timeout_s=0.3).submit(tmp_path / "job.sh", tmp_path / "answer")
     assert time.monotonic() - begun < 10
     until(lambda: read_answer(tmp_path / "answer") == (False, None))
@@ -264,7 +259,7 @@ def test_the_answer_is_locked_while_sbatch_lives_and_outlives_us(
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert read_answer(answer) == (True, None)
-    with pytest.raises(SlurmSilent, match="another sbatch is at work"):
+    with pytest.raises(SlurmUnavailable, match="another sbatch is writing"):
         client.submit(tmp_path / "job.sh", answer)
     go.touch()
     until(lambda: not read_answer(answer)[0])
@@ -320,7 +315,7 @@ def test_asking_whether_a_job_would_be_taken(stub: Stubs, client: SlurmClient) -
     )
     client.test({})
     stub("srun", err="allocation failure: Socket timed out on send/recv operation\n", status=1)
-    with pytest.raises(SlurmSilent):
+    with pytest.raises(SlurmUnavailable):
         client.test({})
     stub(
         "srun",
@@ -521,7 +516,7 @@ def test_a_silent_database(stub: Stubs, client: SlurmClient, status: int) -> Non
         status=status,
     )
     with pytest.raises(
-        SlurmSilent, match=r"^sacct: Problem talking to the database: Connection refused$"
+        SlurmUnavailable, match=r"^sacct: Problem talking to the database: Connection refused$"
     ):
         client.accounting(["7"])
 
@@ -551,14 +546,15 @@ def test_a_silent_controller(stub: Stubs, client: SlurmClient, command: str) -> 
         1,
     )
     with pytest.raises(
-        SlurmSilent, match=rf"^{command}: .*Unable to contact slurm controller \(connect failure\)$"
+        SlurmUnavailable,
+        match=rf"^{command}: .*Unable to contact slurm controller \(connect failure\)$",
     ):
         ask(client)
     stub(command, status=1)
-    with pytest.raises(SlurmSilent, match=f"^{command}: exit status 1$"):
+    with pytest.raises(SlurmUnavailable, match=f"^{command}: exit status 1$"):
         ask(client)
     stub(command, before="exec /bin/sleep 60")
-    with pytest.raises(SlurmSilent, match=rf"^{command}: no answer within 0\.3 s$"):
+    with pytest.raises(SlurmUnavailable, match=rf"^{command}: no answer within 0\.3 s$"):
         ask(SlurmClient(timeout_s=0.3))
 
 
@@ -584,11 +580,11 @@ def test_find_knows_nothing_while_either_is_silent(stub: Stubs, client: SlurmCli
     stub(
         "sacct", err="sacct: error: Problem talking to the database: Connection refused\n", status=1
     )
-    with pytest.raises(SlurmSilent):
+    with pytest.raises(SlurmUnavailable):
         client.find("sweep")
     stub("sacct")
     stub("squeue", err="slurm_load_jobs error: Socket timed out on send/recv operation\n", status=1)
-    with pytest.raises(SlurmSilent):
+    with pytest.raises(SlurmUnavailable):
         client.find("sweep")
 
 
@@ -619,7 +615,7 @@ def test_cancelling_in_vain(stub: Stubs, client: SlurmClient) -> None:
         ),
         status=140,
     )
-    with pytest.raises(SlurmSilent, match=f"^scancel: Kill job error on job id 8: {silent}$"):
+    with pytest.raises(SlurmUnavailable, match=f"^scancel: Kill job error on job id 8: {silent}$"):
         client.cancel(["7", "8"])
 
 

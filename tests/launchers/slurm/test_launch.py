@@ -115,7 +115,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("PATH", f"{stubs.bin}:{os.environ['PATH']}")
     for module in (launch, follow, jobs, spare, submit, submissions):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(launch, "LOOK_S", 1.0)
+    monkeypatch.setattr(launch, "POLL_S", 1.0)
     site = Site(tmp_path, clock, stubs)
     with limited(120):
         yield site
@@ -472,7 +472,7 @@ def test_a_new_launch_attaches_to_the_jobs_of_a_dead_one(site: Site) -> None:
     site.killed_at(6, trials)
     assert len(site.launch(trials).finished) == 6
     assert site.commands.count("sbatch") == 2
-    assert site.told("6 jobs of this sweep are in Slurm already")
+    assert site.told("6 jobs of this sweep are already in Slurm")
 
 
 def test_the_latest_of_several_jobs_of_a_stage_counts(site: Site) -> None:
@@ -522,7 +522,7 @@ def test_a_controller_that_is_away_for_a_while_is_waited_for(site: Site) -> None
     site.commands.instead = lambda command, words: silent if 1005 < site.clock.now < 1305 else None
     assert len(site.launch(grid(2)).finished) == 4
     assert 2 <= len(site.told("Slurm has not answered")) <= 5
-    assert site.told("Slurm answers again")
+    assert site.told("Slurm is answering again")
 
 
 def test_patience_ends_and_what_runs_is_left_alone(site: Site) -> None:
@@ -535,7 +535,7 @@ def test_patience_ends_and_what_runs_is_left_alone(site: Site) -> None:
     trials = grid(1)
     with pytest.raises(
         MosweepError,
-        match=r"Slurm has not answered for 10 min .*; what runs there goes on, and the same "
+        match=r"Slurm has not answered for 10 min .*; its jobs continue, and the same "
         r"command "
         r"attaches",
     ):

@@ -495,7 +495,7 @@ def test_lies(seed: int, home: tuple[Path, Stubs], monkeypatch: pytest.MonkeyPat
     clock = Clock()
     for module in (launch, follow, jobs, spare, submit, submissions):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(launch, "LOOK_S", 1.0)
+    monkeypatch.setattr(launch, "POLL_S", 1.0)
     story = Story(seed, root, stubs, clock)
     try:
         with limited(60):

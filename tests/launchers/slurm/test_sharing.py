@@ -93,7 +93,7 @@ def test_the_first_job_does_all_and_the_others_say_so_without_starting_python(
     assert site.job(8) == 0, "one whose script came just too early for that mark"
     assert site.store.record_path(site.stages[8].key).read_bytes() == record, "nothing runs twice"
     assert site.submission.mark(8, "ended") == site.submission.mark(8, "done")
-    assert len(list(site.submission.news())) == len(everyone) - 1 + 4
+    assert len(list(site.submission.new_marks())) == len(everyone) - 1 + 4
     assert site.submission.spare == everyone - {3, 7, 8}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mosweep.launchers.slurm.client import Job
+from mosweep.launchers.slurm.answers import Job
 from mosweep.launchers.slurm.verdict import (
     LOST,
     Facts,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, UserError
-from mosweep.core.providers import Policy, RemoteError, Trouble, retry_after
+from mosweep.core.providers import Failure, Policy, RemoteError, retry_after
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
     from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
-__all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "trouble_of", "usable"]
+__all__ = ["ATTEMPT", "ENDED", "FULL", "KEY", "Account", "failure_of", "usable"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ KEY = "mosweep_key"
 ATTEMPT = "mosweep_attempt"
 #: Final states of a job.
 ENDED = ("succeeded", "failed", "cancelled")
-#: ``Trouble.code`` of an organisation that has reached its limit of active jobs.
+#: ``Failure.code`` of an organisation that has reached its limit of active jobs.
 FULL = "too_many_active_jobs"
 #: Timeout of a request, in seconds.
 TIMEOUT_S = 120.0
@@ -59,7 +59,7 @@ class Account:
         name = (asyncio.get_running_loop(), None if client is None else id(client))
         if name not in _accounts:
             own = _client() if client is None else client.with_options(max_retries=0)
-            lifetime = _lifetime(name, cls(own, Policy("OpenAI", trouble_of)), client is None)
+            lifetime = _lifetime(name, cls(own, Policy("OpenAI", failure_of)), client is None)
             _accounts[name] = (await anext(lifetime), lifetime, client)
         account = _accounts[name][0]
         account.policy.patience_s = patience_s or account.policy.patience_s
@@ -250,24 +250,24 @@ def _preference(job: FineTuningJob) -> tuple[bool, int, str]:
     return job.status != "succeeded", job.created_at, job.id
 
 
-def trouble_of(error: BaseException) -> Trouble | None:
+def failure_of(error: BaseException) -> Failure | None:
     """How to handle an exception of OpenAI's library. ``None`` for any other exception."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
         return _from_status(error.status_code, error.response.headers, error.body, error.message)
     if isinstance(error, openai.APITimeoutError):
-        return Trouble("no answer in time", again=True, unsure=True)
+        return Failure("no answer in time", again=True, unsure=True)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__
         shown = f"{type(cause).__name__}: {cause}".rstrip(": ") if cause else str(error)
-        return Trouble(f"the connection was lost ({_line(shown)})", again=True, unsure=True)
+        return Failure(f"the connection was lost ({_line(shown)})", again=True, unsure=True)
     if isinstance(error, openai.OpenAIError):
-        return Trouble(_line(str(error)), again=isinstance(error, openai.APIError), unsure=True)
+        return Failure(_line(str(error)), again=isinstance(error, openai.APIError), unsure=True)
     return None
 
 
-def _from_status(status: int, headers: Mapping[str, str], body: Any, message: str) -> Trouble:
+def _from_status(status: int, headers: Mapping[str, str], body: Any, message: str) -> Failure:
     details = body if isinstance(body, Mapping) else {}
     code, param = (str(details[name]) if details.get(name) else None for name in ("code", "param"))
     text = str(details.get("message") or message)
@@ -280,7 +280,7 @@ def _from_status(status: int, headers: Mapping[str, str], body: Any, message: st
         advice == "true" or (advice != "false" and (status in (408, 409, 429) or status >= 500))
     )
     wait_s = retry_after(headers)
-    return Trouble(
+    return Failure(
         _line(f"{status} {code or ''}: {text}".replace(" :", ":")),
         again=again,
         wait_s=wait_s,

@@ -127,7 +127,7 @@ class OpenAITrainingRun:
                     {"step": checkpoint.step_number, "model_id": model, "loss": loss}
                 )
         except RemoteError as error:
-            if error.trouble.status != 404:
+            if error.failure.status != 404:
                 raise
             print(f"results not recorded: {error}")
         method = getattr(job.method, job.method.type, None) if job.method else None

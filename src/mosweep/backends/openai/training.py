@@ -164,7 +164,7 @@ class OpenAITrainingBackend:
                 job, existing = await account.job(key, self.spent, create, known is not None)
                 break
             except RemoteError as error:
-                if error.trouble.code != FULL:
+                if error.failure.code != FULL:
                     raise
                 print(f"{error}; waiting for a free slot")
                 await asyncio.sleep(self.poll_s * random.uniform(0.75, 1.25))
@@ -184,7 +184,7 @@ class OpenAITrainingBackend:
         try:
             job = await (await Account.of(self.client, self.patience_s)).poll(job_id)
         except RemoteError as error:
-            if error.trouble.status != 404:
+            if error.failure.status != 404:
                 raise
             return None
         if job.status in ("failed", "cancelled"):

@@ -21,7 +21,7 @@ from mosweep.stages.data import TRAIN, data_folder, dataset_ref, training_conten
 
 if TYPE_CHECKING:
     from mosweep.backends.openai.account import Account
-    from mosweep.core.providers import Trouble
+    from mosweep.core.providers import Failure
 
 
 #: The data set's validation rows, which are not trained on.
@@ -177,16 +177,16 @@ async def _check(pairs: set[tuple[str, Method]]) -> None:
 
     account = await Account.of()
     for model, method in sorted(pairs):
-        if trouble := await _rejection(account, model, method):
-            if trouble.again or trouble.status in (401, 429):
-                where = f" (at {account.client.base_url.host})" if trouble.again else ""
-                raise UserError(f"backend=openai: {trouble.text}{where}")
+        if failure := await _rejection(account, model, method):
+            if failure.again or failure.status in (401, 429):
+                where = f" (at {account.client.base_url.host})" if failure.again else ""
+                raise UserError(f"backend=openai: {failure.text}{where}")
             key, value = (
                 ("backend.method", method)
-                if "method" in (trouble.param or "")
+                if "method" in (failure.param or "")
                 else ("model.inspect", f"openai/{model}")
             )
-            raise ConfigError(key, value, f"OpenAI rejects it: {trouble.text}")
+            raise ConfigError(key, value, f"OpenAI rejects it: {failure.text}")
 
 
 async def _keys_with_jobs(keys: Mapping[str, Collection[str]]) -> set[str]:
@@ -213,7 +213,7 @@ async def _cancel(keys: Sequence[str]) -> dict[str, str]:
     return ended
 
 
-async def _rejection(account: Account, model: str, method: Method) -> Trouble | None:
+async def _rejection(account: Account, model: str, method: Method) -> Failure | None:
     """The reason why OpenAI rejects jobs for ``model``, or ``None``.
 
     Requests a job that cannot start, because its training file does not exist.
@@ -232,13 +232,13 @@ async def _rejection(account: Account, model: str, method: Method) -> Trouble | 
             f"testing {model}", lambda: jobs.create(**request), LAUNCH_PATIENCE_S
         )
     except RemoteError as error:
-        trouble = error.trouble
+        failure = error.failure
         accepted = (
-            trouble.code == FULL
-            or "training_file" in (trouble.param or "")
-            or NO_FILE in trouble.text
+            failure.code == FULL
+            or "training_file" in (failure.param or "")
+            or NO_FILE in failure.text
         )
-        return None if accepted else trouble
+        return None if accepted else failure
     await jobs.cancel(created.id)  # this service checks files only after it has created the job
     return None
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from mosweep.backends.tinker.data import Example, Pair, batch_of, data_of
 from mosweep.backends.tinker.service import Service, one_line
 from mosweep.core.errors import StageError
-from mosweep.core.providers import Policy, Trouble
+from mosweep.core.providers import Failure, Policy
 
 if TYPE_CHECKING:
     from tinker import Datum, SamplingClient, ServiceClient, TrainingClient
@@ -229,11 +229,11 @@ def _policy() -> Policy:
     """The retry policy that all requests of the running loop share."""
     loop = asyncio.get_running_loop()
     if loop not in _policies:
-        _policies[loop] = Policy("Tinker", _trouble_of, in_flight=IN_FLIGHT)
+        _policies[loop] = Policy("Tinker", _failure_of, in_flight=IN_FLIGHT)
     return _policies[loop]
 
 
-def _trouble_of(error: BaseException) -> Trouble | None:
+def _failure_of(error: BaseException) -> Failure | None:
     """How to retry ``error``. ``None``: the run handles it, for instance an expired session."""
     import tinker
     from tinker.types import RequestErrorCategory
@@ -248,5 +248,5 @@ def _trouble_of(error: BaseException) -> Trouble | None:
         or failed
         or isinstance(error, tinker.APIConnectionError | tinker.InternalServerError)
     ):
-        return Trouble(one_line(error), again=True, limited=limited)
+        return Failure(one_line(error), again=True, limited=limited)
     return None

@@ -1,8 +1,8 @@
-"""Which stages share a job array, and what each array waits for. Pure: asks Slurm nothing.
+"""Groups stages into job arrays with dependencies. Pure functions, without calls to Slurm.
 
-An array holds stages of one kind that ask for the same resources. Slurm lets all elements of an
-array wait for the same jobs (``afterok``), or element *i* wait for element *i* of one other array
-(``aftercorr``): an eval starts when its own fine-tune is done.
+An array holds stages of one kind with the same resources. In Slurm, all elements of an array can
+wait for the same jobs (``afterok``), or element *i* for element *i* of one other array
+(``aftercorr``). With the latter, an eval starts when its own fine-tune is done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Array", "Place", "arrange", "indices"]
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a stage's job is: element ``index`` of Slurm's array ``array``."""
+    """The job of a stage: element ``index`` of Slurm's array ``array``."""
 
     array: str
     index: int
@@ -31,8 +31,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Array:
-    """Stages by index, the places that all of them wait for, and the array whose element of the
-    same index each waits for.
+    """Stages by index, and their dependencies.
+
+    All of them wait for ``after``. Each also waits for the element of ``along`` with its index.
     """
 
     stages: Mapping[int, Stage]
@@ -41,22 +42,22 @@ class Array:
 
     @property
     def first(self) -> Stage:
-        """A stage that speaks for the label and resources of all."""
+        """The first stage. All have its label and resources."""
         return next(iter(self.stages.values()))
 
     @property
     def dependency(self) -> str | None:
-        """As ``sbatch --dependency`` takes it."""
+        """The value of ``sbatch --dependency``."""
         parts = [f"aftercorr:{self.along}"] if self.along else []
         parts += [":".join(["afterok", *map(str, self.after)])] if self.after else []
         return ",".join(parts) or None
 
 
 def arrange(stages: Iterable[tuple[Stage, Sequence[Place]]], size: int) -> list[Array]:
-    """As few arrays as can hold the stages, each of which waits for its places; at most ``size``
-    elements in each.
+    """Group ``stages``, with the places that each waits for, into as few arrays as possible.
 
-    Indices are below ``size``, or those of the array that the stages go along with.
+    An array has at most ``size`` elements. Indices are below ``size``, or those of the array
+    ``along``.
     """
     groups: dict[tuple[str, str], list[tuple[Stage, frozenset[Place]]]] = {}
     known: dict[int, str] = {}
@@ -73,7 +74,7 @@ def arrange(stages: Iterable[tuple[Stage, Sequence[Place]]], size: int) -> list[
 
 
 def indices(array: Iterable[int]) -> str:
-    """Indices as ``sbatch --array`` takes them: ``0-3,7``."""
+    """Indices in the form of ``sbatch --array``: ``0-3,7``."""
     runs: list[list[int]] = []
     for index in sorted(array):
         if runs and runs[-1][1] == index - 1:
@@ -84,7 +85,7 @@ def indices(array: Iterable[int]) -> str:
 
 
 def _together(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> list[Array]:
-    """Stages that wait for the very same places, together."""
+    """Arrays of stages that wait for the same places."""
     groups: dict[frozenset[Place], list[Stage]] = {}
     for stage, places in members:
         groups.setdefault(places, []).append(stage)
@@ -96,8 +97,9 @@ def _together(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> l
 
 
 def _along(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> list[Array]:
-    """Each stage at the index of the one place of its own; what it waits for besides is common to
-    its array.
+    """Arrays in which each stage has the index of the place that only it waits for.
+
+    All other dependencies are common to the array.
     """
     uses: dict[Place, int] = {}
     for _, places in members:
@@ -106,7 +108,7 @@ def _along(members: Sequence[tuple[Stage, frozenset[Place]]], size: int) -> list
     groups: dict[tuple[str, frozenset[Place], int], dict[int, Stage]] = {}
     for stage, places in members:
         own = min(places, key=lambda place: (uses[place], place))
-        layer = 0  # two stages at one place cannot be in one array
+        layer = 0  # Two stages with the same index cannot be in one array.
         while (
             own.index in (group := groups.get((own.array, places - {own}, layer), {}))
             or len(group) >= size

@@ -1,4 +1,4 @@
-"""Whether Slurm is here, answers, and would run what a plan asks for."""
+"""Checks that Slurm is installed, answers, and accepts the jobs of a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from mosweep.core.checks import Check
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
 from mosweep.core.types import Stage
-from mosweep.launchers.slurm.client import NoAccounting, SlurmClient, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmRefused, SlurmUnavailable
 from mosweep.launchers.slurm.script import parameters
 from mosweep.sweep.plan import Plan
 
@@ -21,7 +22,7 @@ __all__ = ["check", "is_here"]
 
 
 def check(options: Slurm, plan: Plan) -> None:
-    """``UserError`` if there is no Slurm here, or if it would never run what a stage asks for."""
+    """Raise ``UserError`` without Slurm, or if it would never accept the job of a stage."""
     if find_spec("submitit") is None:
         raise MissingExtra("submitit", "slurm", "hydra/launcher=slurm")
     client = SlurmClient()
@@ -31,8 +32,8 @@ def check(options: Slurm, plan: Plan) -> None:
     for stage in asked.values():
         try:
             client.test(parameters(options, stage.resources))
-        except SlurmSilent:
-            return  # it may answer by the time there is something to submit
+        except SlurmUnavailable:
+            return  # It may answer when the first job is submitted.
         except SlurmRefused as error:
             raise UserError(_refusal(client, options, stage, error)) from None
 
@@ -44,16 +45,16 @@ def _refusal(client: SlurmClient, options: Slurm, stage: Stage, error: SlurmRefu
     )
     known = ""
     if "partition" in str(error).lower():
-        with contextlib.suppress(SlurmSilent):
+        with contextlib.suppress(SlurmUnavailable):
             known = f"; valid partitions: {', '.join(client.partitions())}"
     return (
-        f"Slurm refuses jobs for {stage.label}: {error}{known}\nasked for: {given} (from "
+        f"Slurm refuses jobs for {stage.label}: {error}{known}\noptions: {given} (from "
         "resources.* and hydra.launcher.*)"
     )
 
 
 def is_here() -> Check:
-    """What ``mosweep doctor`` says of Slurm."""
+    """The check of Slurm for ``mosweep doctor``."""
     sbatch = shutil.which("sbatch")
     if not sbatch:
         return Check("slurm", False, "no sbatch on this machine")
@@ -69,7 +70,7 @@ def is_here() -> Check:
             accounting = "accounting"
         except NoAccounting as error:
             accounting = (
-                f"no accounting ({error}): the cause of a job's end is known for a few minutes only"
+                f"no accounting ({error}): the cause of a job's end is only known for a few minutes"
             )
     except MosweepError as error:
         return Check("slurm", False, f"{sbatch}, but Slurm does not answer: {error}")

@@ -1,7 +1,7 @@
-"""Following jobs to their ends: by the files they leave, and by what Slurm says of them.
+"""Follows jobs until they end, by the files that they write and by Slurm's answers.
 
-A stage that ended is looked for among files first. Slurm is asked at a steady pace, once for all
-jobs, and its accounting only for the cause of an end that nothing else explains.
+Files come first. Slurm is polled at a constant rate, with one query for all jobs. The accounting is
+queried only if the cause of a job's end is unclear.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mosweep.launchers.slurm.client import Job, SlurmSilent
+from mosweep.launchers.slurm.answers import Job
+from mosweep.launchers.slurm.errors import SlurmUnavailable
 from mosweep.launchers.slurm.jobs import Ended, Jobs
 from mosweep.launchers.slurm.verdict import (
     Facts,
@@ -23,32 +24,31 @@ from mosweep.launchers.slurm.verdict import (
     is_unclear,
     judge,
 )
-from mosweep.launchers.worker import at_once, perform
+from mosweep.launchers.worker import perform, run_immediate
 
 __all__ = ["LOST_S", "Follower"]
 
-#: A job that Slurm calls ended is believed after this long, in seconds, for files may be seen late.
+#: Seconds until a job that ended in Slurm counts as ended. Its files may become visible late.
 SETTLE_S = 4.0
-#: One that it does not know at all after this long.
+#: Seconds until a job that Slurm does not know counts as ended.
 LOST_S = 20.0
-#: While something seems over but is not settled, Slurm is asked this often, in seconds.
-HURRY_S = 1.5
-#: A running job whose process is gone is given up after this long, in seconds: a requeued one may
-#: just be starting.
+#: Seconds between queries of Slurm while the end of a job is unclear.
+FAST_POLL_S = 1.5
+#: Seconds until a running job without a process is cancelled. A requeued job may be starting.
 GONE_S = 12.0
 
 
 class Follower:
-    """Learns what becomes of jobs, and acts on it."""
+    """Detects the starts and ends of jobs, and decides what happens to their stages."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
         self.may_be_trivial = {
             key: None for key, stage in jobs.todo.items() if stage.work.traits.may_be_trivial
         }
-        self.stuck: set[tuple[str, str]] = set()  # labels and reasons that were reported
+        self.stuck: set[tuple[str, str]] = set()  # Labels and reasons that were reported.
         self.begun = time.time()
-        self.ask_at = 0.0
+        self.next_poll = 0.0
         self.asked = 0
 
     # -- files -------------------------------------------------------------------------------------
@@ -58,12 +58,12 @@ class Follower:
         jobs = self.jobs
         keys = {(at.submission.name, at.index): key for key, at in jobs.at.items()}
         for name, submission in jobs.followed.items():
-            for index, what in submission.news():
+            for index, what in submission.new_marks():
                 key = keys.get((name, index))
                 if key not in jobs.at:
                     continue
                 if (mark := submission.mark(index, what)) is None:
-                    submission.read_again(index)
+                    submission.reread(index)
                 elif what != "started":
                     self.end_by_mark(key, mark)
         jobs.tidy()
@@ -76,22 +76,20 @@ class Follower:
             jobs.finished(key, "", float(mark.get("seconds", 0.0)), elsewhere)
         elif mark["event"] == "failed":
             often = [tried["state"] for tried in jobs.tries.get(key, ())].count("OUT_OF_MEMORY")
-            # what the stage had started was killed
+            # A process that the stage started was killed.
             if is_out_of_memory(mark["error"]) and self.may_grow(key, often):
                 jobs.retry(key, Job(str(at.place), "OUT_OF_MEMORY"))
             elif not jobs.is_ready(jobs.todo[key]):
-                # Slurm had forgotten what it was to wait for, and started it without its inputs
+                # Slurm had forgotten the dependency, and started the job without its inputs.
                 jobs.leave(key)
             else:
                 jobs.failed(key, str(at.place), mark["error"], Path(mark["log"]))
         else:
-            # the record is seen late: ``settle`` decides later
-            at.submission.read_again(at.index)
+            # The record is not visible yet; ``settle`` decides later.
+            at.submission.reread(at.index)
 
     def do_trivial(self) -> None:
-        """Do those stages here that turn out to be no work, such as rounds of a loop that has
-        reached its threshold.
-        """
+        """Run stages here that have no work left, such as rounds after a loop's threshold."""
         jobs = self.jobs
         for key in list(self.may_be_trivial):
             stage = jobs.todo.get(key)
@@ -109,11 +107,11 @@ class Follower:
                 lambda log: contextlib.nullcontext(),
                 work=stage.work,
             )
-            event = at_once(performing)
-            if event["event"] == "busy":  # its job has begun
+            event = run_immediate(performing)
+            if event["event"] == "busy":  # Its job has started.
                 continue
             if key in jobs.at:
-                jobs.at[key].submission.do(jobs.at[key].index, event)
+                jobs.at[key].submission.mark_done(jobs.at[key].index, event)
             if event["event"] == "finished":
                 jobs.finished(key, "here", event["seconds"], bool(event.get("elsewhere")))
             else:
@@ -122,15 +120,13 @@ class Follower:
     # -- Slurm -------------------------------------------------------------------------------------
 
     def ask(self) -> None:
-        """Ask Slurm, when it is time: one query for all jobs, and one of the accounting for those
-        that ended without a word.
-        """
+        """Poll Slurm if it is due: one query for all jobs, and at most one of the accounting."""
         jobs = self.jobs
-        if not (jobs.at or jobs.to_cancel) or time.monotonic() < self.ask_at:
+        if not (jobs.at or jobs.to_cancel) or time.monotonic() < self.next_poll:
             return
         self.asked += 1
         try:
-            jobs.carry_out()
+            jobs.send_cancellations()
             known = jobs.client.queue(jobs.names())
             owners = jobs.store.claims.held()
             for key, at in list(jobs.at.items()):
@@ -142,37 +138,40 @@ class Follower:
                 elif key not in jobs.ended or (
                     job is not None and job.state != _state(jobs.ended[key].job)
                 ):
-                    # one that it calls ended may be forgotten later
+                    # Slurm may forget an ended job later.
                     jobs.ended[key] = Ended(time.monotonic(), job)
             self.settle()
-            jobs.carry_out()
-        except SlurmSilent as error:
-            jobs.silence(error)
+            jobs.send_cancellations()
+        except SlurmUnavailable as error:
+            jobs.no_answer(error)
         else:
             jobs.answered()
-        # Quick at first, then at the configured pace.
+        # Polling starts fast and slows down to the configured interval.
         pace = min(jobs.options.poll_s, 0.5 * 1.5 ** min(self.asked, 20))
-        self.ask_at = time.monotonic() + (min(pace, HURRY_S) if jobs.ended or jobs.gone else pace)
+        self.next_poll = time.monotonic() + (
+            min(pace, FAST_POLL_S) if jobs.ended or jobs.gone else pace
+        )
 
     def alive(self, key: str, job: Job, owned: bool) -> None:
-        """Slurm says that the job waits or runs: if it runs, say so once; if nothing of it is left,
-        give it up.
+        """Process a job that waits or runs in Slurm.
+
+        A start is reported once. A running job whose process is gone has ended.
         """
         jobs, at = self.jobs, self.jobs.at[key]
         jobs.ended.pop(key, None)
         if job.state == "PENDING" and job.reason == "DependencyNeverSatisfied":
-            jobs.cancel([key])  # a cluster that does not heed kill-on-invalid-dep
+            jobs.cancel([key])  # The cluster ignores kill-on-invalid-dep.
             jobs.leave(key)
             return
         if job.state != "RUNNING":
             jobs.gone.pop(key, None)
             if job.state == "PENDING":
                 jobs.waiting.add(key)
-                self.tell_if_stuck(key, job)
+                self.report_if_stuck(key, job)
             return
         jobs.waiting.discard(key)
         mark = at.submission.mark(at.index, "started")
-        # of a run before it was requeued
+        # The mark may be from a run before the job was requeued.
         if mark is None or (job.started is not None and mark["time"] < job.started - 5):
             jobs.gone.pop(key, None)
             return
@@ -185,25 +184,23 @@ class Follower:
             jobs.gone.pop(key, None)
         elif time.monotonic() - jobs.gone.setdefault(key, time.monotonic()) > GONE_S:
             jobs.cancel([key])
-            reason = "its process is gone though Slurm says that it runs"
-            self.end_without_word(key, replace(job, state="GONE", reason=reason))
+            reason = "its process is gone, but Slurm reports it as running"
+            self.end_without_mark(key, replace(job, state="GONE", reason=reason))
 
-    def tell_if_stuck(self, key: str, job: Job) -> None:
-        """Say once of each kind of stage that its jobs will not start as things are."""
+    def report_if_stuck(self, key: str, job: Job) -> None:
+        """Report a job that cannot start, once per label and reason."""
         label = self.jobs.label(key)
         if is_stuck(job.reason) and (label, job.reason) not in self.stuck:
             self.stuck.add((label, job.reason))
             self.jobs.notice(
-                f"{label} (job {self.jobs.at[key].place}) will not start as things are: Slurm "
-                f"says {job.reason}"
+                f"{label} (job {self.jobs.at[key].place}) cannot start; Slurm's reason: "
+                f"{job.reason}"
             )
 
-    # -- ends without a word -----------------------------------------------------------------------
+    # -- ends without a mark -----------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Deal with the jobs that Slurm calls ended, or does not know, and that left no word
-        themselves.
-        """
+        """Process jobs that ended in Slurm, or are unknown to it, without reporting an end."""
         jobs, now = self.jobs, time.monotonic()
         due: list[str] = []
         for key, ended in list(jobs.ended.items()):
@@ -214,10 +211,10 @@ class Follower:
             elif mark := jobs.at[key].submission.mark(jobs.at[key].index, "ended"):
                 if mark["event"] == "failed":
                     self.end_by_mark(key, mark)
-                elif mark["time"] < self.begun:  # its record has been removed since
+                elif mark["time"] < self.begun:  # The record was removed since.
                     jobs.leave(key)
                 elif now - ended.since > LOST_S:
-                    error = "its job said that it was done, but there is no record"
+                    error = "its job reported success, but there is no record"
                     jobs.failed(key, str(jobs.at[key].place), error)
             elif now - ended.since > (
                 SETTLE_S if ended.job and ended.job.state != "COMPLETED" else LOST_S
@@ -231,18 +228,19 @@ class Follower:
         known = jobs.accounted(unclear) if unclear else {}
         for key in due:
             if key in jobs.at and (job := self.final_state(key, jobs.ended[key], known)):
-                self.end_without_word(key, job)
+                self.end_without_mark(key, job)
 
     def final_state(self, key: str, ended: Ended, known: Mapping[str, Job]) -> Job | None:
-        """How the stage's job ended, by all that is ``known``; ``None`` if that is not clear
-        yet.
+        """How the stage's job ended; ``None`` if that is not clear yet.
+
+        ``known``: the accounting's answer.
         """
         at = self.jobs.at[key]
         accounted = known.get(str(at.place)) if is_unclear(ended.job) else None
         patient = time.monotonic() - ended.since < 3 * LOST_S
         late = accounted is not None and accounted.alive and patient
         if ended.job is None and not late:
-            self.jobs.cancel([key])  # what Slurm has lost sight of must not be alive after all
+            self.jobs.cancel([key])  # A job that Slurm lost may still be alive.
         return final_state(
             str(at.place),
             ended.job,
@@ -252,8 +250,8 @@ class Follower:
             patient=patient,
         )
 
-    def end_without_word(self, key: str, job: Job) -> None:
-        """A job ended and left no word: what now depends on the cause."""
+    def end_without_mark(self, key: str, job: Job) -> None:
+        """Process a job that ended without reporting a result, depending on the cause."""
         jobs, at = self.jobs, self.jobs.at[key]
         tried = [each["state"] for each in jobs.tries.get(key, ())]
         facts = Facts(
@@ -268,15 +266,13 @@ class Follower:
         if verdict.again:
             jobs.retry(key, replace(job, state=verdict.state))
         elif verdict.leave:
-            jobs.leave(key)  # with what it waited for; it is submitted again behind the next try
+            jobs.leave(key)  # It is submitted again, behind the next attempt of its input.
         else:
             log = jobs.log_of(at)
             jobs.failed(key, str(at.place), verdict.error, log, cancelled=verdict.cancelled)
 
     def may_grow(self, key: str, often: int) -> bool:
-        """Whether there is memory left to give to a stage that ran out of it ``often`` times
-        before.
-        """
+        """Whether a stage that ran out of memory ``often`` times can be retried with more."""
         options = self.jobs.options
         if options.max_mem_gb is None:
             return False
@@ -284,9 +280,7 @@ class Follower:
         return often < 1 if asked is None else asked * 2**often < options.max_mem_gb
 
     def broken(self, key: str) -> bool:
-        """Whether something the stage needs is neither done nor well on its way, so that Slurm
-        itself took the job out.
-        """
+        """Whether an input is not done and not coming, so that Slurm cancelled the job."""
         jobs = self.jobs
         return any(
             need.key not in jobs.outcome.finished
@@ -299,7 +293,7 @@ class Follower:
         )
 
     def behind_another(self, key: str, need: str) -> bool:
-        """Whether the stage's job was put behind an earlier try of what it needs."""
+        """Whether the stage's job waits for an earlier attempt of its input."""
         jobs = self.jobs
         behind = jobs.at[key].submission.intent["behind"].get(key, [])
         return (

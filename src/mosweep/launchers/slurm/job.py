@@ -1,16 +1,14 @@
-"""What runs in a Slurm job: ``python -m mosweep.launchers.slurm.job STORE SUBMISSION``, one stage,
-the array element that Slurm says we are.
+"""The program of a Slurm job: ``python -m mosweep.launchers.slurm.job STORE SUBMISSION``.
 
-The stage comes as JSON from the submission's folder; the same ``perform`` as in a local worker runs
-it. The element leaves ``<i>.started`` and ``<i>.ended`` in the submission's folder, and the record
-in the store. Exit status 0 means that the record is there, so Slurm's ``afterok`` starts what waits
-for it.
+It runs one stage, that of its array element, with the same ``perform`` as a local worker. The
+stage's spec is in the submission's folder. The job writes ``<i>.started`` and ``<i>.ended`` there,
+and the record into the store. Exit status 0 means that the record exists, so that Slurm's
+``afterok`` starts the jobs that depend on it.
 
-Starting a process takes longer than a dry run's stage. In a large array, an element whose stage was
-immediate therefore goes on with others that are and that wait for their own jobs, for ``SHARE_S``
-seconds at most, and leaves ``<j>.done`` for each. Job *j*, if it still comes to that, makes this
-its own word and ends before it starts Python (``slurm.script``). So a stage runs once, whoever runs
-it.
+Starting a process takes longer than a dry run's stage. In a large array, an element with an
+immediate stage therefore continues with immediate stages of its siblings, for up to ``SHARE_S``
+seconds, and writes ``<j>.done`` for each. Job *j* then copies this file to ``<j>.ended`` and ends
+without starting Python (``slurm.script``). Every stage still runs only once.
 """
 
 from __future__ import annotations
@@ -29,22 +27,22 @@ from mosweep.core.files import write_whole
 from mosweep.core.store import Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Work
-from mosweep.launchers.job import await_inputs, bring_to_end, has_inputs
-from mosweep.launchers.worker import at_once, perform
+from mosweep.launchers.job import await_inputs, has_inputs, run_to_end
+from mosweep.launchers.worker import perform, run_immediate
 
 __all__ = ["main"]
 
-#: How long a job may go on with its siblings' immediate stages, in seconds.
+#: Seconds that a job may spend on its siblings' immediate stages.
 SHARE_S = 5.0
-#: How many elements an array has for that to be worth it.
+#: Elements of the smallest array in which jobs do this.
 SHARE_FROM = 64
 
 
 def main(store: Store, folder: Path) -> int:
-    """Run the element's stage; the exit status."""
+    """Run the element's stage and return the exit status."""
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     if (folder / "void").exists():
-        print("this submission was given up before Slurm had it; nothing to do", file=sys.stderr)
+        print("this submission was abandoned before it reached Slurm", file=sys.stderr)
         return 1
     begun = time.time()
     _, spec = next(_specs(folder, only=index), (index, None))
@@ -59,7 +57,7 @@ def main(store: Store, folder: Path) -> int:
             {**event, "time": begun, "host": os.environ.get("SLURMD_NODENAME", "")},
         )
 
-    event = bring_to_end(store, spec, started)
+    event = run_to_end(store, spec, started)
     done = folder / f"{index}.done"
     by_sibling = bool(event.get("elsewhere")) and done.exists()
     _write(
@@ -71,19 +69,17 @@ def main(store: Store, folder: Path) -> int:
     if _immediate(spec):
         try:
             _share(store, folder)
-        except Exception as error:  # its own stage is done, whatever becomes of others'
+        except Exception as error:  # The job's own stage is done.
             print(
-                f"mosweep: {type(error).__name__}: {error}; this array's other stages are left "
-                "to their own jobs",
+                f"mosweep: {type(error).__name__}: {error}; other stages of this array run in "
+                "their own jobs",
                 file=sys.stderr,
             )
     return 0
 
 
 def _share(store: Store, folder: Path) -> None:
-    """Go on with those stages of a large array that can run at once; in no order, for other
-    elements do the same.
-    """
+    """Run other immediate stages of a large array, in random order, as other elements do."""
     specs = list(_specs(folder))
     if len(specs) < SHARE_FROM:
         return
@@ -94,7 +90,7 @@ def _share(store: Store, folder: Path) -> None:
         taken = any((folder / f"{index}.{what}").exists() for what in ("started", "done"))
         if taken or not has_inputs(store, spec) or (work := _immediate(spec)) is None:
             continue
-        event = at_once(perform(store, spec, lambda event: None, work=work))
+        event = run_immediate(perform(store, spec, lambda event: None, work=work))
         if event["event"] != "busy" and not event.get("elsewhere"):
             _write(
                 folder / f"{index}.done",
@@ -103,7 +99,7 @@ def _share(store: Store, folder: Path) -> None:
 
 
 def _specs(folder: Path, only: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Index and spec of the array's elements, or of ``only`` one."""
+    """Index and spec of the array's elements, or of the element ``only``."""
     start = "" if only is None else f'{{"index":{only},'
     with open(folder / "stages.jsonl", encoding="utf-8") as file:
         for line in file:
@@ -119,12 +115,11 @@ def _immediate(spec: dict[str, Any]) -> Work | None:
 
 
 def _handle_signals(spec: dict[str, Any]) -> None:
-    """When Slurm announces the end of the time limit, go back into the queue with what was saved so
-    far, a bounded number of times.
+    """Requeue the job, a limited number of times, when Slurm signals the end of its time limit.
 
-    A preemption, a cancellation and a time-out begin with SIGTERM and end with SIGKILL. A job that
-    ends at SIGTERM has failed, as Slurm sees it, and is not requeued; so it goes on, and what gets
-    done in between counts.
+    The stage resumes from its last checkpoint. A preemption, a cancellation and a time-out begin
+    with SIGTERM and end with SIGKILL. Slurm regards a job that exits on SIGTERM as failed, and does
+    not requeue it. So the job ignores SIGTERM.
     """
     end = os.environ.get("SLURM_JOB_END_TIME")
     allowed = int(os.environ.get("MOSWEEP_MAX_TIMEOUTS", "0"))
@@ -138,7 +133,7 @@ def _handle_signals(spec: dict[str, Any]) -> None:
             import subprocess
 
             print(
-                f"mosweep: {spec['label']} is near its time limit: back into the queue",
+                f"mosweep: {spec['label']} is near its time limit: requeueing",
                 file=sys.stderr,
                 flush=True,
             )
@@ -154,7 +149,7 @@ def _handle_signals(spec: dict[str, Any]) -> None:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(data) + "\n")  # a line, as the job's script reads it
+    write_whole(path, json.dumps(data) + "\n")  # The job's script reads one line.
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The jobs of one launch: which one each stage is at, and what has been seen of them."""
+"""The jobs of one launch: the job of each stage, and its observed state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from mosweep.core.errors import MosweepError
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.launchers.driver import PlanRun
+from mosweep.launchers.slurm.answers import Job
 from mosweep.launchers.slurm.arrays import Place
-from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmUnavailable
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.sweep.plan import Plan
 
@@ -22,29 +24,29 @@ if TYPE_CHECKING:
 
 __all__ = ["At", "Ended", "Jobs"]
 
-#: After this long without an answer from Slurm the user gets a notice, in seconds, and another one
-#: at every multiple.
+#: Seconds between notices while Slurm does not answer.
 NOTICE_S = 60.0
 
 
 @dataclass(frozen=True)
 class At:
-    """The job that a stage is at."""
+    """The job of a stage."""
 
     submission: Submission
     index: int
 
     @property
     def place(self) -> Place:
-        """Where Slurm has it."""
+        """Its array and index in Slurm."""
         assert self.submission.array is not None
         return Place(self.submission.array, self.index)
 
 
 @dataclass
 class Ended:
-    """A job that left no word, and that is over as ``squeue`` has it since ``since``: how, or
-    ``None`` if it does not know the job.
+    """A job that ended in ``squeue`` without reporting a result.
+
+    ``since``: when that was first seen. ``job``: ``None`` if ``squeue`` does not know the job.
     """
 
     since: float
@@ -52,7 +54,7 @@ class Ended:
 
 
 class Jobs(PlanRun):
-    """The books of one launch on Slurm."""
+    """The state of one launch on Slurm."""
 
     def __init__(
         self,
@@ -66,51 +68,52 @@ class Jobs(PlanRun):
         super().__init__(plan, store, recorder)
         self.options, self.sweep, self.client = options, sweep, client
         self.submissions = Submissions(store.root / "slurm")
-        #: Submissions that hold jobs of ours, by name.
+        #: Submissions with jobs of this launch, by name.
         self.followed: dict[str, Submission] = {}
         self.at: dict[str, At] = {}
         self.tries: dict[str, list[dict[str, str]]] = {}
-        #: Stages whose jobs were seen to start, and when.
+        #: Stages whose jobs have started, and when.
         self.running: dict[str, float] = {}
         #: Stages whose jobs were last seen waiting.
         self.waiting: set[str] = set()
-        #: Stages whose jobs are over, or whose processes are gone, without a word.
+        #: Stages whose jobs ended without reporting a result.
         self.ended: dict[str, Ended] = {}
+        #: Stages whose jobs run in Slurm without a process, and since when.
         self.gone: dict[str, float] = {}
-        #: Submission and stage of the jobs whose end has been dealt with.
+        #: Submission and stage of jobs that were processed.
         self.left: set[tuple[str, str]] = set()
         #: Stages whose submission may or may not have reached Slurm.
         self.blocked: set[str] = set()
-        #: Submissions without an answer, and since when Slurm was seen not to know them.
+        #: Submissions without an answer, and since when they are unknown to Slurm.
         self.unanswered: dict[str, float | None] = {}
-        #: Jobs that are yet to be cancelled.
+        #: Jobs to cancel.
         self.to_cancel: set[str] = set()
         self.silent_since: float | None = None
         self.notified = 0.0
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all stages have ended, and no job is left to cancel or to find."""
         return not (self.todo or self.to_cancel or self.unanswered)
 
-    def living(self) -> str:
-        """How many jobs there are, in words."""
+    def job_count(self) -> str:
+        """The number of jobs as text, as in ``2 jobs``."""
         return f"{len(self.at)} job{'' if len(self.at) == 1 else 's'}"
 
     def names(self) -> dict[str, str]:
-        """The names of the jobs that our stages are at, by number."""
+        """The names of the stages' jobs, by number."""
         return {at.place.array: at.submission.job_name for at in self.at.values()}
 
     def accounted(self, arrays: Iterable[str]) -> Mapping[str, Job]:
-        """What the accounting says, if there is any."""
+        """The jobs in the accounting, if the cluster has one."""
         try:
             names = self.names()
             return self.client.accounting({array: names[array] for array in arrays})
-        except (NoAccounting, SlurmSilent):
+        except (NoAccounting, SlurmUnavailable):
             return {}
 
     def log_of(self, at: At) -> Path:
-        """The stage's log if it began, else what its job printed."""
+        """The stage's log if it started, else the job's output."""
         mark = at.submission.mark(at.index, "started")
         return (
             Path(mark["log"])
@@ -121,17 +124,17 @@ class Jobs(PlanRun):
     # -- leaving jobs ------------------------------------------------------------------------------
 
     def cancel(self, keys: Sequence[str]) -> None:
-        """Have the stages' jobs taken out of Slurm; nothing is submitted before that is done."""
+        """Mark the stages' jobs for cancellation. No job is submitted before they are cancelled."""
         self.to_cancel |= {str(self.at[key].place) for key in keys if key in self.at}
 
-    def carry_out(self) -> None:
-        """Cancel what is to be cancelled. Raises ``SlurmSilent``."""
+    def send_cancellations(self) -> None:
+        """Cancel the jobs that are marked for it. Raises ``SlurmUnavailable``."""
         if self.to_cancel:
             self.client.cancel(self.to_cancel)
             self.to_cancel.clear()
 
     def leave(self, key: str) -> None:
-        """The stage is at no job any more."""
+        """Detach the stage from its job."""
         at = self.at.pop(key)
         self.left.add((at.submission.name, key))
         self.waiting.discard(key)
@@ -139,8 +142,9 @@ class Jobs(PlanRun):
             about.pop(key, None)
 
     def tidy(self, *, last: bool = False) -> None:
-        """Close the submissions that hold no jobs of ours any more; at the ``last``, spare ones are
-        left to themselves.
+        """Close submissions without jobs of this launch.
+
+        Submissions with spare jobs stay open, except at the end of the launch (``last``).
         """
         with_jobs = {at.submission.name for at in self.at.values()}
         with_jobs |= {name for name, each in self.followed.items() if each.spare and not last}
@@ -149,9 +153,7 @@ class Jobs(PlanRun):
                 self.close(self.followed[name])
 
     def close(self, submission: Submission) -> None:
-        """Nothing of ours is at this submission any more; if nothing of anybody's is, it is
-        closed.
-        """
+        """Stop following a submission. It is closed if it has no jobs of other sweeps either."""
         others = (
             key for key in submission.keys.values() if (submission.name, key) not in self.left
         )
@@ -166,7 +168,7 @@ class Jobs(PlanRun):
     def finished(
         self, key: str, job: str = "", seconds: float = 0.0, elsewhere: bool = False
     ) -> None:
-        """The stage's record is there. ``job``: what made it, if not the stage's own job."""
+        """The stage's record exists. ``job``: what made it, if not the stage's own job."""
         job = job or (str(self.at[key].place) if key in self.at else "another process")
         if key in self.at:
             self.leave(key)
@@ -175,7 +177,7 @@ class Jobs(PlanRun):
     def failed(
         self, key: str, job: str, error: str, log: Path | None = None, *, cancelled: bool = False
     ) -> list[str]:
-        """The stage failed for good. The jobs of what needs it are cancelled."""
+        """The stage failed and is not retried. The jobs that depend on it are cancelled."""
         if key in self.at:
             self.leave(key)
         given_up = super().failed(key, job, error, log, cancelled=cancelled)
@@ -186,9 +188,7 @@ class Jobs(PlanRun):
         return given_up
 
     def retry(self, key: str, job: Job) -> None:
-        """Take the stage out of its job, and what waits behind that job as well; both are submitted
-        again.
-        """
+        """Submit the stage again, with all stages whose jobs wait for it."""
         tried = {
             "job": str(self.at[key].place),
             "state": job.state,
@@ -205,36 +205,33 @@ class Jobs(PlanRun):
             f"{tried['job']}); it is submitted again"
         )
 
-    # -- silence -----------------------------------------------------------------------------------
+    # -- Slurm's availability ----------------------------------------------------------------------
 
-    def silence(self, error: SlurmSilent) -> None:
-        """Slurm did not answer: say so now and then, and give up after ``patience_min``; what runs
-        there goes on.
-        """
+    def no_answer(self, error: SlurmUnavailable) -> None:
+        """Slurm did not answer. Report it, and give up after ``patience_min``. Jobs continue."""
         now = time.monotonic()
         self.silent_since = self.silent_since or now
         if now - self.silent_since > self.options.patience_min * 60:
             waited = f"Slurm has not answered for {self.options.patience_min:g} min ({error})"
             if not self.todo:
                 self.notice(
-                    f"{waited}; jobs that nobody needs may go on there: "
+                    f"{waited}; these jobs are not needed, but may continue: "
                     f"{' '.join(sorted({*self.to_cancel, *self.unanswered}))}"
                 )
                 self.to_cancel.clear()
                 self.unanswered.clear()
                 return
             raise MosweepError(
-                f"{waited}; what runs there goes on, and the same command attaches to it"
+                f"{waited}; its jobs continue, and the same command attaches to them"
             )
         if now - max(self.silent_since, self.notified) > NOTICE_S:
             self.notified = now
             self.notice(
-                f"Slurm has not answered for {now - self.silent_since:.0f} s ({error}); still "
-                "trying"
+                f"Slurm has not answered for {now - self.silent_since:.0f} s ({error}); retrying"
             )
 
     def answered(self) -> None:
-        """Slurm did answer."""
+        """Slurm answered."""
         if self.silent_since is not None and self.notified > self.silent_since:
-            self.notice("Slurm answers again")
+            self.notice("Slurm is answering again")
         self.silent_since = None

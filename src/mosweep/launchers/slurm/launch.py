@@ -1,8 +1,8 @@
-"""One launch on Slurm: submit what is missing, follow it, submit again what was lost. It may die at
-any moment and be run again.
+"""One launch on Slurm: submit missing stages, follow their jobs, and resubmit lost ones.
 
-What is done is the store's to say, what is alive Slurm's. Slurm takes jobs before what they wait
-for is done, so that a sweep goes on when we do not; this loop is therefore not the driver's.
+A launch can be killed at any time and run again. The store knows which stages are done, and Slurm
+which jobs are alive. Jobs are submitted before their inputs are done, so a sweep continues without
+the launcher. That is why this module does not use the loop of ``launchers.driver``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from mosweep.core.events import Recorder
 from mosweep.core.store import Store
 from mosweep.launchers.base import Outcome
-from mosweep.launchers.slurm.client import SlurmClient, SlurmSilent
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import SlurmUnavailable
 from mosweep.launchers.slurm.follow import LOST_S, Follower
 from mosweep.launchers.slurm.jobs import Jobs
 from mosweep.launchers.slurm.spare import Spare
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Launch"]
 
-#: Files are looked at this often, in seconds.
-LOOK_S = 0.25
+#: Seconds between checks of the files that jobs write.
+POLL_S = 0.25
 
 
 class Launch:
@@ -49,10 +50,10 @@ class Launch:
         self.spare = Spare(self.jobs)
 
     def run(self) -> Outcome:
-        """Until nothing is left to do or, without ``wait``, to submit."""
+        """Run until all stages have ended or, without ``wait``, until all are submitted."""
         jobs = self.jobs
         folder = os.path.relpath(jobs.sweep)
-        verbs = f"`mosweep watch {folder}` follows them, `mosweep cancel {folder}` ends them"
+        verbs = f"`mosweep watch {folder}` follows them, `mosweep cancel {folder}` cancels them"
         try:
             self.attach()
             while not jobs.is_over:
@@ -62,40 +63,40 @@ class Launch:
                 self.follower.read_marks()
                 self.follower.do_trivial()
                 self.follower.ask()
-                self.spare.take_back()
+                self.spare.withdraw_over_budget()
                 self.spare.dismiss()
                 if not jobs.is_over:
-                    time.sleep(LOOK_S)
+                    time.sleep(POLL_S)
             jobs.tidy(last=True)
         except KeyboardInterrupt:
             jobs.notice(
-                f"{jobs.living()} go on in Slurm: {verbs}; the same command attaches to them again"
+                f"{jobs.job_count()} continue in Slurm: {verbs}; the same command attaches to "
+                "them again"
             )
             raise
         if jobs.todo:
             jobs.outcome.detached = True
             rest = len(jobs.todo) - len(jobs.at)
-            more = (
-                f"; {rest} stages had no room there yet, `mosweep run` submits them" if rest else ""
-            )
-            jobs.notice(f"{jobs.living()} in Slurm: {verbs}{more}")
+            more = f"; `mosweep run` submits the other {rest} stages" if rest else ""
+            jobs.notice(f"{jobs.job_count()} in Slurm: {verbs}{more}")
         return jobs.outcome
 
     def attach(self) -> None:
-        """Find the jobs that earlier launches, or other sweeps, have submitted for our stages. What
-        failed there is submitted again.
+        """Find jobs of earlier launches and other sweeps for our stages.
+
+        Stages whose jobs failed are submitted again.
         """
         jobs = self.jobs
         if not jobs.submissions.open():
             return
         while True:
             try:
-                with self.submitter.deciding():
+                with self.submitter.lock():
                     self.submitter.find_submissions()
                 known = dict(jobs.client.queue(jobs.names())) if jobs.at else {}
                 break
-            except SlurmSilent as error:
-                jobs.silence(error)
+            except SlurmUnavailable as error:
+                jobs.no_answer(error)
                 time.sleep(jobs.options.poll_s)
         unknown = {at.place.array for at in jobs.at.values() if str(at.place) not in known}
         if unknown:
@@ -107,7 +108,7 @@ class Launch:
                 continue
             job, mark = known.get(str(at.place)), at.submission.end(at.index)
             running = job is not None and job.alive
-            # its record was removed
+            # The record was removed.
             if mark and mark["event"] == "finished" and time.time() - mark["time"] > LOST_S:
                 jobs.cancel([key])
                 jobs.leave(key)
@@ -115,12 +116,12 @@ class Launch:
                 (mark and mark["event"] == "failed")
                 or (job and job.state in ("FAILED", "CANCELLED"))
             ):
-                jobs.cancel([key])  # should it be alive after all
+                jobs.cancel([key])  # The job may still be alive.
                 jobs.leave(key)
         for submission in jobs.submissions.open(jobs.followed).values():
             if all(jobs.store.record_path(key).exists() for key in submission.keys.values()):
-                jobs.submissions.close(submission)  # its launcher did not live to see this
+                jobs.submissions.close(submission)  # Its launcher died before it could.
                 jobs.unanswered.pop(submission.name, None)
         if jobs.at:
             are = "is" if len(jobs.at) == 1 else "are"
-            jobs.notice(f"{jobs.living()} of this sweep {are} in Slurm already")
+            jobs.notice(f"{jobs.job_count()} of this sweep {are} already in Slurm")

@@ -1,4 +1,4 @@
-"""Slurm's side of ``status``, ``watch`` and ``cancel``: from any shell that sees the store."""
+"""``status``, ``watch`` and ``cancel`` for Slurm. Works in any process that can read the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from mosweep.core.results import Queued
 from mosweep.core.store import Store
 from mosweep.core.types import Status
-from mosweep.launchers.slurm.client import Job, NoAccounting, SlurmClient, SlurmSilent
+from mosweep.launchers.slurm.answers import Job
+from mosweep.launchers.slurm.client import SlurmClient
+from mosweep.launchers.slurm.errors import NoAccounting, SlurmUnavailable
 from mosweep.launchers.slurm.submissions import Submission, Submissions
 from mosweep.launchers.slurm.verdict import is_unclear
 
@@ -18,8 +20,9 @@ __all__ = ["observe", "withdraw"]
 def observe(
     store: Store, keys: Collection[str], client: SlurmClient | None = None
 ) -> dict[str, Queued]:
-    """What is known of the jobs of those stages among ``keys`` that have no record: one query, and
-    one of the accounting if need be.
+    """The jobs of the stages in ``keys`` without a record.
+
+    Takes one query, and one of the accounting if a state is unclear.
     """
     client = client or SlurmClient()
     places = _places(store, keys)
@@ -40,7 +43,7 @@ def observe(
         if unknown:
             jobs |= _accounted(client, {array: arrays[array] for array in unknown}, jobs)
         silent = ""
-    except SlurmSilent as error:
+    except SlurmUnavailable as error:
         jobs, silent = {}, f"Slurm does not answer: {error}"
     return {
         key: _queued(submission, index, jobs, silent) for key, (submission, index) in places.items()
@@ -50,8 +53,9 @@ def observe(
 def withdraw(
     store: Store, keys: Collection[str], client: SlurmClient | None = None
 ) -> dict[str, str]:
-    """Take the jobs of those stages among ``keys`` that have no record out of Slurm; the jobs' ids
-    by stage. Raises ``SlurmSilent``.
+    """Cancel the jobs of the stages in ``keys`` without a record.
+
+    Returns the jobs' ids by stage. Raises ``SlurmUnavailable``.
     """
     client = client or SlurmClient()
     places = {key: place for key, place in _places(store, keys).items() if place[0].array}
@@ -66,7 +70,7 @@ def withdraw(
 
 
 def _places(store: Store, keys: Collection[str]) -> dict[str, tuple[Submission, int]]:
-    """Where each stage's job is, the latest submission winning."""
+    """The latest job of each stage."""
     places: dict[str, tuple[Submission, int]] = {}
     wanted = set(keys)
     for submission in Submissions(store.root / "slurm").open().values():
@@ -82,7 +86,7 @@ def _accounted(
 ) -> dict[str, Job]:
     try:
         accounted = client.accounting(arrays)
-    except (NoAccounting, SlurmSilent):
+    except (NoAccounting, SlurmUnavailable):
         return {}
     return {
         name: job
@@ -100,7 +104,7 @@ def _queued(submission: Submission, index: int, jobs: dict[str, Job], silent: st
     if job is None:
         state = "?" if silent or submission.array is None else "UNKNOWN"
         reason = silent or (
-            "being submitted" if submission.array is None else "Slurm does not know it any more"
+            "being submitted" if submission.array is None else "no longer known to Slurm"
         )
         job = Job(name, state, reason=reason)
     elif status in ("failed", "cancelled"):

@@ -1,6 +1,7 @@
-"""``hydra/launcher=slurm``: its options. The keys are those of hydra-submitit-launcher's
-``submitit_slurm`` and mean the same; those after ``setup`` are ours. What a stage's own
-``resources`` say goes before them.
+"""The options of ``hydra/launcher=slurm``.
+
+The keys up to ``setup`` are those of hydra-submitit-launcher's ``submitit_slurm``, with the same
+meaning. The others are mosweep's. A stage's ``resources`` take precedence.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class Slurm(Launcher):
     outlives: ClassVar[bool] = True
 
     submitit_folder: str | None = None
-    """Where jobs print what is not their stage's. By default beside their scripts in the store."""
+    """Where jobs write output that is not their stage's. By default beside their scripts in the
+    store."""
     timeout_min: float = field(default=60, metadata=between(gt=0))
-    """Time limit of a job in minutes, where a stage asks for none."""
+    """Time limit of a job in minutes, for stages without one."""
     cpus_per_task: int | None = field(default=None, metadata=between(ge=1))
     """CPUs of a job."""
     gpus_per_node: int | None = field(default=None, metadata=between(ge=0))
@@ -45,13 +47,13 @@ class Slurm(Launcher):
     nodes: int = field(default=1, metadata=between(ge=1))
     """Nodes of a job."""
     name: str = "mosweep"
-    """What the names of jobs begin with: ``NAME.<stage>-<number>``."""
+    """Prefix of the jobs' names: ``NAME.<stage>-<number>``."""
     stderr_to_stdout: bool = False
     """Write both output streams of a job into one file."""
     partition: str | None = None
     """The partition to submit to."""
     qos: str | None = None
-    """The quality of service to ask for."""
+    """The quality of service to request."""
     comment: str | None = None
     """A comment for the accounting."""
     constraint: str | None = None
@@ -59,7 +61,7 @@ class Slurm(Launcher):
     exclude: str | None = None
     """Nodes to avoid."""
     gres: str | None = None
-    """Generic resources, where a stage asks for no GPUs itself."""
+    """Generic resources, for stages without GPUs of their own."""
     cpus_per_gpu: int | None = field(default=None, metadata=between(ge=1))
     """CPUs for every GPU."""
     gpus_per_task: int | None = field(default=None, metadata=between(ge=1))
@@ -73,7 +75,7 @@ class Slurm(Launcher):
     signal_delay_s: int = field(default=120, metadata=between(ge=0))
     """Slurm warns a job this many seconds before its time limit."""
     max_num_timeout: int = field(default=2, metadata=between(ge=0))
-    """How often a stage that ran into its time limit is submitted again. It resumes from its last
+    """How often a stage that reached its time limit is submitted again. It resumes from its last
     checkpoint."""
     additional_parameters: Mapping[str, Any] = field(default_factory=dict)
     """Further options of sbatch, such as ``{mail-user: me@example.org}``."""
@@ -84,62 +86,62 @@ class Slurm(Launcher):
     reservation: str | None = None
     """The reservation to use."""
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
-    """Our jobs in Slurm at a time, waiting ones included."""
+    """Jobs in Slurm at a time, including waiting ones."""
     wait: bool = True
-    """Stay until all is done. Otherwise submit and return; ``mosweep watch``, ``run`` and
-    ``cancel`` go on from there."""
+    """Wait until all stages have ended. Otherwise submit and return, for ``mosweep watch``, ``run``
+    and ``cancel``."""
     retries: int = field(default=2, metadata=between(ge=0))
-    """How often a stage whose job was lost is submitted again: node failure, preemption without
-    requeue, failed boot, an end without a trace."""
+    """How often a stage whose job was lost is submitted again: after a node failure, preemption
+    without requeue, a failed boot, or an unknown end."""
     max_mem_gb: float | None = field(default=None, metadata=between(gt=0))
     """A stage that ran out of memory is submitted again with twice as much, up to this many GiB. By
-    default it has failed."""
+    default it fails."""
     python: str | None = None
-    """The interpreter in the job. By default the one that runs now."""
+    """The interpreter in the job. By default the current one."""
     command_prefix: str | None = None
-    """What is put before the interpreter, such as ``apptainer exec --nv image.sif``."""
+    """Command before the interpreter, such as ``apptainer exec --nv image.sif``."""
     container_image: str | None = None
     """Passed to ``srun``, on clusters with pyxis."""
     container_mounts: str | None = None
     """Passed to ``srun``, on clusters with pyxis."""
     poll_s: float = field(default=10.0, metadata=between(gt=0))
-    """Slurm is asked this often, in seconds."""
+    """Seconds between queries of Slurm."""
     patience_min: float = field(default=60.0, metadata=between(gt=0))
-    """How long to wait for a Slurm that does not answer, in minutes."""
+    """How long to wait if Slurm does not answer, in minutes."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or any(letter in self.name for letter in " ,\t\n"):
-            raise ConfigError("name", self.name, "a job's name has neither spaces nor commas")
+            raise ConfigError("name", self.name, "must not contain spaces or commas")
 
     @property
     def waits(self) -> bool:
-        """Whether ``run`` returns only when nothing more can be done."""
+        """Whether ``run`` returns only when all stages have ended."""
         return self.wait
 
     def waiting(self, wait: bool) -> Slurm:
-        """The same launcher, but ``run`` waits, or returns when all jobs are submitted."""
+        """A copy whose ``run`` waits, or returns when all jobs are submitted."""
         return replace(self, wait=wait)
 
     def check(self, plan: Plan) -> None:
-        """Refuse what Slurm would never run, before anything is written."""
+        """Raise ``UserError`` for stages that Slurm would never run. Writes nothing."""
         from mosweep.launchers.slurm.check import check
 
         check(self, plan)
 
     def run(self, plan: Plan, store: Store, recorder: Recorder, sweep: Path) -> Outcome:
-        """Run the plan. On Ctrl-C the jobs in Slurm go on."""
+        """Run the plan. On Ctrl-C the jobs in Slurm continue."""
         from mosweep.launchers.slurm.launch import Launch
 
         return Launch(self, plan, store, recorder, sweep).run()
 
     def observe(self, store: Store, keys: Collection[str]) -> Mapping[str, Queued]:
-        """What Slurm says of the jobs of those stages among ``keys`` that have no record."""
+        """The jobs in Slurm of the stages in ``keys`` without a record."""
         from mosweep.launchers.slurm.observe import observe
 
         return observe(store, keys)
 
     def withdraw(self, store: Store, keys: Collection[str]) -> Mapping[str, str]:
-        """Cancel the jobs of those stages among ``keys`` that have no record; the jobs by stage."""
+        """Cancel the jobs of the stages in ``keys`` without a record. Returns the jobs by stage."""
         from mosweep.launchers.slurm.observe import withdraw
 
         return withdraw(store, keys)
@@ -152,7 +154,7 @@ class Slurm(Launcher):
 
     @classmethod
     def checks(cls) -> Sequence[Check]:
-        """Whether there is a Slurm here that answers."""
+        """Whether Slurm is installed and answers, for ``mosweep doctor``."""
         from mosweep.launchers.slurm.check import is_here
 
         return [is_here()]

@@ -1,4 +1,4 @@
-"""What a stage asks of Slurm, and the sbatch script that comes of it."""
+"""The options of sbatch for a stage, and the sbatch script of an array."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["output", "parameters", "script"]
 
 
 def parameters(options: Slurm, resources: Resources) -> dict[str, Any]:
-    """What a stage asks for, under sbatch's own names: its ``resources`` over these options."""
+    """The options of sbatch for a stage. Its ``resources`` take precedence over ``options``."""
     asked = resources
     gpus, gres = asked.gpus, options.gres
     settings: dict[str, Any] = {
@@ -60,9 +60,7 @@ def parameters(options: Slurm, resources: Resources) -> dict[str, Any]:
 
 
 def script(options: Slurm, array: Array, submission: Submission, store: Path) -> str:
-    """The sbatch script of one array. submitit writes it, as it does for
-    hydra-submitit-launcher.
-    """
+    """The sbatch script of one array, written by submitit as for hydra-submitit-launcher."""
     from submitit.slurm import slurm as submitit
 
     asked = parameters(options, array.first.resources)
@@ -72,7 +70,7 @@ def script(options: Slurm, array: Array, submission: Submission, store: Path) ->
     fixed = {
         "array": f"{indices(array.stages)}%{options.array_parallelism}",
         "output": submission.intent["output"],
-        # after preemption, a node's failure and near the time limit: stages resume
+        # Stages resume after a preemption, a node failure or a requeue near the time limit.
         "requeue": True,
         "signal": f"B:USR2@{delay}",
     }
@@ -91,7 +89,7 @@ def script(options: Slurm, array: Array, submission: Submission, store: Path) ->
         ],
         use_srun=False,
         additional_parameters={**asked, **fixed},
-        # What follows are submitit's own defaults for what we give above.
+        # submitit has defaults for these, which must not override the values above.
         time=asked["time"],
         nodes=asked["nodes"],
         stderr_to_stdout=options.stderr_to_stdout,
@@ -100,9 +98,7 @@ def script(options: Slurm, array: Array, submission: Submission, store: Path) ->
 
 
 def output(options: Slurm) -> str | None:
-    """Where jobs print what is not their stage's, as Slurm's pattern; ``None``: in the
-    submission's folder.
-    """
+    """The pattern for the jobs' output files. ``None`` for the submission's folder."""
     if options.submitit_folder is None:
         return None
     folder = Path(options.submitit_folder.replace("%j", "")).absolute()
@@ -121,13 +117,14 @@ def _command(options: Slurm, submission: Submission, store: Path) -> str:
         if options.container_mounts:
             srun.append(f"--container-mounts={options.container_mounts}")
         command = f"{shlex.join(srun)} {command}"
-    # the stage's process is the job's own: signals reach it, and its end is the job's
+    # With exec, the job's signals reach the stage's process, and its exit status is the job's.
     return f"exec {command}"
 
 
 def _if_done(submission: Submission) -> list[str]:
-    """Lines of bash: a job whose stage a sibling has done (``mosweep.launchers.slurm.job``) says so
-    and ends, without the cost of Python's start.
+    """Lines of bash that end the job if a sibling has done its stage.
+
+    See ``mosweep.launchers.slurm.job``. This avoids the start of Python.
     """
     mark = f"{shlex.quote(str(submission.folder))}/$SLURM_ARRAY_TASK_ID"
     return [
@@ -139,7 +136,7 @@ def _if_done(submission: Submission) -> list[str]:
 
 
 def _clock(minutes: float) -> str:
-    """Minutes as Slurm's days-hours:minutes:seconds."""
+    """Minutes in Slurm's form, days-hours:minutes:seconds."""
     seconds = max(1, round(minutes * 60))
     days, rest = divmod(seconds, 86400)
     hours, rest = divmod(rest, 3600)

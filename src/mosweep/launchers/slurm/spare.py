@@ -1,13 +1,11 @@
-"""Jobs that Slurm has and nobody needs: their stages were done elsewhere, or the budget has no room
-for them.
-"""
+"""Jobs in Slurm that are not needed: their stages are done, or the budget does not allow them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
 
-from mosweep.launchers.slurm.client import SlurmSilent
+from mosweep.launchers.slurm.errors import SlurmUnavailable
 from mosweep.launchers.slurm.jobs import Jobs
 from mosweep.launchers.slurm.submissions import Submission
 
@@ -15,16 +13,14 @@ __all__ = ["Spare"]
 
 
 class Spare:
-    """Takes jobs out of Slurm that are not needed any more."""
+    """Cancels jobs in Slurm that are no longer needed."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
-        self.look_at = 0.0
+        self.next_check = 0.0
 
-    def take_back(self) -> None:
-        """Take jobs that have not begun out of Slurm, if what others took leaves the budget no room
-        for them.
-        """
+    def withdraw_over_budget(self) -> None:
+        """Cancel waiting jobs that no longer fit the budget, because other jobs cost more."""
         jobs = self.jobs
         if jobs.meter is None:
             return
@@ -37,10 +33,11 @@ class Spare:
                     jobs.leave(each)
 
     def dismiss(self) -> None:
-        """Take the jobs out of Slurm whose stages others have done, once their whole array is done.
-        What waits for them is let go first.
+        """Cancel jobs whose stages other jobs have done, once their whole array is done.
+
+        The dependencies of jobs that wait for them are removed first.
         """
-        if time.monotonic() < self.look_at:
+        if time.monotonic() < self.next_check:
             return
         for submission in self.jobs.followed.values():
             spare = submission.spare
@@ -48,22 +45,21 @@ class Spare:
                 continue
             places = {f"{submission.array}_{index}" for index in spare}
             try:
-                if not all(self.let_go(other) for other in self.behind(places)):
+                if not all(self.let_start(other) for other in self.behind(places)):
                     continue
-            except SlurmSilent:  # they will find out by themselves
-                self.look_at = time.monotonic() + self.jobs.options.poll_s
+            except SlurmUnavailable:  # Without it, the jobs start and end immediately.
+                self.next_check = time.monotonic() + self.jobs.options.poll_s
                 return
             self.jobs.to_cancel |= places
             submission.dismiss()
 
     def behind(self, places: Iterable[str]) -> Iterator[Submission]:
-        """The submissions, anybody's, with a stage to do whose job waits for one of the jobs at
-        ``places``, or for one that does.
+        """Submissions of any sweep with a missing stage whose job waits for one of ``places``.
 
-        Slurm would cancel all of these together.
+        This includes indirect waits. Slurm would cancel all of these jobs.
         """
         reached = set(places)
-        # oldest first, and jobs wait for older ones only
+        # Submissions come oldest first, and jobs wait only for older jobs.
         for submission in self.jobs.submissions.open(self.jobs.followed).values():
             at = {key: f"{submission.array}_{index}" for index, key in submission.keys.items()}
             waiting = {
@@ -76,21 +72,22 @@ class Spare:
             reached |= {at[key] for key in waiting - missing}
 
     def missing(self, submission: Submission) -> set[str]:
-        """Those stages of the submission that are yet to be done."""
+        """The stages of the submission that have neither finished nor failed."""
         return {
             key
             for key in submission.keys.values()
             if key not in self.jobs.outcome.failed and not self.jobs.store.record_path(key).exists()
         }
 
-    def let_go(self, submission: Submission) -> bool:
-        """Have Slurm start the submission's jobs without waiting for others, if all that they need
-        is done and they are ours alone.
+    def let_start(self, submission: Submission) -> bool:
+        """Remove the dependencies of the submission's jobs if all inputs are done.
+
+        Returns false, and changes nothing, if inputs are missing or a stage is not in this plan.
         """
         todo = self.jobs.todo
         if submission.array is None or not all(
             key in todo and self.jobs.is_ready(todo[key]) for key in self.missing(submission)
         ):
             return False
-        self.jobs.client.let_go(submission.array)
+        self.jobs.client.remove_dependencies(submission.array)
         return True

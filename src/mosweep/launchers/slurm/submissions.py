@@ -1,20 +1,19 @@
-"""Submissions: what was, or is about to be, given to Slurm, on disk before sbatch runs.
+"""Submissions to Slurm, as files. They are written before sbatch runs.
 
-    slurm/open/<name>            a mark per submission that may still have jobs in Slurm
-    slurm/<name>/intent.json     which stages, in which order, behind which jobs; written first
-    slurm/<name>/stages.jsonl    the stages in full, a line per array element
-    slurm/<name>/job.sh          the script as given to sbatch
-    slurm/<name>/answer          sbatch's own output: the number of the array, also if we die while
-                                 sbatch runs
-    slurm/<name>/void            sbatch never got through: should a job of this name turn up after
-                                 all, it ends at once
-    slurm/<name>/<i>.started     element i began: its log, when, where
-    slurm/<name>/<i>.done        another element's job, or a launch, has done i's stage: what i's
-                                 job will leave as its own word
-    slurm/<name>/<i>.ended       element i came to an end of its own: how
+    slurm/open/<name>            exists while the submission may have jobs in Slurm
+    slurm/<name>/intent.json     the stages, their order and dependencies
+    slurm/<name>/stages.jsonl    the stages' specs, one line per array element
+    slurm/<name>/job.sh          the script for sbatch
+    slurm/<name>/answer          sbatch's output with the array's number. sbatch writes it even if
+                                 the launcher dies.
+    slurm/<name>/void            sbatch did not reach Slurm. If a job with this name starts later,
+                                 it ends immediately.
+    slurm/<name>/<i>.started     element i started: its log, time and host
+    slurm/<name>/<i>.done        another job, or a launch, has done the stage of element i. Its job
+                                 copies this file to <i>.ended.
+    slurm/<name>/<i>.ended       element i ended: its result
 
-They lie in the store, so that every sweep which wants a stage finds the job that another one has
-submitted for it.
+The files are in the store, so that a sweep finds jobs that other sweeps submitted for its stages.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from typing import Any
 
 from mosweep.core.files import write_whole
 from mosweep.launchers.slurm.arrays import Array, Place
-from mosweep.launchers.slurm.client import read_answer
+from mosweep.launchers.slurm.sbatch import read_answer
 
 __all__ = ["Submission", "Submissions"]
 
-#: What elements leave in their submission's folder.
+#: Files that elements write in their submission's folder.
 MARKS = ("started", "done", "ended")
 
 
 @dataclass
 class Submission:
-    """One array in its folder. ``array`` is its number in Slurm once that is known."""
+    """The folder of one array. ``array`` is its number in Slurm, if known."""
 
     folder: Path
     array: str | None = None
@@ -55,8 +54,10 @@ class Submission:
 
     @cached_property
     def intent(self) -> dict[str, Any]:
-        """What was meant: ``label``, ``keys`` by index, ``behind`` (per key the places it waits
-        for), ``tries`` so far, ``resources``.
+        """The content of ``intent.json``.
+
+        ``keys`` are by index; ``behind`` has the places that a key waits for; ``tries`` are earlier
+        jobs.
         """
         data: dict[str, Any] = json.loads((self.folder / "intent.json").read_bytes())
         data["keys"] = {int(index): key for index, key in data["keys"].items()}
@@ -64,12 +65,12 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """What the folder is called; the job's name in Slurm ends with it."""
+        """The folder's name. The job's name in Slurm ends with it."""
         return self.folder.name
 
     @property
     def job_name(self) -> str:
-        """What the job is called in Slurm; no two are called alike."""
+        """The job's name in Slurm, which is unique."""
         return str(self.intent["job_name"])
 
     @property
@@ -85,43 +86,41 @@ class Submission:
 
     @property
     def answer(self) -> Path:
-        """What sbatch said."""
+        """The output of sbatch."""
         return self.folder / "answer"
 
     @property
     def is_void(self) -> bool:
-        """Whether it was found never to have reached Slurm."""
+        """Whether it never reached Slurm."""
         return (self.folder / "void").exists()
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was meant."""
+        """Seconds since it was created."""
         return time.time() - float(self.intent["time"])
 
     @property
     def foreign(self) -> bool:
-        """Whether another machine gave it to sbatch, so that we cannot see whether that sbatch
-        still runs.
-        """
+        """Whether another machine submitted it. Then this one cannot see whether sbatch runs."""
         return str(self.intent["host"]) != socket.gethostname()
 
     def read_answer(self) -> bool:
-        """Learn ``array`` from sbatch's output if it is there; whether sbatch still runs."""
+        """Set ``array`` from the output of sbatch, if any. Returns whether sbatch is running."""
         running, number = read_answer(self.answer)
         self.array = self.array or number
         return running
 
     def adopt(self, array: str) -> None:
-        """Remember the number that Slurm was asked for, since sbatch's own answer was lost."""
+        """Store the array's number, which Slurm reported after sbatch's answer was lost."""
         self.array = array
         self.answer.write_text(array + "\n")
 
     def log(self, index: int) -> Path:
-        """What element ``index`` printed outside of its stage: all there is when it never began."""
+        """The output of element ``index`` outside of its stage."""
         return Path(self.intent["output"].replace("%A", self.array or "").replace("%a", str(index)))
 
     def printed(self, index: int) -> str:
-        """The last that the job printed outside of its stage, Slurm's own words among it."""
+        """The end of the job's output outside of its stage, including Slurm's messages."""
         texts = []
         for path in (self.log(index), self.log(index).with_suffix(".err")):
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
@@ -129,10 +128,8 @@ class Submission:
                 texts.append(file.read().decode(errors="replace"))
         return "\n".join(texts)
 
-    def news(self) -> Iterator[tuple[int, str]]:
-        """``(index, "started" | "done" | "ended")`` of the marks that have appeared since the last
-        call.
-        """
+    def new_marks(self) -> Iterator[tuple[int, str]]:
+        """``(index, "started" | "done" | "ended")`` for every mark since the last call."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -144,7 +141,7 @@ class Submission:
                 yield int(index), what
 
     def mark(self, index: int, what: str) -> dict[str, Any] | None:
-        """What the element wrote when it ``started`` or ``ended``, if it did."""
+        """The content of the element's mark ``what``. ``None`` if there is none."""
         try:
             data: dict[str, Any] = json.loads((self.folder / f"{index}.{what}").read_bytes())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -152,18 +149,16 @@ class Submission:
         return data
 
     def end(self, index: int) -> dict[str, Any] | None:
-        """How the element's stage came to an end, in its own job or in another's, if it did."""
+        """How the element's stage ended, in its own job or another. ``None`` if it has not."""
         return self.mark(index, "ended") or self.mark(index, "done")
 
-    def read_again(self, index: int) -> None:
-        """The element runs again, or is about to write what could not be read yet: that will be
-        news.
-        """
+    def reread(self, index: int) -> None:
+        """Report the element's marks again. It runs again, or a mark was not readable yet."""
         for seen in self._seen.values():
             seen.discard(index)
 
-    def do(self, index: int, event: Mapping[str, Any]) -> None:
-        """Leave word for the element's job that its stage is done, and how."""
+    def mark_done(self, index: int, event: Mapping[str, Any]) -> None:
+        """Tell the element's job that its stage has ended, with ``event``."""
         write_whole(
             self.folder / f"{index}.done", json.dumps({**event, "time": time.time()}) + "\n"
         )
@@ -171,13 +166,14 @@ class Submission:
 
     @property
     def spare(self) -> set[int]:
-        """The elements that others are known to have done, and that have not said so themselves:
-        their jobs are not needed any more.
+        """Elements whose stages others have done and whose jobs have not ended.
+
+        These jobs are no longer needed.
         """
         return self._seen["done"] - self._seen["ended"]
 
     def dismiss(self) -> None:
-        """Wait for no word of the spare elements any more."""
+        """Stop waiting for the ends of spare elements."""
         self._seen["ended"] |= self.spare
 
 
@@ -201,7 +197,7 @@ class Submissions:
         return dict(sorted(submissions.items(), key=lambda item: (item[1].intent["time"], item[0])))
 
     def stages(self) -> set[str]:
-        """The stages of all open submissions, and what they need."""
+        """The stages of all open submissions, and their inputs."""
         keys: set[str] = set()
         for name in self._open_names():
             for spec in _specs(self.root / name / "stages.jsonl"):
@@ -223,7 +219,7 @@ class Submissions:
         tries: Mapping[str, Sequence[Mapping[str, str]]],
         output: str | None = None,
     ) -> Submission:
-        """Write the intent to submit ``array``, and its stages; the script is to be added."""
+        """Write ``intent.json`` and ``stages.jsonl`` for ``array``. The caller adds the script."""
         label = re.sub(r"\W+", "-", array.first.label)
         token = f"{label}-{secrets.token_hex(5)}"
         submission = Submission(self.root / token)
@@ -257,19 +253,19 @@ class Submissions:
         return submission
 
     def close(self, submission: Submission, *, void: bool = False) -> None:
-        """Nothing more will come of its jobs; ``void``: it never had any."""
+        """Mark the submission as ended. ``void``: it never reached Slurm."""
         if void:
             (submission.folder / "void").touch()
         (self.root / "open" / submission.name).unlink(missing_ok=True)
 
     def discard(self, submission: Submission) -> None:
-        """Slurm did not take it, for sure; it is meant no more."""
+        """Delete a submission that Slurm did not accept."""
         self.close(submission)
         shutil.rmtree(submission.folder, ignore_errors=True)
 
 
 def _specs(path: Path) -> Iterator[dict[str, Any]]:
-    """The stages of a submission in full, as far as they are written."""
+    """The specs of a submission's stages, as far as they are written."""
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
         for line in file:
             with contextlib.suppress(ValueError):

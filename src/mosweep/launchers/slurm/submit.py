@@ -1,6 +1,4 @@
-"""Submitting what is missing: as few arrays as possible, behind what they wait for. The intent is
-on disk before sbatch runs.
-"""
+"""Submits missing stages, in as few arrays as possible. Writes the intent before sbatch runs."""
 
 from __future__ import annotations
 
@@ -12,8 +10,9 @@ from dataclasses import replace
 
 from mosweep.core.claims import Claim
 from mosweep.core.types import Stage
+from mosweep.launchers.slurm.answers import ARRAY_SIZE_MAX
 from mosweep.launchers.slurm.arrays import Array, Place, arrange
-from mosweep.launchers.slurm.client import ARRAY_SIZE_MAX, SlurmFull, SlurmRefused, SlurmSilent
+from mosweep.launchers.slurm.errors import SlurmFull, SlurmRefused, SlurmUnavailable
 from mosweep.launchers.slurm.jobs import At, Jobs
 from mosweep.launchers.slurm.script import output, script
 from mosweep.launchers.slurm.submissions import Submission
@@ -22,77 +21,75 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["Submitter"]
 
-#: An unanswered submission of another machine is looked for in Slurm once it is this old, in
-#: seconds: its sbatch has ended by then.
+#: Age in seconds from which the sbatch of another machine counts as ended. Then an unanswered
+#: submission of that machine is looked up in Slurm.
 FOREIGN_S = 120.0
-#: A submission without an answer is void if Slurm does not know it at first and not after this long
-#: either, in seconds.
+#: Seconds that a submission without an answer must be unknown to Slurm before it is void.
 UNANSWERED_S = 20.0
-#: The submit limit that was run into is believed this long, in seconds: others of the same group
-#: may have used it up.
+#: Seconds that an observed submit limit is used. Other users of the same group may have used it up.
 FULL_S = 600.0
-#: The claim that is held while deciding what to submit.
-DECIDING = "slurm-submissions"
+#: The claim that is held while submitting.
+LOCK = "slurm-submissions"
 
 
 class Submitter:
-    """Decides what to submit, and submits it. ``read_marks`` learns which jobs have ended."""
+    """Selects stages and submits them. ``read_marks`` detects jobs that have ended."""
 
     def __init__(self, jobs: Jobs, read_marks: Callable[[], None]) -> None:
         self.jobs, self.read_marks = jobs, read_marks
         self.depth = _depths(jobs.plan)
         self.array_limit: int | None = None
-        #: The submit limit that we ran into, and until when it is believed.
+        #: The observed submit limit, and until when it is used.
         self.submit_limit: tuple[int, float] | None = None
-        self.look_at = 0.0
-        self.everything_is_in = self.said_full = False
+        self.next_check = 0.0
+        self.all_submitted = self.reported_full = False
 
     @property
     def is_done(self) -> bool:
-        """Whether everything that can be submitted is in Slurm for certain."""
-        return self.everything_is_in and not self.jobs.blocked and not self.jobs.unanswered
+        """Whether all stages that can be submitted are certainly in Slurm."""
+        return self.all_submitted and not self.jobs.blocked and not self.jobs.unanswered
 
     def submit(self) -> None:
-        """Submit what can be, as few arrays as possible."""
+        """Submit all stages that can be submitted now."""
         jobs = self.jobs
-        if time.monotonic() < self.look_at:
+        if time.monotonic() < self.next_check:
             return
-        self.everything_is_in = not (
+        self.all_submitted = not (
             jobs.blocked
             or jobs.unanswered
             or jobs.to_cancel
             or (self.room() and self.unsubmitted())
         )
-        if self.everything_is_in:
+        if self.all_submitted:
             return
         try:
-            with self.deciding():
-                jobs.carry_out()
-                self.find_submissions()  # another sweep may have been quicker
-                self.read_marks()  # what has ended need not be waited for
+            with self.lock():
+                jobs.send_cancellations()
+                self.find_submissions()  # Another sweep may have submitted them.
+                self.read_marks()  # No dependency on ended jobs is needed.
                 for stage in self.unsubmitted():
                     if jobs.store.read(stage.key):
                         jobs.finished(stage.key, elsewhere=True)
                 self.submit_arrays(jobs.store.claims.held())
             jobs.answered()
-            # what a budget holds back goes in as others end
-            self.everything_is_in = not (jobs.meter and self.unsubmitted())
-        except SlurmSilent as error:
-            jobs.silence(error)
-            self.look_at = time.monotonic() + jobs.options.poll_s
+            # Stages that the budget holds back are submitted as others end.
+            self.all_submitted = not (jobs.meter and self.unsubmitted())
+        except SlurmUnavailable as error:
+            jobs.no_answer(error)
+            self.next_check = time.monotonic() + jobs.options.poll_s
         except SlurmFull as error:
-            self.say_full(error)
+            self.report_full(error)
             jobs.answered()
-            self.everything_is_in = True
+            self.all_submitted = True
             self.submit_limit = (max(1, len(jobs.at)), time.monotonic() + FULL_S)
-            self.look_at = time.monotonic() + jobs.options.poll_s
-        # there is no room, or others are at it: see again, but not at every turn
+            self.next_check = time.monotonic() + jobs.options.poll_s
+        # There is no room, or another process runs the stages: check again later.
         if jobs.blocked or self.unsubmitted():
             pause = jobs.options.poll_s if jobs.blocked else 1.0
-            self.look_at = max(self.look_at, time.monotonic() + pause)
+            self.next_check = max(self.next_check, time.monotonic() + pause)
 
     def submit_arrays(self, elsewhere: Container[str]) -> None:
-        """Submit while there is room, in smaller arrays if Slurm does not take large ones."""
+        """Submit while there is room, in smaller arrays if Slurm does not accept large ones."""
         size = ARRAY_SIZE_MAX
         while (room := self.room()) and (stages := self.affordable(elsewhere)):
             self.array_limit = self.array_limit or self.jobs.client.max_array_size()
@@ -100,22 +97,20 @@ class Submitter:
             stages.sort(key=lambda stage: -self.depth[stage.key])
             behind = {stage.key: self.waits(stage) for stage in stages[:room]}
             for array in arrange(
-                [(self.grown(stage), behind[stage.key]) for stage in stages[:room]], size
+                [(self.with_more_memory(stage), behind[stage.key]) for stage in stages[:room]], size
             ):
                 try:
                     self.submit_array(array, behind)
                 except SlurmFull as error:
                     if len(array.stages) == 1:
                         raise
-                    # Slurm takes an array whole or not at all
+                    # Slurm accepts an array as a whole or not at all.
                     size = len(array.stages) // 2
-                    self.say_full(error)
+                    self.report_full(error)
                     break
 
     def submit_array(self, array: Array, behind: Mapping[str, Sequence[Place]]) -> None:
-        """Intent first, then sbatch, then the journal. Whatever is lost on the way, ``resolve``
-        finds out.
-        """
+        """Write the intent, run sbatch, and report it. ``resolve`` handles an interruption."""
         jobs = self.jobs
         keys = [stage.key for stage in array.stages.values()]
         tries = {key: jobs.tries[key] for key in keys if jobs.tries.get(key)}
@@ -125,7 +120,7 @@ class Submitter:
         submission.script.write_text(script(jobs.options, array, submission, jobs.store.root))
         try:
             submission.array = jobs.client.submit(submission.script, submission.answer)
-        except SlurmSilent:
+        except SlurmUnavailable:
             jobs.unanswered[submission.name] = None
             raise
         except SlurmFull:
@@ -133,9 +128,9 @@ class Submitter:
             raise
         except SlurmRefused as error:
             jobs.submissions.close(submission, void=True)
-            # what it was to wait for has just ended
+            # The dependency has just ended.
             if array.dependency and "dependency" in str(error).lower():
-                raise SlurmSilent(str(error)) from None
+                raise SlurmUnavailable(str(error)) from None
             for stage in array.stages.values():
                 jobs.failed(stage.key, "sbatch", f"Slurm refuses the job: {error}")
             return
@@ -154,7 +149,7 @@ class Submitter:
         )
 
     def link_script(self, submission: Submission) -> None:
-        """Each trial's folder shows the script that its stage was submitted with."""
+        """Link the script into the folder of every trial that it belongs to."""
         submitted = set(submission.keys.values())
         for trial in self.jobs.plan.trials:
             for stage in trial.stages:
@@ -167,7 +162,7 @@ class Submitter:
     # -- what to submit ----------------------------------------------------------------------------
 
     def unsubmitted(self) -> list[Stage]:
-        """Stages that can be submitted: what they need is done, or on its way."""
+        """Stages that can be submitted: their inputs are done or have jobs."""
         jobs = self.jobs
         return [
             stage
@@ -182,8 +177,9 @@ class Submitter:
         ]
 
     def affordable(self, elsewhere: Container[str]) -> list[Stage]:
-        """The stages to submit now: nobody else is at them, and the budget has room for all of them
-        together.
+        """The stages to submit now, as far as the budget allows.
+
+        Stages that other processes run (``elsewhere``) are left out.
         """
         jobs, meter = self.jobs, self.jobs.meter
         stages = [stage for stage in self.unsubmitted() if stage.key not in elsewhere]
@@ -191,21 +187,21 @@ class Submitter:
             return stages
         chosen = []
         for stage in stages:
-            if stage.key not in jobs.todo:  # what it needs has just been refused
+            if stage.key not in jobs.todo:  # An input has just been refused.
                 continue
-            if stage.key in meter.since:  # its last job was lost, and took what it took
+            if stage.key in meter.since:  # Its last job was lost, but counts towards the budget.
                 meter.failed(stage.key)
             if why := meter.refusal(stage.key):
                 jobs.failed(stage.key, "", why, cancelled=True)
             elif not meter.must_wait(stage.key):
                 meter.starts(stage.key)
                 chosen.append(stage)
-        for stage in chosen:  # a job that Slurm takes is reserved for when it is taken
+        for stage in chosen:  # The budget is reserved again when Slurm accepts the job.
             meter.returns(stage.key)
         return [stage for stage in chosen if stage.key in jobs.todo]
 
     def room(self) -> int:
-        """How many more jobs may be submitted; none while it is not worth a call of sbatch."""
+        """How many more jobs can be submitted. 0 until there are enough for a call of sbatch."""
         jobs = self.jobs
         limits = [jobs.options.max_jobs] if jobs.options.max_jobs else []
         if self.submit_limit and time.monotonic() < self.submit_limit[1]:
@@ -221,9 +217,7 @@ class Submitter:
         return max(0, room) if room >= max(1, min(limits) // 4) or not jobs.at else 0
 
     def waits(self, stage: Stage) -> list[Place]:
-        """The jobs that the stage has to wait for. A need that another need of it waits for itself
-        goes without saying.
-        """
+        """The jobs that the stage must wait for, without those that another of them waits for."""
         at = self.jobs.at
         needs = {need.key: need for need in stage.needs.values() if need.key in at}
         implied: set[str] = set()
@@ -238,8 +232,8 @@ class Submitter:
             keys |= {need.key} | self.ancestors(need)
         return keys
 
-    def grown(self, stage: Stage) -> Stage:
-        """The stage with more memory if it ran out of it before."""
+    def with_more_memory(self, stage: Stage) -> Stage:
+        """The stage with more memory, if it ran out of memory before."""
         options = self.jobs.options
         tries = self.jobs.tries.get(stage.key, ())
         often = sum(tried["state"] == "OUT_OF_MEMORY" for tried in tries)
@@ -250,19 +244,20 @@ class Submitter:
             stage, resources=replace(stage.resources, mem_gb=min(memory, options.max_mem_gb))
         )
 
-    def say_full(self, error: SlurmFull) -> None:
+    def report_full(self, error: SlurmFull) -> None:
         """Print once that Slurm does not accept all jobs now."""
-        if not self.said_full:
+        if not self.reported_full:
             self.jobs.notice(
                 f"Slurm accepts no more jobs now ({error}); the rest is submitted as others end"
             )
-        self.said_full = True
+        self.reported_full = True
 
     # -- what was submitted before -----------------------------------------------------------------
 
     def find_submissions(self) -> None:
-        """Learn of open submissions that hold stages of ours; settle those that sbatch may or may
-        not have got through. Raises ``SlurmSilent``.
+        """Find open submissions with stages of this plan, and resolve those without an answer.
+
+        Raises ``SlurmUnavailable``.
         """
         jobs = self.jobs
         jobs.blocked.clear()
@@ -289,26 +284,27 @@ class Submitter:
                     or jobs.at[key].submission.intent["time"] < submission.intent["time"]
                 ):
                     if key in jobs.at:
-                        # the job was lost, and another launch has submitted the stage again
+                        # The job was lost, and another launch has submitted the stage again.
                         jobs.leave(key)
                     jobs.at[key] = At(submission, index)
                     jobs.tries[key] = list(submission.intent["tries"].get(key, []))
 
     def resolve(self, submission: Submission) -> bool:
-        """Whether the submission is in Slurm. One that never got there is void. Raises
-        ``SlurmSilent``.
+        """Whether the submission is in Slurm. If it never reached Slurm, it becomes void.
+
+        Raises ``SlurmUnavailable``.
         """
         jobs, begun = self.jobs, time.monotonic()
-        while submission.read_answer():  # sbatch still runs, though its launcher may be dead
+        while submission.read_answer():  # sbatch is running, even if its launcher is dead.
             if time.monotonic() - begun > UNANSWERED_S:
-                raise SlurmSilent(f"the sbatch of {submission.job_name} has not ended yet")
+                raise SlurmUnavailable(f"the sbatch of {submission.job_name} has not ended yet")
             time.sleep(0.1)
         if submission.array is None:
             if submission.foreign and submission.age_s < FOREIGN_S:
                 return False
             number = jobs.client.find(submission.job_name)
             if number is None:
-                # A controller that was too busy to answer may be too busy yet to show what it took.
+                # A busy controller may not list a job yet that it has accepted.
                 since = jobs.unanswered[submission.name] = (
                     jobs.unanswered.get(submission.name) or time.monotonic()
                 )
@@ -321,18 +317,18 @@ class Submitter:
             del jobs.unanswered[submission.name]
             jobs.followed[submission.name] = submission
             for index, key in submission.keys.items():
-                # what it needs has failed meanwhile
+                # An input has failed in the meantime.
                 if key in jobs.outcome.failed and submission.intent["sweep"] == str(jobs.sweep):
                     jobs.to_cancel.add(f"{submission.array}_{index}")
                     jobs.left.add((submission.name, key))
         return True
 
     @contextlib.contextmanager
-    def deciding(self) -> Iterator[None]:
-        """Alone among all processes that submit for this store."""
+    def lock(self) -> Iterator[None]:
+        """Hold the lock for submissions of this store."""
         claims = self.jobs.store.claims
         begun, said = time.monotonic(), False
-        while not isinstance(claim := claims.acquire(DECIDING), Claim):
+        while not isinstance(claim := claims.acquire(LOCK), Claim):
             if time.monotonic() - begun > 10 and not said:
                 self.jobs.notice(f"waiting for {claim}, which is submitting jobs")
                 said = True
@@ -344,7 +340,7 @@ class Submitter:
 
 
 def _depths(plan: Plan) -> dict[str, int]:
-    """How many stages deep each stage lies."""
+    """The depth of each stage in the graph, from 1."""
     depths: dict[str, int] = {}
     for key, stage in plan.stages.items():
         depths[key] = 1 + max((depths[need.key] for need in stage.needs.values()), default=0)

@@ -1,4 +1,4 @@
-"""What the end of a job means for its stage. Pure: asks nobody, changes nothing."""
+"""What the end of a job means for its stage. Pure functions, without calls to Slurm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from mosweep.launchers.slurm.client import Job
+from mosweep.launchers.slurm.answers import Job
 
 __all__ = [
     "LOST",
@@ -19,14 +19,14 @@ __all__ = [
     "judge",
 ]
 
-#: Ends of a job that say nothing against its stage.
+#: Final states that are not the stage's fault.
 LOST = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LOST", "GONE"})
-#: What Slurm, the kernel or torchtune's parent process says when host memory ran out (CUDA's words
-#: are others).
+#: Messages of Slurm, the kernel and torchtune's parent process when host memory runs out. CUDA's
+#: messages differ.
 _OUT_OF_MEMORY = re.compile(
     r"exceeded memory limit|oom[-_ ]kill|killed \(out of memory\?\)|MemoryError", re.IGNORECASE
 )
-#: Why Slurm lets a job wait that will not start unless somebody changes something.
+#: Slurm's reasons for a pending job that cannot start without a change to it or to the cluster.
 _STUCK = re.compile(
     r"PartitionConfig|PartitionTimeLimit|PartitionNodeLimit|PartitionDown|PartitionInactive"
     r"|BadConstraints|InvalidAccount|InvalidQOS|JobHeld"
@@ -36,14 +36,14 @@ _STUCK = re.compile(
 
 @dataclass(frozen=True)
 class Facts:
-    """What the verdict on a stage rests on, besides how its job ended.
+    """The basis for the verdict on a stage, besides the job's final state.
 
-    - ``printed``: the last that the job printed outside of its stage.
-    - ``tried``: the states that earlier jobs of the stage ended in.
-    - ``retries``, ``max_timeouts``: how often a lost job, and one that ran into its time limit, is
+    - ``printed``: the end of the job's output outside of its stage.
+    - ``tried``: the final states of the stage's earlier jobs.
+    - ``retries``, ``max_timeouts``: how often a job that was lost, or reached its time limit, is
       submitted again.
-    - ``may_grow``: there is memory left to give.
-    - ``broken``: something that the stage needs is not done and not well on its way.
+    - ``may_grow``: the stage can be retried with more memory.
+    - ``broken``: an input of the stage is not done, and its job will not make it.
     """
 
     printed: str
@@ -56,8 +56,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``again``: submit the stage again. ``leave``: take it out of its job; it is
-    submitted again with what it waited for. Otherwise it has failed, with ``error``.
+    """What happens to the stage.
+
+    ``again``: it is submitted again. ``leave``: it is submitted again together with the input that
+    it waited for. Otherwise it has failed, with ``error``.
     """
 
     state: str
@@ -68,10 +70,10 @@ class Verdict:
 
 
 def judge(job: Job, facts: Facts) -> Verdict:
-    """What becomes of the stage of a job that ended and left no word."""
+    """The verdict on the stage of a job that ended without reporting a result."""
     state, tried = job.state, facts.tried
     if state == "FAILED" and is_out_of_memory(facts.printed):
-        state = "OUT_OF_MEMORY"  # without cgroups Slurm says so to the job only
+        state = "OUT_OF_MEMORY"  # Without cgroups, only the job's output shows it.
     again = {
         **dict.fromkeys(LOST, sum(each in LOST for each in tried) < facts.retries),
         "TIMEOUT": tried.count("TIMEOUT") < facts.max_timeouts,
@@ -93,7 +95,7 @@ def judge(job: Job, facts: Facts) -> Verdict:
     else:
         often = f", {len(tried) + 1} times" if tried else ""
         hint = (
-            " (a larger hydra.launcher.max_mem_gb would allow another try)"
+            " (to retry with more memory, increase hydra.launcher.max_mem_gb)"
             if state == "OUT_OF_MEMORY"
             else ""
         )
@@ -110,31 +112,31 @@ def final_state(
     behind: Collection[str],
     patient: bool,
 ) -> Job | None:
-    """How a job ended, by what ``squeue`` said of it last and by what the accounting says.
+    """How a job ended, from ``squeue``'s last answer (``said``) and from the accounting.
 
     ``None`` if that is not clear yet. ``waited``: it was last seen waiting, and never started.
-    ``behind``: the jobs that it waited for. ``patient``: the accounting may still be late.
+    ``behind``: its dependencies. ``patient``: the accounting may still be outdated.
     """
     if accounted is not None and accounted.alive and patient:
         return said
     if accounted is not None and not accounted.alive:
-        # a user who cancels a job is named
+        # The accounting names a user who cancels a job.
         in_vain = not accounted.by and behind
         return replace(accounted, reason=said.reason if said else "Dependency" if in_vain else "")
-    # Slurm forgets an element of an array at once if it is cancelled while it waits.
+    # Slurm immediately forgets a task of an array that is cancelled while it waits.
     return said or Job(place, "CANCELLED" if waited and accounted is None else "LOST")
 
 
 def is_unclear(job: Job | None) -> bool:
-    """Whether the accounting may know better: who cancelled it, whether memory ran out."""
+    """Whether the accounting may know more: who cancelled the job, or that memory ran out."""
     return job is None or job.state in ("CANCELLED", "FAILED")
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether the text says that memory ran out."""
+    """Whether the text reports that memory ran out."""
     return _OUT_OF_MEMORY.search(text) is not None
 
 
 def is_stuck(reason: str) -> bool:
-    """Whether a job that waits for this reason will wait until somebody changes something."""
+    """Whether a job that waits for this reason needs a change before it can start."""
     return _STUCK.search(reason) is not None

@@ -1,8 +1,8 @@
-"""A test run at EvalOps for every round of a loop, sent when the round's evaluation is done.
+"""Sends a test run to EvalOps for every round of a loop, when the round's evaluation is done.
 
-It is a projection: no result depends on it. A thread of its own sends, so no stage waits. The
-sweep's ``evalops.jsonl`` notes what was sent, so that no round is sent twice. What could not be
-sent is sent at the next launch.
+It is a projection: no result depends on it. A separate thread sends, so no stage waits. The sweep's
+``evalops.jsonl`` records the rounds that were sent, so that none is sent twice. The next launch
+sends the others.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mosweep.recorders.evalops.service import GRACE_S, Refused, Service
 
 __all__ = ["EvalOpsRecorder", "test_run"]
 
-#: How long no request is made after EvalOps could not be reached, in seconds.
-REST_S = 60.0
-#: The most rounds that wait to be sent while the launch goes on.
+#: Seconds without requests after EvalOps could not be reached.
+PAUSE_S = 60.0
+#: The most rounds that wait to be sent.
 AHEAD = 1000
 
 
 class EvalOpsRecorder(Recorder):
-    """Sends a launch's rounds to EvalOps. At the end, one ``ProjectionWarning`` says what failed.
+    """Sends a launch's rounds to EvalOps. At the end, one ``ProjectionWarning`` reports failures.
 
     ``rounds`` are the keys of the evaluations of rounds that the launch may run. ``look`` returns
-    what is known of the sweep, ``read`` the record of a key.
+    the current state of the sweep, and ``read`` the record of a key.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class EvalOpsRecorder(Recorder):
         self.last: SweepResult | None = None
         self.problem = "it has not answered yet"
         self.refused: dict[str, str] = {}
-        self.rests_until = 0.0
+        self.paused_until = 0.0
 
     def stage_finished(self, event: StageFinished) -> None:
         """Send the result, if the stage is the evaluation of a round."""
         if event.key in self.rounds:
-            with contextlib.suppress(queue.Full):  # the end of the launch sends the rest
+            with contextlib.suppress(queue.Full):  # The end of the launch sends the others.
                 self.waiting.put_nowait(event.key)
             self._start()
 
@@ -82,7 +82,7 @@ class EvalOpsRecorder(Recorder):
                 problems[self.problem] = None
             text = (
                 f"not all rounds were sent to EvalOps: {', '.join(problems)}; the next launch "
-                "tries again"
+                "retries"
             )
             warnings.warn(text, ProjectionWarning, stacklevel=2)
 
@@ -92,7 +92,7 @@ class EvalOpsRecorder(Recorder):
             self.thread.start()
 
     def _end(self, thread: threading.Thread) -> None:
-        with contextlib.suppress(queue.Empty):  # what waits is part of the result
+        with contextlib.suppress(queue.Empty):  # The result contains the waiting rounds.
             while True:
                 self.waiting.get_nowait()
         self.service.end()
@@ -108,7 +108,7 @@ class EvalOpsRecorder(Recorder):
             self.problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def _send_all(self) -> None:
-        """Send the rounds that an earlier launch left, then new ones, then the rest."""
+        """Send unsent rounds of earlier launches, then new ones, then all that are left."""
         sweep: SweepResult | None = None
         rounds: dict[str, tuple[TrialResult, StageResult]] = {}
         left: dict[str, tuple[TrialResult, StageResult]] = {}
@@ -133,7 +133,7 @@ class EvalOpsRecorder(Recorder):
         A round that it refuses is skipped for the rest of the launch.
         """
         for key, (trial, stage) in list(left.items()):
-            if time.monotonic() < self.rests_until:
+            if time.monotonic() < self.paused_until:
                 return
             try:
                 if key not in self.refused:
@@ -141,12 +141,12 @@ class EvalOpsRecorder(Recorder):
             except Refused as error:
                 self.refused[key] = str(error)
             except (MosweepError, OSError) as error:
-                self.problem, self.rests_until = str(error), time.monotonic() + REST_S
+                self.problem, self.paused_until = str(error), time.monotonic() + PAUSE_S
                 return
             del left[key]
 
     def _send(self, sweep: SweepResult, trial: TrialResult, stage: StageResult) -> None:
-        """Send a round, unless another process has, or it turned out not to be needed."""
+        """Send a round, unless another process has sent it, or the loop did not need it."""
         if stage.evaluation:
             with turn(sweep.folder / ".evalops", "evalops"):
                 if stage.key not in _sent(sweep.folder):
@@ -198,5 +198,5 @@ def _sent(folder: Path) -> set[str]:
 
 
 def _ledger(folder: Path) -> Journal:
-    """What was sent to EvalOps of a sweep."""
+    """The rounds of a sweep that were sent to EvalOps."""
     return Journal(folder / "evalops.jsonl")

@@ -1,6 +1,6 @@
 """The requests to EvalOps: ``POST URL/api/v1/test-runs/`` with a bearer key.
 
-Knows nothing of sweeps. A launch that ends waits for an answer that is due, but no longer.
+This module must not know sweeps. The end of a launch waits for a pending answer, but for no retry.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ KEY = "EVALOPS_API_KEY"
 FIRST_S = 0.25
 #: The longest pause, in seconds.
 LONGEST_S = 10.0
-#: For how many seconds the end of a launch still begins requests.
+#: Seconds in which the end of a launch still starts requests.
 GRACE_S = 5.0
-#: How long it takes at most to note an answer, in seconds.
+#: The longest time for recording an answer, in seconds.
 NOTING_S = 1.0
-#: Answers from 400 to 499 that are not about the test run that was sent. All others refuse it.
+#: Statuses from 400 to 499 that are not about the test run. All others refuse it.
 NOT_ABOUT_THE_RUN = (401, 403, 408, 429)
 
 
 class Refused(MosweepError):
-    """EvalOps refuses this test run."""
+    """EvalOps does not accept this test run."""
 
 
 class Service:
-    """EvalOps, as ``options`` say, until the launch ends."""
+    """Requests to EvalOps, until the launch ends."""
 
     def __init__(self, options: EvalOps) -> None:
         self.options = options
@@ -52,18 +52,18 @@ class Service:
         self._ends_at = math.inf
 
     def end(self) -> None:
-        """The launch ends: begin requests for a few seconds only, and do not wait any longer."""
+        """The launch ends: start no requests after ``GRACE_S``, and skip pauses beyond it."""
         self._ends_at = time.monotonic() + GRACE_S
         self._ending.set()
 
     def seconds_left(self) -> float:
-        """How long the answer to the last request, and recording it, may take."""
+        """How long the answer to the last request, including its recording, may still take."""
         with self._lock:
             due = self._asked_at + self.options.timeout_s + NOTING_S
         return max(0.0, due - time.monotonic())
 
     def post(self, body: Mapping[str, Any]) -> str | None:
-        """Create a test run; returns its id, if the answer has one.
+        """Create a test run and return its id, if the answer has one.
 
         Raises ``Refused`` if EvalOps does not accept it, and ``MosweepError`` if it cannot be
         reached after all retries.
@@ -109,7 +109,7 @@ class Service:
             return now < self._ends_at
 
     def _sleep(self, seconds: float) -> None:
-        """Sleep, unless the launch will have ended by then."""
+        """Sleep, unless no request may start afterwards."""
         until = time.monotonic() + seconds
         if self._ending.wait(seconds) and until < self._ends_at:
             time.sleep(max(0.0, until - time.monotonic()))
@@ -120,21 +120,21 @@ def api_key() -> str:
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise UserError(f"loop.evalops.url needs a key in the environment variable {KEY}")
-    # The error that such a key causes later would show it.
+    # A later error would show the key.
     if not (key.isascii() and key.isprintable()):
-        raise UserError(f"the key in the environment variable {KEY} has characters that no key has")
+        raise UserError(f"the key in the environment variable {KEY} has invalid characters")
     return key
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the key is for one address, and a ``GET`` creates no test run."""
+    """Follows no redirects: the key is for one address, and a ``GET`` creates no test run."""
 
     def redirect_request(self, *args: Any, **options: Any) -> None:
         """A redirect is an error."""
 
 
 def _id(answer: bytes) -> str | None:
-    """The id of the test run. Without one, it was accepted all the same."""
+    """The id of the test run, if the answer has one."""
     try:
         parsed = json.loads(answer)
     except ValueError:

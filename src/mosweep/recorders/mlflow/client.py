@@ -1,8 +1,8 @@
-"""Writing runs through MLflow's public client.
+"""Writes runs with MLflow's client.
 
-It is slower than writing into SQLite, but works with every server and every version. The client can
-add to a run, but remove nothing. Changed scores are added as later ones, and the page of the model
-shows both. Where that is not enough (a param or a curve has changed, a score is gone), the run is
+This is slower than writing to SQLite, but works with every server and version. The client can add
+to a run, but not remove from it. A changed score is added with a later time, and the model's page
+shows both. If that is not enough (a param or a curve changed, or a score was removed), the run is
 deleted and written again.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "VIEW", "ClientWriter", "artifact_location", "load", "view_tag"]
 
-#: Tag that makes MLflow's UI show runs and models instead of asking what the experiment is about.
+#: With this tag, MLflow's UI shows runs and models, and does not ask for the kind of experiment.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 #: Name of the view that shows factors and scores in the table of runs.
@@ -36,7 +36,7 @@ def load() -> Any:
     """The module ``mlflow``, with its log output off. Raises ``MissingExtra``."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    with _variable("MLFLOW_LOGGING_LEVEL", "WARNING"):  # read while MLflow is imported
+    with _variable("MLFLOW_LOGGING_LEVEL", "WARNING"):  # MLflow reads it during its import.
         try:
             import mlflow.tracking
         except ImportError as error:
@@ -45,12 +45,12 @@ def load() -> Any:
 
 
 def view_tag(columns: Sequence[str]) -> tuple[str, str]:
-    """The tag with which MLflow's user interface shows these columns in the table of runs."""
+    """The tag that selects the columns of the table of runs in MLflow's user interface."""
     return f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": list(columns)})
 
 
 def artifact_location(root: Path, experiment: str) -> str:
-    """The place of an experiment's artifacts: a path, or a URI if the path needs quoting."""
+    """The location of an experiment's artifacts: a path, or a URI if the path needs quoting."""
     folder = root.absolute() / "".join(c if c.isalnum() or c in "-_" else "_" for c in experiment)
     return folder.as_uri() if set("%#?;") & set(str(folder)) else str(folder)
 
@@ -71,7 +71,7 @@ class ClientWriter:
         """Nothing to close."""
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run to be written again."""
+        """The digests of the sweep's runs, by trial. Empty for a run to write again."""
         digests = {}
         for run in _pages(
             self._client.search_runs,
@@ -93,7 +93,7 @@ class ClientWriter:
             self._write(run)
 
     def run_id(self, trial: str) -> str | None:
-        """The id of a trial's run, or of the sweep's where ``trial`` is empty."""
+        """The id of a trial's run, or of the sweep's run if ``trial`` is empty."""
         return self._run_ids.get(trial)
 
     def show(self, columns: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ class ClientWriter:
                         KIND,
                     )
                 )
-            except MlflowException:  # made by another process meanwhile
+            except MlflowException:  # Another process has just created it.
                 experiment = self._client.get_experiment_by_name(name)
                 if experiment is None:
                     raise
@@ -189,11 +189,11 @@ class ClientWriter:
             client.set_terminated(run_id, run.status, run.end_ms)
         else:
             client.update_run(run_id, run.status)
-        # last, as it says that everything else is there
+        # The digest comes last, because it marks the run as complete.
         client.set_tag(run_id, "mosweep.digest", run.tags["mosweep.digest"])
 
     def _reusable(self, run: Run, latest: Mapping[str, float]) -> Any:
-        """The trial's present run, if adding to it makes it ``run``; otherwise it is deleted."""
+        """The trial's existing run, if it can be extended to ``run``. Otherwise it is deleted."""
         run_id = self._run_ids.get(run.trial)
         if run_id is None:
             return None
@@ -212,7 +212,7 @@ class ClientWriter:
         return None
 
     def _known_models(self) -> dict[str, str]:
-        """The ids of the experiment's models by key."""
+        """The ids of the experiment's models, by key."""
         if self._model_ids is None:
             models = _pages(self._client.search_logged_models, [self.experiment_id])
             self._model_ids = {

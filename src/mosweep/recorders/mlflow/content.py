@@ -1,19 +1,17 @@
-"""What a sweep looks like in MLflow, as plain data. Neither imports nor calls MLflow.
+"""The runs of a sweep for MLflow, as plain data. This module does not use MLflow.
 
-There is a run per sweep, and below it a run per trial. A trial's run has its factors as params, its
-scores as metrics ``<task>/<metric>``, its data sets as inputs, and its models as logged models: the
-base model is an input, the fine-tuned one an output and, where it was evaluated, also an input with
-the scores attached. Trials that share a fine-tune share its logged model.
+A sweep has a run, with a child run per trial. A trial's run has its factors as params, its scores
+as metrics ``<task>/<metric>``, its data sets as inputs, and its models as logged models. The base
+model is an input. The fine-tuned model is an output and, if it was evaluated, also an input with
+the scores attached.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,20 +20,13 @@ from mosweep.config.secrets import looks_secret
 from mosweep.core import fingerprint
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.recorders.mlflow.entities import Dataset, Metric, Model, Run
-from mosweep.recorders.mlflow.naming import (
-    DIGEST,
-    KEY,
-    PARAM,
-    TAG,
-    base_name,
-    key,
-    model_name,
-    params_of,
-)
+from mosweep.recorders.mlflow.models import Models, leaves_model
+from mosweep.recorders.mlflow.naming import DIGEST, KEY, TAG, key, params_of
+from mosweep.recorders.mlflow.times import finished_ms, now_ms, spans_ms
 
 __all__ = ["Content", "run_digest", "sweep_id"]
 
-#: Raise it when an unchanged trial is written differently: everything is then recorded again.
+#: Increase it when the content of a run changes. Then all runs are recorded again.
 FORMAT = 1
 
 _STATUS = {
@@ -48,12 +39,12 @@ _STATUS = {
 
 
 def sweep_id(result: SweepResult) -> str:
-    """The identity of a sweep among MLflow's runs: its folder's."""
+    """The identity of a sweep in MLflow: a digest of its folder's path."""
     return fingerprint.digest_bytes(str(result.folder.absolute()).encode())[:32]
 
 
 def run_digest(result: SweepResult | TrialResult) -> str:
-    """Changes whenever the run should be written again."""
+    """A digest that changes whenever the run must be written again."""
     if isinstance(result, TrialResult):
         return f"{FORMAT}-{result.digest}"
     trials = "".join(trial.digest for trial in result.trials)
@@ -65,11 +56,14 @@ class Content:
     """The runs of a sweep, each created on request."""
 
     result: SweepResult
-    _models: dict[str, Model] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _models(self) -> Models:
+        return Models(self.result)
 
     @cached_property
     def sweep_run(self) -> Run:
-        """The run of the sweep as a whole."""
+        """The run of the whole sweep."""
         result = self.result
         seen = {trial.status for trial in result.trials}
         status = (
@@ -77,12 +71,12 @@ class Content:
             if seen & {"running", "pending"}
             else next((s for s in ("failed", "cancelled") if s in seen), "succeeded")
         )
-        spans = [span for trial in result.trials for span in _spans(trial.stages)]
+        spans = [span for trial in result.trials for span in spans_ms(trial.stages)]
         counts = {
             f"mosweep.trials.{s}": str(sum(t.status == s for t in result.trials))
             for s in sorted(seen)
         }
-        end = max((end for _, end in spans), default=_now())
+        end = max((end for _, end in spans), default=now_ms())
         return Run(
             trial="",
             name=result.folder.name,
@@ -103,7 +97,7 @@ class Content:
 
     @property
     def columns(self) -> list[str]:
-        """What the table of runs should show, as MLflow's user interface names its columns."""
+        """The columns of the table of runs, with the names that MLflow's user interface uses."""
         trials = self.result.trials
         params = dict.fromkeys(key(name) for trial in trials for name in trial.factors)
         if self.result.pretended:
@@ -117,22 +111,22 @@ class Content:
 
     def trial_run(self, trial: TrialResult) -> Run:
         """The run of one trial."""
-        spans = _spans(trial.stages)
-        end = max((end for _, end in spans), default=_now())
+        spans = spans_ms(trial.stages)
+        end = max((end for _, end in spans), default=now_ms())
         done = trial.status not in ("running", "pending")
         datasets = self._datasets(trial)
         metrics, evaluated = self._scores(trial, datasets)
         outputs = [
-            self._model(stage)
+            self._models.of(stage)
             for stage in trial.stages
-            if _leaves_model(stage) and not stage.kind.given
+            if leaves_model(stage) and not stage.kind.given
         ]
-        base = self._base(trial)
+        base = self._models.base(trial)
         return Run(
             trial=trial.name,
             name=trial.name[:KEY],
             status=_STATUS[trial.status],
-            # the work it took, however long ago a shared stage was made
+            # The run's duration is that of its stages, even if a shared stage ran earlier.
             start_ms=end - sum(b - a for a, b in spans),
             end_ms=end if done else None,
             params=params_of(trial),
@@ -167,64 +161,8 @@ class Content:
                 tags["mosweep.error"] = f"{stage.label}: {_error(stage)}"[:TAG]
         return tags
 
-    @cached_property
-    def _users(self) -> dict[str, list[TrialResult]]:
-        """The trials that have a stage, by the stage's key."""
-        users: dict[str, list[TrialResult]] = defaultdict(list)
-        for trial in self.result.trials:
-            for stage in trial.stages:
-                if _leaves_model(stage):
-                    users[stage.key].append(trial)
-        return users
-
-    def _model(self, stage: StageResult) -> Model:
-        """The logged model of a stage, named by the factors that all its trials have in common."""
-        if stage.key not in self._models:
-            users = self._users[stage.key]
-            first, *others = [params_of(user) for user in users]
-            shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
-            varied = {key(factor) for factor in users[0].factors}
-            factors = [f"{k}={v}" for k, v in shared.items() if k in varied]
-            base, model = stage.base, stage.model
-            known = base.name if base else model.model_id if model else None
-            own = first.get("model") or known or stage.label
-            name = ",".join(factors if "model" in varied else [own, *(factors or [stage.label])])
-            kept = {"model", "dummy"} if base else {"model", "dummy", "dataset", *varied}
-            self._models[stage.key] = Model(
-                key=stage.key,
-                name=model_name(own if base else name),
-                type="base" if base else stage.kind.name,
-                params={k: v for k, v in shared.items() if k in kept},
-                tags=_model_tags(stage),
-                created_ms=_finished(stage),
-                source=None if base else users[0].name,
-            )
-        return self._models[stage.key]
-
-    def _base(self, trial: TrialResult) -> Model | None:
-        """The base model of a trial: a stage made it, or only its name is known."""
-        for stage in trial.stages:
-            if stage.base:
-                return self._model(stage)
-        name, user = base_name(trial), next((stage for stage in trial.stages if stage.record), None)
-        if name is None or user is None:
-            return None
-        identity = f"base:{name}"
-        if identity not in self._models:
-            dummy = {"dummy": "true"} if user.pretended else {}
-            tags = {"mosweep.key": identity, "mlflow.model.isExternal": "true"}
-            self._models[identity] = Model(
-                key=identity,
-                name=model_name(name),
-                type="base",
-                params={"model": name[:PARAM], **dummy},
-                tags=tags | {f"mosweep.{mark}": value for mark, value in dummy.items()},
-                created_ms=_finished(user),
-            )
-        return self._models[identity]
-
     def _datasets(self, trial: TrialResult) -> dict[str, Dataset]:
-        """Data sets by the key of their stage."""
+        """The data sets, by the key of their stage."""
         trained_on = {
             need
             for stage in trial.stages
@@ -246,20 +184,20 @@ class Content:
     def _scores(
         self, trial: TrialResult, datasets: Mapping[str, Dataset]
     ) -> tuple[tuple[Metric, ...], list[Model]]:
-        """The metrics of a trial, and the models that they belong to."""
+        """The metrics of a trial, and the evaluated models."""
         metrics: dict[tuple[str, int], Metric] = {}
         evaluated = []
         models = {
             stage.key: stage
             for stage in trial.stages
-            if _leaves_model(stage) and not stage.kind.given
+            if leaves_model(stage) and not stage.kind.given
         }
 
         def add(metric: Metric) -> None:
             metrics[metric.name, metric.step] = metric
 
         for stage in trial.stages:
-            time_ms = _finished(stage)
+            time_ms = finished_ms(stage)
             for name, points in stage.curves.items():
                 for step, value in points:
                     add(Metric(key(f"train/{name}"), float(value), time_ms, int(step)))
@@ -273,7 +211,7 @@ class Content:
                 continue
             needs = stage.needs.values()
             tuned = next((models[need] for need in needs if need in models), None)
-            model = self._model(tuned) if tuned else self._base(trial)
+            model = self._models.of(tuned) if tuned else self._models.base(trial)
             dataset = next((datasets[need] for need in needs if need in datasets), None)
             if model:
                 evaluated.append(model)
@@ -289,28 +227,6 @@ class Content:
                         )
                     )
         return tuple(metrics.values()), evaluated
-
-
-def _model_tags(stage: StageResult) -> dict[str, str]:
-    tags = {
-        "mosweep.key": stage.key,
-        "mosweep.stage": stage.label,
-        "mlflow.model.isExternal": "true",
-    }
-    if model := stage.model:
-        about = {"model_id": model.model_id} | {
-            name: model.more.get(name) for name in ("uri", "base")
-        }
-        tags |= {
-            f"mosweep.{name}": value[:TAG]
-            for name, value in about.items()
-            if isinstance(value, str)
-        }
-    if stage.folder:
-        tags["mosweep.folder"] = str(stage.folder)
-    if stage.pretended:
-        tags["mosweep.dummy"] = "true"
-    return tags
 
 
 def _summary(trial: TrialResult) -> dict[str, Any]:
@@ -338,7 +254,7 @@ def _summary(trial: TrialResult) -> dict[str, Any]:
 
 def _files(folder: Path, copied: str, made: Mapping[str, Any]) -> dict[str, bytes]:
     files = {name: json.dumps(data, indent=1, default=str).encode() for name, data in made.items()}
-    with contextlib.suppress(OSError):  # not there: the sweep was made by the Python API
+    with contextlib.suppress(OSError):  # Sweeps of the Python API do not have this file.
         files[copied] = (folder / copied).read_bytes()
     return files
 
@@ -352,31 +268,5 @@ def _error(stage: StageResult) -> str | None:
     )
 
 
-def _leaves_model(stage: StageResult) -> bool:
-    return stage.record is not None and stage.kind.leaves == "model" and not stage.kind.optional
-
-
 def _unique(models: Iterable[Model]) -> tuple[Model, ...]:
     return tuple({model.key: model for model in models}.values())
-
-
-def _spans(stages: Iterable[StageResult]) -> list[tuple[int, int]]:
-    """When the recorded stages ran, in milliseconds."""
-    records = (stage.record for stage in stages)
-    return [
-        (_ms(r["started"]), _ms(r["finished"]))
-        for r in records
-        if r and "started" in r and "finished" in r
-    ]
-
-
-def _finished(stage: StageResult) -> int:
-    return _ms(stage.record["finished"]) if stage.record and "finished" in stage.record else _now()
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _now() -> int:
-    return _ms(time.time())

@@ -1,6 +1,4 @@
-"""The runs, models, data sets and scores that are written to MLflow, whichever way they are
-written. Plain data.
-"""
+"""The runs, models, data sets and scores to write to MLflow, as plain data for both writers."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ __all__ = ["Dataset", "Metric", "Model", "Run", "model_file"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that went into a run; ``context`` is ``training`` or ``eval``."""
+    """An input data set of a run. ``context`` is ``training`` or ``eval``."""
 
     name: str
     digest: str
@@ -25,9 +23,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Metric:
-    """One value; ``model`` is the key of the model that it tells about, ``dataset`` what it was
-    measured on.
-    """
+    """One value. ``model`` is the key of its model, and ``dataset`` the evaluation's data set."""
 
     name: str
     value: float
@@ -39,8 +35,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Model:
-    """A logged model whose files MLflow does not hold. ``key`` identifies it in the experiment,
-    ``source`` names its trial.
+    """A logged model whose files are not in MLflow.
+
+    ``key`` identifies it in the experiment. ``source`` is the name of its trial.
     """
 
     key: str
@@ -54,8 +51,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: of a trial, or of the sweep as a whole (``trial`` is then empty). ``files`` are its
-    small text artifacts.
+    """The run of a trial, or of the whole sweep if ``trial`` is empty.
+
+    ``files`` are its text artifacts.
     """
 
     trial: str
@@ -73,14 +71,12 @@ class Run:
 
     @property
     def sweep(self) -> str:
-        """Identity of the sweep that the run belongs to."""
+        """The identity of its sweep."""
         return self.tags["mosweep.sweep.folder"]
 
 
 def model_file(model: Model, model_id: str, run_id: str | None, location: str) -> bytes:
-    """The ``MLmodel`` file of a model that lies elsewhere, which makes it registrable. JSON, hence
-    also YAML.
-    """
+    """The ``MLmodel`` file of a model stored elsewhere, in JSON. It is needed to register it."""
     created = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime(model.created_ms / 1000))
     any_input = '[{"type": "boolean", "required": true}]'
     data = {

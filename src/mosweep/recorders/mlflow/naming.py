@@ -1,4 +1,4 @@
-"""Params and names as MLflow accepts them."""
+"""Params and names that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TUNED = re.compile(r"[\w-]+/(.+)@[^@]+|ft:([^:]+):.*")
 
 @lru_cache(4096)
 def key(text: str) -> str:
-    """``text`` as a name of params, metrics and tags."""
+    """``text`` as the name of a param, metric or tag."""
     parts = re.sub(r"[^\w\-. :/]", "_", text).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:KEY] or "_"
 
@@ -37,7 +37,7 @@ def model_name(text: str) -> str:
 
 
 def params_of(trial: TrialResult) -> dict[str, str]:
-    """The factors; also model, data set and task where they do not vary, and ``dummy``."""
+    """The factors, and the model, data set and task if they do not vary, and ``dummy``."""
     params = {key(factor): level_text(value)[:PARAM] for factor, value in trial.factors.items()}
     tasks = dict.fromkeys(evaluation.task for _, evaluation in trial.evaluations)
     constant = {
@@ -54,7 +54,7 @@ def params_of(trial: TrialResult) -> dict[str, str]:
 
 
 def base_name(trial: TrialResult) -> str | None:
-    """The name of the base model, as a factor, a stage or a model's id has it."""
+    """The name of the base model, from a factor, a stage or a model's id."""
     factor = trial.factors.get("model")
     if isinstance(factor, str):
         return factor
@@ -67,13 +67,13 @@ def base_name(trial: TrialResult) -> str | None:
             continue
         if tuned := _TUNED.fullmatch(trained.model_id):
             return tuned[1] or tuned[2]
-        if stage.kind.scores:  # the evaluation of a base model
+        if stage.kind.scores:  # It evaluated a base model.
             return trained.model_id
     return next((stage.base.name for stage in trial.stages if stage.base), None)
 
 
 def _configured(stage: StageResult) -> str | None:
-    """The base model that a backend has noted."""
+    """The base model in the backend's facts."""
     model = stage.facts.get("model")
     name = model.get("name") if isinstance(model, Mapping) else model
     return name if isinstance(name, str) and name else None

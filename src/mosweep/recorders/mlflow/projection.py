@@ -1,12 +1,11 @@
-"""Recording a sweep in MLflow: a projection of what is on disk, which can be repeated at any time.
+"""Records a sweep in MLflow. This projection of the files on disk can be repeated at any time.
 
-``project`` writes what has changed since the last time. A marker in the sweep's folder (``MARKER``)
-notes what was recorded, so an unchanged sweep costs a few milliseconds and no import of MLflow. The
-marker is advisory: without it, or without the database, runs are looked up by their tags, and
-written where they are missing or differ.
+``project`` writes the runs that have changed. A marker in the sweep's folder (``MARKER``) lists the
+recorded runs, so an unchanged sweep takes a few milliseconds and does not import MLflow. The marker
+is optional: without it, or without the database, runs are found by their tags.
 
-One process at a time writes. Others wait, look at the marker again, and mostly have nothing left to
-do. Trials that are no longer in the sweep's folder keep their runs.
+One process at a time writes. Others wait and then check the marker again. Trials that are no longer
+in the sweep's folder keep their runs.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class Writer(Protocol):
     experiment_id: str
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run to be written again."""
+        """The digests of the sweep's runs, by trial. Empty for a run to write again."""
         ...
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Write the runs, in place of earlier ones. The sweep's run comes before its trials'."""
+        """Write or replace the runs. The sweep's run comes before those of its trials."""
         ...
 
     def show(self, columns: Sequence[str]) -> None:
@@ -53,7 +52,7 @@ class Writer(Protocol):
         ...
 
     def run_id(self, trial: str) -> str | None:
-        """The id of a trial's run, or of the sweep's where ``trial`` is empty."""
+        """The id of a trial's run, or of the sweep's run if ``trial`` is empty."""
         ...
 
     def close(self) -> None:
@@ -64,13 +63,13 @@ class Writer(Protocol):
 def project(
     result: SweepResult, uri: str, artifact_root: Path | None = None, *, locks: Path | None = None
 ) -> Projection:
-    """Bring MLflow at ``uri`` up to date with ``result``.
+    """Update MLflow at ``uri`` with ``result``.
 
-    ``artifact_root`` is where a new experiment keeps its artifacts: by default beside a SQLite
-    file, and for a server where that says. ``locks`` is the folder of the lock that lets one
-    process write at a time: by default beside the SQLite file, or in the sweep's folder. Raises
-    ``MissingExtra``, and whatever MLflow raises when it cannot be reached; a single trial that
-    cannot be written is a ``ProjectionWarning`` and is counted.
+    ``artifact_root`` is the folder for the artifacts of a new experiment, by default beside the
+    SQLite file; a server has its own default. ``locks`` is the folder of the lock for writing, by
+    default beside the SQLite file or in the sweep's folder. Raises ``MissingExtra``, and MLflow's
+    error if it cannot be reached. A trial that cannot be written is counted, with a
+    ``ProjectionWarning``.
     """
     wanted = {"": run_digest(result)} | {trial.name: run_digest(trial) for trial in result.trials}
     if page := _recorded(result, uri, wanted):
@@ -116,7 +115,7 @@ def project(
 class MLflowRecorder(Recorder):
     """Records a sweep in MLflow when it ends.
 
-    If it cannot, it issues a ``ProjectionWarning``: the sweep itself is not affected.
+    A failure is a ``ProjectionWarning``, and does not affect the sweep.
     """
 
     uri: str
@@ -128,7 +127,7 @@ class MLflowRecorder(Recorder):
         try:
             project(event.result, self.uri, self.artifact_root, locks=self.locks)
         except Exception as error:
-            message = f"not recorded in MLflow ({error}); `mosweep sync` does it later"
+            message = f"not recorded in MLflow ({error}); run `mosweep sync` later"
             warnings.warn(message, ProjectionWarning, stacklevel=2)
 
 
@@ -142,7 +141,7 @@ def _open(name: str, uri: str, file: Path | None, artifact_root: Path | None) ->
 
 
 def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Write the named runs; returns the names of those that were written, and of the others."""
+    """Write the named runs. Returns the names of the written and of the failed runs."""
     trials = {trial.name: trial for trial in content.result.trials}
     written: set[str] = set()
     failed: set[str] = set()
@@ -154,7 +153,7 @@ def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[
             )
             written.update(batch)
         except Exception as error:
-            if len(batch) > 1:  # find the one that cannot be written
+            if len(batch) > 1:  # Find the run that cannot be written.
                 for name in batch:
                     attempt([name])
             elif not batch[0]:
@@ -173,7 +172,7 @@ def _write(content: Content, writer: Writer, names: Sequence[str]) -> tuple[set[
 
 
 def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str | None:
-    """The page of the runs, if the marker says that all are recorded and the database exists."""
+    """The page of the runs, if all are recorded according to the marker and the database exists."""
     try:
         marker = json.loads((result.folder / MARKER).read_bytes())
         same = marker["uri"] == _anonymous(uri) and marker["recorded"] == wanted
@@ -183,7 +182,7 @@ def _recorded(result: SweepResult, uri: str, wanted: Mapping[str, str]) -> str |
 
 
 def _is_there(uri: str, run_id: str) -> bool:
-    """Whether the sweep's run exists. ``False`` also if only MLflow itself can tell."""
+    """Whether the sweep's run exists. Also ``False`` if only MLflow's client can tell."""
     file = sqlite.file_of(uri)
     if file is not None:
         return sqlite.has_run(file, run_id)
@@ -196,7 +195,7 @@ def _is_there(uri: str, run_id: str) -> bool:
             f"{uri.rstrip('/')}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10
         ) as reply:
             return bool(json.load(reply)["run"]["info"]["lifecycle_stage"] == "active")
-    except Exception:  # a password is needed, no answer, …: MLflow's client has the right message
+    except Exception:  # MLflow's client has a better message (password, no answer …).
         return False
 
 
@@ -205,5 +204,5 @@ def _mark(result: SweepResult, marker: Mapping[str, Any]) -> None:
 
 
 def _anonymous(uri: str) -> str:
-    """The URI as the marker has it, because it may contain a password."""
+    """A digest of the URI for the marker, because the URI may contain a password."""
     return fingerprint.digest_bytes(uri.encode())

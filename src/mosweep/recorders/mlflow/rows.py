@@ -15,7 +15,7 @@ __all__ = ["CLEAR", "INSERT", "Rows"]
 
 _READY = 2  # MLflow's LoggedModelStatus.READY
 
-#: Adds a row, by table, in the order in which tables refer to each other.
+#: Statements that add a row, by table, in the order of the tables' references.
 INSERT = {
     "runs": "insert into runs (run_uuid, name, status, start_time, end_time, artifact_uri, "
     "experiment_id, source_type, source_name, entry_point_name, source_version, user_id, "
@@ -35,7 +35,7 @@ INSERT = {
     "artifact_location, creation_timestamp_ms, last_updated_timestamp_ms, status, "
     "lifecycle_stage, model_type, source_run_id) values "
     f"(?,?,?,?,?,?,{_READY},'active',?,?) "
-    "on conflict (model_id) do update set lifecycle_stage='active'",  # the user had deleted it
+    "on conflict (model_id) do update set lifecycle_stage='active'",  # The user had deleted it.
     "logged_model_params": "insert or replace into logged_model_params (model_id, experiment_id, "
     "param_key, param_value) values (?,?,?,?)",
     "logged_model_tags": "insert or replace into logged_model_tags (model_id, experiment_id, "
@@ -49,7 +49,7 @@ INSERT = {
     "values (?,'mlflow.data.context',?)",
 }
 
-#: What is removed of a run before it is written again. Tags that are not ours stay.
+#: Removes a run's rows before it is written again. Tags that are not mosweep's stay.
 CLEAR = (
     "delete from input_tags where input_uuid in (select input_uuid from inputs where "
     "destination_type='RUN' and destination_id = ?)",

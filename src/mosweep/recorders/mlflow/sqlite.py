@@ -1,9 +1,8 @@
-"""Writing runs straight into MLflow's SQLite file: many in one transaction, without MLflow.
+"""Writes runs directly to MLflow's SQLite file: many in one transaction, without MLflow.
 
-MLflow may change its tables at any time. So this is done only if the file has a schema revision
-that this module was tested with (``REVISIONS``) and the experiment's artifacts are in a local
-folder. In every other case ``connect`` returns ``None``, and the caller uses MLflow's client. A
-test checks that both leave the same content.
+MLflow may change its tables at any time. So this requires a schema revision that this module was
+tested with (``REVISIONS``), and artifacts in a local folder. Otherwise ``connect`` returns
+``None``, and the caller uses MLflow's client. A test checks that both write the same content.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ _BUSY_S = 60.0
 
 
 def file_of(uri: str) -> Path | None:
-    """The file of a ``sqlite:///`` URI; ``None`` for any other."""
+    """The file of a ``sqlite:///`` URI. ``None`` for other URIs."""
     prefix = "sqlite:///"
     name = uri.removeprefix(prefix).partition("?")[0]
     return Path(name).absolute() if uri.startswith(prefix) and name and name != ":memory:" else None
 
 
 def has_run(file: Path, run_id: str) -> bool:
-    """Whether the file holds the run, and neither it nor its experiment was deleted."""
+    """Whether the file has the run, and neither it nor its experiment was deleted."""
     query = (
         "select 1 from runs join experiments using (experiment_id) where run_uuid=? "
         "and runs.lifecycle_stage='active' and experiments.lifecycle_stage='active'"
@@ -54,9 +53,9 @@ def has_run(file: Path, run_id: str) -> bool:
 
 
 def connect(file: Path, experiment: str, artifact_root: Path) -> SqliteWriter | None:
-    """A writer for one experiment; ``None`` if only MLflow's client may write.
+    """A writer for one experiment, or ``None`` if only MLflow's client may write.
 
-    The database and the experiment are created if they are missing.
+    Creates the database and the experiment if they are missing.
     """
     if not file.exists() or file.stat().st_size == 0:
         _create(file)
@@ -105,7 +104,7 @@ class SqliteWriter:
 
     @property
     def local(self) -> bool:
-        """Whether the artifacts lie in a folder of this machine."""
+        """Whether the artifacts are in a folder of this machine."""
         return urlsplit(self._location).scheme in ("", "file")
 
     def close(self) -> None:
@@ -113,7 +112,7 @@ class SqliteWriter:
         self._database.close()
 
     def known(self, sweep: str) -> dict[str, str]:
-        """The digests of the sweep's runs by trial; empty for a run to be written again."""
+        """The digests of the sweep's runs, by trial. Empty for a run to write again."""
         rows = self._database.execute(
             "select runs.run_uuid, name.value, digest.value, runs.lifecycle_stage from tags sweep "
             "join runs on runs.run_uuid = sweep.run_uuid "
@@ -123,18 +122,18 @@ class SqliteWriter:
             "where sweep.key = 'mosweep.sweep.folder' and sweep.value = ? and runs.experiment_id "
             "= ? order by runs.lifecycle_stage desc",
             (sweep, self._number),
-        ).fetchall()  # 'deleted' first, so that an active run of the same name wins
+        ).fetchall()  # 'deleted' comes first, so that an active run of the same name wins.
         self._run_ids = {trial: run_id for run_id, trial, _, _ in rows}
         return {
             trial: digest or "" if stage == "active" else "" for _, trial, digest, stage in rows
         }
 
     def run_id(self, trial: str) -> str | None:
-        """The id of a trial's run, or of the sweep's where ``trial`` is empty."""
+        """The id of a trial's run, or of the sweep's run if ``trial`` is empty."""
         return self._run_ids.get(trial)
 
     def write(self, runs: Sequence[Run]) -> None:
-        """Write the runs, and replace existing ones, in one transaction."""
+        """Write or replace the runs, in one transaction."""
         old = [(self._run_ids[run.trial],) for run in runs if run.trial in self._run_ids]
         run_ids = {run.trial: self._new_id(run.sweep, run.trial) for run in runs} | self._run_ids
         rows = Rows(
@@ -150,7 +149,7 @@ class SqliteWriter:
         with _transaction(self._database) as database:
             for statement in CLEAR if old else ():
                 database.executemany(statement, old)
-            if old:  # no index here: one scan for all
+            if old:  # This table has no index, so one scan handles all runs.
                 marks = ",".join("?" * len(old))
                 database.execute(
                     f"delete from logged_model_metrics where run_id in ({marks})",
@@ -222,7 +221,7 @@ def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def _create(file: Path) -> None:
     """Create an empty database with MLflow's own migrations, atomically.
 
-    It needs internals of MLflow. If they have moved, MLflow's client has to do it.
+    This uses internals of MLflow. If they do not exist, MLflow's client creates the database.
     """
     client.load()
     utils: Any = importlib.import_module("mlflow.store.db.utils")
@@ -234,10 +233,10 @@ def _create(file: Path) -> None:
     try:
         utils._initialize_tables(engine)
         engine.dispose()
-        if file.exists() and file.stat().st_size == 0:  # somebody created an empty file
+        if file.exists() and file.stat().st_size == 0:  # Another program created an empty file.
             temporary.replace(file)
         else:
-            with contextlib.suppress(FileExistsError):  # another program has created it
+            with contextlib.suppress(FileExistsError):  # Another process has just created it.
                 os.link(temporary, file)
     finally:
         engine.dispose()
