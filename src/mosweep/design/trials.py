@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mosweep.config.claims import taken
-from mosweep.config.groups import Config, Sections
+from mosweep.config.groups import Config
+from mosweep.config.sections import Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage, Trial, in_order

@@ -26,7 +26,7 @@ from mosweep.core.schema import between
 from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, ROUND, Context, Kind, Traits, Work
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.loop.rounds import Round, RoundBackend
+from mosweep.stages.loop.backend import Round, RoundBackend
 from mosweep.stages.loop.schedule import Schedule
 
 __all__ = ["DummyBackend", "DummyFinetune", "DummyRound"]

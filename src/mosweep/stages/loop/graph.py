@@ -25,15 +25,8 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage
 from mosweep.models.learning_rate import recommended_lr
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.loop.rounds import (
-    Chosen,
-    ChosenEval,
-    HardExamples,
-    NextRound,
-    Round,
-    RoundBackend,
-    RoundEval,
-)
+from mosweep.stages.loop.backend import HardExamples, Round, RoundBackend
+from mosweep.stages.loop.rounds import Chosen, ChosenEval, NextRound, RoundEval
 from mosweep.stages.loop.schedule import Schedule
 from mosweep.stages.model import base_model
 
