@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mosweep.analysis.statistics import Components, detected, variance_of_sum
+from mosweep.analysis.statistics import Components
+from mosweep.analysis.variance import detected, variance_of_sum
 
 __all__ = ["minimum_effect", "seeds_needed"]
 
