@@ -1,7 +1,7 @@
 """``verify``: every digest and key in a bundle derived again, on any machine, without a store.
 
-The archive is data: nothing in it is imported, evaluated or unpickled. ``bundle.README``, which
-travels in every bundle, says what this can show and what it cannot.
+The archive is data: nothing in it is imported, evaluated or unpickled. ``documents.README``,
+which is in every bundle, says what this can show and what it cannot.
 """
 
 from __future__ import annotations
