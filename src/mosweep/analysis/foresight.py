@@ -1,8 +1,8 @@
 """Before a launch: the smallest effects that a design can detect.
 
-They depend on how much the scores of seeds and items vary. ``detectable`` takes that as an
-assumption. ``foresee`` takes the trials that are about to run, and measures it in the records of
-similar evaluations. numpy and scipy are loaded when there is something to compute, not before.
+They depend on how much the scores of seeds and items vary. ``detectable`` assumes a variation.
+``foresee`` takes the trials of a launch, and measures the variation in the records of similar
+evaluations. numpy and scipy are loaded when there is something to compute, not before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def foresee(
     level: float = 0.95,
     power: float = 0.8,
 ) -> list[Foresight]:
-    """The effects that ``trials``, which need not have run, can detect.
+    """The effects that ``trials`` can detect, before they run.
 
     There is one entry per contrast and evaluation task.
     """
@@ -84,7 +84,7 @@ def foresee(
 
 
 def _unrun(trial: Trial) -> TrialResult:
-    """The trial as reports see it, with no results yet."""
+    """The trial without results."""
     stages = tuple(
         StageResult(stage.label, stage.kind, stage.key, "pending") for stage in trial.stages
     )
@@ -170,7 +170,7 @@ def detectable(
 
     ``design["treatments"]`` has the levels of each factor, which are crossed. ``items`` per
     evaluation and ``spread`` are assumed, or taken from an earlier sweep (``spread_of``). The
-    result is about one contrast; several at once need larger effects.
+    result is about one contrast; several together need larger effects.
     """
     treatments = design.get("treatments") or {}
     seeds = len(treatments.get(SEED) or [None])

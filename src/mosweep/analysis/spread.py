@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Spread", "spread_in", "spread_of"]
 
-#: The most similar evaluations that are read, newest first.
+#: Maximum number of similar evaluations that are read, newest first.
 MOST_EVALUATIONS = 400
-#: The most configurations that are compared.
+#: Maximum number of configurations that are compared.
 MOST_CONFIGURATIONS = 8
-#: The most seeds of a configuration.
+#: Maximum number of seeds per configuration.
 MOST_SEEDS = 8
 
 NO_LIBRARY = "unknown: needs scipy; pip install 'mosweep[reports]'"
@@ -53,10 +53,10 @@ def spread_in(
     task: str, trials: Iterable[Trial], store: Store, primary_metric: str | None
 ) -> Spread | str:
     """The spread of similar evaluations in the store, or why it is unknown."""
-    wanted = {
+    likenesses = {
         likeness(stage.payload) for trial in trials for stage in trial.stages if _is_of(stage, task)
     }
-    groups = _replicated(store, wanted)
+    groups = _replicated(store, likenesses)
     if not any(tuned for tuned, _ in groups.values()):
         return "unknown: no earlier results of several seeds under this evaluation"
     try:
@@ -99,18 +99,18 @@ def _is_of(stage: Stage, task: str) -> bool:
 
 
 def _replicated(
-    store: Store, wanted: set[str]
+    store: Store, likenesses: set[str]
 ) -> dict[str, tuple[list[list[StageResult]], list[StageResult]]]:
-    """Similar evaluations in the store, by what they share.
+    """Similar evaluations in the store, by likeness.
 
-    Those of tuned models that differ in their seed alone stand together; those of untouched models
-    are listed apart.
+    Tuned models that differ only in their seed form one group. Untouched models are listed
+    separately.
     """
     groups: dict[str, tuple[dict[str, list[StageResult]], list[StageResult]]] = {}
     similar = (
         (name, data)
         for data in newest(store)
-        if Kind.of(data["kind"]).scores and (name := likeness(data["payload"])) in wanted
+        if Kind.of(data["kind"]).scores and (name := likeness(data["payload"])) in likenesses
     )
     for name, data in islice(similar, MOST_EVALUATIONS):
         tuned, untouched = groups.setdefault(name, ({}, []))
@@ -134,7 +134,7 @@ def _replicated(
 
 
 def _configuration(store: Store, payload: Mapping[str, Any]) -> str | None:
-    """What a fine-tune shares with those of other seeds; ``None`` for an untouched model."""
+    """The configuration without the seed, as text. ``None`` for an untouched model."""
     for key in payload["inputs"].values():
         record = store.read(key, whole=True)
         if record is not None and Kind.of(record.data["kind"]).tunes:

@@ -48,7 +48,7 @@ __all__ = ["Comparison", "Components", "Scores", "compare", "paired"]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of one level in one block: ``values`` of runs × items, NaN where there is none.
+    """The scores of one level in one block: ``values`` of runs × items, NaN where one is missing.
 
     Labels are whole numbers from 0. The same label means the same thing in every block.
 

@@ -1,16 +1,16 @@
-"""``bundle``: a sweep as one archive that anyone can check anywhere with ``mosweep verify``.
+"""``bundle``: a sweep as one archive that anyone can check with ``mosweep verify``.
 
     NAME/
-      README.md, CITATION.cff     for people
-      MANIFEST.json               size and SHA-256 of every other file, the design's hash, and what
-                                  became of each trial
-      environment.txt             what is installed where it was packed
-      provenance.json             git, platform and versions: of every launch, and of the stages
+      README.md, CITATION.cff     how to check and how to cite the bundle
+      MANIFEST.json               size and SHA-256 of every other file, the design's hash, and the
+                                  status of each trial
+      environment.txt             the distributions installed where it was packed
+      provenance.json             git, platform and versions of every launch and of the stages
       sweep/                      the frozen design: experiment.yaml, launches/, every config.yaml
       store/records/              the record of every stage, byte by byte
-      store/artifacts/            what the stages left; weights and data sets only if asked for
+      store/artifacts/            the stages' files; weights and data sets only on request
 
-The same content gives the same bytes. What looks like a secret is refused.
+The same content gives the same bytes. Files that seem to contain a secret are refused.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _design(sweep: Sweep, result: SweepResult) -> Iterator[Path]:
 
 
 def _not_recomputable(record: Record) -> list[str]:
-    """Metrics with the name of a mean that are none: verification takes them as recorded."""
+    """Metrics that are named like a mean and are not one. They are not recomputed."""
     samples, scores = record.folder / SAMPLES, Scores()
     if not samples.exists():
         return []
@@ -214,11 +214,11 @@ def _refuse_secrets(entries: Mapping[str, Path | bytes]) -> None:
 
 
 def _texts(entry: Path | bytes) -> Iterator[tuple[str, str]]:
-    """The text of a file, or of each file in an Inspect log; nothing for other binary files."""
+    """The text of a file, or of each file in an Inspect log. Other binary files have none."""
     if isinstance(entry, bytes):
         yield "", entry.decode()
     elif entry.suffix == ".eval" and zipfile.is_zipfile(entry):
-        # comes with Inspect, whose logs need it before Python 3.14
+        # Inspect installs it. Before Python 3.14 its logs cannot be read without it.
         with contextlib.suppress(ImportError):
             importlib.import_module("zipfile_zstd")
         with zipfile.ZipFile(entry) as log:

@@ -16,8 +16,8 @@ __all__ = ["README", "citation", "environment", "provenance"]
 
 README = """# {title}
 
-A sweep run with mosweep {version}, packed with everything that its numbers rest on. You can check
-it on any machine that has mosweep:
+A sweep run with mosweep {version}, packed with everything behind its numbers. You can check it on
+any machine that has mosweep:
 
     mosweep verify {name}.tar.gz
 
@@ -39,7 +39,7 @@ copy from elsewhere.
 ## What it cannot show
 
 That the numbers were measured. A bundle in which somebody has rewritten scores, samples, records
-and manifest consistently still verifies: digests bind the parts to one another, not to the world.
+and manifest consistently still verifies: the digests only show that the parts match one another.
 So compare two lines of `mosweep verify` with what the authors published elsewhere, such as in a
 paper, a preregistration or a repository:
 
@@ -48,10 +48,10 @@ paper, a preregistration or a repository:
   `sha256sum` of that). If it was published before the results were known, these are all the trials
   that were planned.
 
-To show more, run it again: `sweep/experiment.yaml` has the command, `provenance.json` and
+To show more, run the sweep again: `sweep/experiment.yaml` has the command, `provenance.json` and
 `environment.txt` have the versions.
 
-Records and launches name folders and the host of the machine that they ran on.
+Records and launches contain folder names and the host name of the machine that they ran on.
 """
 
 
@@ -123,6 +123,6 @@ def citation(
 
 
 def _author(text: str) -> dict[str, str]:
-    """``Lovelace, Ada`` is a person, a name without a comma may be anything."""
+    """``Lovelace, Ada`` is a person. A name without a comma may be a group."""
     family, comma, given = (part.strip() for part in text.partition(","))
     return {"family-names": family, "given-names": given} if comma else {"name": family}

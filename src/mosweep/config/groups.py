@@ -46,7 +46,7 @@ class Model:
     """
 
     name: str
-    """What the model is called in tables, folders and on the command line."""
+    """The model's name in tables, folders and on the command line."""
     recipe: str | None = None
     """The file ``recipes/<backend>/<recipe>.yaml`` with the native defaults; null: the name."""
     generate: TinyArchitecture | None = None
@@ -152,7 +152,7 @@ class Experiment:
     name: str | None = None
     """The sweep's name. Its folder is ``multirun/<name>``; the same name continues the sweep."""
     description: str | None = None
-    """What the experiment is about, for people."""
+    """A description of the experiment."""
 
     def __post_init__(self) -> None:
         if self.name is not None and (
@@ -163,10 +163,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Tracking:
-    """The group ``tracking``: the trackers that show results besides the report."""
+    """The group ``tracking``: the trackers that receive a copy of the results."""
 
     recorder: Literal["mlflow", "wandb", "mlflow+wandb", "none"] = "mlflow"
-    """Which trackers get a copy of the results."""
+    """The trackers to use."""
     uri: str | None = None
     """MLflow's tracking URI; null: an SQLite file in mosweep's home."""
     project: str = "mosweep"
@@ -216,10 +216,10 @@ class Contamination:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything about one trial.
+    """The configuration of one trial.
 
-    ``transforms`` are other sections that name a class in ``_target_``, or are ``null``. All the
-    rest is in ``native``: the native settings of backends and evaluators.
+    ``transforms`` are other sections that name a class in ``_target_``, or are ``null``.
+    ``native`` has all other sections: the native settings of backends and evaluators.
     """
 
     model: Model

@@ -17,11 +17,11 @@ __all__ = ["EvalOps", "Loop"]
 
 @dataclass(frozen=True)
 class EvalOps:
-    """The section ``loop.evalops``: an EvalOps service that each round is reported to as it ends.
+    """The section ``loop.evalops``: an EvalOps service that receives each round when it ends.
 
-    The key is read from ``EVALOPS_API_KEY``. If the service does not answer, there is a warning and
-    the loop continues. At its end, a launch spends up to five seconds on rounds that are not yet
-    reported, and waits up to ``timeout_s`` for an open answer.
+    The key is read from ``EVALOPS_API_KEY``. If the service does not answer, the loop warns and
+    continues. At its end, a launch spends up to five seconds on unreported rounds, and waits up to
+    ``timeout_s`` for a pending response.
     """
 
     url: str | None = None
@@ -29,7 +29,7 @@ class EvalOps:
     suite: str | None = None
     """Id of the test suite that the test runs belong to."""
     tries: int = field(default=3, metadata=between(ge=1, le=10))
-    """How often a request is sent before the service gets a pause."""
+    """Attempts per request before reporting pauses."""
     timeout_s: float = field(default=10.0, metadata=between(gt=0, le=300))
     """Seconds that one request may take."""
 
@@ -72,7 +72,7 @@ class Loop:
     threshold: float = field(default=0.8, metadata=between(ge=0, le=1))
     """The score that ends the loop. If no round reaches it, the trial fails."""
     max_rounds: int = field(default=3, metadata=between(ge=1, le=100))
-    """The most rounds."""
+    """Maximum number of rounds."""
     steps_per_round: int = field(default=100, metadata=between(ge=1))
     """Optimizer steps in a round."""
     max_steps: int | None = field(default=None, metadata=between(ge=1))
@@ -88,7 +88,7 @@ class Loop:
     batch_size: int | None = field(default=None, metadata=between(ge=1))
     """Samples in one optimizer step; null: ``optim.batch_size``, else as the recipe says."""
     max_seq_length: int | None = field(default=None, metadata=between(ge=1))
-    """Tokens after which a sample is cut; null: as the recipe says."""
+    """Tokens after which a sample is truncated; null: as the recipe says."""
     renderer: str | None = None
     """The renderer of tinker-cookbook that formats chats; null: the model's."""
     hard_examples: Literal["off", "boost", "mine"] | bool = "off"
@@ -98,11 +98,11 @@ class Loop:
     hard_factor: float = field(default=3.0, metadata=between(ge=1))
     """With ``boost``: weight of an example whose group failed completely."""
     hard_by: Sequence[str] | None = None
-    """Names in the samples' metadata that make groups; null: ``topic``, ``task`` and what scorers
-    note.
+    """Keys of the samples' metadata that form groups; null: ``topic``, ``task`` and what scorers
+    record.
     """
     evalops: EvalOps = field(default=EvalOps(), metadata=unkeyed)
-    """An EvalOps service that rounds are reported to."""
+    """An EvalOps service that receives the rounds."""
 
     def __post_init__(self) -> None:
         if self.hard_examples is False:  # YAML reads an unquoted off as false.
@@ -117,7 +117,7 @@ class Loop:
             )
         if self.hard_by is not None and not self.hard_by:
             raise ConfigError(
-                "hard_by", "[]", "names no metadata; null for topic, task and what scorers note"
+                "hard_by", "[]", "is empty; use null for topic, task and what scorers record"
             )
         if self.warmup_steps >= self.total_steps:
             length = (
@@ -136,5 +136,5 @@ class Loop:
 
     @property
     def rounds(self) -> int:
-        """The most rounds. ``max_steps`` may allow fewer than ``max_rounds``."""
+        """The maximum number of rounds. ``max_steps`` may allow fewer than ``max_rounds``."""
         return min(self.max_rounds, math.ceil(self.total_steps / self.steps_per_round))

@@ -27,9 +27,9 @@ Factors = Mapping[str, Any]
 
 
 class Builder:
-    """Makes trials of resolved configurations.
+    """Builds trials from resolved configurations.
 
-    Sections and stages that trials share are made once.
+    Sections and stages that trials share are built once.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Builder:
         return Trial(name, kept, stages, config.control, self._shared(plain), patterns)
 
     def refuse_unread(self) -> None:
-        """Raise ``ConfigError`` for a setting that none of the trials made so far reads."""
+        """Raise ``ConfigError`` for a setting that no trial built so far reads."""
         for key, (value, config) in self._unread.items():
             if not any(taken(key, patterns) for patterns in self._patterns):
                 raise refusal(key, value, config)

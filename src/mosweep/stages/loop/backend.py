@@ -62,7 +62,7 @@ class RoundBackend(Backend):
     """A backend that can train in rounds.
 
     ``loop_settings`` maps settings of the loop (``batch_size``, ``max_seq_length``,
-    ``use_recommended_lr``) to the native settings, below ``section``, with the same meaning.
+    ``use_recommended_lr``) to the equivalent native settings in ``section``.
     """
 
     loop_settings: ClassVar[Mapping[str, str]] = {}
@@ -82,7 +82,7 @@ class RoundBackend(Backend):
 
         It continues from the adapter, the optimizer's state and the position in the data of
         ``previous``. Its work has the kind ``ROUND`` and records the facts of a fine-tune. Its
-        inputs have ``previous`` if the stage needs it. Except in the first round they also have
+        inputs include ``previous`` if the stage needs it. After the first round they also include
         the evaluation of the round before, as ``feedback`` for ``chosen_examples``.
         """
 

@@ -1,7 +1,7 @@
 """The works of an evaluation-driven loop.
 
 ``NextRound`` and ``RoundEval`` each wrap another work (a backend's round, an evaluation). When they
-run, they decide whether it is still needed. ``Chosen`` and ``ChosenEval`` are the result: the
+run, they decide whether it is still needed. ``Chosen`` and ``ChosenEval`` provide the result: the
 chosen round's model and its evaluation. ``mosweep.stages.loop.graph`` puts them together.
 """
 
@@ -52,11 +52,11 @@ class _Wrapped(Work):
 
     @property
     def traits(self) -> Traits:
-        """Those of the inner work, which may turn out not to be needed."""
+        """The traits of the inner work. It may not need to run."""
         return replace(self.inner.traits, may_be_trivial=True)
 
     def expected_usage(self, tokens: int) -> Usage | None:
-        """That of the inner work."""
+        """The expected usage of the inner work."""
         return self.inner.expected_usage(tokens)
 
 
@@ -72,7 +72,7 @@ class NextRound(_Wrapped):
 
     @property
     def traits(self) -> Traits:
-        """Those of the inner work, with a notice for the plan."""
+        """The traits of the inner work, with a notice for the plan."""
         notice = "rounds after the first are trained only if they are needed"
         return replace(super().traits, notice=notice)
 
@@ -169,7 +169,7 @@ class Chosen(Work):
         return Traits(silent=True, immediate=True, may_be_trivial=True)
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """Whether there is nothing to merge, so that it only links files."""
+        """Whether it only links files, because nothing is merged."""
         return not self.merged
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -227,7 +227,7 @@ class Chosen(Work):
 class ChosenEval(Work):
     """The trial's evaluation of the watched task.
 
-    The loop has already evaluated the chosen model on it, so that result is reused.
+    The loop has already evaluated the chosen model on it, so the result is reused.
     """
 
     task: str
