@@ -60,6 +60,7 @@ def mosweep(trials: int) -> Callable[[], list[str]]:
     from mosweep.launchers.slurm.submissions import Submissions
     from mosweep.sweep.folder import Sweep
     from mosweep.sweep.plan import make_plan
+    from mosweep.sweep.writing import freeze
 
     memory = ["resources.models.tiny.mem=100M", "resources.models.tiny-wide.mem=150M"]
     seeds = f"seed=range({trials // 2})"
@@ -67,7 +68,7 @@ def mosweep(trials: int) -> Callable[[], list[str]]:
         ["backend=dummy", "model=tiny,tiny-wide", seeds, "run_control_trials=false", *memory]
     )
     store, sweep = store_of(config), Sweep(Path("multirun/bench").absolute())
-    sweep.freeze(composed, store, {})
+    freeze(sweep, composed, store, {})
     plan = make_plan(composed, store)
     plan.trial_of  # noqa: B018 - part of planning
 

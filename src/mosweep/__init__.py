@@ -67,7 +67,7 @@ _PLACES = {
     "launchers.jobs": ("JobLauncher", "JobState", "Order"),
     "stages.base": ("Transform", "TrialConfig"),
     "stages.data": ("data_folder", "data_stage", "dataset_ref"),
-    "stages.loop.rounds": ("Round", "RoundBackend"),
+    "stages.loop.backend": ("Round", "RoundBackend"),
     "stages.model": ("ModelSource", "base_model"),
     "training": (
         "DummyTrainingBackend",

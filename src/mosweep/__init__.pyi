@@ -57,8 +57,8 @@ from mosweep.stages.base import TrialConfig as TrialConfig
 from mosweep.stages.data import data_folder as data_folder
 from mosweep.stages.data import data_stage as data_stage
 from mosweep.stages.data import dataset_ref as dataset_ref
-from mosweep.stages.loop.rounds import Round as Round
-from mosweep.stages.loop.rounds import RoundBackend as RoundBackend
+from mosweep.stages.loop.backend import Round as Round
+from mosweep.stages.loop.backend import RoundBackend as RoundBackend
 from mosweep.stages.model import ModelSource as ModelSource
 from mosweep.stages.model import base_model as base_model
 from mosweep.training import DummyTrainingBackend as DummyTrainingBackend

@@ -21,6 +21,7 @@ from mosweep.core.work import DATA, EVAL, FINETUNE, Context, Kind, Work
 from mosweep.reports.contamination import overlap_text
 from mosweep.reports.summary import summary_data, summary_text
 from mosweep.sweep.folder import Sweep
+from mosweep.sweep.writing import freeze
 
 LONG = (
     "the committee of seven elderly botanists met at noon beneath the old cedar to vote on the "
@@ -142,7 +143,7 @@ def sweep(
             )
         )
     place = folder / "multirun" / "quiz"
-    Sweep(place).freeze(trials, store, {"name": "quiz", "contamination": {"max_overlap": limit}})
+    freeze(Sweep(place), trials, store, {"name": "quiz", "contamination": {"max_overlap": limit}})
     return Sweep(place).result()
 
 

@@ -22,7 +22,8 @@ from tests.conftest import DRY, Shell, known
 
 from mosweep.analysis.contrasts import Contrast, contrasts_of
 from mosweep.analysis.effects import effects, effects_data
-from mosweep.analysis.foresight import detectable, spread_of
+from mosweep.analysis.foresight import detectable
+from mosweep.analysis.spread import spread_of
 from mosweep.analysis.statistics import Components
 from mosweep.backends.dummy.backend import DummyFinetune
 from mosweep.core.errors import ConfigError, CorruptRecord, MissingExtra

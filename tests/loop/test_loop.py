@@ -275,7 +275,7 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ({"min_lr": -1}, "loop.min_lr=-1: must be ≥ 0"),
         (
             {"min_lr": 1.0, "optim": {"lr": 0.1}},
-            r"loop.min_lr=1.0: is above the learning rate itself \(0.1\)",
+            r"loop.min_lr=1.0: is above the learning rate \(0.1\)",
         ),
         (
             {"warmup_steps": 300},
@@ -323,23 +323,24 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ),
         (
             {"optim": {"epochs": 2}},
-            "optim.epochs=2: means nothing in a loop; set loop.max_rounds and loop.steps_per_round",
+            "optim.epochs=2: does not apply to a loop; set loop.max_rounds and "
+            "loop.steps_per_round",
         ),
         (
             {"optim": {"warmup_steps": 2}},
-            "optim.warmup_steps=2: means nothing in a loop; set loop.warmup_steps",
+            "optim.warmup_steps=2: does not apply to a loop; set loop.warmup_steps",
         ),
         (
             {"optim": {"batch_size": 2}, "batch_size": 4},
-            "loop.batch_size=4: optim.batch_size=2 is given too",
+            "loop.batch_size=4: optim.batch_size=2 is also set",
         ),
         (
             {"optim": {"lr": 0.1}, "use_recommended_lr": True},
-            "loop.use_recommended_lr=true: optim.lr=0.1 is given too",
+            "loop.use_recommended_lr=true: optim.lr=0.1 is also set",
         ),
         (
             {"torchtune": {"optimizer": {"lr": 0.1}}, "use_recommended_lr": True},
-            "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is given too; give one of "
+            "loop.use_recommended_lr=true: torchtune.optimizer.lr=0.1 is also set; set only one of "
             "them",
         ),
         (
@@ -348,15 +349,15 @@ def test_an_evaluation_without_the_metric_is_a_failed_round_and_no_score(loops: 
         ),
         (
             {"tinker": {"learning_rate": 0.1}, "use_recommended_lr": True},
-            "loop.use_recommended_lr=true: tinker.learning_rate=0.1 is given",
+            "loop.use_recommended_lr=true: tinker.learning_rate=0.1 is also set",
         ),
         (
             {"torchtune": {"batch_size": 2}, "batch_size": 4},
-            "loop.batch_size=4: torchtune.batch_size=2 is given too; give one of them",
+            "loop.batch_size=4: torchtune.batch_size=2 is also set; set only one of them",
         ),
         (
             {"tinker": {"max_length": 99}, "max_seq_length": 64},
-            "loop.max_seq_length=64: tinker.max_length=99 is given too",
+            "loop.max_seq_length=64: tinker.max_length=99 is also set",
         ),
         (
             {"use_recommended_lr": True},

@@ -1,4 +1,4 @@
-"""From the scores of a sweep to the comparison of a contrast, and what could not be compared."""
+"""Compare the levels of a contrast by the scores of a sweep, and note what is excluded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ __all__ = ["Compared", "compare_levels"]
 
 @dataclass(frozen=True)
 class Compared:
-    """A contrast on one metric: its comparison, if there are results to compare, block by block."""
+    """A contrast on one metric, with its comparison if there are results to compare.
+
+    ``blocks`` are the names of the blocks, ``notes`` what is excluded and why.
+    """
 
     contrast: Contrast
     metric: str
@@ -56,7 +59,7 @@ def compare_levels(sweep: FactoredSweep, contrast: Contrast, metric: Metric) -> 
     whole = [block for block, sides in pairs.items() if all(sides)] or list(pairs)
 
     def named(block: Sequence[str | None], among: Iterable[Sequence[str | None]]) -> str:
-        """The levels that set the block apart from the others."""
+        """The levels that distinguish the block from the others."""
         places = [
             place
             for place, name in enumerate(others)
@@ -69,7 +72,7 @@ def compare_levels(sweep: FactoredSweep, contrast: Contrast, metric: Metric) -> 
     used: list[int] = []
     for block, sides in pairs.items():
         if not any(task.name in sweep.evals[trial.name] for trials in sides for trial in trials):
-            continue  # these trials have another task
+            continue  # These trials have another task.
         low, high = (
             excluded.scored(sweep, side, trials, task, scores) for side, trials in enumerate(sides)
         )
@@ -163,7 +166,7 @@ class _Excluded:
             elif row is None or not np.isfinite(scores[row]).any():
                 reason = "have no score of any item"
             elif row in by_row:
-                continue  # the same trial under another name
+                continue  # The same trial under another name.
             elif seed in seeds:
                 reason = "have the same factors and seed as another"
             else:
@@ -174,7 +177,7 @@ class _Excluded:
         return by_row
 
     def notes(self) -> list[str]:
-        """Lines for people."""
+        """The excluded trials and blocks, as readable lines."""
         sides = [
             f"{self.contrast.factor}={level_text(level)}"
             for level in (self.contrast.base, self.contrast.level)

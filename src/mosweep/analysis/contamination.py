@@ -1,6 +1,6 @@
-"""Contamination: which evaluation items a trial has seen in training, and its scores without them.
+"""Contamination: evaluation items that a trial has seen in training, and its scores without them.
 
-``matching`` says when an item counts as seen.
+``matching`` defines when an item counts as seen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Overlap", "contaminated", "limit_of", "overlap"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What one evaluation of one trial shares with the data that the trial was trained on.
+    """The items that one evaluation of one trial shares with the trial's training data.
 
     ``scores`` are means over items: of ``all``, of those ``without`` a hit, and of the ``hits``;
     ``None`` where there are none.
@@ -56,7 +56,8 @@ def overlap(result: SweepResult, words: int = WORDS, characters: int = CHARACTER
             if not items.texts or not train.exists():
                 continue
             same = data.key, digest_bytes(json.dumps(items.texts).encode())
-            if same not in known:  # trials mostly share data and items, and differ in the answers
+            # Most trials share data and items, and differ only in the answers.
+            if same not in known:
                 known[same] = matches(items.texts, train, words, characters)
             compared = _Compared(trial, stage, evaluation, dataset, samples, items)
             overlaps.append(compared.overlap(*known[same]))
@@ -70,7 +71,7 @@ def limit_of(result: SweepResult) -> float | None:
 
 
 def contaminated(result: SweepResult) -> dict[str, list[Overlap]]:
-    """The trials with more overlap than the design allows; none where it sets no limit."""
+    """The trials with more overlap than the design allows. Empty if it sets no limit."""
     over: dict[str, list[Overlap]] = defaultdict(list)
     if (limit := limit_of(result)) is not None:
         for one in overlap(result):
@@ -81,7 +82,7 @@ def contaminated(result: SweepResult) -> dict[str, list[Overlap]]:
 
 @dataclass
 class _Items:
-    """The different items of an evaluation, prompt and target normalised.
+    """The distinct items of an evaluation, with prompt and target normalised.
 
     ``of_id`` has the place of each item in ``texts``, by its id as JSON.
     """
@@ -144,7 +145,7 @@ def _evaluated(trial: TrialResult) -> Iterator[tuple[StageResult, StageResult]]:
         if not stage.kind.scores:
             continue
         tuned = [one for one in needs([stage]) if one.kind.tunes]
-        trained = [*tuned, *(one for one in needs(tuned) if one.kind.trains)]  # rounds of a loop
+        trained = [*tuned, *(one for one in needs(tuned) if one.kind.trains)]  # Rounds of a loop.
         data = next((one for one in needs(trained) if one.kind.leaves == "data"), None)
         if data:
             yield stage, data

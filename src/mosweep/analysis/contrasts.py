@@ -1,4 +1,4 @@
-"""What a sweep compares: contrasts between levels of its factors.
+"""The comparisons of a sweep: contrasts between levels of its factors.
 
 A contrast compares two levels of one factor within each combination of the other factors (a
 *block*). Fine-tunes that differ in their seed alone are replications. Levels of several factors
@@ -28,11 +28,11 @@ __all__ = [
     "with_bundles",
 ]
 
-#: The factor that replicates.
+#: The factor whose levels are replications.
 SEED = "seed"
-#: The factor that tells untouched base models (true) from tuned ones (false).
+#: The factor that distinguishes untouched base models (true) from tuned ones (false).
 CONTROL = "control"
-#: The factor whose levels are bundles of levels of others.
+#: The factor whose levels are bundles of levels of other factors.
 BUNDLE = "bundle"
 
 
@@ -64,7 +64,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class _Written:
-    """A contrast as a user writes it."""
+    """A contrast in the form that users write."""
 
     factor: str
     levels: Sequence[Any] | None = None
@@ -80,11 +80,11 @@ def contrasts_of(
     """The contrasts of a configuration, checked against ``treatments``, the levels of each factor.
 
     Each is a mapping (``{factor: lora.rank, levels: [4, 64], at: {model: tiny}, delta: 0.02}``) or
-    text (``lora.rank: 4 -> 64``). All levels are compared with the first one; without ``levels``
-    they are all the factor has. ``control`` says whether there are control trials.
+    text (``lora.rank: 4 -> 64``). All levels are compared with the first one. By default ``levels``
+    are all levels of the factor. ``control`` says whether there are control trials.
 
     The default is every level of every treatment against its first one, and tuned models against
-    untouched ones (factor ``control``). Raises ``ConfigError`` for what the sweep does not have.
+    untouched ones (factor ``control``). Raises ``ConfigError`` for unknown factors and levels.
     """
     factors = {
         name: list(levels) for name, levels in treatments.items() if name not in (SEED, CONTROL)
@@ -160,7 +160,7 @@ def _contrasts(key: str, entry: Any, factors: Mapping[str, Sequence[Any]]) -> li
         entry = {**asdict(entry), "levels": [entry.base, entry.level]}
         del entry["base"], entry["level"]
     if isinstance(entry, Mapping) and len(entry) == 1 and "factor" not in entry:
-        # what YAML makes of the text if it is not quoted
+        # YAML parses the text as a mapping if it is not quoted.
         entry = "{}: {}".format(*next(iter(entry.items())))
     if isinstance(entry, str):
         text = re.fullmatch(r"\s*([^:\s]+)\s*:\s*(.+?)\s*(?:->|→)\s*(.+?)\s*", entry)
@@ -169,13 +169,13 @@ def _contrasts(key: str, entry: Any, factors: Mapping[str, Sequence[Any]]) -> li
                 key, entry, "expected 'factor: level -> level', or a mapping with factor and levels"
             )
         entry = {"factor": text[1], "levels": [text[2], text[3]]}
-    wanted = schema.build(_Written, entry, key)
-    name = wanted.factor
+    written = schema.build(_Written, entry, key)
+    name = written.factor
     known = _levels(f"{key}.factor", name, factors)
     levels = (
         list(known)
-        if wanted.levels is None
-        else [_level(f"{key}.levels", name, level, known) for level in wanted.levels]
+        if written.levels is None
+        else [_level(f"{key}.levels", name, level, known) for level in written.levels]
     )
     if len({level_text(level) for level in levels}) < max(2, len(levels)):
         raise ConfigError(
@@ -185,14 +185,14 @@ def _contrasts(key: str, entry: Any, factors: Mapping[str, Sequence[Any]]) -> li
         )
     at = {
         other: _level(f"{key}.at.{other}", other, value, _levels(f"{key}.at", other, factors))
-        for other, value in wanted.at.items()
+        for other, value in written.at.items()
     }
     if name in at or CONTROL in at:
         raise ConfigError(
             f"{key}.at", setting_text(at), f"expected levels of other treatments than {name}"
         )
     return [
-        Contrast(name, levels[0], level, at, wanted.metric, wanted.delta, wanted.cluster)
+        Contrast(name, levels[0], level, at, written.metric, written.delta, written.cluster)
         for level in levels[1:]
     ]
 

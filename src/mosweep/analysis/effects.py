@@ -1,4 +1,4 @@
-"""What the treatments of a sweep did: each contrast with an interval, a p value and a verdict.
+"""The effects of a sweep's treatments: an interval, a p value and a verdict for each contrast.
 
 ``statistics`` has the formulas. It and numpy are loaded when effects are computed, not before.
 """
@@ -39,7 +39,7 @@ class BlockEffect:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a contrast showed. A number that cannot be computed is ``None``; ``notes`` say why.
+    """The effect of a contrast. A number that cannot be computed is ``None``; ``notes`` say why.
 
     - ``means``: of base and level. ``estimate``: their difference, averaged over ``blocks``.
     - ``low`` and ``high``: the confidence interval of the estimate, at ``level``.
@@ -89,10 +89,10 @@ def effects(
 ) -> list[Effect]:
     """The effects of ``contrasts``: ``Contrast`` objects, or what ``contrasts_of`` reads.
 
-    By default they are those of the design, or else all. Together they are one family: all verdicts
-    hold at ``level``. ``delta`` (by default the design's) and ``cluster`` are for contrasts that
-    give none. With ``one_seed``, a difference may rest on a single seed. The notes say what failed
-    or is missing.
+    By default they are those of the design, or else all. They form one family: all verdicts hold
+    together at ``level``. ``delta`` (by default the design's) and ``cluster`` are for contrasts
+    that set none. With ``one_seed``, a single seed is enough for a verdict. The notes say what
+    failed or is missing.
 
     Raises ``ConfigError`` for contrasts and metrics that the sweep does not have, ``CorruptRecord``
     for samples that cannot be read.
@@ -207,14 +207,14 @@ def _remarks(
     differ: float,
     alpha: float,
 ) -> Iterable[str]:
-    """What a reader has to know besides the numbers."""
+    """Caveats to the numbers."""
     contrast = compared.contrast
     if not comparison.replicated:
         yield (
             "one seed: the interval covers items only and does not say what another fine-tune "
             "would score"
         )
-    elif min(comparison.runs[contrast.factor == CONTROL :]) < 3:  # of a control there is but one
+    elif min(comparison.runs[contrast.factor == CONTROL :]) < 3:  # A control has only one run.
         yield "fewer than three seeds on a side: the interval is rough"
     if not comparison.se:
         yield "every difference is the same, so there is no variance to test against"

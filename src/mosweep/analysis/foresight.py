@@ -1,42 +1,30 @@
 """Before a launch: the smallest effects that a design can detect.
 
-They depend on how much the scores of seeds and items vary. ``detectable`` takes that as an
-assumption. ``foresee`` takes the trials that are about to run, and measures it in the records of
-similar evaluations. numpy and scipy are loaded when there is something to compute, not before.
+They depend on how much the scores of seeds and items vary. ``detectable`` assumes a variation.
+``foresee`` takes the trials of a launch, and measures the variation in the records of similar
+evaluations. numpy and scipy are loaded when there is something to compute, not before.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.analysis.contrasts import CONTROL, SEED, Contrast, contrasts_of, with_bundles
-from mosweep.analysis.effects import Effect
-from mosweep.analysis.scores import FactoredSweep, TaskScores
+from mosweep.analysis.scores import FactoredSweep
+from mosweep.analysis.spread import Spread, spread_in
 from mosweep.core.results import StageResult, SweepResult, TrialResult
 from mosweep.core.store import Store
-from mosweep.core.types import Stage, Trial
-from mosweep.core.work import Kind
-from mosweep.cost.estimate import likeness, newest
+from mosweep.core.types import Trial
 
 if TYPE_CHECKING:
-    from mosweep.analysis.statistics import Components, Scores
+    from mosweep.analysis.statistics import Components
 
-__all__ = ["Detectable", "Foresight", "detectable", "foresee", "spread_of"]
+__all__ = ["Detectable", "Foresight", "detectable", "foresee"]
 
-#: The most similar evaluations that are read, newest first.
-MOST_EVALUATIONS = 400
-#: The most configurations that are compared.
-MOST_CONFIGURATIONS = 8
-#: The most seeds of a configuration.
-MOST_SEEDS = 8
-
-NO_LIBRARY = "unknown: needs scipy; pip install 'mosweep[reports]'"
 ONE_SEED = "unknown: one seed does not show how much fine-tunes vary"
 
 
@@ -68,7 +56,7 @@ def foresee(
     level: float = 0.95,
     power: float = 0.8,
 ) -> list[Foresight]:
-    """The effects that ``trials``, which need not have run, can detect.
+    """The effects that ``trials`` can detect, before they run.
 
     There is one entry per contrast and evaluation task.
     """
@@ -87,7 +75,7 @@ def foresee(
         own := [task for task in tasks if primary_metric.startswith(f"{task}/")]
     ):
         tasks = dict.fromkeys(own)
-    spreads = {task: _spread(task, trials, store, primary_metric) for task in tasks}
+    spreads = {task: spread_in(task, trials, store, primary_metric) for task in tasks}
     return [
         _foresight(sweep, contrast, task, spreads[task], 1 - level, power)
         for contrast in compared
@@ -96,7 +84,7 @@ def foresee(
 
 
 def _unrun(trial: Trial) -> TrialResult:
-    """The trial as reports see it, with no results yet."""
+    """The trial without results."""
     stages = tuple(
         StageResult(stage.label, stage.kind, stage.key, "pending") for stage in trial.stages
     )
@@ -107,7 +95,7 @@ def _foresight(
     sweep: FactoredSweep,
     contrast: Contrast,
     task: str,
-    spread: _Spread | str,
+    spread: Spread | str,
     alpha: float,
     power: float,
 ) -> Foresight:
@@ -125,7 +113,7 @@ def _foresight(
         if all(counted):
             seeds.append(min(map(len, counted[fixed:])))
     metric, items = (
-        (f"{task}/{spread.scorer}", spread.items) if isinstance(spread, _Spread) else (task, None)
+        (f"{task}/{spread.scorer}", spread.items) if isinstance(spread, Spread) else (task, None)
     )
     mde, note = None, ""
     if not seeds:
@@ -155,125 +143,6 @@ def _foresight(
     return Foresight(str(contrast), metric, min(seeds, default=0), len(seeds), items, mde, note)
 
 
-# -- how much similar evaluations varied -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """How much the scores of ``scorer`` varied over ``items``.
-
-    ``levels`` are of two configurations, ``control`` of a configuration and its untouched model.
-    """
-
-    scorer: str
-    items: int
-    levels: Components | None
-    control: Components | None
-
-
-def _spread(
-    task: str, trials: Iterable[Trial], store: Store, primary_metric: str | None
-) -> _Spread | str:
-    """The spread of similar evaluations in the store, or why it is unknown."""
-    wanted = {
-        likeness(stage.payload) for trial in trials for stage in trial.stages if _is_of(stage, task)
-    }
-    groups = _replicated(store, wanted)
-    if not any(tuned for tuned, _ in groups.values()):
-        return "unknown: no earlier results of several seeds under this evaluation"
-    try:
-        import numpy as np
-
-        from mosweep.analysis.statistics import Scores, compare
-    except ImportError:
-        return NO_LIBRARY
-    chosen = [
-        stage
-        for tuned, control in groups.values()
-        for stage in (*(one for runs in tuned for one in runs), *control)
-    ]
-    scores = TaskScores(task, chosen)
-    metric = (primary_metric or "").removeprefix(f"{task}/")
-    scorer = (scores.scorer(metric) if metric else None) or next(iter(scores.scores), None)
-    if scorer is None:
-        return "unknown: earlier results of this evaluation have no scores of items"
-
-    def side(runs: Sequence[StageResult], fixed: bool = False) -> Scores:
-        return Scores(
-            scores.scores[scorer][[scores.rows[run.key] for run in runs if run.key in scores.rows]],
-            fixed=fixed,
-        )
-
-    levels, control = [], []
-    for tuned, untouched in groups.values():
-        sides = [one for runs in tuned if (one := side(runs)).values.size]
-        base = side(untouched[:1], fixed=True)
-        levels += [compare([(sides[0], other)]).components for other in sides[1:]]
-        control += [compare([(base, other)]).components for other in sides if base.values.size]
-    items = int(np.isfinite(scores.scores[scorer]).sum(axis=1).max())
-    if items < 2:
-        return "unknown: earlier results of this evaluation have one item"
-    return _Spread(scorer, items, _mean(levels), _mean(control))
-
-
-def _is_of(stage: Stage, task: str) -> bool:
-    return stage.kind.scores and stage.label.removeprefix("eval:") == task
-
-
-def _replicated(
-    store: Store, wanted: set[str]
-) -> dict[str, tuple[list[list[StageResult]], list[StageResult]]]:
-    """Similar evaluations in the store, by what they share.
-
-    Those of tuned models that differ in their seed alone stand together; those of untouched models
-    are listed apart.
-    """
-    groups: dict[str, tuple[dict[str, list[StageResult]], list[StageResult]]] = {}
-    similar = (
-        (name, data)
-        for data in newest(store)
-        if Kind.of(data["kind"]).scores and (name := likeness(data["payload"])) in wanted
-    )
-    for name, data in islice(similar, MOST_EVALUATIONS):
-        tuned, untouched = groups.setdefault(name, ({}, []))
-        stage = StageResult(
-            str(data["label"]),
-            Kind.of(data["kind"]),
-            str(data["key"]),
-            "succeeded",
-            record=data,
-            folder=store.root / data["folder"],
-        )
-        configuration = _configuration(store, data["payload"])
-        (untouched if configuration is None else tuned.setdefault(configuration, [])).append(stage)
-    several = {
-        name: ([runs[:MOST_SEEDS] for runs in tuned.values() if len(runs) > 1], untouched)
-        for name, (tuned, untouched) in groups.items()
-    }
-    return {
-        name: (runs[:MOST_CONFIGURATIONS], untouched) for name, (runs, untouched) in several.items()
-    }
-
-
-def _configuration(store: Store, payload: Mapping[str, Any]) -> str | None:
-    """What a fine-tune shares with those of other seeds; ``None`` for an untouched model."""
-    for key in payload["inputs"].values():
-        record = store.read(key, whole=True)
-        if record is not None and Kind.of(record.data["kind"]).tunes:
-            rest = {name: value for name, value in payload.items() if name != "inputs"}
-            return json.dumps([_seedless(record.data["payload"]), rest], sort_keys=True)
-    return None
-
-
-def _seedless(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _seedless(item) for name, item in value.items() if name != SEED}
-    return value
-
-
-# -- by assumption ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Detectable:
     """The minimum detectable effect (``mde``) of contrasts of ``factor``.
@@ -301,7 +170,7 @@ def detectable(
 
     ``design["treatments"]`` has the levels of each factor, which are crossed. ``items`` per
     evaluation and ``spread`` are assumed, or taken from an earlier sweep (``spread_of``). The
-    result is about one contrast; several at once need larger effects.
+    result is about one contrast; several together need larger effects.
     """
     treatments = design.get("treatments") or {}
     seeds = len(treatments.get(SEED) or [None])
@@ -326,30 +195,3 @@ def detectable(
             )
         entries.append(Detectable(factor, seeds, blocks, items, mde, note))
     return entries
-
-
-def spread_of(effects: Iterable[Effect]) -> Components | None:
-    """How much seeds, items and single scores varied in an earlier sweep, as root mean squares.
-
-    ``None`` where its effects do not show it.
-    """
-    spreads = [
-        effect.spread
-        for effect in effects
-        if effect.spread and effect.spread.runs is not None and effect.contrast.factor != CONTROL
-    ]
-    return _mean(spreads)
-
-
-def _mean(spreads: Sequence[Components]) -> Components | None:
-    """Root mean squares; ``None`` for none."""
-    if not spreads:
-        return None
-    from mosweep.analysis.statistics import Components
-
-    parts = (
-        [getattr(spread, name) or 0.0 for spread in spreads] for name in ("runs", "items", "rest")
-    )
-    return Components(
-        *(math.sqrt(math.fsum(value**2 for value in part) / len(spreads)) for part in parts)
-    )

@@ -5,16 +5,16 @@ Text is compared without regard to case, form of Unicode, invisible characters a
 
 - its prompt, as a whole, is one of a training row's messages to the model, or all of them before
   the first answer (``exact``); or
-- its prompt or target shares a run of 13 words, punctuation aside, with any message (``ngram``;
-  Brown et al. 2020, arXiv:2005.14165). Of a text of 8 to 12 words all must be there. A text of
+- its prompt or target shares a run of 13 words, ignoring punctuation, with any message (``ngram``;
+  Brown et al. 2020, arXiv:2005.14165). A text of 8 to 12 words must match completely. A text of
   fewer words but at least 50 characters (a script without spaces, a string of bytes) is compared by
   runs of 50 characters. A shorter text is compared only as a whole.
 
-A run that more than ten different items have in common is part of a template and does not count. A
-short target is no match by itself: many items have the answer "A". Paraphrases are not detected.
+A run that more than ten different items share is part of a template and does not count. A short
+target alone is not a match: many items have the answer "A". Paraphrases are not detected.
 
-The items' runs are indexed, and training rows are streamed past them. So memory depends on the
-evaluation, which is the smaller of the two.
+The items' runs are indexed, and the training rows are streamed. So memory depends on the size of
+the evaluation, not of the training data.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = ["CHARACTERS", "WORDS", "Hit", "matches", "normalised"]
 WORDS = 13
 #: Length of the runs of characters, for texts of few words.
 CHARACTERS = 50
-#: The fewest words of a text that is compared by words.
+#: Minimum length in words of a text that is compared by words.
 FEWEST_WORDS = 8
-#: The most items that share a run without its being a template.
+#: Maximum number of items that share a run before it counts as a template.
 TEMPLATE = 10
 
 _INVISIBLE = re.compile(
@@ -56,8 +56,8 @@ _Place = tuple[int, Where]
 class Hit:
     """An evaluation item whose text is in the training data.
 
-    ``row`` is the number of the first such training row. ``share`` is how much of the text is
-    there: 1 for all of its runs.
+    ``row`` is the number of the first such training row. ``share`` is the share of the text's runs
+    that are in the training data.
     """
 
     id: Any
@@ -69,9 +69,9 @@ class Hit:
 
 
 def normalised(text: str) -> str:
-    """``text`` as it is compared.
+    """``text`` in the form that is compared.
 
-    It has one form of each character, no case, no invisible characters, single spaces.
+    Characters are in one Unicode form and in lower case, without invisible ones. Spaces are single.
     """
     if not text.isascii():
         text = unicodedata.normalize(
@@ -119,7 +119,7 @@ def matches(
 class _Index:
     """The items' runs of words and of characters.
 
-    Each is filed under its first words, so that one pass over a text finds runs of any length.
+    Each is indexed by its first words, so that one pass over a text finds runs of any length.
     """
 
     def __init__(self, words: int, characters: int) -> None:
@@ -145,7 +145,7 @@ class _Index:
                 self.by_characters[run].setdefault(run, set()).add(place)
 
     def without_templates(self) -> Counter[_Place]:
-        """Drop the runs that too many items share; returns how many each text has left."""
+        """Drop the runs that too many items share. Returns the number of runs left in each text."""
         left: Counter[_Place] = Counter()
         for runs in (*self.by_words.values(), *self.by_characters.values()):
             for run, places in list(runs.items()):
@@ -181,13 +181,13 @@ def _joined(text: str) -> tuple[str, list[int]]:
 
 
 def _prompts(roles: Sequence[str], contents: Sequence[str]) -> Iterator[str]:
-    """What a row asks the model.
+    """The prompts in a training row.
 
-    That is every message to it, and all messages before its first answer, with and without the
-    instructions.
+    These are every message to the model, and all messages before its first answer, with and without
+    the instructions.
     """
-    asked = [n for n, role in enumerate(roles) if role != "assistant"]
-    yield from (_bare(contents[n]) for n in asked)
+    to_model = [n for n, role in enumerate(roles) if role != "assistant"]
+    yield from (_bare(contents[n]) for n in to_model)
     first = next((n for n, role in enumerate(roles) if role == "assistant"), len(roles))
     if first > 1:
         yield _bare(" ".join(contents[:first]))
@@ -197,7 +197,7 @@ def _prompts(roles: Sequence[str], contents: Sequence[str]) -> Iterator[str]:
 
 
 def _bare(text: str) -> str:
-    """Without punctuation around it. Within a text it may matter: 1 + 1, 1 - 1."""
+    """The text without punctuation around it. Within a text it may matter: 1 + 1, 1 - 1."""
     return text.strip(" .,;:!?\"'…。？！、")
 
 
@@ -210,7 +210,7 @@ def _rows(train: Path) -> Iterator[list[tuple[str, str]]]:
     from mosweep.datasets.jsonl import as_chat
 
     with open(train, encoding="utf-8-sig", newline="\n") as file:
-        array = file.read(64).lstrip().startswith("[")  # JSONL, or one JSON array
+        array = file.read(64).lstrip().startswith("[")  # The file is JSONL or one JSON array.
         file.seek(0)
         for row in json.load(file) if array else map(json.loads, filter(str.strip, file)):
             yield [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mosweep.analysis.statistics import Components, detected, variance_of_sum
+from mosweep.analysis.statistics import Components
+from mosweep.analysis.variance import detected, variance_of_sum
 
 __all__ = ["minimum_effect", "seeds_needed"]
 
@@ -23,7 +24,7 @@ def minimum_effect(
     With ``fixed``, one side is the only possible run, such as an untouched model. A standard
     deviation of ``None`` counts as 0.
 
-    Raises ``ValueError`` for fewer than two runs or items, which do not show how much they vary.
+    Raises ``ValueError`` for fewer than two runs or items, because their variance is unknown.
     """
     if runs < 2 or items < 2 or blocks < 1:
         raise ValueError(
@@ -37,9 +38,8 @@ def minimum_effect(
         (spread.items or 0.0) ** 2 / items + v_rest,
     )
     df = (1 if fixed else 2) * blocks * (runs - 1)
-    welch = (
-        df if fixed else (df + 2) * (runs - 1) / (runs + 1)
-    )  # what Welch's estimate of df comes to: E[(sum of s²)²] over E[sum of s⁴] / (runs - 1)
+    # The expectation of Welch's df: E[(sum of s²)²] over E[sum of s⁴] / (runs - 1).
+    welch = df if fixed else (df + 2) * (runs - 1) / (runs + 1)
     return detected(
         *variance_of_sum(v_runs, welch, v_items, items - 1, v_rest, df * (items - 1)), alpha, power
     )

@@ -1,7 +1,7 @@
 """The scores of a sweep as arrays, and its trials by their factors.
 
-Items are known by their id; the epochs of an item are averaged. numpy is loaded when scores are
-read, not before.
+Items are identified by their id. The epochs of an item are averaged. numpy is loaded when scores
+are read, not before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["FactoredSweep", "Metric", "TaskScores", "number"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric under the ``name`` it was asked for, and the scorer that has its items' scores."""
+    """A metric under the requested ``name``, and the scorer that has its items' scores."""
 
     name: str
     task: TaskScores
@@ -68,9 +68,9 @@ class TaskScores:
                 self.scores[scorer][row] = _by_column(values, places, len(columns))
 
     def scorer(self, metric: str) -> str | None:
-        """The scorer of a metric as evaluations call it.
+        """The scorer of a metric, by the metric's name in an evaluation.
 
-        That is ``match``, ``match/accuracy`` or, if there is one scorer only, ``accuracy``.
+        Such a name is ``match``, ``match/accuracy`` or, with a single scorer, ``accuracy``.
         """
         fitting = [
             scorer for scorer in self.scores if metric == scorer or metric.startswith(f"{scorer}/")
@@ -135,12 +135,12 @@ def _numbers(samples: Samples) -> dict[str, npt.NDArray[np.float64]]:
     return numbers
 
 
-#: As Inspect's ``value_to_float`` has it.
+#: The same values as Inspect's ``value_to_float``.
 _VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
 
 def number(value: Any) -> float:
-    """A score as a number, NaN if it is none; the words of Inspect's scorers are numbers."""
+    """A score as a number, or NaN. Words of Inspect's scorers such as ``C`` are converted."""
     if isinstance(value, str):
         known = _VALUES.get(value, _VALUES.get(value.lower()) if len(value) > 1 else None)
         if known is not None:
@@ -176,7 +176,7 @@ class FactoredSweep:
             name: {level_text(level) for level in levels}
             for name, levels in self.treatments.items()
         }
-        for trial in result.tuned:  # a later launch may have added levels
+        for trial in result.tuned:  # A later launch may have added levels.
             for name, level in trial.factors.items():
                 if name not in parts and level_text(level) not in seen.setdefault(name, set()):
                     seen[name].add(level_text(level))

@@ -23,30 +23,32 @@ and with one run on each side it is the paired t test over items.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-__all__ = [
-    "Comparison",
-    "Components",
-    "Scores",
-    "compare",
-    "detected",
-    "paired",
-    "variance_of_sum",
-]
+from mosweep.analysis.variance import (
+    Array,
+    Labels,
+    Part,
+    borrowed,
+    detected,
+    deviation,
+    floored,
+    shares_of,
+    squares,
+    total,
+    variance_of_sum,
+)
 
-Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
+__all__ = ["Comparison", "Components", "Scores", "compare", "paired"]
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of one level in one block: ``values`` of runs × items, NaN where there is none.
+    """The scores of one level in one block: ``values`` of runs × items, NaN where one is missing.
 
     Labels are whole numbers from 0. The same label means the same thing in every block.
 
@@ -170,59 +172,84 @@ def compare(blocks: Sequence[tuple[Scores, Scores]]) -> Comparison:
     )
 
 
-# -- the variance ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What a cell contributes: ``values`` per label, and ``units`` for labels of variance 1.
-
-    ``size`` is its effective number of labels.
-    """
-
-    labels: Labels
-    values: Array
-    units: Array
-    size: float
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The variance that linked cells contribute, on ``df`` degrees of freedom.
-
-    It is ``unit`` times the variance of a single label.
-    """
-
-    variance: float
-    unit: float
-    df: float
-
-
 def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
     cells = [
         (side, sign / len(pairs))
         for pair in pairs
         for side, sign in zip(pair, (-1, 1), strict=True)
     ]
+    low, high = (
+        sum((abs(weight) * float(side.values.mean()) for side, weight in cells[start::2]), 0.0)
+        for start in (0, 1)
+    )
+    variance, df, components, replicated = _variance(cells)
+    every = [
+        np.unique(np.concatenate([getattr(side, name) for side, _ in cells]))
+        for name in ("items", "clusters")
+    ]
+    return Comparison(
+        estimate=high - low,
+        means=(low, high),
+        se=math.sqrt(variance),
+        df=df,
+        components=components,
+        runs=(min(len(one.values) for one, _ in pairs), min(len(one.values) for _, one in pairs)),
+        items=len(every[0]),
+        clusters=len(every[1]),
+        paired=all(
+            np.array_equal(one.items, other.items)
+            for one, other in pairs
+            if one.items is not None and other.items is not None
+        ),
+        replicated=replicated,
+    )
+
+
+def _variance(
+    cells: Sequence[tuple[Scores, float]],
+) -> tuple[float, float, Components, bool]:
+    """The variance of the weighted sum of ``cells``.
+
+    Also its degrees of freedom, its components, and whether a level has several runs.
+    """
+    runs, items, rest, rest_df = _contributions(cells)
+    per_run, per_item = shares_of(runs), shares_of(items)
+    if all(np.isin(side.values, (0.0, 0.5, 1.0)).all() for side, _ in cells):
+        per_item = [floored(share) for share in per_item]
+    v_rest, rest_unit = squares(rest)
+    v_runs, runs_df = total(borrowed(per_run))
+    v_items, items_df = total(per_item)
+    variance, df = variance_of_sum(v_runs, runs_df, v_items, items_df, v_rest, rest_df)
+    if variance <= (1e-9 * max(float(np.abs(side.values).max()) for side, _ in cells)) ** 2:
+        variance, df = 0.0, math.nan  # Only rounding errors.
+    replicated = any(share.df > 0 for share in per_run)
+    components = Components(
+        deviation(v_runs - v_rest, sum(share.unit for share in per_run)) if replicated else None,
+        deviation(v_items - v_rest, sum(share.unit for share in per_item)),
+        deviation(v_rest, rest_unit) if replicated else None,
+    )
+    return variance, df, components, replicated
+
+
+def _contributions(
+    cells: Sequence[tuple[Scores, float]],
+) -> tuple[list[Part], list[Part], list[Part], float]:
+    """What runs, items and the rest contribute in each cell; the rest's degrees of freedom."""
     stride = 1 + max(int(side.clusters.max()) for side, _ in cells if side.clusters is not None)
-    runs, items, rest, unnamed = [], [], [], 0
-    means, rest_df = {-1: 0.0, 1: 0.0}, 0.0
+    runs, items, rest, unnamed, rest_df = list[Part](), list[Part](), list[Part](), 0, 0.0
     for side, weight in cells:
         assert side.clusters is not None
         values, (n, m) = side.values, side.values.shape
         clusters, index, sizes = np.unique(side.clusters, return_inverse=True, return_counts=True)
         by_run, by_item, mean = values.mean(axis=1), values.mean(axis=0), values.mean()
-        means[1 if weight > 0 else -1] += abs(weight) * float(mean)
         k = len(clusters)
-        few_runs, few_items = (
-            math.sqrt(n / max(n - 1, 1)),
-            math.sqrt(k / max(k - 1, 1)),
-        )  # deviations from a mean of n are that much too small
-        # Kish 1965, Survey Sampling: clusters of unequal size count as fewer
+        # Deviations from the mean of n values are too small by this factor.
+        few_runs, few_items = math.sqrt(n / max(n - 1, 1)), math.sqrt(k / max(k - 1, 1))
+        # Clusters of unequal size count as fewer (Kish 1965, Survey Sampling).
         effective = m**2 / float(sizes @ sizes)
         by_cluster = np.bincount(index, by_item - mean)
         items.append(
-            _Part(
+            Part(
                 clusters,
                 weight * few_items / m * by_cluster,
                 abs(weight) / 2 / m * sizes,
@@ -234,13 +261,13 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
         labels = side.runs if side.runs is not None else -1 - np.arange(unnamed, unnamed + n)
         unnamed += n
         runs.append(
-            _Part(labels, weight * few_runs / n * (by_run - mean), np.full(n, weight / n), n)
+            Part(labels, weight * few_runs / n * (by_run - mean), np.full(n, weight / n), n)
         )
         left = np.zeros((k, n))
         np.add.at(left, index, (values - by_run[:, None] - by_item + mean).T)
         both = (labels * stride + clusters[:, None]).ravel()
         rest.append(
-            _Part(
+            Part(
                 both,
                 weight * few_runs * few_items / (n * m) * left.ravel(),
                 np.full(k * n, weight / n / k),
@@ -248,138 +275,4 @@ def _compare(pairs: Sequence[tuple[Scores, Scores]]) -> Comparison:
             )
         )
         rest_df += (n - 1) * (effective - 1)
-    per_run, per_item = _shares(runs), _shares(items)
-    if all(np.isin(side.values, (0.0, 0.5, 1.0)).all() for side, _ in cells):
-        per_item = [_floored(share) for share in per_item]
-    v_rest, rest_unit = _squares(rest)
-    v_runs, runs_df = _total(_borrowed(per_run))
-    v_items, items_df = _total(per_item)
-    variance, df = variance_of_sum(v_runs, runs_df, v_items, items_df, v_rest, rest_df)
-    if variance <= (1e-9 * max(float(np.abs(side.values).max()) for side, _ in cells)) ** 2:
-        variance, df = 0.0, math.nan  # nothing but rounding
-    replicated = any(share.df > 0 for share in per_run)
-    components = Components(
-        _deviation(v_runs - v_rest, sum(share.unit for share in per_run)) if replicated else None,
-        _deviation(v_items - v_rest, sum(share.unit for share in per_item)),
-        _deviation(v_rest, rest_unit) if replicated else None,
-    )
-    fewest = (min(len(low.values) for low, _ in pairs), min(len(high.values) for _, high in pairs))
-    every = [
-        np.unique(np.concatenate([getattr(side, name) for side, _ in cells]))
-        for name in ("items", "clusters")
-    ]
-    same = all(
-        np.array_equal(low.items, high.items)
-        for low, high in pairs
-        if low.items is not None and high.items is not None
-    )
-    return Comparison(
-        estimate=means[1] - means[-1],
-        means=(means[-1], means[1]),
-        se=math.sqrt(variance),
-        df=df,
-        components=components,
-        runs=fewest,
-        items=len(every[0]),
-        clusters=len(every[1]),
-        paired=same,
-        replicated=replicated,
-    )
-
-
-def variance_of_sum(
-    v_runs: float, runs_df: float, v_items: float, items_df: float, v_rest: float, rest_df: float
-) -> tuple[float, float]:
-    """V(runs) + V(items) - V(rest), both at least V(rest), with its degrees of freedom."""
-    parts = [(v_runs, runs_df), (v_items, items_df)]
-    kept = [(v, df) for v, df in parts if v > v_rest]
-    times = 1 - len(kept)
-    variance = sum(v for v, _ in kept) + times * v_rest
-    doubt = sum(v**2 / df for v, df in kept) + (times * v_rest) ** 2 / max(rest_df, 1.0)
-    return (variance, variance**2 / doubt) if doubt else (0.0, math.nan)
-
-
-def _shares(parts: Sequence[_Part]) -> list[_Share]:
-    """The variance by groups of parts that share labels, directly or indirectly."""
-    group, seen = list(range(len(parts))), dict[int, int]()
-
-    def root(part: int) -> int:
-        while group[part] != part:
-            part = group[part]
-        return part
-
-    for number, part in enumerate(parts):
-        for label in part.labels.tolist():
-            group[root(number)] = root(seen.setdefault(label, number))
-    members: dict[int, list[_Part]] = {}
-    for number, part in enumerate(parts):
-        members.setdefault(root(number), []).append(part)
-    return [
-        _Share(*_squares(linked), min(part.size for part in linked) - 1)
-        for linked in members.values()
-    ]
-
-
-def _squares(parts: Sequence[_Part]) -> tuple[float, float]:
-    """The sum over labels of the squares of what each contributes; the same for the units."""
-    if not parts:
-        return 0.0, 0.0
-    _, index = np.unique(np.concatenate([part.labels for part in parts]), return_inverse=True)
-    values, units = (
-        np.bincount(index, np.concatenate(arrays))
-        for arrays in zip(*((p.values, p.units) for p in parts), strict=True)
-    )
-    return float(values @ values), float(units @ units)
-
-
-def _borrowed(shares: Sequence[_Share]) -> list[_Share]:
-    """The shares, where a run without replications varies like those that have some.
-
-    It gets their mean variance, weighted by df.
-    """
-    known = [share for share in shares if share.df > 0 and share.unit > 0]
-    alone = sum(share.unit for share in shares if share.df <= 0)
-    df = sum(share.df for share in known)
-    rest = [share for share in shares if share.df > 0 and share.unit <= 0]
-    return rest + [
-        _Share(share.variance * (1 + alone * share.df / (df * share.unit)), share.unit, share.df)
-        for share in known
-    ]
-
-
-def _floored(share: _Share) -> _Share:
-    """The variance, but at least 2/(n + 2)²: as if one more item were won and one lost.
-
-    This is the variance of the interval of Bonett & Price (2012, J. Educ. Behav. Stat. 37:479) if
-    right and wrong answers are the same on both sides. So n right answers out of n have an
-    uncertainty of about 3/n, as they should, and not of 0.
-    """
-    n = share.df + 1
-    return _Share(max(share.variance, share.unit * 2 * n / (n + 2) ** 2), share.unit, share.df)
-
-
-def _total(shares: Iterable[_Share]) -> tuple[float, float]:
-    """The sum of the variances and its degrees of freedom (Satterthwaite 1946).
-
-    A group of one has no degrees of freedom, and contributes nothing.
-    """
-    known = [share for share in shares if share.df > 0]
-    variance = sum(share.variance for share in known)
-    doubt = sum(share.variance**2 / share.df for share in known)
-    return variance, (variance**2 / doubt if doubt else math.nan)
-
-
-def _deviation(variance: float, unit: float) -> float | None:
-    return math.sqrt(max(variance, 0.0) / unit) if unit > 0 else None
-
-
-def detected(variance: float, df: float, alpha: float, power: float) -> float:
-    """The difference that is detected with this ``power`` at level ``alpha`` (two-sided).
-
-    It is (t(1 - alpha/2) + t(power)) standard errors (Bloom 1995, Eval. Rev. 19:547).
-    """
-    return (
-        math.sqrt(variance) * float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power))
-        if variance
-        else 0.0
-    )
+    return runs, items, rest, rest_df

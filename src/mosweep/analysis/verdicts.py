@@ -1,4 +1,4 @@
-"""What comparisons mean: adjusted p values, differences between blocks, and verdicts."""
+"""Verdicts on comparisons, with adjusted p values and differences between blocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The chance of any false positive in the family stays alpha. NaN stays NaN and does not count.
     """
     adjusted, least = np.array(p_values, dtype=float), 0.0
-    order = np.argsort(adjusted)[: np.isfinite(adjusted).sum()]  # NaN comes last
+    order = np.argsort(adjusted)[: np.isfinite(adjusted).sum()]  # NaN comes last.
     for rank, index in enumerate(order):
         adjusted[index] = least = max(least, min(1.0, (len(order) - rank) * adjusted[index]))
     return [float(p) for p in adjusted]
@@ -58,8 +58,8 @@ def verdict(
 ) -> str:
     """``increase``, ``decrease``, ``equivalent within <delta>`` or ``not decisive``.
 
-    ``not decisive`` has a reason if these data cannot decide at all. With ``one_seed``, a
-    difference may rest on one seed on each side: it is then about these runs, not about others.
+    ``not decisive`` has a reason if these data cannot decide at all. With ``one_seed``, one seed on
+    each side is enough: the verdict is then about these runs, not about others.
     """
     if comparison.clusters < 2:
         return f"{NOT_DECISIVE}: one item"

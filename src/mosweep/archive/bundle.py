@@ -1,16 +1,16 @@
-"""``bundle``: a sweep as one archive that anyone can check anywhere with ``mosweep verify``.
+"""``bundle``: a sweep as one archive that anyone can check with ``mosweep verify``.
 
     NAME/
-      README.md, CITATION.cff     for people
-      MANIFEST.json               size and SHA-256 of every other file, the design's hash, and what
-                                  became of each trial
-      environment.txt             what is installed where it was packed
-      provenance.json             git, platform and versions: of every launch, and of the stages
+      README.md, CITATION.cff     how to check and how to cite the bundle
+      MANIFEST.json               size and SHA-256 of every other file, the design's hash, and the
+                                  status of each trial
+      environment.txt             the distributions installed where it was packed
+      provenance.json             git, platform and versions of every launch and of the stages
       sweep/                      the frozen design: experiment.yaml, launches/, every config.yaml
       store/records/              the record of every stage, byte by byte
-      store/artifacts/            what the stages left; weights and data sets only if asked for
+      store/artifacts/            the stages' files; weights and data sets only on request
 
-The same content gives the same bytes. What looks like a secret is refused.
+The same content gives the same bytes. Files that seem to contain a secret are refused.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ import gzip
 import importlib
 import io
 import json
-import sys
 import tarfile
-import time
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mosweep import __version__
+from mosweep.archive.documents import README, citation, environment, provenance
 from mosweep.archive.format import FORMAT, MANIFEST, design_hash, may_be_left_out, seal_of
 from mosweep.archive.metrics import Scores, metric_findings
 from mosweep.archive.verdict import Verdict
@@ -45,47 +43,7 @@ from mosweep.core.table import some_of
 from mosweep.core.work import Kind
 from mosweep.sweep.folder import Sweep
 
-__all__ = ["README", "pack"]
-
-README = """# {title}
-
-A sweep run with mosweep {version}, packed with everything that its numbers rest on. You can check
-it on any machine that has mosweep:
-
-    mosweep verify {name}.tar.gz
-
-## What verification shows
-
-That the parts of this bundle are consistent:
-
-- Every file is the one that `MANIFEST.json` lists. None is missing, and none was added.
-- Every record in `store/records` has its own digest, and the digest of its files and facts.
-- Every stage's key follows from what defines it: its configuration, its code and the keys of its
-  inputs. Every trial's id follows from its stages, and every launch's file name from its trials
-  and stages. Every trial's `config.yaml` is the one that was launched.
-- Means and accuracies are those of the samples in `samples.jsonl`. Other metrics, such as standard
-  errors, are taken as recorded.
-
-Weights and data sets may have been left out. Their SHA-256 is in the records, so you can compare a
-copy from elsewhere.
-
-## What it cannot show
-
-That the numbers were measured. A bundle in which somebody has rewritten scores, samples, records
-and manifest consistently still verifies: digests bind the parts to one another, not to the world.
-So compare two lines of `mosweep verify` with what the authors published elsewhere, such as in a
-paper, a preregistration or a repository:
-
-- `archive` is the SHA-256 of the whole file. If it is the same, nothing has changed since.
-- `design` is the hash of what is in `sweep/` (`sha256sum` of its files, sorted by path, and
-  `sha256sum` of that). If it was published before the results were known, these are all the trials
-  that were planned.
-
-To show more, run it again: `sweep/experiment.yaml` has the command, `provenance.json` and
-`environment.txt` have the versions.
-
-Records and launches name folders and the host of the machine that they ran on.
-"""
+__all__ = ["pack"]
 
 
 def pack(
@@ -105,24 +63,10 @@ def pack(
     if not sweep.launches:
         raise UserError(f"{sweep.folder}: nothing was launched there yet")
     result, records = sweep.result(), _records(sweep)
-    entries: dict[str, Path | bytes] = {
-        f"sweep/{path.relative_to(sweep.folder)}": path for path in _design(sweep, result)
-    }
-    exceptions = {}
-    kinds = _kinds(sweep)
-    for key, (record, path) in records.items():
-        entries[f"store/records/{key[:1]}/{key}.json"] = path
-        kind = kinds[key]
-        for file in record.data["files"]:
-            wanted = data if kind.leaves == "data" else weights
-            if wanted or not may_be_left_out(kind, file["name"]):
-                entries[f"store/{record.data['folder']}/{file['name']}"] = (
-                    record.folder / file["name"]
-                )
-        if kind.scores and (odd := _not_recomputable(record)):
-            exceptions[key] = odd
-    entries["environment.txt"] = _environment()
-    entries["provenance.json"] = _json(_provenance(sweep, records))
+    entries, exceptions = _entries(sweep, result, records, weights=weights, data=data)
+    entries["environment.txt"] = environment()
+    stages = [record for record, _ in records.values()]
+    entries["provenance.json"] = _json(provenance(sweep, stages))
     try:
         digests = {name: _described(entry) for name, entry in entries.items()}
     except FileNotFoundError as error:
@@ -139,24 +83,11 @@ def pack(
     title = str(result.design.get("description") or f"Results of the sweep {result.name}")
     for name, text in (
         ("README.md", README.format(title=title, version=__version__, name=result.name)),
-        ("CITATION.cff", _citation(title, result.name, design, records, authors)),
+        ("CITATION.cff", citation(title, result.name, design, stages, authors)),
     ):
         entries[name] = text.encode()
         digests[name] = _described(text.encode())
-    trials = {
-        trial.name: {"id": trial.id, "status": trial.status, "error": _error(trial)}
-        for trial in result.trials
-    }
-    manifest = {
-        "format": FORMAT,
-        "mosweep": __version__,
-        "name": result.name,
-        "design": design,
-        "trials": trials,
-        "files": digests,
-    }
-    manifest |= {"not_recomputable": exceptions}
-    entries[MANIFEST] = _json({**manifest, "seal": seal_of(manifest)})
+    entries[MANIFEST] = _json(_manifest(result, design, digests, exceptions))
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         _write(temporary, result.name, entries, digests)
@@ -168,6 +99,56 @@ def pack(
             )
     verdict.bundle = str(target)
     return verdict
+
+
+def _entries(
+    sweep: Sweep,
+    result: SweepResult,
+    records: Mapping[str, tuple[Record, Path]],
+    *,
+    weights: bool,
+    data: bool,
+) -> tuple[dict[str, Path | bytes], dict[str, list[str]]]:
+    """The files to pack by path in the bundle, and by key the metrics that cannot be recomputed."""
+    entries: dict[str, Path | bytes] = {
+        f"sweep/{path.relative_to(sweep.folder)}": path for path in _design(sweep, result)
+    }
+    exceptions = {}
+    kinds = _kinds(sweep)
+    for key, (record, path) in records.items():
+        entries[f"store/records/{key[:1]}/{key}.json"] = path
+        kind = kinds[key]
+        for file in record.data["files"]:
+            included = data if kind.leaves == "data" else weights
+            if included or not may_be_left_out(kind, file["name"]):
+                entries[f"store/{record.data['folder']}/{file['name']}"] = (
+                    record.folder / file["name"]
+                )
+        if kind.scores and (names := _not_recomputable(record)):
+            exceptions[key] = names
+    return entries, exceptions
+
+
+def _manifest(
+    result: SweepResult,
+    design: str,
+    digests: Mapping[str, Mapping[str, Any]],
+    exceptions: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    trials = {
+        trial.name: {"id": trial.id, "status": trial.status, "error": _error(trial)}
+        for trial in result.trials
+    }
+    manifest = {
+        "format": FORMAT,
+        "mosweep": __version__,
+        "name": result.name,
+        "design": design,
+        "trials": trials,
+        "files": digests,
+        "not_recomputable": exceptions,
+    }
+    return {**manifest, "seal": seal_of(manifest)}
 
 
 def _records(sweep: Sweep) -> dict[str, tuple[Record, Path]]:
@@ -197,7 +178,7 @@ def _design(sweep: Sweep, result: SweepResult) -> Iterator[Path]:
 
 
 def _not_recomputable(record: Record) -> list[str]:
-    """Metrics with the name of a mean that are none: verification takes them as recorded."""
+    """Metrics that are named like a mean and are not one. They are not recomputed."""
     samples, scores = record.folder / SAMPLES, Scores()
     if not samples.exists():
         return []
@@ -211,80 +192,6 @@ def _not_recomputable(record: Record) -> list[str]:
 def _error(trial: TrialResult) -> str | None:
     error = next((f"{stage.label}: {stage.error}" for stage in trial.stages if stage.error), None)
     return None if error is None else str(masked(error)).encode(errors="replace").decode()
-
-
-def _environment() -> bytes:
-    """The installed distributions, as ``pip freeze`` lists them."""
-    from importlib.metadata import distributions
-
-    installed = {
-        f"{distribution.name}=={distribution.version}"
-        for distribution in distributions()
-        if distribution.name
-    }
-    python = ".".join(map(str, sys.version_info[:3]))
-    return "\n".join(
-        [
-            f"# Python {python}; installed where this bundle was packed",
-            *sorted(installed, key=str.lower),
-            "",
-        ]
-    ).encode()
-
-
-def _provenance(sweep: Sweep, records: Mapping[str, tuple[Record, Path]]) -> dict[str, Any]:
-    launches = {
-        launch.file: {
-            "command": launch.design.get("command"),
-            **launch.design.get("provenance", {}),
-        }
-        for launch in sweep.launches
-    }
-    used = Counter(json.dumps(record.data.get("versions", {})) for record, _ in records.values())
-    stages = [
-        {"stages": count, "versions": json.loads(versions)}
-        for versions, count in sorted(used.items())
-    ]
-    return {"launches": launches, "stages": stages}
-
-
-def _citation(
-    title: str,
-    name: str,
-    design: str,
-    records: Mapping[str, tuple[Record, Path]],
-    authors: Sequence[str],
-) -> str:
-    """A file in Citation File Format 1.2.0, which requires at least one author."""
-    import yaml
-
-    last = max(
-        (float(record.data.get("finished", 0)) for record, _ in records.values()), default=0.0
-    )
-    citation = {
-        "cff-version": "1.2.0",
-        "type": "dataset",
-        "message": "If you use these results, please cite them.",
-        "title": title,
-        "authors": [_author(author) for author in authors] or [{"name": f"The authors of {name}"}],
-        "version": design[:12],
-        "identifiers": [
-            {
-                "type": "other",
-                "value": f"sha256:{design}",
-                "description": "the hash of the frozen design",
-            }
-        ],
-        **({"date-released": time.strftime("%Y-%m-%d", time.gmtime(last))} if last else {}),
-    }
-    text: str = yaml.safe_dump(citation, sort_keys=False, allow_unicode=True, width=120)
-    return text
-
-
-def _author(text: str) -> dict[str, str]:
-    """``Lovelace, Ada`` is a person, a name without a comma may be anything."""
-    family, comma, given = (part.strip() for part in text.partition(","))
-    return {"family-names": family, "given-names": given} if comma else {"name": family}
 
 
 def _refuse_secrets(entries: Mapping[str, Path | bytes]) -> None:
@@ -307,11 +214,11 @@ def _refuse_secrets(entries: Mapping[str, Path | bytes]) -> None:
 
 
 def _texts(entry: Path | bytes) -> Iterator[tuple[str, str]]:
-    """The text of a file, or of each file in an Inspect log; nothing for other binary files."""
+    """The text of a file, or of each file in an Inspect log. Other binary files have none."""
     if isinstance(entry, bytes):
         yield "", entry.decode()
     elif entry.suffix == ".eval" and zipfile.is_zipfile(entry):
-        # comes with Inspect, whose logs need it before Python 3.14
+        # Inspect installs it. Before Python 3.14 its logs cannot be read without it.
         with contextlib.suppress(ImportError):
             importlib.import_module("zipfile_zstd")
         with zipfile.ZipFile(entry) as log:

@@ -1,4 +1,4 @@
-"""What a bundle looks like: the names, hashes and rules that packing and verifying share."""
+"""The format of a bundle: names, hashes and rules that packing and verifying share."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = [
     "seal_of",
 ]
 
-#: Version of what a bundle looks like.
+#: Version of the bundle format.
 FORMAT = 1
-#: Lists all other files.
+#: The file that lists all other files.
 MANIFEST = "MANIFEST.json"
 
-#: What reading data of an unexpected form raises.
+#: Exceptions that malformed data raises.
 UNEXPECTED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 _WEIGHTS = frozenset(".safetensors .bin .pt .pth .ckpt .gguf .npz .npy .h5 .msgpack .onnx".split())
 
 
 class Unreadable(MosweepError):
-    """An archive that cannot be, or must not be, read to its end."""
+    """An archive that cannot be read, or is refused."""
 
 
 def design_hash(digests: Mapping[str, str]) -> str:
@@ -46,12 +46,12 @@ def design_hash(digests: Mapping[str, str]) -> str:
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:
-    """The digest of a manifest, which it holds itself."""
+    """The digest of a manifest, which is stored in its ``seal``."""
     return fingerprint.fingerprint(
         {name: value for name, value in manifest.items() if name != "seal"}
     )
 
 
 def may_be_left_out(kind: Kind, name: str) -> bool:
-    """Whether bundles leave a file out unless it is asked for: weights, and data sets."""
+    """Whether bundles exclude a file by default: weights and data sets."""
     return kind.leaves == "data" or Path(name).suffix in _WEIGHTS

@@ -1,6 +1,6 @@
-"""What is in the store: ``mosweep cache list``, ``show`` and ``verify``.
+"""The entries of the store: ``mosweep cache list``, ``show`` and ``verify``.
 
-Records are read as they are. Only ``verified`` looks at their files.
+Records are not checked. Only ``verified`` reads their files.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Entry:
-    """One record: what it is, when it was made, how large it is, and what it was made from.
+    """One record.
 
-    ``finished`` is in seconds since 1970, ``seconds`` how long it took, ``size`` in bytes.
+    ``finished`` is in seconds since 1970, ``seconds`` is its duration, ``size`` is in bytes.
+    ``needs`` are the keys of the entries it was made from.
     """
 
     key: str
@@ -49,12 +50,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which entries are meant.
+    """Filters that select entries.
 
-    - ``model``: part of the model's name. ``older_than``: in seconds.
+    - ``model``: part of the model's name. ``older_than``: age in seconds.
     - ``experiments``: the sweeps whose trials use the entries.
     - ``reachable_from``: an entry, and everything it was made from. Like each of ``keys`` it is a
-      key, the beginning of one, or an atom's id.
+      key, a prefix of one, or an atom's id.
     """
 
     kind: str | None = None
@@ -66,12 +67,12 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing was chosen."""
+        """Whether no filter is set."""
         return self == Selection()
 
 
 def contents(store: Store) -> dict[str, Entry]:
-    """All records, by key, oldest first. A record that cannot be read is left to ``verified``."""
+    """All readable records by key, oldest first. ``verified`` reports the others."""
     entries = []
     for key in store.keys():  # noqa: SIM118
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -101,28 +102,28 @@ def _entry(data: Mapping[str, Any]) -> Entry:
 
 
 def selected(store: Store, selection: Selection) -> dict[str, Entry]:
-    """The entries that ``selection`` means."""
+    """The entries that match ``selection``."""
     entries = contents(store)
-    wanted: set[str] | None = None
+    chosen: set[str] | None = None
     for text in selection.keys:
-        wanted = (wanted or set()) | {_key(text, entries)}
+        chosen = (chosen or set()) | {_key(text, entries)}
     if selection.reachable_from is not None:
         below = reachable([_key(selection.reachable_from, entries)], entries)
-        wanted = below if wanted is None else wanted & below
+        chosen = below if chosen is None else chosen & below
     if selection.experiments:
         used = {key for sweep in selection.experiments for key in stages_of(sweep)}
-        wanted = used if wanted is None else wanted & used
+        chosen = used if chosen is None else chosen & used
     if selection.kind is not None and selection.kind not in (
         kinds := {entry.kind for entry in entries.values()}
     ):
         raise UserError(
-            f"--kind {selection.kind}: the store has nothing of that kind; "
+            f"--kind {selection.kind}: the store has no entries of that kind; "
             f"{choices(selection.kind, kinds)}"
         )
     return {
         key: entry
         for key, entry in entries.items()
-        if (wanted is None or key in wanted)
+        if (chosen is None or key in chosen)
         and selection.kind in (None, entry.kind)
         and (selection.model is None or selection.model in entry.model)
         and (selection.older_than is None or time.time() - entry.finished > selection.older_than)
@@ -130,7 +131,7 @@ def selected(store: Store, selection: Selection) -> dict[str, Entry]:
 
 
 def _key(text: str, entries: Collection[str]) -> str:
-    """The one key that ``text`` means: the key, its beginning, or an atom's id."""
+    """The key that ``text`` identifies: a key, a prefix of one, or an atom's id."""
     digits = text.rpartition("-")[2]
     keys = [key for key in entries if key.startswith(digits)] if digits else []
     if len(keys) != 1:
@@ -152,7 +153,7 @@ def reachable(keys: Iterable[str], entries: Mapping[str, Entry]) -> set[str]:
 
 
 def shown(store: Store, text: str) -> dict[str, Any]:
-    """Everything in the record of one entry, and what was made from it."""
+    """The whole record of one entry, and the entries that were made from it."""
     entries = contents(store)
     key = _key(text, entries)
     data = store.unchecked(key)
@@ -165,9 +166,9 @@ def shown(store: Store, text: str) -> dict[str, Any]:
 
 
 def verified(store: Store, entries: Mapping[str, Entry]) -> dict[str, str]:
-    """Hash every file of the entries, and try to read what cannot be listed.
+    """Hash every file of the entries, and try to read records that cannot be listed.
 
-    Returns what is wrong, by key. Damaged entries are moved to quarantine.
+    Returns the damage by key. Damaged entries are moved to quarantine.
     """
     damage: dict[str, str] = {}
     unreadable = set(store.keys()) - contents(store).keys()

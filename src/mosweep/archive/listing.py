@@ -36,7 +36,7 @@ def listing(entries: Mapping[str, Entry]) -> str:
 
 
 def statistics(store: Store, entries: Mapping[str, Entry]) -> dict[str, Any]:
-    """Entries, bytes and computing time, by kind and in all; also what has no record."""
+    """Entries, bytes and computing time by kind and in total, and folders without a record."""
     kinds: dict[str, dict[str, Any]] = {}
     for entry in entries.values():
         kind = kinds.setdefault(entry.kind, {"entries": 0, "bytes": 0, "seconds": 0.0})
@@ -82,7 +82,7 @@ def statistics_text(data: Mapping[str, Any]) -> str:
 
 
 def size_text(size: float) -> str:
-    """Bytes for people: ``12.3 MB``."""
+    """A size as readable text: ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Metrics that follow from the samples of an evaluation, computed again from untrusted text."""
+"""Metrics recomputed from the samples of an evaluation, which are untrusted text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mosweep.archive.format import UNEXPECTED, Unreadable
 
 __all__ = ["Scores", "metric_findings"]
 
-#: The longest line, in bytes.
+#: Maximum length of a line, in bytes.
 MAX_LINE = 1 << 26
 
 
@@ -19,8 +19,8 @@ class Scores:
     """The scores of a ``samples.jsonl``, read chunk by chunk, then closed.
 
     ``means`` has for each scorer the mean over items of the mean over epochs, the number of items,
-    and whether any item has several epochs. ``counts`` are the numbers that may be called the
-    number of samples: items or rows, all of them or those with a score.
+    and whether any item has several epochs. ``counts`` are the valid values of ``n``: the number
+    of items or rows, all or only those with a score.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Scores:
             self._row(line)
 
     def close(self) -> None:
-        """Read the last line, and keep only the results."""
+        """Read the last line, and discard everything but the results."""
         self._row(self._rest)
         self.counts = {self.rows, len(self._items)}
         for scorer, items in self._values.items():
@@ -72,7 +72,7 @@ class Scores:
         self._items.add(item)
 
     def mean_for(self, metric: str) -> tuple[float, int, bool] | None:
-        """The mean that ``metric`` should be, if its name says that it is one."""
+        """The mean that ``metric`` should equal, if it is named like a mean."""
         scorer, _, name = metric.rpartition("/")
         if metric in self.means:
             scorer = metric
@@ -84,9 +84,9 @@ class Scores:
 
 
 def metric_findings(facts: Mapping[str, Any], scores: Scores | None) -> dict[str, str | None]:
-    """What the samples say of each metric, and of ``n``.
+    """The finding about each metric, and about ``n``.
 
-    ``""`` if it follows from them, ``None`` if they cannot say, or what is wrong.
+    ``""`` if it follows from the samples, ``None`` if that cannot be decided, else the error.
     """
     if scores is None or scores.broken:
         return dict.fromkeys([*facts["metrics"], "n"], scores.broken if scores else None)
@@ -100,7 +100,7 @@ def metric_findings(facts: Mapping[str, Any], scores: Scores | None) -> dict[str
             findings[name] = None
         elif math.isclose(mean[0], value, rel_tol=1e-9, abs_tol=1e-9):
             findings[name] = ""
-        else:  # epochs may have been reduced by something other than their mean
+        else:  # Epochs may have been reduced by something other than their mean.
             findings[name] = (
                 None if mean[2] else f"{name} is {value}, the samples give {mean[0]:.6g}"
             )

@@ -1,6 +1,6 @@
-"""Reading an archive that nobody vouches for: as a stream, within limits, never unpacked.
+"""Reading an untrusted archive: as a stream, within limits, never unpacked.
 
-What a name or a size in it claims is not believed.
+Names and sizes in it are not trusted.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from mosweep.archive.metrics import Scores
 
 __all__ = ["MAX_BYTES", "MAX_RATIO", "File", "read_archive"]
 
-#: An archive may always expand to so many bytes.
+#: Bytes that every archive may expand to.
 MAX_BYTES = 1 << 30
-#: Otherwise it may expand to so many times its own size. Deflate can do a thousand, results do not.
+#: Larger archives may expand to this multiple of their size. Real results stay below it.
 MAX_RATIO = 200
-#: The most text that is held in memory, in bytes.
+#: Maximum text kept in memory, in bytes.
 MAX_TEXT = 1 << 31
-#: The most files.
+#: Maximum number of files.
 MAX_FILES = 2_000_000
-#: The longest name.
+#: Maximum length of a name.
 MAX_NAME = 2048
 
 _CHUNK = 1 << 20
@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 
 @dataclass
 class File:
-    """A file of the archive: its digest and size, and its text or scores where they are needed."""
+    """A file of the archive: digest and size, and text or scores if they are needed."""
 
     sha256: str
     size: int
@@ -42,9 +42,9 @@ class File:
 
 
 class _Guarded:
-    """A decompressed stream that is read once, up to a limit, whatever its headers claim.
+    """A decompressed stream that is read once, up to a limit, regardless of its headers.
 
-    It can go back by one byte, which ``tarfile`` needs.
+    It can seek back by one byte, which ``tarfile`` needs.
     """
 
     def __init__(self, file: gzip.GzipFile, limit: int) -> None:
@@ -75,18 +75,18 @@ class _Guarded:
 
 
 def read_archive(file: IO[bytes], limit: int) -> dict[str, File]:
-    """The archive's files by their path below its one folder."""
+    """The archive's files by their path in its only folder."""
     files: dict[str, File] = {}
     roots: set[str] = set()
     held = 0
     guarded: Any = _Guarded(gzip.GzipFile(fileobj=file), limit)
     with tarfile.open(fileobj=guarded, mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # there may be millions
+            archive.members.clear()  # type: ignore[attr-defined]  # There may be millions.
             root, name = _placed(member)
             roots.add(root)
             if name in files:
-                raise Unreadable(f"{name!r} is there twice")
+                raise Unreadable(f"{name!r} occurs twice")
             if len(files) >= MAX_FILES:
                 raise Unreadable("it has too many files")
             keep = name == MANIFEST or name.startswith(("sweep/", "store/records/"))
@@ -98,7 +98,7 @@ def read_archive(file: IO[bytes], limit: int) -> dict[str, File]:
             files[name] = _read(
                 content, member.size, keep, Scores() if name.endswith("/samples.jsonl") else None
             )
-    while guarded.read(_CHUNK):  # to the end, for gzip's own checksum
+    while guarded.read(_CHUNK):  # gzip checks its checksum at the end.
         pass
     if len(roots) != 1:
         raise Unreadable(f"it has {len(roots)} folders, and a bundle has one")
@@ -106,7 +106,7 @@ def read_archive(file: IO[bytes], limit: int) -> dict[str, File]:
 
 
 def _placed(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Folder and path of a member of the archive; only plain files at plain paths are read."""
+    """Folder and path of a member of the archive. Only plain files at plain paths are accepted."""
     parts = member.name.split("/")
     if (
         len(parts) < 2

@@ -1,4 +1,4 @@
-"""Removing from the store: ``mosweep cache clear`` and ``gc``."""
+"""Removing entries from the store: ``mosweep cache clear`` and ``gc``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mosweep.sweep.folder import Sweep
 
 __all__ = ["collect_garbage", "garbage", "in_use", "remove", "size_of"]
 
-#: A failed attempt is kept for so many seconds: the sweep may be launched again and resume.
+#: Seconds that a failed attempt is kept, because a new launch may resume it.
 KEEP_S = 3600.0
 
 
 def in_use(store: Store) -> set[str]:
-    """Keys that must stay: what running sweeps need, and what is being made or waits in a queue."""
+    """The keys that running sweeps need, and those that are running or queued."""
     busy = {key for key in store.claims.held() if re.fullmatch(r"[0-9a-f]{64}", key)}
     for folder in running_sweeps(store):
         busy |= stages_of(Sweep(folder))
@@ -33,7 +33,7 @@ def in_use(store: Store) -> set[str]:
 
 
 def remove(store: Store, entries: Mapping[str, Entry]) -> int:
-    """Remove these entries, except those that another process has claimed; returns bytes freed."""
+    """Remove entries that no process has claimed, and return the bytes freed."""
     freed = 0
     held = store.claims.held()
     for key, entry in entries.items():
@@ -46,7 +46,7 @@ def remove(store: Store, entries: Mapping[str, Entry]) -> int:
 def garbage(store: Store, *, keep_s: float = KEEP_S) -> list[Path]:
     """Folders of attempts that failed or were killed.
 
-    Those that are younger than ``keep_s`` or still being worked on are not listed.
+    Folders that are younger than ``keep_s`` or still in use are not listed.
     """
     named = {entry.folder for entry in contents(store).values()}
     held = {key[:16] for key in store.claims.held()}
@@ -61,7 +61,7 @@ def garbage(store: Store, *, keep_s: float = KEEP_S) -> list[Path]:
 
 
 def collect_garbage(store: Store, folders: Iterable[Path]) -> int:
-    """Remove these folders, with their logs; returns bytes freed."""
+    """Remove these folders, with their logs, and return the bytes freed."""
     freed = 0
     for folder in folders:
         freed += size_of(folder)

@@ -1,4 +1,4 @@
-"""Taking entries of the store to another machine: ``mosweep cache export`` and ``import``."""
+"""Copying store entries to another machine: ``mosweep cache export`` and ``import``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mosweep.core.store import LOG, Store
 
 __all__ = ["export", "import_archive"]
 
-#: Version of the format of an archive.
+#: Version of the archive format.
 FORMAT = 1
 
 #: The fields of a record that ``Store.publish`` writes itself.
@@ -31,12 +31,12 @@ _OWN = frozenset("key kind payload facts folder files has_files artifact_digest"
 def export(store: Store, keys: Iterable[str], target: Path) -> int:
     """Write these entries, and everything they were made from, to the archive ``target``.
 
-    Returns how many. Raises ``MosweepError`` if one is damaged.
+    Returns their number. Raises ``MosweepError`` if one is damaged.
     """
     entries = contents(store)
     chosen = reachable(keys, entries)
     if target.exists():
-        raise UserError(f"{target} exists already")
+        raise UserError(f"{target} already exists")
     if damage := verified(store, {key: entries[key] for key in chosen}):
         raise MosweepError(f"not exported, because of damage: {'; '.join(damage.values())}")
     with replacing(target) as temporary, tarfile.open(temporary, "w:gz") as archive:
@@ -58,10 +58,10 @@ def export(store: Store, keys: Iterable[str], target: Path) -> int:
 
 
 def import_archive(store: Store, source: Path) -> tuple[int, int]:
-    """Add the entries of the archive ``source``: how many were new, how many there already.
+    """Add the entries of the archive ``source``, and return how many were new and how many known.
 
-    The archive is not trusted: names that lead out of the store are refused, and so is everything
-    if one entry differs from its record.
+    The archive is not trusted: paths outside the store are refused. Nothing is imported if an entry
+    differs from its record.
     """
     if not source.exists():
         raise UserError(f"{source} does not exist")
@@ -116,12 +116,12 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 def _move(arrived: Store, store: Store, entry: Entry) -> bool:
-    """Move one entry into the store, its files first; whether it is new there."""
+    """Move one entry into the store, files first, and return whether it is new."""
     if store.read(entry.key) is not None:
         return False
     attempt = store.begin(entry.key, folder=False)
     if isinstance(attempt, Owner):
-        return False  # another process is making it
+        return False  # Another process is producing it.
     data = arrived.unchecked(entry.key)
     about = {name: data[name] for name in data.keys() - _OWN}
     attempt.folder.parent.mkdir(parents=True, exist_ok=True)

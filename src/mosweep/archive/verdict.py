@@ -1,4 +1,4 @@
-"""The verdict of ``verify``: what was checked, and what is wrong."""
+"""The verdict of ``verify``: what was checked, and the problems found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Verdict:
     - ``incomplete``: trials without all their results.
     - ``recomputed``: metrics that follow from ``samples.jsonl``; ``unchecked``: those that do not.
     - ``left_out``: files that records name and the bundle does not have.
-    - ``notes``: unchecked metrics with the name of a mean. The manifest says that they are none.
+    - ``notes``: unchecked metrics that are named like a mean. The manifest says that they are not
+      means.
     """
 
     bundle: str
@@ -34,12 +35,12 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no problem."""
         return not self.problems
 
 
 def verdict_text(verdict: Verdict, limit: int = 20) -> str:
-    """A verdict, for people."""
+    """A verdict as readable text."""
     problems = _count(len(verdict.problems), "problem")
     head = "holds" if verdict.holds else f"DOES NOT HOLD: {problems}"
     lines = [

@@ -1,7 +1,7 @@
-"""``verify``: every digest and key in a bundle derived again, on any machine, without a store.
+"""``verify``: recompute every digest and key in a bundle, on any machine, without a store.
 
-The archive is data: nothing in it is imported, evaluated or unpickled. ``bundle.README``, which
-travels in every bundle, says what this can show and what it cannot.
+The archive is data: nothing in it is imported, evaluated or unpickled. ``documents.README``,
+which is in every bundle, says what this can show and what it cannot.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["verify"]
 
 
 def verify(bundle: Path) -> Verdict:
-    """Check everything that can be checked about ``bundle``; ``UserError`` if it is not there."""
+    """Check everything that can be checked in ``bundle``. ``UserError`` if it does not exist."""
     verdict = Verdict(str(bundle))
     try:
         with open(bundle, "rb") as file:
@@ -62,12 +62,12 @@ def _check(files: Mapping[str, File], verdict: Verdict) -> None:
     manifest = _parsed(files, MANIFEST, verdict) if MANIFEST in files else None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         verdict.problems.append(
-            f"{MANIFEST} is missing, or not of a format that this version knows ({FORMAT})"
+            f"{MANIFEST} is missing, or its format is not supported by this version ({FORMAT})"
         )
         manifest = {}
     with _finding(verdict, MANIFEST):
         if manifest and manifest.get("seal") != seal_of(manifest):
-            verdict.problems.append(f"{MANIFEST} is not what was sealed")
+            verdict.problems.append(f"{MANIFEST} does not match its seal")
     verdict.name = str(manifest.get("name", ""))
     verdict.files = len(files)
     listed = _mapping(manifest.get("files"))
@@ -77,7 +77,7 @@ def _check(files: Mapping[str, File], verdict: Verdict) -> None:
         elif name not in listed:
             verdict.problems.append(f"{name} is not in the manifest")
         elif listed[name] != {"sha256": files[name].sha256, "size": files[name].size}:
-            verdict.problems.append(f"{name} is not what the manifest says")
+            verdict.problems.append(f"{name} does not match the manifest")
     verdict.design = design_hash(
         {
             name.removeprefix("sweep/"): file.sha256
@@ -109,7 +109,7 @@ def _check_launches(
     designs = []
     launches = [name for name in files if re.fullmatch(r"sweep/launches/\w+\.json", name)]
     if not launches:
-        verdict.problems.append("there is no launch")
+        verdict.problems.append("the bundle has no launch")
     for name in sorted(launches):
         stages_name = name.removesuffix(".json") + ".stages.jsonl"
         launch = _parsed(files, name, verdict)
@@ -129,16 +129,15 @@ def _check_launches(
                         f"{stages_name}: {spec['label']}: its key does not follow from what "
                         f"defines it ({key[:12]})"
                     )
-                if [spec["label"], spec["kind"], spec["needs"]] != launch["stages"].get(
-                    key
-                ) or spec["payload"]["inputs"] != spec["needs"]:
-                    verdict.problems.append(
-                        f"{name}: {spec['label']} ({key[:12]}) has other inputs than its key says"
-                    )
+                stage = f"{name}: {spec['label']} ({key[:12]})"
+                described = [spec["label"], spec["kind"], spec["needs"]]
+                if (
+                    described != launch["stages"].get(key)
+                    or spec["payload"]["inputs"] != spec["needs"]
+                ):
+                    verdict.problems.append(f"{stage}: its inputs do not match its key")
                 if not set(spec["needs"].values()) <= mine.keys():
-                    verdict.problems.append(
-                        f"{name}: {spec['label']} ({key[:12]}) needs a stage that is not there"
-                    )
+                    verdict.problems.append(f"{stage} needs a stage that is missing")
             for trial in launch["trials"]:
                 trials.setdefault(trial["name"], []).append(trial)
                 if fingerprint.fingerprint(trial["stages"]) != trial["id"]:
@@ -146,15 +145,13 @@ def _check_launches(
                         f"{name}: {trial['name']}: its id does not follow from its stages"
                     )
                 if not set(trial["stages"]) <= mine.keys():
-                    verdict.problems.append(
-                        f"{name}: {trial['name']} has a stage that is not there"
-                    )
+                    verdict.problems.append(f"{name}: {trial['name']} has a stage that is missing")
     with _finding(verdict, "sweep/experiment.yaml"):
         if (
             fingerprint.canonical_json(_yaml(files["sweep/experiment.yaml"].text or b""))
             not in designs
         ):
-            verdict.problems.append("sweep/experiment.yaml is the design of no launch")
+            verdict.problems.append("sweep/experiment.yaml does not match the design of any launch")
     verdict.trials = len(trials)
     return trials, specs
 
@@ -162,7 +159,7 @@ def _check_launches(
 def _check_configs(
     files: Mapping[str, File], trials: Mapping[str, list[Any]], verdict: Verdict
 ) -> None:
-    """Every configuration of a trial is one that was launched."""
+    """Check that every configuration of a trial was launched."""
     for name, launched in trials.items():
         path = f"sweep/{name}/config.yaml"
         if path not in files:
@@ -181,7 +178,7 @@ def _check_records(
     exceptions: Mapping[str, frozenset[str]],
     verdict: Verdict,
 ) -> set[str]:
-    """Keys of the stages whose records are there."""
+    """Check every record, and return the keys of the stages that have one."""
     keys = set()
     claimed = set()
     for path in sorted(name for name in files if name.startswith("store/records/")):
@@ -189,40 +186,16 @@ def _check_records(
         keys.add(key)
         body, _, seal = (files[path].text or b"").rstrip(b"\n").rpartition(b"\n")
         if fingerprint.digest_bytes(body) != seal.decode(errors="replace"):
-            verdict.problems.append(f"{path}: the record is not what was sealed")
+            verdict.problems.append(f"{path}: the record does not match its seal")
         with _finding(verdict, path):
             record = json.loads(body)
             spec = specs.get(key)
             kind = Kind.of(spec["kind"] if spec else record["kind"])
-            if (
-                record["key"] != key
-                or fingerprint.fingerprint(record["payload"]) != key
-                or path != f"store/records/{key[:1]}/{key}.json"
-            ):
-                verdict.problems.append(f"{path}: its key does not follow from its payload")
-            if spec is None:
-                verdict.problems.append(f"{path}: a stage of no launch")
-            elif [Kind.of(record["kind"]).name, record["payload"]] != [kind.name, spec["payload"]]:
-                verdict.problems.append(f"{path}: is not the stage that was launched")
-            digests = {file["name"]: file["sha256"] for file in record["files"]}
-            if (
-                fingerprint.fingerprint({"facts": record["facts"], "files": digests})
-                != record["artifact_digest"]
-            ):
-                verdict.problems.append(
-                    f"{path}: the artifact's digest does not follow from its facts and files"
-                )
+            _check_record(path, record, spec, verdict)
             for file in record["files"]:
                 place = f"store/{record['folder']}/{file['name']}"
                 claimed.add(place)
-                there = files.get(place)
-                if there is None and may_be_left_out(kind, file["name"]):
-                    verdict.left_out += 1
-                    verdict.left_out_bytes += int(file["size"])
-                elif there is None:
-                    verdict.problems.append(f"{place} is missing")
-                elif (there.sha256, there.size) != (file["sha256"], file["size"]):
-                    verdict.problems.append(f"{place} is not what its record says")
+                _check_file(place, file, kind, files.get(place), verdict)
             if kind.scores:
                 _check_metrics(
                     record,
@@ -239,6 +212,47 @@ def _check_records(
             verdict.problems.append(f"{name} belongs to no record")
     verdict.stages = len(specs)
     return keys
+
+
+def _check_record(
+    path: str, record: Mapping[str, Any], spec: Mapping[str, Any] | None, verdict: Verdict
+) -> None:
+    """Check the key and the digest of a record, and that its stage was launched."""
+    key = Path(path).stem
+    if (
+        record["key"] != key
+        or fingerprint.fingerprint(record["payload"]) != key
+        or path != f"store/records/{key[:1]}/{key}.json"
+    ):
+        verdict.problems.append(f"{path}: its key does not follow from its payload")
+    if spec is None:
+        verdict.problems.append(f"{path}: belongs to no launch")
+    elif [Kind.of(record["kind"]).name, record["payload"]] != [
+        Kind.of(spec["kind"]).name,
+        spec["payload"],
+    ]:
+        verdict.problems.append(f"{path}: does not match the stage that was launched")
+    digests = {file["name"]: file["sha256"] for file in record["files"]}
+    if (
+        fingerprint.fingerprint({"facts": record["facts"], "files": digests})
+        != record["artifact_digest"]
+    ):
+        verdict.problems.append(
+            f"{path}: the artifact's digest does not follow from its facts and files"
+        )
+
+
+def _check_file(
+    place: str, file: Mapping[str, Any], kind: Kind, packed: File | None, verdict: Verdict
+) -> None:
+    """Compare a file of the archive with its entry in a record."""
+    if packed is None and may_be_left_out(kind, file["name"]):
+        verdict.left_out += 1
+        verdict.left_out_bytes += int(file["size"])
+    elif packed is None:
+        verdict.problems.append(f"{place} is missing")
+    elif (packed.sha256, packed.size) != (file["sha256"], file["size"]):
+        verdict.problems.append(f"{place} does not match its record")
 
 
 def _check_metrics(
@@ -261,30 +275,30 @@ def _check_trials(
     described: Mapping[str, Any],
     verdict: Verdict,
 ) -> None:
-    """The status of each trial in the manifest agrees with the records that are there."""
+    """Check that the status of each trial in the manifest agrees with the records."""
     for name, launched in trials.items():
         status = _mapping(described.get(name)).get("status")
         with _finding(verdict, name):
-            # an edited task makes other stages of the same trial
+            # A trial has other stages after its task was edited.
             done = {set(trial["stages"]) <= records for trial in launched}
             verdict.incomplete += status != "succeeded"
             if done == {status != "succeeded"}:
                 verdict.problems.append(
                     f"{name}: the manifest says {status}, but its results are "
-                    f"{'all' if True in done else 'not all'} there"
+                    f"{'complete' if True in done else 'incomplete'}"
                 )
     for name in sorted(described.keys() - trials.keys()):
-        verdict.problems.append(f"{name}: a trial of no launch")
+        verdict.problems.append(f"{name}: belongs to no launch")
 
 
 @contextlib.contextmanager
 def _finding(verdict: Verdict, name: str) -> Iterator[None]:
-    """An error in reading a file is a problem of that file."""
+    """Report an error in reading a file as a problem of that file."""
     try:
         yield
     except UNEXPECTED as error:
         verdict.problems.append(
-            f"{name} cannot be understood: {type(error).__name__}: {str(error)[:100]}"
+            f"{name} cannot be parsed: {type(error).__name__}: {str(error)[:100]}"
         )
 
 
@@ -295,7 +309,7 @@ def _parsed(files: Mapping[str, File], name: str, verdict: Verdict) -> Any:
 
 
 def _yaml(text: bytes) -> Mapping[str, Any]:
-    """A configuration. Aliases, which can expand to gigabytes, and deep nesting are refused."""
+    """Parse a configuration. Refuses deep nesting and aliases, which can expand to gigabytes."""
     import yaml
 
     loader = yaml_loader()

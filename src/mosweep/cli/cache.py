@@ -26,6 +26,12 @@ def cache(arguments: Sequence[str]) -> int:
     from mosweep.core.paths import home
     from mosweep.core.store import Store
 
+    args = _parser().parse_args(arguments)
+    store = Store(args.store.absolute() if args.store else home() / "store")
+    return _cache_action(args, store)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mosweep cache", description="Inspect the store, and clean it up."
     )
@@ -85,9 +91,7 @@ def cache(arguments: Sequence[str]) -> int:
     actions.add_parser(
         "import", help="add the entries of an archive", parents=[output]
     ).add_argument("source", type=Path, metavar="FILE.tar.gz")
-    args = parser.parse_args(arguments)
-    store = Store(args.store.absolute() if args.store else home() / "store")
-    return _cache_action(args, store)
+    return parser
 
 
 def _cache_action(args: argparse.Namespace, store: Store) -> int:

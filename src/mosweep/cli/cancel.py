@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mosweep.cli.options import parser_of, print_json
 from mosweep.execution.observe import observed
@@ -24,8 +24,6 @@ def cancel(arguments: Sequence[str]) -> int:
     )
     parser = parser_of("cancel", text)
     args = parser.parse_args(arguments)
-    from mosweep.launchers.lookup import launchers_with_jobs
-
     sweep = find_sweep(args.sweep)
     result = observed(sweep)
     unfinished = {
@@ -35,27 +33,14 @@ def cancel(arguments: Sequence[str]) -> int:
         if stage.status in ("running", "pending")
     }
     drivers = _end_drivers(sweep)
-    jobs: dict[str, str] = {}
-    places: Counter[str] = Counter()
-    for launch in sweep.launches:
-        for launcher in launchers_with_jobs(launch.store):
-            keys = [key for key in launch.stages if key in unfinished and key not in jobs]
-            withdrawn = launcher.withdraw(launch.store, keys)
-            jobs |= withdrawn
-            places[f"jobs in {launcher.title}"] += len(withdrawn)
-    from mosweep.execution.launch import cancel_jobs
-
+    jobs, places = _withdraw_jobs(sweep, unfinished)
     incomplete = {
         stage.key
         for trial in result.trials
         for stage in trial.stages
         if stage.status != "succeeded"
     }
-    remote = {
-        key: job
-        for launch in sweep.launches
-        for key, job in cancel_jobs(launch, incomplete).items()
-    }
+    remote = _cancel_remote(sweep, incomplete)
     sweep.journal.append_all(
         {
             "event": "cancelled",
@@ -82,6 +67,34 @@ def cancel(arguments: Sequence[str]) -> int:
     else:
         print("nothing to cancel: no stage is running or pending")
     return 0
+
+
+def _withdraw_jobs(
+    sweep: Sweep, unfinished: Collection[str]
+) -> tuple[dict[str, str], Counter[str]]:
+    """Withdraw queued and running jobs. Returns them by stage, and their number by place."""
+    from mosweep.launchers.lookup import launchers_with_jobs
+
+    jobs: dict[str, str] = {}
+    places: Counter[str] = Counter()
+    for launch in sweep.launches:
+        for launcher in launchers_with_jobs(launch.store):
+            keys = [key for key in launch.stages if key in unfinished and key not in jobs]
+            withdrawn = launcher.withdraw(launch.store, keys)
+            jobs |= withdrawn
+            places[f"jobs in {launcher.title}"] += len(withdrawn)
+    return jobs, places
+
+
+def _cancel_remote(sweep: Sweep, incomplete: Collection[str]) -> dict[str, str]:
+    """Cancel jobs at providers, and return them by stage."""
+    from mosweep.execution.launch import cancel_jobs
+
+    return {
+        key: job
+        for launch in sweep.launches
+        for key, job in cancel_jobs(launch, incomplete).items()
+    }
 
 
 def _end_drivers(sweep: Sweep) -> list[int]:

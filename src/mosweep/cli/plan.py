@@ -23,7 +23,9 @@ def plan(arguments: Sequence[str]) -> int:
         nargs="*",
         help="the sweep's overrides, as for mosweep -m; or the name or folder of a sweep",
     )
-    parser.add_argument("-m", "--multirun", action="store_true", help="accepted, but has no effect")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="has no effect; accepted for convenience"
+    )
     add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))

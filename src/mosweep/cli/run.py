@@ -25,13 +25,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--workers",
         type=int,
-        help="run on this machine with N processes at a time, wherever the sweep ran before",
+        help="run N processes at a time on this machine, even if the sweep ran elsewhere before",
         metavar="N",
     )
     parser.add_argument(
         "--no-wait",
         action="store_true",
-        help="submit the jobs and return, with a launcher whose jobs run on their own (Slurm)",
+        help="submit the jobs and return; needs a launcher with a queue (Slurm)",
     )
     add_selection(parser)
     args = parser.parse_args(arguments)

@@ -13,10 +13,10 @@ __all__ = ["verify"]
 
 
 def verify(arguments: Sequence[str]) -> int:
-    """Recompute everything in a bundle that can be derived."""
+    """Recompute every digest, key and mean in a bundle."""
     parser = argparse.ArgumentParser(
         prog="mosweep verify",
-        description="Recompute every digest, key and mean in a bundle. Needs no store, runs "
+        description="Recompute every digest, key and mean in a bundle. Needs no store and runs "
         "nothing.",
     )
     parser.add_argument("bundle", type=Path, help="the archive that mosweep bundle wrote")

@@ -28,7 +28,7 @@ def watch(arguments: Sequence[str]) -> int:
         type=float,
         default=5.0,
         metavar="SECONDS",
-        help="time between looks (default: 5)",
+        help="seconds between updates (default: 5)",
     )
     args = parser.parse_args(arguments)
     if args.every <= 0:

@@ -28,7 +28,7 @@ def use_folder(folder: Path | None) -> None:
 
 
 def conf_folders() -> list[Path]:
-    """The folders with choices, in the order of search: the user's, plug-ins', the shipped one."""
+    """The folders with choices, in search order: the user's, plug-ins', the shipped one."""
     own = own_and_shipped("conf")
     return [*_extra, *own[:-1], *plugin_folders(), own[-1]]
 
@@ -38,7 +38,7 @@ def plugin_folders() -> tuple[Path, ...]:
     """The ``conf/`` folders of installed packages with an entry point in ``mosweep.plugins``.
 
     The entry point names a package whose folder has ``conf/``. The metadata files are read
-    directly: ``importlib.metadata`` would take longer than all the rest of ``mosweep --help``.
+    directly: ``importlib.metadata`` would take longer than the rest of ``mosweep --help``.
     """
     return tuple(dict.fromkeys(_plugin_folders()))
 

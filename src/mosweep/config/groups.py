@@ -7,14 +7,12 @@ choice (``backend``, ``eval``) name their class in ``_target_``. Derived values 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from mosweep.core import schema
+from mosweep.config.loop import Loop
 from mosweep.core.errors import ConfigError
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between
@@ -26,9 +24,7 @@ __all__ = [
     "Config",
     "Contamination",
     "Dataset",
-    "EvalOps",
     "Experiment",
-    "Loop",
     "Lora",
     "Model",
     "Optim",
@@ -50,7 +46,7 @@ class Model:
     """
 
     name: str
-    """What the model is called in tables, folders and on the command line."""
+    """The model's name in tables, folders and on the command line."""
     recipe: str | None = None
     """The file ``recipes/<backend>/<recipe>.yaml`` with the native defaults; null: the name."""
     generate: TinyArchitecture | None = None
@@ -156,7 +152,7 @@ class Experiment:
     name: str | None = None
     """The sweep's name. Its folder is ``multirun/<name>``; the same name continues the sweep."""
     description: str | None = None
-    """What the experiment is about, for people."""
+    """A description of the experiment."""
 
     def __post_init__(self) -> None:
         if self.name is not None and (
@@ -167,10 +163,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Tracking:
-    """The group ``tracking``: the trackers that show results besides the report."""
+    """The group ``tracking``: the trackers that receive a copy of the results."""
 
     recorder: Literal["mlflow", "wandb", "mlflow+wandb", "none"] = "mlflow"
-    """Which trackers get a copy of the results."""
+    """The trackers to use."""
     uri: str | None = None
     """MLflow's tracking URI; null: an SQLite file in mosweep's home."""
     project: str = "mosweep"
@@ -219,136 +215,11 @@ class Contamination:
 
 
 @dataclass(frozen=True)
-class EvalOps:
-    """The section ``loop.evalops``: an EvalOps service that each round is reported to as it ends.
-
-    The key is read from ``EVALOPS_API_KEY``. If the service does not answer, there is a warning and
-    the loop continues. At its end, a launch spends up to five seconds on rounds that are not yet
-    reported, and waits up to ``timeout_s`` for an open answer.
-    """
-
-    url: str | None = None
-    """Address of the service; null: rounds are not reported."""
-    suite: str | None = None
-    """Id of the test suite that the test runs belong to."""
-    tries: int = field(default=3, metadata=between(ge=1, le=10))
-    """How often a request is sent before the service gets a pause."""
-    timeout_s: float = field(default=10.0, metadata=between(gt=0, le=300))
-    """Seconds that one request may take."""
-
-    def __post_init__(self) -> None:
-        if self.url is not None and not _is_address(self.url):
-            raise ConfigError(
-                "url",
-                self.url,
-                "expected an address such as https://evalops.dev, or https://HOST:PORT/PATH",
-            )
-        if self.url is not None and self.suite is None:
-            raise ConfigError("suite", None, "loop.evalops.url needs the id of a test suite")
-
-
-def _is_address(url: str) -> bool:
-    """Whether requests can be sent to paths below ``url``."""
-    try:
-        parts = urlsplit(url)
-        known = bool((parts.hostname or "").encode("idna")) and parts.port != 0
-    except ValueError:  # Invalid brackets, an invalid port, or an invalid name.
-        return False
-    plain = url.isascii() and url.isprintable() and not set(url) & set(" ?#")
-    return known and plain and parts.scheme in ("http", "https")
-
-
-@dataclass(frozen=True)
-class Loop:
-    """The group ``loop``: fine-tuning in rounds, each evaluated, until one is good enough.
-
-    The learning rate of round k peaks at ``lr · lr_decay^(k-1)``, not below ``min_lr``. Over the
-    whole run it warms up and falls as a cosine (``stages.loop.schedule``).
-    """
-
-    enabled: bool = False
-    """Train in rounds."""
-    task: str | None = None
-    """The evaluation that is watched; null: that of ``primary_metric``, else the trial's task."""
-    metric: str | None = None
-    """The metric that is watched; null: that of ``primary_metric``, else the only one."""
-    threshold: float = field(default=0.8, metadata=between(ge=0, le=1))
-    """The score that ends the loop. If no round reaches it, the trial fails."""
-    max_rounds: int = field(default=3, metadata=between(ge=1, le=100))
-    """The most rounds."""
-    steps_per_round: int = field(default=100, metadata=between(ge=1))
-    """Optimizer steps in a round."""
-    max_steps: int | None = field(default=None, metadata=between(ge=1))
-    """Length of the whole run in optimizer steps; null: ``max_rounds · steps_per_round``."""
-    lr_decay: float = field(default=0.8, metadata=between(gt=0, le=1))
-    """Factor by which the peak learning rate falls from round to round."""
-    min_lr: float = field(default=0.0, metadata=between(ge=0))
-    """The learning rate that the run ends with, and the lowest peak."""
-    warmup_steps: int = field(default=0, metadata=between(ge=0))
-    """Steps in which the learning rate rises to its peak, once per run."""
-    use_recommended_lr: bool = False
-    """Use tinker-cookbook's learning rate for the model. Do not combine it with a given rate."""
-    batch_size: int | None = field(default=None, metadata=between(ge=1))
-    """Samples in one optimizer step; null: ``optim.batch_size``, else as the recipe says."""
-    max_seq_length: int | None = field(default=None, metadata=between(ge=1))
-    """Tokens after which a sample is cut; null: as the recipe says."""
-    renderer: str | None = None
-    """The renderer of tinker-cookbook that formats chats; null: the model's."""
-    hard_examples: Literal["off", "boost", "mine"] | bool = "off"
-    """How the next round uses examples of groups in which evaluation samples failed: like all
-    others (``off``), more often (``boost``), or as its only examples (``mine``).
-    """
-    hard_factor: float = field(default=3.0, metadata=between(ge=1))
-    """With ``boost``: weight of an example whose group failed completely."""
-    hard_by: Sequence[str] | None = None
-    """Names in the samples' metadata that make groups; null: ``topic``, ``task`` and what scorers
-    note.
-    """
-    evalops: EvalOps = field(default=EvalOps(), metadata=unkeyed)
-    """An EvalOps service that rounds are reported to."""
-
-    def __post_init__(self) -> None:
-        if self.hard_examples is False:  # YAML reads an unquoted off as false.
-            object.__setattr__(self, "hard_examples", "off")
-        if self.hard_examples is True:
-            raise ConfigError("hard_examples", "true", "valid: off, boost, mine")
-        if self.hard_factor != 3.0 and self.hard_examples != "boost":
-            raise ConfigError("hard_factor", self.hard_factor, "needs loop.hard_examples=boost")
-        if self.hard_by is not None and self.hard_examples == "off":
-            raise ConfigError(
-                "hard_by", list(self.hard_by), "needs loop.hard_examples=boost or mine"
-            )
-        if self.hard_by is not None and not self.hard_by:
-            raise ConfigError(
-                "hard_by", "[]", "names no metadata; null for topic, task and what scorers note"
-            )
-        if self.warmup_steps >= self.total_steps:
-            length = (
-                "loop.max_steps" if self.max_steps else "loop.max_rounds · loop.steps_per_round"
-            )
-            raise ConfigError(
-                "warmup_steps",
-                self.warmup_steps,
-                f"must be less than the run's {self.total_steps} steps ({length})",
-            )
-
-    @property
-    def total_steps(self) -> int:
-        """The optimizer steps of the whole run, which the learning rate's schedule covers."""
-        return self.max_steps or self.max_rounds * self.steps_per_round
-
-    @property
-    def rounds(self) -> int:
-        """The most rounds. ``max_steps`` may allow fewer than ``max_rounds``."""
-        return min(self.max_rounds, math.ceil(self.total_steps / self.steps_per_round))
-
-
-@dataclass(frozen=True)
 class Config:
-    """Everything about one trial.
+    """The configuration of one trial.
 
-    ``transforms`` are other sections that name a class in ``_target_``, or are ``null``. All the
-    rest is in ``native``: the native settings of backends and evaluators.
+    ``transforms`` are other sections that name a class in ``_target_``, or are ``null``.
+    ``native`` has all other sections: the native settings of backends and evaluators.
     """
 
     model: Model
@@ -365,7 +236,7 @@ class Config:
     """The adapter."""
     optim: Optim = Optim()
     """The optimisation."""
-    loop: Loop = Loop()
+    loop: Loop = field(default=Loop())
     """Fine-tuning in rounds."""
     seed: int = field(default=0, metadata=between(ge=0))
     """Seed of the fine-tune, a factor like any other: ``seed=0,1,2``."""
@@ -415,73 +286,5 @@ class Config:
     """The smallest difference that matters, in units of the metric."""
 
 
-class Sections:
-    """Builds ``Config`` objects, each distinct section once.
-
-    Trials of a sweep share most of their sections: ``compose`` returns the same mapping object for
-    a section that no factor changes.
-    """
-
-    def __init__(self) -> None:
-        self._built: dict[tuple[str, int], tuple[Any, Any]] = {}
-
-    def config(self, data: Mapping[str, Any]) -> Config:
-        """Check ``data``, the resolved configuration of a trial, and build a ``Config`` from it."""
-        sections: dict[str, Any] = {"native": {}, "transforms": {}}
-        for name, value in data.items():
-            section = self.section(name, value)
-            if name in TOP_LEVEL:
-                sections[name] = section
-            elif value is None or (isinstance(value, Mapping) and schema.TARGET in value):
-                sections["transforms"][name] = section
-            else:
-                sections["native"][name] = section
-        return schema.build(Config, sections)
-
-    def section(self, name: str, value: Any) -> Any:
-        """The typed section ``name``. The same mapping object gives the same section."""
-        if not isinstance(value, Mapping):
-            return value
-        entry = self._built.get((name, id(value)))
-        if entry is not None and entry[0] is value:
-            return entry[1]
-        section = self._build(name, value)
-        # This keeps ``value`` alive, so that its id stays unique.
-        self._built[name, id(value)] = (value, section)
-        return section
-
-    @staticmethod
-    def _build(name: str, value: Mapping[str, Any]) -> Any:
-        value = _without_missing(value)
-        if name in ("backend", "eval") or (name not in TOP_LEVEL and schema.TARGET in value):
-            return schema.build_target(value, name)
-        if name == "resources":
-            from mosweep.config.resources import Request
-
-            return schema.build(Request, value, name)
-        return schema.build(_SECTIONS[name], value, name) if name in _SECTIONS else value
-
-
 #: The keys that a configuration may have besides native sections and transforms.
 TOP_LEVEL = frozenset(section.name for section in fields(Config)) - {"native", "transforms"}
-
-_SECTIONS: dict[str, type[Any]] = {
-    "model": Model,
-    "dataset": Dataset,
-    "task": Task,
-    "lora": Lora,
-    "optim": Optim,
-    "loop": Loop,
-    "experiment": Experiment,
-    "tracking": Tracking,
-    "store": StoreConfig,
-    "budget": Budget,
-    "contamination": Contamination,
-}
-
-
-def _without_missing(value: Any) -> Any:
-    """The data without OmegaConf's ``???``, which stands for a key that was not given."""
-    if isinstance(value, Mapping):
-        return {k: _without_missing(v) for k, v in value.items() if v != "???"}
-    return value

@@ -25,7 +25,7 @@ _NAMES = {bool: "true or false", int: "whole number", float: "number", str: "tex
 class Option:
     """One key that can be set.
 
-    ``type``, ``default`` and ``bounds`` are text for people. ``keyed``: another value makes another
+    ``type``, ``default`` and ``bounds`` are readable text. ``keyed``: another value gives another
     stage. ``meaning`` is empty if the class does not give one.
     """
 

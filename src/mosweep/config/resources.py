@@ -13,7 +13,7 @@ from mosweep.core import schema
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.work import Resources
 
-__all__ = ["Request", "whole"]
+__all__ = ["Request", "combined"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Request:
         return schema.build(Resources, merged, "resources")
 
 
-def whole(stages: Iterable[Resources]) -> dict[str, Any]:
-    """The resources of one job that runs all ``stages``, one after the other: the most of each.
+def combined(stages: Iterable[Resources]) -> dict[str, Any]:
+    """The resources of one job that runs all ``stages`` in sequence: the maximum of each.
 
-    ``UserError`` if the stages ask for different values that are not numbers.
+    ``UserError`` if the stages request different values that are not numbers.
     """
     total: dict[str, Any] = {}
     for resources in stages:

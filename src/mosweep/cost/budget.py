@@ -1,8 +1,8 @@
 """The budget of a launch.
 
-A launch that may exceed its budget is refused. One that turns out to need more than estimated is
-stopped in time: no stage starts that may exceed a cap. Running stages are not ended, and jobs that
-wait in Slurm are withdrawn. A cap counts only the stages of its own launch.
+A launch that may exceed its budget is refused. One that needs more than estimated is stopped in
+time: no stage starts that may exceed a cap. Running stages continue, and jobs that wait in Slurm
+are withdrawn. A cap counts only the stages of its own launch.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Account:
 
 
 class Meter:
-    """Counts what a launch takes, and decides whether a stage may start.
+    """Counts the usage of a launch, and decides whether a stage may start.
 
     A stage is expected to take the most that any similar stage has taken, including those of this
     launch. A failed stage counts with the time it ran. Its cost is not known, so it counts with the
@@ -120,7 +120,7 @@ class Meter:
         for account in self.accounts:
             expected = self._expected(account, key)
             if expected is None:
-                return f"{NOT_RUN}{account.name}={account.cap:g}: how much it takes is unknown"
+                return f"{NOT_RUN}{account.name}={account.cap:g}: its cost is unknown"
             if expected > 0 and account.spent + expected > account.cap:
                 reason = (
                     f"{account.shown(account.spent)} spent, and it may take "
@@ -170,7 +170,7 @@ class Meter:
             account.reserved.pop(key, None)
 
     def finished(self, key: str) -> None:
-        """Count what a successful stage really took."""
+        """Count the actual amounts of a successful stage."""
         if key not in self.since:
             return
         stage = self.stages[key]

@@ -33,10 +33,10 @@ __all__ = [
     "provider",
 ]
 
-#: How many records are read at most, the newest first.
-LOOK_AT = 2000
+#: Maximum number of records that are read, newest first.
+MAX_RECORDS = 2000
 
-#: Characters per token, if nothing better is known.
+#: Characters per token, for text whose tokens are not counted yet.
 CHARS = 4
 
 
@@ -75,7 +75,7 @@ class Cost:
 class Estimate:
     """The time and cost of a plan's missing stages. ``None`` is unknown.
 
-    - ``seconds``: the compute time of all, one after the other. ``gpu_hours``: the same, times the
+    - ``seconds``: the total compute time. ``gpu_hours``: the same, times the
       GPUs that they request, or that similar stages had.
     - ``labels``: the seconds of one stage of each label. ``unknown``: labels without records.
     - ``usd``: what providers will charge. It is also ``None`` if no provider is used.
@@ -110,9 +110,9 @@ class Experience:
         self.store = store
         self._like = {stage.key: likeness(stage.payload) for stage in stages}
         self._took: dict[str, list[_Took]] = {}
-        wanted = set(self._like.values())
-        for data in newest(store) if wanted else ():
-            if likeness(data["payload"]) in wanted:
+        likenesses = set(self._like.values())
+        for data in newest(store) if likenesses else ():
+            if likeness(data["payload"]) in likenesses:
                 self._note(data["payload"], data)
 
     def learn(self, stage: Stage) -> None:
@@ -239,14 +239,14 @@ def estimate(plan: Plan, store: Store) -> Estimate:
 
 
 def provider(stage: Stage) -> str | None:
-    """The provider that is paid for the stage's tokens, if there is one."""
+    """The provider that charges for the stage's tokens, if any."""
     return stage.work.traits.provider
 
 
 def gpus(stage: Stage, device: str) -> float:
     """The number of GPUs that the stage occupies.
 
-    It is what the stage requests, or else follows from the ``device`` that it, or a similar stage,
+    It is what the stage requests, or else derived from the ``device`` that it, or a similar stage,
     ran on.
     """
     requested = stage.resources.gpus
@@ -275,7 +275,7 @@ _NATIVE_SIZE = ("batch_size", "epochs", "max_steps", "max_steps_per_epoch", "n_e
 
 
 def likeness(payload: Mapping[str, Any], *, data: bool = False) -> str:
-    """A text that similar stages have in common. With ``data`` they also have the same data."""
+    """A text that is the same for similar stages. With ``data`` they also have the same data."""
     inner = payload["config"].get("about") or payload  # A round of a loop wraps a work.
     config = inner["config"]
     native: Mapping[str, Any] = next(
@@ -297,7 +297,7 @@ def newest(store: Store) -> Iterator[dict[str, Any]]:
         key=lambda path: path.stat().st_mtime,
         reverse=True,
     )
-    for path in paths[:LOOK_AT]:
+    for path in paths[:MAX_RECORDS]:
         try:
             yield store.unchecked(path.stem)
         except (OSError, ValueError):

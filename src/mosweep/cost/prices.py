@@ -120,7 +120,7 @@ _OWN = frozenset(
 
 
 def paid_provider(model: str) -> str | None:
-    """The provider that is paid for a model's tokens, by Inspect's name of the model.
+    """The provider that charges for a model's tokens, by Inspect's name of the model.
 
     It is ``openai`` for ``openai/gpt-4o-mini``, and ``None`` for a model on the user's own machine.
     """

@@ -1,7 +1,7 @@
 """The Hydra application, with mosweep's search path and one-line errors.
 
 Hydra parses, composes, prints ``--cfg`` and ``--info`` and completes in the shell. This module does
-not run trials: ``sweeping`` and ``jobs`` do, and they are imported only when something is to run.
+not run trials: ``sweeping`` and ``jobs`` do, and they are imported only when trials run.
 """
 
 from __future__ import annotations

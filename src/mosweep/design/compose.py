@@ -36,7 +36,7 @@ _PLAIN = re.compile(
     r"(?P<key>[A-Za-z_][\w.]*)=(?P<value>[A-Za-z_]\w*|-?(?:0|[1-9]\d*)|-?(?:0|[1-9]\d*)\.\d+)",
     re.ASCII,
 )
-#: Words that Hydra's grammar does not read as text.
+#: Words that Hydra's grammar does not parse as text.
 _RESERVED_WORDS = {"true", "false", "null", "nan", "inf", "none"}
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^$,{}]*)?")
@@ -91,7 +91,7 @@ class _Base:
 
 
 class Composer:
-    """Makes the configurations of a sweep's trials.
+    """Composes the configurations of a sweep's trials.
 
     ``loader`` and ``master`` are Hydra's configuration loader and its configuration of the command.
     """

@@ -183,7 +183,7 @@ def job_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 
 def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[str, Any]:
-    """The design that a launch freezes, without where and how it runs."""
+    """The design that a launch freezes. It does not say where and how the launch runs."""
     first = trials[0].config
     keys = list(factor_keys) if factor_keys is not None else list(trials[0].factors)
     treatments = {key: levels for key in keys if (levels := _levels(key, trials))}

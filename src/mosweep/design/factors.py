@@ -22,13 +22,38 @@ def design_overrides(
 ) -> tuple[list[list[str]], list[str]]:
     """The override lists of a design, one per trial, and the keys of its factors.
 
-    The levels of ``treatments`` are crossed if it is a mapping. A list of mappings is taken bundle
-    by bundle. Without a design there is one empty list. The data sets of a ``setting`` are crossed
-    with all that, unless the design chooses data sets itself. Its evaluations apply to all trials.
+    The levels of ``treatments`` are crossed if it is a mapping. Each mapping in a list is one
+    bundle of levels. Without a design there is one empty list. The data sets of a ``setting`` are
+    crossed with the bundles, unless the design chooses data sets itself. Its evaluations apply to
+    all trials.
     """
     datasets, defaults = selected_overrides(setting, tags)
     fixed = [as_override(key, value) for key, value in _mapping("controls", controls).items()]
-    data = _loaded("treatments", treatments)
+    bundles, factors = _treatment_overrides(_loaded("treatments", treatments))
+    if seeds is not None:
+        values = (
+            list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+        )
+        if not values or not isinstance(values, list):
+            raise ConfigError("seeds", seeds, "expected a list of whole numbers, or their count")
+        bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
+        factors.append("seed")
+    written = {key_of(override) for bundle in [fixed, *bundles] for override in bundle}
+    fixed = [
+        *(as_override(key, value) for key, value in defaults.items() if key not in written),
+        *fixed,
+    ]
+    if datasets and not written & {key for levels in datasets for key in levels}:
+        choices = [
+            [as_override(key, value) for key, value in levels.items()] for levels in datasets
+        ]
+        bundles = [[*choice, *bundle] for choice in choices for bundle in bundles]
+        factors = list(dict.fromkeys([*(key for levels in datasets for key in levels), *factors]))
+    return [[*fixed, *bundle] for bundle in bundles], factors
+
+
+def _treatment_overrides(data: Any) -> tuple[list[list[str]], list[str]]:
+    """The override lists of ``treatments``, one per bundle, and the keys of its factors."""
     if isinstance(data, list):
         mappings = [levels for _, levels in _bundles(data)]
         if not mappings:
@@ -52,26 +77,7 @@ def design_overrides(
             )
         ]
         factors = list(levels)
-    if seeds is not None:
-        values = (
-            list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-        )
-        if not values or not isinstance(values, list):
-            raise ConfigError("seeds", seeds, "expected a list of whole numbers, or their count")
-        bundles = [[*bundle, f"seed={seed}"] for bundle in bundles for seed in values]
-        factors.append("seed")
-    written = {key_of(override) for bundle in [fixed, *bundles] for override in bundle}
-    fixed = [
-        *(as_override(key, value) for key, value in defaults.items() if key not in written),
-        *fixed,
-    ]
-    if datasets and not written & {key for levels in datasets for key in levels}:
-        choices = [
-            [as_override(key, value) for key, value in levels.items()] for levels in datasets
-        ]
-        bundles = [[*choice, *bundle] for choice in choices for bundle in bundles]
-        factors = list(dict.fromkeys([*(key for levels in datasets for key in levels), *factors]))
-    return [[*fixed, *bundle] for bundle in bundles], factors
+    return bundles, factors
 
 
 def bundles_of(treatments: Any, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:

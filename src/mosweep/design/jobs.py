@@ -16,7 +16,7 @@ from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mosweep.config.resources import whole
+from mosweep.config.resources import combined
 from mosweep.core.errors import MosweepError, StageError, UserError, choices
 from mosweep.core.results import TrialResult
 from mosweep.core.types import Trial, unique_stages
@@ -71,7 +71,7 @@ def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desig
         type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher")
         and "slurm" in str(config.hydra.launcher._target_).lower()
     ):
-        _place_whole_trials(launcher, trials)
+        _request_resources(launcher, trials)
     trials = prepare(trials, first, store, sweep, frozen_design(trials, factor_keys))
     sources = dict(zip(composed.ids, map(list, design.overrides), strict=True))
     jobs = []
@@ -87,7 +87,7 @@ def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desig
     return exit_status(result.trials)
 
 
-#: hydra-submitit-launcher's names for what a stage requests.
+#: hydra-submitit-launcher's names for the resources of a stage.
 _SUBMITIT = {
     "ntasks_per_node": "tasks_per_node",
     "cpus": "cpus_per_task",
@@ -96,13 +96,13 @@ _SUBMITIT = {
 }
 
 
-def _place_whole_trials(launcher: Any, trials: Sequence[Trial]) -> None:
+def _request_resources(launcher: Any, trials: Sequence[Trial]) -> None:
     """Pass the trials' resources to Hydra's Slurm launcher.
 
-    It has one setting for the whole sweep, so all trials must ask for the same.
+    It has one setting for the whole sweep, so all trials must request the same.
     """
     requests = {
-        trial.name: whole(stage.resources for stage in unique_stages([trial]).values())
+        trial.name: combined(stage.resources for stage in unique_stages([trial]).values())
         for trial in trials
     }
     (first_name, first), *others = requests.items()
@@ -112,8 +112,8 @@ def _place_whole_trials(launcher: Any, trials: Sequence[Trial]) -> None:
             shown = ", ".join(f"{key} {first.get(key)} and {request.get(key)}" for key in keys)
             raise UserError(
                 f"hydra/launcher=submitit_slurm: gives every trial the same resources, but "
-                f"{first_name} and {name} ask for {shown}; use hydra/launcher=slurm, which places "
-                "each stage by itself"
+                f"{first_name} and {name} request {shown}; use hydra/launcher=slurm, which "
+                "submits each stage with its own resources"
             )
     for key, value in first.items():
         parameter = _SUBMITIT.get(key, key)
@@ -192,7 +192,7 @@ def objective(trial: TrialResult, config: Mapping[str, Any]) -> float | None:
 
 
 def failure(trial: TrialResult) -> StageError:
-    """The error that says why a trial did not succeed."""
+    """The error that explains why a trial did not succeed."""
     for stage in trial.stages:
         if stage.status in ("failed", "cancelled"):
             return StageError(

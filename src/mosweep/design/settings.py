@@ -107,8 +107,8 @@ def selected_overrides(setting: Any, tags: Any) -> tuple[list[dict[str, Any]], d
     """The data sets that ``setting`` and ``tags`` select, and the overrides of all trials.
 
     Each data set is a mapping of levels. ``setting`` is the content of ``conf/setting/NAME.yaml``;
-    both results are empty without one. ``ConfigError`` for an invalid setting, and for a tag that
-    nothing in it has.
+    both results are empty without one. ``ConfigError`` for an invalid setting and for an unknown
+    tag.
     """
     if setting is None:
         if tags is not None:

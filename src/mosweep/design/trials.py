@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mosweep.config.claims import taken
-from mosweep.config.groups import Config, Sections
+from mosweep.config.groups import Config
+from mosweep.config.sections import Sections
 from mosweep.core import fingerprint
 from mosweep.core.errors import ConfigError
 from mosweep.core.paths import forget_files
@@ -27,9 +28,9 @@ Factors = Mapping[str, Any]
 
 
 class Builder:
-    """Makes trials of resolved configurations.
+    """Builds trials from resolved configurations.
 
-    Sections and stages that trials share are made once.
+    Sections and stages that trials share are built once.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class Builder:
         return Trial(name, kept, stages, config.control, self._shared(plain), patterns)
 
     def refuse_unread(self) -> None:
-        """Raise ``ConfigError`` for a setting that none of the trials made so far reads."""
+        """Raise ``ConfigError`` for a setting that no trial built so far reads."""
         for key, (value, config) in self._unread.items():
             if not any(taken(key, patterns) for patterns in self._patterns):
                 raise refusal(key, value, config)

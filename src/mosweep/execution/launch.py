@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mosweep.config.groups import Budget, Config, EvalOps, Tracking
+from mosweep.config.groups import Budget, Config, Tracking
+from mosweep.config.loop import EvalOps
 from mosweep.core.drivers import mark_running
 from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
@@ -34,6 +35,7 @@ from mosweep.reports.summary import print_outcome
 from mosweep.sweep.folder import Sweep
 from mosweep.sweep.launches import Launch
 from mosweep.sweep.plan import Plan, make_plan
+from mosweep.sweep.writing import freeze, link_artifacts
 
 __all__ = [
     "AccessWarning",
@@ -120,7 +122,7 @@ def prepare(
     )
     keep_sources(unique_stages(trials).values(), store)
     frozen = {**design, **settings, "provenance": provenance(Path.cwd(), modules)}
-    return sweep.freeze(trials, store, frozen)
+    return freeze(sweep, trials, store, frozen)
 
 
 def run_trials(
@@ -330,7 +332,7 @@ def link_and_record(
     for key in unique_stages(trials):
         if key not in all_records and (record := store.read(key)):
             all_records[key] = record
-    sweep.link(trials, all_records)
+    link_artifacts(sweep, trials, all_records)
     result = sweep.result(all_records)
     Recorders(recorders).sweep_finished(SweepFinished(result))
     names = {trial.name for trial in trials}

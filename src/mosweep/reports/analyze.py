@@ -1,10 +1,10 @@
 """``analyze``: a sweep's report as a folder.
 
-    report.html, report.md       what was compared, found, not found, what failed, where it is from
+    report.html, report.md       comparisons, findings, failures and provenance
     plots/*.svg                  the figures of the page
     trials, items, effects       the numbers, each as .csv and as .parquet
 
-Everything is made from records alone: the same records make the same files.
+Only records are read: the same records give the same files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIGURES = ("effects", "scores", "interaction", "loss")
 
 @dataclass(frozen=True)
 class Analysis:
-    """A report that was written: its ``files`` in ``folder``, and the ``effects``.
+    """A written report: its ``files`` in ``folder``, and the ``effects``.
 
     ``problem`` says why there are no effects, if they cannot be computed.
     """
@@ -43,7 +43,7 @@ class Analysis:
 
 
 def analyze(sweep: Sweep, result: SweepResult, folder: Path) -> Analysis:
-    """Write the report of a sweep into ``folder``, in place of an earlier one."""
+    """Write the report of a sweep into ``folder``, replacing an earlier one."""
     for library in _LIBRARIES:
         if find_spec(library) is None:
             raise MissingExtra(library, "reports", "a report")

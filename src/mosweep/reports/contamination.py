@@ -49,7 +49,7 @@ def overlap_rows(about: Sequence[Any], one: Overlap) -> list[list[Any]]:
 
 
 def examples(overlaps: Sequence[Overlap]) -> Iterator[Overlap]:
-    """An overlap for each set of hits: trials that differ in their seed mostly share theirs."""
+    """One overlap per set of hits. Trials that differ only in the seed mostly share their hits."""
     shown: set[tuple[Hit, ...]] = set()
     for one in overlaps:
         if one.hits and one.hits not in shown:

@@ -1,4 +1,4 @@
-"""What a report is about: a sweep's design, trials and effects. No formatting, and no files."""
+"""The data of a report: a sweep's design, trials and effects. No formatting, and no files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Content"]
 
 
 class Content:
-    """A sweep as its report, its tables and notebooks see it.
+    """A sweep's data for its report, its tables and notebooks.
 
     ``effects`` are those of the design's contrasts; ``problem`` says why there are none, if they
-    cannot be computed. ``folder`` is where the report goes: by default ``report`` in the sweep's
+    cannot be computed. ``folder`` is the report's folder: by default ``report`` in the sweep's
     folder.
     """
 
@@ -49,7 +49,7 @@ class Content:
         self.problem: str | None = None
         try:
             self.effects = tuple(effects(result))
-        except UserError as error:  # such as a primary metric that no trial has
+        except UserError as error:  # Such as a primary metric that no trial has.
             self.problem = str(error)
 
     @cached_property
@@ -64,7 +64,7 @@ class Content:
 
     @cached_property
     def design(self) -> Mapping[str, Any]:
-        """The design as it was first frozen; what looks like a secret is masked."""
+        """The first frozen design. Values that look like secrets are masked."""
         design: Mapping[str, Any] = masked(
             dict(self.first.design if self.first else self.result.design)
         )
@@ -127,7 +127,7 @@ class Content:
         }
 
     def named(self, effect: Effect) -> str:
-        """The contrast of an effect, for people."""
+        """The contrast of an effect, as readable text."""
         name = str(effect.contrast).replace("->", "→")
         return f"{name} (exploratory)" if self.is_exploratory(effect) else name
 

@@ -1,4 +1,4 @@
-"""The figures of a report: which numbers they show, and what their captions say."""
+"""The figures of a report: their data and their captions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mosweep.reports.page import Figure
 
 __all__ = ["STAMP", "draw"]
 
-#: The most panels of the figure of scores.
+#: Maximum number of panels in the figure of scores.
 PANELS = 8
-#: Printed across figures whose numbers were not measured.
+#: Printed on figures whose numbers were not measured.
 STAMP = "made up by the dummy backend"
 
 
 def draw(content: Content) -> dict[str, Figure]:
-    """The figures that there are numbers for, by name, in the order of the report."""
+    """The figures that have data, by name, in the order of the report."""
     figures = [
         *_effects(content),
         *_scores(content),

@@ -1,4 +1,4 @@
-"""The findings of a report: what the effects of a sweep say, in sentences."""
+"""The findings of a report: the effects of a sweep as sentences."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mosweep.reports.page import Findings, Table, Text
 
 __all__ = ["effects_section", "findings", "signed", "verdicts"]
 
-#: The most findings.
+#: Maximum number of findings.
 FINDINGS = 10
-#: The most verdicts in short.
+#: Maximum number of verdicts in the first section.
 VERDICTS = 4
-#: The most notes of a finding.
+#: Maximum number of notes per finding.
 NOTES = 3
-#: The longest note, in letters.
+#: Maximum length of a note, in characters.
 NOTE = 140
-#: The most names of trials in a sentence.
+#: Maximum number of trial names in a sentence.
 NAMES = 6
 
 _VERBS = {"increase": "raises", "decrease": "lowers"}
 
 
 def verdicts(content: Content) -> Iterator[str]:
-    """The decided effects, a line each, then the names of the others."""
+    """One line per decided effect, then the names of the others."""
     effects = _ranked(content)
     decided = [effect for effect in effects if _is_decided(effect)]
     several = len({effect.metric for effect in effects}) > 1
@@ -49,7 +49,7 @@ def verdicts(content: Content) -> Iterator[str]:
 
 
 def findings(content: Content) -> Iterator[Text | Findings]:
-    """What was found, the decided effects first, and how to read it."""
+    """The findings, decided effects first, and how to read them."""
     if content.problem:
         yield Text(f"Effects could not be computed: {content.problem}", warning=True)
     if content.contaminated:
@@ -111,7 +111,7 @@ def signed(value: float) -> str:
 
 
 def _ranked(content: Content) -> list[Effect]:
-    """The effects, those that are decided first."""
+    """The effects, decided ones first."""
     return sorted(
         content.effects, key=lambda effect: (not _is_decided(effect), effect.estimate is None)
     )
@@ -122,7 +122,7 @@ def _is_decided(effect: Effect) -> bool:
 
 
 def _finding(content: Content, effect: Effect) -> tuple[str, str, str]:
-    """Verdict, sentence, and how certain it is."""
+    """Verdict, sentence and certainty."""
     contrast, metric, notes = effect.contrast, effect.metric, _shortened(effect.notes)
     what = (
         "Fine-tuning the base model"
@@ -167,7 +167,7 @@ def _chance(p: float) -> str:
 
 
 def _shortened(notes: Sequence[str]) -> list[str]:
-    """The notes that fit a small paragraph; the table of effects has all."""
+    """The first notes, truncated. The table of effects has all."""
     shown = [note if len(note) <= NOTE else f"{note[: NOTE - 1]}…" for note in notes[:NOTES]]
     more = len(notes) - NOTES
     return [*shown, f"{more} more notes in effects.csv"] if more > 0 else shown

@@ -1,7 +1,6 @@
 """A report as content (sections of blocks), and as one HTML page or one Markdown text.
 
-The page is self-contained: no scripts, no requests. Whatever comes from a sweep is text, and is
-escaped.
+The page is self-contained: no scripts, no requests. All text from a sweep is escaped.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mosweep.reports.plots import BLUE, FAINT, INK, ORANGE, PAPER
 
 __all__ = ["Facts", "Figure", "Findings", "Report", "Section", "Table", "Text", "html", "markdown"]
 
-#: The most rows of a table that are shown.
+#: Maximum number of rows shown of a table.
 ROWS = 1000
 #: A table with more rows than this is folded.
 OPEN = 60
@@ -25,7 +24,7 @@ OPEN = 60
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; one that a reader must not miss is a ``warning``."""
+    """A paragraph. A ``warning`` is highlighted."""
 
     text: str
     warning: bool = False
@@ -33,14 +32,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader wants to know first: pairs of a word and its meaning."""
+    """Key facts: pairs of a term and its value."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Verdicts, each with a sentence and how certain it is."""
+    """Verdicts, each with a sentence and its certainty."""
 
     findings: Sequence[tuple[str, str, str]]
 
@@ -56,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot, as SVG, under its file's name; ``caption`` says what it shows."""
+    """A plot as SVG, with its file's name and a caption."""
 
     name: str
     svg: str
@@ -73,7 +72,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A title, what the sweep is about, and sections."""
+    """A title, the sweep's description, and sections."""
 
     title: str
     description: str
@@ -171,16 +170,16 @@ def _html(block: Text | Facts | Findings | Table | Figure) -> str:
             return _table(block)
 
 
-def _finding(verdict: str, sentence: str, besides: str) -> str:
+def _finding(verdict: str, sentence: str, certainty: str) -> str:
     kind = verdict if verdict in ("increase", "decrease") else "open"
     return (
         '<li><span class="verdict '
-        f'{kind}">{escape(verdict)}</span>{escape(sentence)}<small>{escape(besides)}</small></li>'
+        f'{kind}">{escape(verdict)}</span>{escape(sentence)}<small>{escape(certainty)}</small></li>'
     )
 
 
 def _inline(name: str, svg: str, caption: str) -> str:
-    """The SVG as part of the page: in the page's colours, its ids its own."""
+    """The SVG for the page, with the page's colours and unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
@@ -243,7 +242,7 @@ def _rest(table: Table) -> Iterator[str]:
 
 
 def markdown(report: Report) -> str:
-    """The same without plots."""
+    """The report as Markdown, without plots."""
     lines = [f"# {_plain(report.title)}", ""]
     lines += [_plain(report.description), ""] if report.description else []
     for section in report.sections:
@@ -280,5 +279,5 @@ def _markdown(block: Text | Facts | Findings | Table) -> Iterable[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is, on one line."""
+    """The text on one line, escaped for Markdown."""
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split())) if text != "---" else text

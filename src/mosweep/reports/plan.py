@@ -1,4 +1,4 @@
-"""``plan``: what a set of trials would run, before anything does."""
+"""``plan``: what a set of trials would run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mosweep.sweep.plan import Plan
 
 __all__ = ["plan_data", "plan_text"]
 
-#: The most comparisons that are shown.
+#: Maximum number of comparisons shown.
 CONTRASTS = 20
 
 
@@ -28,9 +28,9 @@ def plan_data(
     foreseen: Sequence[Foresight] = (),
     why: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The plan as ``mosweep plan --json`` prints it; its form does not change.
+    """The plan as ``mosweep plan --json`` prints it; the format is stable.
 
-    What is unknown is null, not 0.
+    Unknown values are null, not 0.
     """
     jobs = [
         {
@@ -78,13 +78,13 @@ def plan_text(
     if any(text != NEW for _, text in reasons):
         table = [[kind, count, text] for (kind, text), count in reasons.items()]
         lines += ["", format_table(["stage", "to run", "because"], table)]
-    asked = Counter((stage.kind.name, _asked(stage.resources)) for stage in plan.to_run)
-    if any(resources for _, resources in asked):
+    requests = Counter((stage.kind.name, _request(stage.resources)) for stage in plan.to_run)
+    if any(resources for _, resources in requests):
         lines += [
             "",
             format_table(
                 ["stage", "to run", "each on"],
-                [[kind, count, words] for (kind, words), count in asked.items()],
+                [[kind, count, words] for (kind, words), count in requests.items()],
             ),
         ]
     if plan.to_run:
@@ -117,14 +117,14 @@ def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
 
 
 def _notices(plan: Plan) -> list[str]:
-    """The notices of the works that are to run."""
+    """The notices of the works to run."""
     return list(
         dict.fromkeys(notice for stage in plan.to_run if (notice := stage.work.traits.notice))
     )
 
 
-def _asked(resources: Resources) -> str:
-    """What a stage asks for, in words."""
+def _request(resources: Resources) -> str:
+    """The resources that a stage requests, as text."""
     given = plain(resources) | dict(resources.additional_parameters)
     return " ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
@@ -149,7 +149,7 @@ def _time_text(cost: Estimate) -> str:
 
 
 def _usd_text(cost: Estimate) -> Iterator[str]:
-    """What providers will charge; nothing if none is used."""
+    """The providers' charges. Empty if no provider is used."""
     if cost.usd_unknown:
         yield f"cost: unknown; {'; '.join(cost.usd_unknown)}"
     elif cost.usd is not None:

@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG text. The same numbers make the same text.
+"""The plots of a report, as SVG text. The same numbers give the same text.
 
 matplotlib is loaded when something is drawn, not before.
 """
@@ -33,29 +33,29 @@ __all__ = [
     "evenly",
 ]
 
-#: Colours. A page replaces them by its own. Of text and axes:
+#: Colours, which a page replaces with its own. Text and axes:
 INK = "#1b1f24"
-#: Of grid lines:
+#: Grid lines:
 FAINT = "#c9ced6"
-#: Of the background:
+#: Background:
 PAPER = "#fffffe"
-#: Of the data:
+#: Data:
 BLUE = "#0072b2"
 ORANGE = "#d55e00"
 _COLOURS = (BLUE, ORANGE, "#009e73", "#b8609a", "#c98a00", "#3f9fd6", "#7a6ff0", "#808890")
 _WIDTH = 5.2
 _LABEL = 36
-#: The most rows of effects.
+#: Maximum number of rows of effects.
 EFFECTS = 40
-#: The most dots in a panel.
+#: Maximum number of dots in a panel.
 POINTS = 300
-#: The most curves in a plot.
+#: Maximum number of curves in a plot.
 CURVES = 60
-#: The most points of a curve.
+#: Maximum number of points of a curve.
 STEPS = 200
-#: The most levels of a factor.
+#: Maximum number of levels of a factor.
 LEVELS = 12
-#: The most lines in a plot.
+#: Maximum number of lines in a plot.
 LINES = 8
 
 
@@ -212,7 +212,7 @@ def draw_interaction(
 def draw_losses(
     curves: Sequence[tuple[str, Sequence[Sequence[float]]]], title: str, stamp: str = ""
 ) -> str:
-    """Loss by step. Every curve comes with the name of its group, which sets its colour."""
+    """Loss by step. Each curve has the name of its group, which sets its colour."""
     groups = list(dict.fromkeys(group for group, _ in curves))
     with _figure(3.3, stamp) as (figure, out):
         axes = figure.subplots()
@@ -245,7 +245,7 @@ class _Out:
 
 @contextmanager
 def _figure(height: float, stamp: str) -> Iterator[tuple[Figure, _Out]]:
-    """An empty figure, and its SVG in the end.
+    """An empty figure, and its SVG on exit.
 
     The SVG has no dates and no random ids, and does not depend on the user's matplotlib settings.
     """
@@ -254,7 +254,7 @@ def _figure(height: float, stamp: str) -> Iterator[tuple[Figure, _Out]]:
 
     out = _Out()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # a browser has the font
+        # The browser that shows the SVG has the font.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(

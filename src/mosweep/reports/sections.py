@@ -22,7 +22,7 @@ from mosweep.reports.tables import log_place, seconds, sizes
 
 __all__ = ["report_of"]
 
-#: The most levels of a factor in a sentence.
+#: Maximum number of levels of a factor in a sentence.
 LEVELS = 12
 
 _FIGURES = {
@@ -93,7 +93,7 @@ def _counts(content: Content) -> str:
 
 
 def _listed(content: Content, factor: str, levels: Sequence[Any]) -> str:
-    """The levels of a factor; a bundle that has a name with the levels it stands for."""
+    """The levels of a factor. A named bundle is followed by its levels."""
     texts = [level_text(level) for level in levels]
     if factor == BUNDLE:
         bundles = content.design["bundles"]

@@ -1,4 +1,4 @@
-"""``status`` and ``watch``: a row per stage that is not done: state, job, time left, log."""
+"""``status`` and ``watch``: a row per unfinished stage, with state, job, time left and log."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["status_data", "status_text"]
 
 
 def status_data(result: SweepResult) -> dict[str, Any]:
-    """``summary_data``, and what the queue says of each stage.
+    """``summary_data``, and each stage's state in the queue.
 
-    That is ``state``, ``reason``, ``node``, ``elapsed_s`` and ``eta_s`` (seconds or null).
+    These are ``state``, ``reason``, ``node``, ``elapsed_s`` and ``eta_s`` (seconds or null).
     """
     data = summary_data(result)
     usual = _usual_seconds(result)
@@ -38,7 +38,7 @@ def status_data(result: SweepResult) -> dict[str, Any]:
 def status_text(result: SweepResult, rows: int | None = None) -> str:
     """Counts, then the stages that have not succeeded.
 
-    There are at most ``rows`` of them, with those that run or failed first.
+    At most ``rows`` are shown, running and failed ones first.
     """
     trials = Counter(trial.status for trial in result.trials)
     stages = Counter(stage.status for stage in result.stages.values())
@@ -56,7 +56,7 @@ def status_text(result: SweepResult, rows: int | None = None) -> str:
             if stage.status != "succeeded" and stage.key not in seen:
                 seen.add(stage.key)
                 if stage.kind.optional and stage.status == "pending" and expected:
-                    later += 1  # of ten possible rounds, the next one is enough
+                    later += 1  # Only the next of the possible rounds is shown.
                     continue
                 expected |= stage.kind.optional
                 open_ones.append((trial.name, stage))
@@ -119,7 +119,7 @@ def _cells(stage: StageResult, usual: Mapping[str, float]) -> list[Any]:
 
 
 def _usual_seconds(result: SweepResult) -> dict[str, float]:
-    """How long finished stages of each label took, on average, in seconds."""
+    """The mean duration of finished stages by label, in seconds."""
     took: dict[str, list[float]] = {}
     for stage in result.stages.values():
         if stage.seconds is not None:
@@ -128,7 +128,7 @@ def _usual_seconds(result: SweepResult) -> dict[str, float]:
 
 
 def _elapsed(stage: StageResult) -> float | None:
-    """How long a running stage has run, as its queue or else the journal says, in seconds."""
+    """Seconds that a running stage has run, by its queue or else the journal."""
     if stage.status != "running":
         return None
     if stage.queue and stage.queue.elapsed_s is not None:

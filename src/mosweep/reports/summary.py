@@ -1,4 +1,4 @@
-"""``summary``: a row per trial with its factors and what was measured. Failures are listed."""
+"""``summary``: a row per trial with its factors and metrics, and all failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["print_outcome", "summary_data", "summary_text"]
 
 
 def summary_data(result: SweepResult) -> dict[str, Any]:
-    """The summary as ``mosweep summary --json`` prints it; its form does not change."""
+    """The summary as ``mosweep summary --json`` prints it. The format is stable."""
     marked, spent = contaminated(result), spending(result)
     return {
         "experiment": result.name,
@@ -116,7 +116,7 @@ def _is_error_of(name: str, metrics: Sequence[str]) -> bool:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Without the task, if there is only one."""
+    """The names, without the task if there is only one."""
     tasks = {name.partition("/")[0] for name in names}
     return {name: name.partition("/")[2] if len(tasks) == 1 else name for name in names}
 
@@ -129,7 +129,7 @@ def _columns(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def print_outcome(result: SweepResult, folder: str) -> None:
-    """The table, the failures with their logs, and where things are."""
+    """Print the table, the failures with their logs, and the sweep's folder."""
     print()
     for line in _summary_lines(result):
         print(line)
@@ -142,7 +142,7 @@ def print_outcome(result: SweepResult, folder: str) -> None:
 
 
 def _not_run_lines(result: SweepResult) -> Iterator[str]:
-    """The stages that a budget did not allow to run, by budget."""
+    """The stages that a budget stopped, by budget."""
     by_budget: dict[str, list[str]] = {}
     for stage in result.stages.values():
         if _not_run(stage):
@@ -158,7 +158,7 @@ def _not_run(stage: StageResult) -> bool:
 
 
 def failures_text(result: SweepResult) -> str:
-    """Every failed stage once, with trials, error and log; then what a budget did not allow."""
+    """Each failed stage once, with trials, error and log, then stages that a budget stopped."""
     lines: dict[str, tuple[StageResult, list[str]]] = {}
     for trial in result.trials:
         for stage in trial.stages:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["effects_table", "items_table", "log_place", "seconds", "sizes", "trials_table"]
 
-#: What an effect and each of its blocks have.
+#: Fields that an effect and each of its blocks share.
 _SHARED = ("estimate", "se", "low", "high", "p")
 
 
 def trials_table(content: Content) -> pd.DataFrame:
-    """A row per trial: its factors and metrics under their names, and what else is known."""
+    """A row per trial: factors and metrics under their names, then status, times and errors."""
     rows = []
     for trial in content.result.trials:
         failed = [stage for stage in trial.stages if stage.status in ("failed", "cancelled")]
@@ -77,7 +77,7 @@ def items_table(content: Content) -> pd.DataFrame:
 
 
 def effects_table(content: Content) -> pd.DataFrame:
-    """A row per effect, and below it one for each of its blocks, if it has several."""
+    """A row per effect, followed by one for each of its blocks if it has several."""
     rows: list[dict[str, Any]] = []
     for effect in content.effects:
         contrast, means = effect.contrast, effect.means or (None, None)
@@ -128,7 +128,7 @@ def effects_table(content: Content) -> pd.DataFrame:
 
 
 def log_place(content: Content, log: Path | None) -> str:
-    """The path of a log, from the sweep's folder."""
+    """The path of a log, relative to the sweep's folder."""
     return os.path.relpath(log, content.sweep.folder) if log else ""
 
 
@@ -139,7 +139,7 @@ def sizes(trial: TrialResult) -> str:
 
 
 def seconds(trial: TrialResult) -> float | None:
-    """How long a trial's stages ran, all together."""
+    """The total seconds that a trial's stages ran."""
     times = [stage.seconds for stage in trial.stages if stage.seconds is not None]
     return round(math.fsum(times), 3) if times else None
 

@@ -13,7 +13,7 @@ __all__ = ["organism_text", "zoo_text"]
 def zoo_text(zoo: Sequence[Organism]) -> str:
     """A line per organism, with the trait's score after training on its data and the control's."""
     if not zoo:
-        return "there are no model organisms here"
+        return "no model organisms found"
     header = ["name", "trait", "dataset", "score", "control dataset", "score", "steps"]
     rows = [
         [o.name, o.title, o.organism, o.score(o.organism), o.control, o.score(o.control), o.steps]

@@ -12,7 +12,8 @@ from typing import Any
 from mosweep.backends.base import Backend
 from mosweep.config.choices import choices_of
 from mosweep.config.claims import meets
-from mosweep.config.groups import TOP_LEVEL, Config, Loop, Lora, Optim
+from mosweep.config.groups import TOP_LEVEL, Config, Lora, Optim
+from mosweep.config.loop import Loop
 from mosweep.core.errors import ConfigError, choices
 from mosweep.core.paths import cached_here
 from mosweep.evals.evaluation import Evaluation

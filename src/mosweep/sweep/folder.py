@@ -1,4 +1,4 @@
-"""The folder of a sweep: its design, its launches, its journal, and one folder per trial.
+"""Reading the folder of a sweep: design, launches, journal, and one folder per trial.
 
     multirun/NAME/
       experiment.yaml       the design, frozen when the sweep was first launched
@@ -6,16 +6,15 @@
       journal.jsonl         what happened, for people and for ``status``
       <trial>/config.yaml   the trial's configuration; beside it a link per stage to its artifact
 
-Readers need only this folder and the store. This module must not import Hydra or any other heavy
-library.
+Readers need only this folder and the store. ``writing`` writes it. This module must not import
+Hydra or any other heavy library.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,23 +23,15 @@ from typing import Any
 from mosweep.config.claims import taken
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
-from mosweep.core.files import write_whole, yaml_loader
+from mosweep.core.files import yaml_loader
 from mosweep.core.journal import Journal
 from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
-from mosweep.core.store import LOG, Record, Store
-from mosweep.core.types import Status, Trial, unique_stages
+from mosweep.core.store import LOG, Record
+from mosweep.core.types import Status
 from mosweep.core.work import Kind
-from mosweep.sweep.launches import (
-    UNKNOWN,
-    Launch,
-    config_digest,
-    described,
-    joined_stages,
-    level_of,
-    to_json,
-)
+from mosweep.sweep.launches import UNKNOWN, Launch, joined_stages, level_of
 
-__all__ = ["Sweep", "find_sweep", "point"]
+__all__ = ["Sweep", "find_sweep"]
 
 
 @dataclass(frozen=True)
@@ -54,55 +45,11 @@ class Sweep:
         """The sweep's journal."""
         return Journal(self.folder / "journal.jsonl")
 
-    def freeze(
-        self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]
-    ) -> list[Trial]:
-        """Freeze a launch, and return the trials with their names in this folder.
-
-        A trial gets a suffix if the folder has its name for another configuration. The same
-        configuration launched again, perhaps with edited task code, replaces the earlier one.
-        """
-        launch = self._frozen(trials, store, design)
-        if not (self.folder / "launches" / launch.file).exists():
-            named = self._named(trials)
-            if named != list(trials):
-                trials, launch = named, self._frozen(named, store, design)
-            launch = self._same(launch, trials) or launch
-        launches = self.folder / "launches"
-        if not (launches / launch.file).exists():
-            launches.mkdir(parents=True, exist_ok=True)
-            self._write_trials(trials)
-            if not (self.folder / "experiment.yaml").exists():
-                write_whole(self.folder / "experiment.yaml", _yaml(dict(design)))
-            write_whole(launch.specs_file, _specs(trials))
-            write_whole(launches / launch.file, launch.parts())
+    def add_launch(self, launch: Launch) -> None:
+        """Add a launch that was just frozen, and note that this process runs it."""
         self._known[launch.file] = launch
         self.__dict__.pop("launches", None)
         self.note_launch(launch.file)
-        return list(trials)
-
-    def _same(self, launch: Launch, trials: Sequence[Trial]) -> Launch | None:
-        """The earlier launch of the same command, which may have named fewer factors.
-
-        A later launch can add factors to the sweep.
-        """
-
-        def identity(other: Launch) -> str:
-            design = {name: value for name, value in other.design.items() if name != "treatments"}
-            return to_json(
-                [
-                    design,
-                    other.store_path,
-                    other.stages,
-                    [(trial["name"], trial["id"], trial["config"]) for trial in other.trials],
-                ]
-            )
-
-        for earlier in self.launches:
-            same = len(earlier.trials) == len(trials) and identity(earlier) == identity(launch)
-            if same and earlier.specs_file.read_text(encoding="utf-8") == "".join(_specs(trials)):
-                return earlier
-        return None
 
     def note_launch(self, file: str) -> None:
         """Note in the journal that this process runs the launch in ``file``."""
@@ -111,47 +58,10 @@ class Sweep:
             "launch", file=file, pid=owner.pid, since=owner.started, host=owner.host
         )
 
-    def _frozen(self, trials: Sequence[Trial], store: Store, design: Mapping[str, Any]) -> Launch:
-        stages = unique_stages(trials)
-        launch = Launch(
-            "",
-            [described(trial) for trial in trials],
-            {
-                key: [
-                    stage.label,
-                    stage.kind.code,
-                    {role: need.key for role, need in stage.needs.items()},
-                ]
-                for key, stage in stages.items()
-            },
-            os.path.relpath(store.root, self.folder),
-            dict(design),
-            self.folder,
-        )
-        digest = hashlib.sha256()
-        for part in launch.parts():
-            digest.update(part.encode())
-        for stage in stages.values():
-            digest.update(to_json(stage.spec).encode())
-        return replace(launch, file=f"{digest.hexdigest()[:16]}.json")
-
     @cached_property
     def _known(self) -> dict[str, Launch]:
         """The launches that were read or written so far, by file."""
         return {}
-
-    def link(self, trials: Iterable[Trial], records: Mapping[str, Record]) -> None:
-        """Link each trial's folder to the artifacts of its stages."""
-        for trial in trials:
-            folder = self.folder / trial.name
-            for stage in trial.stages:
-                record = records.get(stage.key)
-                if record is not None and record.data["has_files"]:
-                    # A label may contain a path.
-                    point(
-                        folder / stage.label.replace("/", "_"),
-                        os.path.relpath(record.folder, folder),
-                    )
 
     def config(self, trial: str) -> dict[str, Any]:
         """The full configuration of the trial called ``trial``, empty if its file is gone."""
@@ -281,47 +191,6 @@ class Sweep:
             }
             yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
 
-    def _named(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials with unique names.
-
-        A configuration keeps the name that it has in the folder. If the folder has the name for
-        another configuration, the trial gets a suffix.
-        """
-        existing = {
-            trial["name"]: (trial["config"], trial["id"])
-            for launch in self.launches
-            for trial in launch.trials
-        }
-        names = {config: name for name, (config, _) in existing.items()}
-        named = []
-        for trial in trials:
-            config = config_digest(trial.config)
-            name = names.get(config, trial.name)
-            existing_config, existing_id = existing.setdefault(name, (config, trial.id))
-            if existing_config != config and existing_id != trial.id:
-                name = f"{name}~{config[:8]}"
-            named.append(trial if name == trial.name else replace(trial, name=name))
-        return named
-
-    def _write_trials(self, trials: Sequence[Trial]) -> None:
-        fragments: dict[Any, str] = {}
-        for trial in trials:
-            folder = self.folder / trial.name
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                if (folder / "config.yaml").exists():
-                    continue
-            parts = []
-            for key, value in trial.config.items():
-                # Trials share the sections that no factor changes: each is dumped once.
-                identity = id(value) if isinstance(value, dict | list) else (type(value), value)
-                text = fragments.get(identity)
-                if text is None:
-                    text = fragments[identity] = _yaml({"_": value})[2:]
-                parts.append(f"{key}:{text}")
-            write_whole(folder / "config.yaml", parts)
-
 
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:
     """The launches that the journal does not know, then the others in the order of ``given``."""
@@ -395,34 +264,3 @@ def _stage(
         queue=queue,
         since=note.get("time") if note.get("event") == "started" else None,
     )
-
-
-def _specs(trials: Iterable[Trial]) -> Iterator[str]:
-    """The lines of a launch's file with the full stages."""
-    return (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
-
-
-def _yaml(data: Any) -> str:
-    import yaml
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(
-        data,
-        Dumper=dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=120,
-    )
-    return text
-
-
-def point(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, replacing an existing link atomically."""
-    try:
-        os.symlink(target, link)
-    except FileExistsError:
-        if os.readlink(link) != target:
-            temporary = link.with_name(f".{link.name}.{os.getpid()}")
-            os.symlink(target, temporary)
-            temporary.replace(link)

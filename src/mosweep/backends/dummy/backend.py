@@ -27,7 +27,7 @@ from mosweep.core.types import Stage
 from mosweep.core.work import FINETUNE, ROUND, Artifact, Context, Kind, Traits, Work
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import training_content
-from mosweep.stages.loop.rounds import Round, RoundBackend
+from mosweep.stages.loop.backend import Round, RoundBackend
 from mosweep.stages.loop.schedule import Schedule
 
 __all__ = ["DummyBackend", "DummyFinetune", "DummyRound"]

@@ -24,7 +24,7 @@ from mosweep.datasets.preferences import check_preferences
 from mosweep.models.learning_rate import recommended_lr
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import TRAIN, ImportData, data_stage
-from mosweep.stages.loop.rounds import Round, RoundBackend
+from mosweep.stages.loop.backend import Round, RoundBackend
 from mosweep.stages.model import ModelSource, base_model
 
 __all__ = ["TinkerBackend"]

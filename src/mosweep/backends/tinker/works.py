@@ -14,7 +14,7 @@ from mosweep.core.fingerprint import unkeyed
 from mosweep.core.work import FINETUNE, ROUND, Artifact, Context, Kind, RemoteWork, Traits
 from mosweep.cost import prices
 from mosweep.stages.data import TRAIN, data_folder, dataset_ref, training_content
-from mosweep.stages.loop.rounds import Round, chosen_examples
+from mosweep.stages.loop.backend import Round, chosen_examples
 from mosweep.stages.model import ModelSource, folder_of
 
 if TYPE_CHECKING:

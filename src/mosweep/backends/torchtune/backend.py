@@ -19,7 +19,7 @@ from mosweep.core.paths import cached_here, own_and_shipped
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
 from mosweep.stages.data import data_stage
-from mosweep.stages.loop.rounds import Round, RoundBackend
+from mosweep.stages.loop.backend import Round, RoundBackend
 from mosweep.stages.model import ModelSource, base_model
 
 __all__ = ["TorchtuneBackend", "native_config"]

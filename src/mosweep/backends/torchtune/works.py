@@ -13,7 +13,7 @@ from mosweep.core.facts import AdapterAccess, ModelFacts
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.work import FINETUNE, ROUND, Artifact, Context, Kind, Traits, Work
 from mosweep.stages.data import TRAIN, data_folder, dataset_ref, training_content
-from mosweep.stages.loop.rounds import STATE, Round, chosen_examples
+from mosweep.stages.loop.backend import STATE, Round, chosen_examples
 from mosweep.stages.model import ModelSource, folder_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from mosweep.launchers.slurm.errors import SlurmFull, SlurmRefused, SlurmUnavail
 from mosweep.launchers.slurm.jobs import At, Jobs
 from mosweep.launchers.slurm.script import output, script
 from mosweep.launchers.slurm.submissions import Submission
-from mosweep.sweep.folder import point
 from mosweep.sweep.plan import Plan
+from mosweep.sweep.writing import set_link
 
 __all__ = ["Submitter"]
 
@@ -154,7 +154,7 @@ class Submitter:
         for trial in self.jobs.plan.trials:
             for stage in trial.stages:
                 if stage.key in submitted and (folder := self.jobs.sweep / trial.name).is_dir():
-                    point(
+                    set_link(
                         folder / f"{stage.label.replace('/', '_')}.sbatch",
                         os.path.relpath(submission.script, folder),
                     )

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mosweep.config.groups import EvalOps
+from mosweep.config.loop import EvalOps
 from mosweep.core.errors import MosweepError
 from mosweep.core.events import Recorder, StageFinished, SweepFinished
 from mosweep.core.journal import Journal

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from mosweep.config.groups import EvalOps
+from mosweep.config.loop import EvalOps
 from mosweep.core.errors import MosweepError, UserError
 from mosweep.core.providers import retry_after
 

@@ -3,8 +3,8 @@
     data → round 1 → eval 1 → round 2 → eval 2 → … → chosen → the trial's evaluations
 
 Every step is an ordinary stage. The chain is known before anything runs, so cache, resume,
-launchers and plan handle it like any other. Decisions are made inside the stages: once a round has
-reached the threshold, later rounds only record ``{"stopped": true}``, at no cost. ``chosen`` is the
+launchers and plan need no special cases. The stages themselves decide: once a round has reached the
+threshold, later rounds only record ``{"stopped": true}``, at no cost. ``chosen`` is the
 tuned model: it has the facts and files of the round that reached the threshold. If no round
 reached it, ``chosen`` fails and names the best one.
 
@@ -25,15 +25,8 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.types import Stage
 from mosweep.models.learning_rate import recommended_lr
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.loop.rounds import (
-    Chosen,
-    ChosenEval,
-    HardExamples,
-    NextRound,
-    Round,
-    RoundBackend,
-    RoundEval,
-)
+from mosweep.stages.loop.backend import HardExamples, Round, RoundBackend
+from mosweep.stages.loop.rounds import Chosen, ChosenEval, NextRound, RoundEval
 from mosweep.stages.loop.schedule import Schedule
 from mosweep.stages.model import base_model
 
@@ -82,9 +75,7 @@ def loop_stages(trial: TrialConfig) -> LoopStages:
     task, metric = _watched(trial)
     peak = _recommended_lr(trial) if loop.use_recommended_lr else backend.peak_lr(trial)
     if loop.min_lr > peak:
-        raise ConfigError(
-            "loop.min_lr", loop.min_lr, f"is above the learning rate itself ({peak:g})"
-        )
+        raise ConfigError("loop.min_lr", loop.min_lr, f"is above the learning rate ({peak:g})")
     optim = replace(config.optim, batch_size=loop.batch_size or config.optim.batch_size)
     round_trial = replace(trial, config=replace(config, optim=optim))
     previous: Stage | None = None
@@ -149,7 +140,7 @@ def _hard(trial: TrialConfig, metric: str | None) -> HardExamples | None:
 
 
 def _check(trial: TrialConfig) -> None:
-    """Refuse settings of a fine-tune that have no meaning, or another one, in a loop."""
+    """Refuse settings that do not apply to a loop or conflict with the loop's own."""
     optim, loop = trial.config.optim, trial.config.loop
     instead = {
         "epochs": "loop.max_rounds and loop.steps_per_round",
@@ -158,32 +149,32 @@ def _check(trial: TrialConfig) -> None:
     }
     for name, other in instead.items():
         if (value := getattr(optim, name)) is not None:
-            raise ConfigError(f"optim.{name}", value, f"means nothing in a loop; set {other}")
+            raise ConfigError(f"optim.{name}", value, f"does not apply to a loop; set {other}")
     if loop.batch_size and optim.batch_size and loop.batch_size != optim.batch_size:
         raise ConfigError(
             "loop.batch_size",
             loop.batch_size,
-            f"optim.batch_size={optim.batch_size} is given too; give one of them",
+            f"optim.batch_size={optim.batch_size} is also set; set only one of them",
         )
     if loop.use_recommended_lr and optim.lr is not None:
         raise ConfigError(
             "loop.use_recommended_lr",
             "true",
-            f"optim.lr={optim.lr:g} is given too; give one of them",
+            f"optim.lr={optim.lr:g} is also set; set only one of them",
         )
     for section, name, path in _loop_settings(trial.config.backend):
-        wanted = getattr(loop, name)
-        value = _native(trial.native(section), path) if wanted else None
-        if value is not None and (wanted is True or value != wanted):
-            shown = "true" if wanted is True else wanted
-            problem = f"{section}.{path}={value} is given too; give one of them"
+        expected = getattr(loop, name)
+        value = _native(trial.native(section), path) if expected else None
+        if value is not None and (expected is True or value != expected):
+            shown = "true" if expected is True else expected
+            problem = f"{section}.{path}={value} is also set; set only one of them"
             raise ConfigError(f"loop.{name}", shown, problem)
 
 
 def _loop_settings(backend: RoundBackend) -> Iterator[tuple[str, str, str]]:
-    """Section, the loop's setting and the native path that says the same, of the backend.
+    """The backend's section, and each setting of the loop with the equivalent native path.
 
-    A backend that stands in for others has those of all of them.
+    A backend that imitates others has the settings of all of them.
     """
     kinds: list[Any] = [type(backend)]
     if backend.stands_in:
@@ -203,7 +194,7 @@ def _native(section: Mapping[str, Any], path: str) -> Any:
 
 
 def _watched(trial: TrialConfig) -> tuple[str, str | None]:
-    """The task and the metric that the loop watches. ``None`` is the task's only metric."""
+    """The task and the metric that the loop watches. ``None`` means the task's only metric."""
     config, loop = trial.config, trial.config.loop
     task, metric = loop.task, loop.metric
     tasks = trial.eval_tasks(config.eval.tasks)

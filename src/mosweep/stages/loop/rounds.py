@@ -1,7 +1,7 @@
-"""The works of an evaluation-driven loop, and the protocol of backends that train in rounds.
+"""The works of an evaluation-driven loop.
 
 ``NextRound`` and ``RoundEval`` each wrap another work (a backend's round, an evaluation). When they
-run, they decide whether it is still needed. ``Chosen`` and ``ChosenEval`` are the result: the
+run, they decide whether it is still needed. ``Chosen`` and ``ChosenEval`` provide the result: the
 chosen round's model and its evaluation. ``mosweep.stages.loop.graph`` puts them together.
 """
 
@@ -11,154 +11,27 @@ import asyncio
 import math
 import os
 import shutil
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from mosweep.backends.base import Backend
 from mosweep.core.errors import StageError, choices
 from mosweep.core.facts import Usage
 from mosweep.core.fingerprint import unkeyed
-from mosweep.core.samples import SAMPLES, read_samples
-from mosweep.core.types import Stage, load_work
+from mosweep.core.types import load_work
 from mosweep.core.work import CHOSEN, EVAL, ROUND, ROUND_EVAL, Artifact, Context, Kind, Traits, Work
-from mosweep.datasets.jsonl import JSONLDataset
-from mosweep.datasets.rounds import Selection, failed_groups, select
-from mosweep.stages.base import TrialConfig
-from mosweep.stages.loop.schedule import Schedule
+from mosweep.stages.loop.backend import STATE
 from mosweep.stages.model import ModelSource, folder_of
 
-__all__ = [
-    "Chosen",
-    "ChosenEval",
-    "HardExamples",
-    "NextRound",
-    "Round",
-    "RoundBackend",
-    "RoundEval",
-    "chosen_examples",
-]
-
-#: The part of a round's folder that only the next round reads.
-STATE = "state"
+__all__ = ["Chosen", "ChosenEval", "NextRound", "RoundEval"]
 
 #: Facts about a round's own usage and job. ``chosen`` does not repeat them.
 _SPENT = ("usage", "remote_job")
 
 #: Metrics that state the uncertainty of another metric.
 _UNCERTAINTY = ("stderr", "std", "var", "bootstrap_stderr")
-
-
-@dataclass(frozen=True)
-class HardExamples:
-    """How the next round treats the examples of groups whose evaluation samples failed.
-
-    A sample fails if it scores below ``threshold``. See ``mosweep.datasets.rounds``.
-    """
-
-    mode: Literal["boost", "mine"]
-    factor: float | None
-    by: Sequence[str] | None
-    metric: str | None
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Round:
-    """The training of round ``number``: ``steps`` optimizer steps.
-
-    The earlier rounds took ``before`` steps. ``schedule`` has the learning rate of every step of
-    the whole run, with this round's peak. ``hard`` is ``None`` in the first round.
-    """
-
-    number: int
-    steps: int
-    before: int
-    schedule: Schedule
-    hard: HardExamples | None = None
-
-    @property
-    def rates(self) -> list[float]:
-        """The learning rate of each of this round's steps."""
-        return [self.schedule.lr(self.before + step) for step in range(1, self.steps + 1)]
-
-
-class RoundBackend(Backend):
-    """A backend that can train in rounds.
-
-    ``loop_settings`` maps settings of the loop (``batch_size``, ``max_seq_length``,
-    ``use_recommended_lr``) to the native settings, below ``section``, with the same meaning.
-    """
-
-    loop_settings: ClassVar[Mapping[str, str]] = {}
-
-    @property
-    def merges(self) -> bool:
-        """Whether the chosen round's adapter is also merged into a full model."""
-        return False
-
-    @abstractmethod
-    def peak_lr(self, trial: TrialConfig) -> float:
-        """The peak learning rate of the trial's fine-tune, which is also the first round's."""
-
-    @abstractmethod
-    def round(self, trial: TrialConfig, this: Round, previous: Stage | None) -> Stage:
-        """The stage that trains ``this`` round.
-
-        It continues from the adapter, the optimizer's state and the position in the data of
-        ``previous``. Its work has the kind ``ROUND`` and records the facts of a fine-tune. Its
-        inputs have ``previous`` if the stage needs it. Except in the first round they also have
-        the evaluation of the round before, as ``feedback`` for ``chosen_examples``.
-        """
-
-
-async def chosen_examples(
-    context: Context, this: Round, data: Path, count: int, seed: int
-) -> tuple[JSONLDataset, dict[str, Any]]:
-    """The ``count`` examples of this round in order, and the facts to record under ``data``.
-
-    They are chosen from the file ``data``.
-    """
-    loaded = await JSONLDataset.load(data)
-    examples = loaded.unique()
-    previous, feedback = context.inputs.get("previous"), context.inputs.get("feedback")
-    position = int(previous.facts["data"]["position"]) if previous else 0
-    if this.hard is None or feedback is None:
-        chosen = select(examples.samples, count, seed=seed, position=position)
-    else:
-        hard, samples = this.hard, read_samples(feedback.folder / SAMPLES)
-        scorer = hard.metric.rpartition("/")[0] if hard.metric else None
-        groups = failed_groups(samples, hard.threshold, scorer=scorer, names=hard.by)
-        chosen = await asyncio.to_thread(
-            select,
-            examples.samples,
-            count,
-            seed=seed,
-            position=position,
-            number=this.number,
-            groups=groups,
-            mode=hard.mode,
-            factor=hard.factor or 1.0,
-        )
-    return JSONLDataset(examples.samples[row] for row in chosen.rows), _data_facts(
-        chosen, len(examples), len(loaded) - len(examples)
-    )
-
-
-def _data_facts(chosen: Selection, rows: int, duplicates: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "rows": rows,
-        "duplicates": duplicates,
-        "examples": len(chosen.rows),
-        "position": chosen.position,
-    }
-    return facts | ({"hard": chosen.hard, "groups": dict(chosen.groups)} if chosen.groups else {})
-
-
-# -- the stages ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -179,11 +52,11 @@ class _Wrapped(Work):
 
     @property
     def traits(self) -> Traits:
-        """Those of the inner work, which may turn out not to be needed."""
+        """The traits of the inner work. It may not need to run."""
         return replace(self.inner.traits, may_be_trivial=True)
 
     def expected_usage(self, tokens: int) -> Usage | None:
-        """That of the inner work."""
+        """The expected usage of the inner work."""
         return self.inner.expected_usage(tokens)
 
 
@@ -199,7 +72,7 @@ class NextRound(_Wrapped):
 
     @property
     def traits(self) -> Traits:
-        """Those of the inner work, with a notice for the plan."""
+        """The traits of the inner work, with a notice for the plan."""
         notice = "rounds after the first are trained only if they are needed"
         return replace(super().traits, notice=notice)
 
@@ -296,7 +169,7 @@ class Chosen(Work):
         return Traits(silent=True, immediate=True, may_be_trivial=True)
 
     def is_trivial(self, inputs: Mapping[str, Artifact]) -> bool:
-        """Whether there is nothing to merge, so that it only links files."""
+        """Whether it only links files, because nothing is merged."""
         return not self.merged
 
     async def run(self, context: Context) -> Mapping[str, Any]:
@@ -354,7 +227,7 @@ class Chosen(Work):
 class ChosenEval(Work):
     """The trial's evaluation of the watched task.
 
-    The loop has already evaluated the chosen model on it, so that result is reused.
+    The loop has already evaluated the chosen model on it, so the result is reused.
     """
 
     task: str
