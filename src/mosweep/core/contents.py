@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from mosweep.core.files import write_whole
 from mosweep.core.fingerprint import fingerprint
 
-__all__ = ["Contents", "Entry", "content_of", "likeness_of", "shape_of"]
+__all__ = ["Contents", "Entry", "code_in", "content_of", "likeness_of", "shape_of"]
 
 #: The field of a work with the digest of the user's code, as ``task_code.code_digest`` has it.
 CODE = "code"
@@ -39,7 +39,14 @@ def shape_of(payload: Mapping[str, Any]) -> str:
 def likeness_of(payload: Mapping[str, Any]) -> str:
     """The identity of a stage apart from its inputs and the user's code."""
     config = _without_code(payload["config"])
-    return fingerprint({**payload, "config": config, "inputs": sorted(payload["inputs"])})
+    rest = {name: value for name, value in payload.items() if name != CODE}
+    return fingerprint({**rest, "config": config, "inputs": sorted(payload["inputs"])})
+
+
+def code_in(payload: Mapping[str, Any]) -> str | None:
+    """The digest of the user's code that a stage runs, if it runs any."""
+    code = payload.get(CODE) or payload["config"].get(CODE)
+    return str(code) if code else None
 
 
 def _without_code(value: Any) -> Any:

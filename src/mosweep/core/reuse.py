@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mosweep.core.claims import Owner
-from mosweep.core.contents import CODE, content_of
+from mosweep.core.contents import code_in, content_of
 from mosweep.core.store import Record, Store
 from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
@@ -54,7 +54,7 @@ def keep_sources(stages: Iterable[Stage], store: Store) -> None:
     """Keep the names of the files behind the digests of code in ``stages``."""
     seen: set[str] = set()
     for stage in stages:
-        code = getattr(stage.work, CODE, None)
+        code = code_in(stage.payload)
         if code and code not in seen and (sources := stage.work.sources()):
             seen.add(code)
             store.contents.keep_sources(code_digest(sources[1]), sources[1])

@@ -30,7 +30,14 @@ from mosweep.core.digests import file_digest, source_of
 from mosweep.core.paths import cached_here
 from mosweep.core.sources import Import, Source
 
-__all__ = ["code_digest", "covered_files", "covered_module", "module_file"]
+__all__ = [
+    "code_digest",
+    "covered_files",
+    "covered_module",
+    "current_work_code",
+    "module_file",
+    "work_code",
+]
 
 #: A task's files that run on their own. One is part of the other only if it is imported.
 ENTRY_POINTS = ("data.py", "eval.py")
@@ -59,6 +66,25 @@ def covered_module(name: str) -> Mapping[str, str] | None:
     coverage = _Coverage(path.parent)
     for file in _located(name):
         coverage.add(file, _module_name(name, file))
+    return coverage.all()
+
+
+@cached_here
+def work_code(work: type) -> Mapping[str, str] | None:
+    """The user's files that a class of a user's own may use. ``None`` if it is installed."""
+    return current_work_code(work)
+
+
+def current_work_code(work: type) -> Mapping[str, str] | None:
+    """``work_code``, read anew."""
+    module = sys.modules.get(work.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None or not file.endswith(".py") or not _is_own(Path(file)):
+        return None
+    coverage = _Coverage(Path(file).parent)
+    for path in _located(work.__module__) if work.__module__ != "__main__" else ():
+        coverage.add(path, _module_name(work.__module__, path))
+    coverage.add(Path(file), work.__module__)
     return coverage.all()
 
 

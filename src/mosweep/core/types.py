@@ -1,4 +1,7 @@
-"""Stages and trials, the central types of mosweep. This module does no I/O."""
+"""Stages and trials, the central types of mosweep.
+
+This module does no I/O, except that it has the code of users' own works digested.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mosweep.core import fingerprint, schema
-from mosweep.core.errors import ConfigError
+from mosweep.core.errors import ConfigError, StageError
+from mosweep.core.task_code import code_digest, current_work_code, work_code
 from mosweep.core.work import Json, Kind, Resources, Work
 
-__all__ = ["Stage", "Status", "Trial", "in_order", "load_work", "unique_stages"]
+__all__ = ["Stage", "Status", "Trial", "check_own_code", "in_order", "load_work", "unique_stages"]
 
 Status = Literal["succeeded", "failed", "running", "pending", "cancelled"]
 
@@ -45,6 +49,7 @@ class Stage:
             "version": self.work.version,
             "config": fingerprint.canonical(self.work),
             "inputs": {role: need.key for role, need in self.needs.items()},
+            **_own_code(type(self.work)),
         }
 
     @property
@@ -71,6 +76,24 @@ class Stage:
             },
             **({"libraries": libraries} if libraries else {}),
         }
+
+
+def _own_code(work: type[Work]) -> dict[str, str]:
+    """The digest of the code of a work that is not mosweep's: it has no tested ``version``."""
+    if work.__module__.startswith("mosweep."):
+        return {}
+    files = work_code(work)
+    return {"code": code_digest(files)} if files else {}
+
+
+def check_own_code(work: Work, payload: Mapping[str, Any]) -> None:
+    """Raise ``StageError`` if the code of a user's own work was edited since it was planned."""
+    planned = payload.get("code")
+    if planned and code_digest(current_work_code(type(work)) or {}) != planned:
+        raise StageError(
+            f"the code of {type(work).__module__}.{type(work).__qualname__} was edited since this "
+            "stage was planned; run the sweep's command again"
+        )
 
 
 def load_work(spec: Mapping[str, Any]) -> Work:

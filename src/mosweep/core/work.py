@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from mosweep.core import schema
 from mosweep.core.facts import Usage
+from mosweep.core.task_code import work_code
 
 __all__ = [
     "CHOSEN",
@@ -214,9 +215,11 @@ class Work(ABC):
     def sources(self) -> tuple[Path, Mapping[str, str]] | None:
         """The folder and the files of the user's code that it runs, each with its digest.
 
-        Their ``task_code.code_digest`` is the field ``code``. ``None`` if it runs none.
+        Their ``task_code.code_digest`` is the field ``code``, or ``code`` of the payload for a work
+        that is not mosweep's. ``None`` if it runs none.
         """
-        return None
+        files = None if type(self).__module__.startswith("mosweep.") else work_code(type(self))
+        return (Path.cwd(), files) if files else None
 
     def expected_usage(self, tokens: int) -> Usage | None:
         """The usage of a fine-tune on a data set of ``tokens`` tokens, or ``None`` if unknown."""

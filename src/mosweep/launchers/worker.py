@@ -16,6 +16,7 @@ launcher is dead, and the worker kills its process group.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from mosweep.core.attempt import attempt, note_failure
 from mosweep.core.errors import MosweepError, StageError
 from mosweep.core.reuse import content_key
 from mosweep.core.store import Attempt, DamageWarning, Store
-from mosweep.core.types import load_work
+from mosweep.core.types import check_own_code, load_work
 from mosweep.core.work import Context, Resources, Work
 from mosweep.launchers.output import PerTask, process_output_to, task_output_to
 
@@ -56,12 +57,17 @@ async def perform(
     """
     key = spec["key"]
 
+    @functools.cache
+    def loaded_work() -> Work:
+        return work or load_work(spec)
+
     def content() -> str | None:
-        return content_key(store, work or load_work(spec), spec["payload"])
+        return content_key(store, loaded_work(), spec["payload"])
 
     async def run(place: Attempt) -> Mapping[str, Any]:
         emit({"event": "started", "key": key, "log": str(place.log)})
-        loaded = work or load_work(spec)
+        loaded = loaded_work()
+        check_own_code(loaded, spec["payload"])
         if loaded.traits.silent:
             return await _run(store, place, spec, loaded, bounded)
         place.folder.mkdir(parents=True)

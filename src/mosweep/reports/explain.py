@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mosweep.core.contents import CODE
+from mosweep.core.contents import code_in
 from mosweep.core.errors import UserError, choices
 from mosweep.core.fingerprint import differences
 from mosweep.core.store import Store
@@ -58,7 +58,7 @@ def _stage(spec: Mapping[str, Any], store: Store, nearest: _Nearest) -> dict[str
 
 def _sources(spec: Mapping[str, Any], store: Store) -> Mapping[str, str]:
     """The files of the user's code that the stage runs, each with its digest."""
-    code = spec["payload"]["config"].get(CODE)
+    code = code_in(spec["payload"])
     return store.contents.sources(code) if code else {}
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mosweep.core.contents import CODE
+from mosweep.core.contents import code_in
 from mosweep.core.store import Store
 from mosweep.core.types import Stage
 from mosweep.sweep.plan import Plan
@@ -37,7 +37,7 @@ def reason(stage: Stage, plan: Plan, store: Store) -> str:
     if record is None:
         return "its result is gone"
     before: Mapping[str, Any] = record.data["payload"]
-    if before["config"] != stage.payload["config"]:
+    if code_in(before) != code_in(stage.payload):
         changed = changed_files(before, stage, store)
         return f"{', '.join(changed)} changed" if changed else "the task's code changed"
     if waits:
@@ -51,7 +51,7 @@ def reason(stage: Stage, plan: Plan, store: Store) -> str:
 def changed_files(before: Mapping[str, Any], stage: Stage, store: Store) -> list[str]:
     """The files of the user's code that differ from those of the payload ``before``."""
     sources = stage.work.sources()
-    code = before["config"].get(CODE)
+    code = code_in(before)
     if not sources or not code:
         return []
     folder, files = sources
