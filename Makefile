@@ -4,8 +4,8 @@
 # make docs   builds the documentation in site/; open site/index.html
 # make slurm  starts a real Slurm cluster on this machine, for its tests (root on Debian/Ubuntu); make slurm-down stops it
 # make tinker starts a Tinker-compatible server on this machine, serving model=tiny (needs a Python from 3.12 to 3.14); make tinker-down stops it
-# Processes that share the tests: they wait for disks and servers, so there are half as many again as cores.
-WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n + n / 2)))
+# Processes that share the tests: they wait for disks and servers, so there are twice as many as cores.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: demo test check docs slurm slurm-down tinker tinker-down bench clean
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.forks import UNWANTED, Forks, may_be_forked
 
 DRY = ("backend=dummy", "tracking=none")
 #: Files that take minutes. Processes that share the tests begin with them, lest one is still at
@@ -58,6 +61,13 @@ class Outcome:
         return json.loads(self.out)
 
 
+@functools.cache
+def _forks() -> Forks:
+    forks = Forks()
+    atexit.register(forks.process.kill)
+    return forks
+
+
 @dataclass(frozen=True)
 class Shell:
     """Runs ``mosweep`` in ``folder``, as a user's terminal would."""
@@ -66,8 +76,7 @@ class Shell:
 
     @property
     def environment(self) -> dict[str, str]:
-        unwanted = ("MOSWEEP_HOME", "HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE")
-        return {name: value for name, value in os.environ.items() if name not in unwanted}
+        return {name: value for name, value in os.environ.items() if name not in UNWANTED}
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "mosweep", *words]
@@ -80,6 +89,8 @@ class Shell:
         cwd: Path | None = None,
     ) -> Outcome:
         environment = {**self.environment, **(env or {})}
+        if may_be_forked(environment):
+            return Outcome(*_forks().run(words, cwd or self.folder, environment, timeout))
         done = subprocess.run(
             self.command(*words),
             cwd=cwd or self.folder,

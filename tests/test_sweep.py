@@ -269,7 +269,7 @@ def test_plan_predicts_and_writes_nothing(shell: Shell) -> None:
     assert done.status == 0, done.err
     assert (done.json["trials"], done.json["stages"]) == (
         6,
-        {"total": 10, "cached": 0, "running": 0, "to_run": 10},
+        {"total": 10, "cached": 0, "running": 0, "to_run": 10, "maybe": 0},
     )
     assert shell.files() == set()
     shell("-m", *DRY, *GRID)
