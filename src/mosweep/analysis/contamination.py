@@ -155,7 +155,7 @@ def _scores(samples: Samples, hits: Mapping[str, Hit]) -> dict[str, dict[str, fl
     """Per scorer the mean over items, of their means over epochs."""
     identities = [json.dumps(item) for item in samples.ids]
     by_scorer = {}
-    for scorer, values in samples.scores.items():
+    for scorer, values in samples.of_items.items():
         of_item: dict[str, list[float]] = defaultdict(list)
         for identity, value in zip(identities, values, strict=True):
             if math.isfinite(score := number(value)):

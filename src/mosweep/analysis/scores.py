@@ -1,6 +1,7 @@
 """The scores of a sweep as arrays, and its trials by their factors.
 
-Items are identified by their id. The epochs of an item are averaged. numpy is loaded when scores
+Items are identified by the id that the data set gives them, or else by their content. The epochs of
+an item are reduced as the task reduces them, by default to their mean. numpy is loaded when scores
 are read, not before.
 """
 
@@ -52,7 +53,7 @@ class TaskScores:
             evaluation, samples = stage.evaluation, stage.samples
             if not evaluation or not samples:
                 continue
-            ids = tuple(samples.ids)
+            ids = tuple(samples.items)
             if ids not in columns_of:
                 for item, metadata in zip(ids, samples.metadata, strict=True):
                     if columns.setdefault(item, len(columns)) == len(self.metadata):
@@ -72,6 +73,9 @@ class TaskScores:
 
         Such a name is ``match``, ``match/accuracy`` or, with a single scorer, ``accuracy``.
         """
+        for one in self.evaluations:
+            if (recorded := one.scorer_of(metric)) in self.scores:
+                return recorded
         fitting = [
             scorer for scorer in self.scores if metric == scorer or metric.startswith(f"{scorer}/")
         ]
@@ -127,7 +131,7 @@ def _numbers(samples: Samples) -> dict[str, npt.NDArray[np.float64]]:
     import numpy as np
 
     numbers = {}
-    for scorer, values in samples.scores.items():
+    for scorer, values in samples.of_items.items():
         try:
             numbers[scorer] = np.array(values, dtype=float)
         except (TypeError, ValueError):

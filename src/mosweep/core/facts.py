@@ -22,6 +22,7 @@ __all__ = [
     "HostedAccess",
     "ModelFacts",
     "RoundFacts",
+    "ScorerFacts",
     "Usage",
     "WeightsAccess",
 ]
@@ -224,8 +225,36 @@ class ModelFacts(_Facts):
 
 
 @dataclass(frozen=True)
+class ScorerFacts:
+    """What one scorer measured.
+
+    - ``scorer``: the name of its items' scores in the samples
+    - ``metrics``: its metrics that have a value
+    - ``names``: the name of each metric among those of all scorers
+    - ``n``: the items that it scored
+    - ``stderr``: the standard error of the mean of its items' scores
+    - ``undefined``: its metrics without a value, each with the reason
+    """
+
+    scorer: str
+    metrics: Mapping[str, float]
+    names: Mapping[str, str]
+    n: int
+    stderr: float | None = None
+    undefined: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Metrics that are the mean of the items' scores, so that ``stderr`` is their standard error.
+_MEANS = ("accuracy", "mean")
+
+
+@dataclass(frozen=True)
 class EvalFacts(_Facts):
-    """A model's scores on a task: ``metrics`` by name, over ``n`` items."""
+    """A model's scores on a task: ``metrics`` by name, over ``n`` items.
+
+    ``scorers`` says which scorer measured each. Without it, a metric ``stderr`` belongs to the only
+    other metric.
+    """
 
     task: str
     model_id: str
@@ -233,6 +262,47 @@ class EvalFacts(_Facts):
     n: int
     dataset: DatasetRef | None = None
     usage: Json = None
+    scorers: Sequence[ScorerFacts] = ()
+
+    @classmethod
+    def _read(cls, known: dict[str, Json]) -> dict[str, Any]:
+        known["scorers"] = tuple(
+            one if isinstance(one, ScorerFacts) else ScorerFacts(**one)
+            for one in known.get("scorers", ())
+        )
+        return super()._read(known)
+
+    def to_json(self) -> dict[str, Json]:
+        """The facts as a record keeps them, without unknown and empty ones."""
+        facts = super().to_json()
+        if self.scorers:
+            facts["scorers"] = [asdict(one) for one in self.scorers]
+        return facts
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """The metrics without a value, by name, each with the reason."""
+        return {
+            one.names[metric]: why for one in self.scorers for metric, why in one.undefined.items()
+        }
+
+    @property
+    def sizes(self) -> set[int]:
+        """How many items were scored. Several numbers if scorers left out different items."""
+        return {one.n for one in self.scorers} or {self.n}
+
+    def scorer_of(self, name: str) -> str | None:
+        """The name of the scores that the metric ``name`` summarises, if that is recorded."""
+        return next((one.scorer for one in self.scorers if name in one.names.values()), None)
+
+    def stderr_of(self, name: str) -> float | None:
+        """The standard error of the metric ``name``, if it is a mean and has one."""
+        for one in self.scorers:
+            for metric, full in one.names.items():
+                if full == name:
+                    return one.stderr if metric in _MEANS or metric == one.scorer else None
+        others = [other for other in self.metrics if other != "stderr"]
+        return self.metrics.get("stderr") if others == [name] else None
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,25 @@ class TrialResult:
             for name, value in evaluation.metrics.items()
         }
 
+    @cached_property
+    def stderrs(self) -> dict[str, float]:
+        """The standard errors of those ``metrics`` that have one, by the metric's name."""
+        return {
+            f"{evaluation.task}/{name}": error
+            for _, evaluation in self.evaluations
+            for name in evaluation.metrics
+            if (error := evaluation.stderr_of(name)) is not None
+        }
+
+    @cached_property
+    def undefined(self) -> dict[str, str]:
+        """``{"<task>/<metric>": reason}`` of the metrics that have no value."""
+        return {
+            f"{evaluation.task}/{name}": why
+            for _, evaluation in self.evaluations
+            for name, why in evaluation.undefined.items()
+        }
+
     @property
     def pretended(self) -> bool:
         """Whether any of its results is from a dry run."""

@@ -26,13 +26,18 @@ _NOTHING: Mapping[str, Any] = {}
 class Samples:
     """The samples of one evaluation, as columns of the same length.
 
-    ``scores`` are the scorers' values, by scorer, with ``None`` for a missing score. ``texts`` are
-    prompt and target, or ``None`` if the prompt is not plain text.
+    ``scores`` are the scorers' values, by scorer, with ``None`` for a missing score. ``reduced``
+    are those of items over their epochs, as the task reduces them, in the row of one epoch; empty
+    if there is one epoch. ``items`` identify the items in other evaluations: ids of the data set,
+    or digests of the content if it has no ids. ``texts`` are prompt and target, or ``None`` if the
+    prompt is not plain text.
     """
 
     ids: Sequence[Any]
+    items: Sequence[Any]
     epochs: Sequence[int]
     scores: Mapping[str, Sequence[Any]]
+    reduced: Mapping[str, Sequence[Any]]
     texts: Sequence[tuple[str, str] | None]
     metadata: Sequence[Mapping[str, Any]]
 
@@ -43,18 +48,23 @@ class Samples:
             rows = read_samples(folder / SAMPLES)
         except FileNotFoundError:
             return None
-        scored = [row.get("scores") or _NOTHING for row in rows]
-        scorers = dict.fromkeys(sys.intern(scorer) for scores in scored for scorer in scores)
         return cls(
             ids=[_shared(row["id"]) for row in rows],
+            items=[_shared(row.get("item", row["id"])) for row in rows],
             epochs=[row.get("epoch", 1) for row in rows],
-            scores={scorer: [scores.get(scorer) for scores in scored] for scorer in scorers},
+            scores=_columns([row.get("scores") or _NOTHING for row in rows]),
+            reduced=_columns([row.get("reduced") or _NOTHING for row in rows]),
             texts=[_text(row) for row in rows],
             metadata=[row.get("metadata") or _NOTHING for row in rows],
         )
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def of_items(self) -> Mapping[str, Sequence[Any]]:
+        """The scores of items: ``reduced``, or else ``scores``, whose mean over epochs counts."""
+        return self.reduced or self.scores
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
@@ -70,6 +80,11 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in data.split(b"\n") if line.strip()]
     except ValueError as error:
         raise CorruptRecord(f"{path}: expected one JSON object per line ({error})") from None
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(sys.intern(name) for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _text(row: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+
+from mosweep.core.facts import ScorerFacts
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +30,7 @@ class EvalResults:
     - ``samples``: a mapping for each item and epoch with ``task, id, epoch, input, target, output,
       scores {scorer: value or None}, metadata``
     - ``logs``: the path of each task's log
+    - ``scorers``: for each task, which scorer measured what
     - ``usage``: ``{model: {"input_tokens", "output_tokens"}}`` of all models, judges included
     """
 
@@ -36,6 +39,7 @@ class EvalResults:
     samples: Sequence[Mapping[str, Any]] = ()
     logs: Mapping[str, str] | None = None
     usage: Mapping[str, Mapping[str, int]] | None = None
+    scorers: Mapping[str, Sequence[ScorerFacts]] = field(default_factory=dict)
 
     def summary(self) -> pandas.DataFrame:
         """A table of ``model_id, task, metric, value`` with one row for each task and metric."""
@@ -60,7 +64,12 @@ class EvalResults:
         """The results that ``save`` wrote."""
         import asyncio
 
-        return cls(**json.loads(await asyncio.to_thread(Path(path).read_text, encoding="utf-8")))
+        data = json.loads(await asyncio.to_thread(Path(path).read_text, encoding="utf-8"))
+        scorers = {
+            task: [ScorerFacts(**one) for one in found]
+            for task, found in data.pop("scorers", {}).items()
+        }
+        return cls(**data, scorers=scorers)
 
 
 def write_samples(samples: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -114,7 +114,7 @@ def _measured(content: Content) -> Iterator[str]:
             if stage.kind.scores:
                 counts = sizes_of.setdefault(stage.task, set())
                 if stage.evaluation:
-                    counts.add(stage.evaluation.n)
+                    counts |= stage.evaluation.sizes
     for task, counts in sizes_of.items():
         items = "/".join(map(str, sorted(counts))) or "no"
         metrics = [
@@ -252,7 +252,7 @@ def _provenance(content: Content) -> Iterator[Facts]:
 
 def _with_error(trial: TrialResult, name: str) -> str | None:
     value = trial.metrics.get(name)
-    error = trial.metrics.get(name.rpartition("/")[0] + "/stderr")
+    error = trial.stderrs.get(name)
     if value is None:
-        return None
+        return "undefined" if name in trial.undefined else None
     return f"{value:.3f}" if error is None or math.isnan(error) else f"{value:.3f} ± {error:.3f}"

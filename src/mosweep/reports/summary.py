@@ -9,7 +9,7 @@ from typing import Any
 
 from mosweep.analysis.contamination import contaminated
 from mosweep.core.results import StageResult, SweepResult, TrialResult
-from mosweep.core.table import table_lines
+from mosweep.core.table import some_of, table_lines
 from mosweep.cost.budget import NOT_RUN
 from mosweep.cost.spending import spending
 
@@ -29,6 +29,8 @@ def summary_data(result: SweepResult) -> dict[str, Any]:
                 "control": trial.control,
                 "status": trial.status,
                 "metrics": trial.metrics,
+                "stderr": trial.stderrs,
+                "undefined": trial.undefined,
                 "stages": [_stage_data(stage) for stage in trial.stages],
                 **(
                     {"contamination": {one.task: one.fraction for one in marked[trial.name]}}
@@ -62,7 +64,7 @@ def summary_text(result: SweepResult) -> str:
 def _summary_lines(result: SweepResult) -> Iterator[str]:
     trials = sorted(result.trials, key=lambda trial: not trial.control)
     factors = _columns(trial.factors for trial in trials)
-    metrics = _columns(trial.metrics for trial in trials)
+    metrics = _columns({**trial.metrics, **trial.undefined} for trial in trials)
     values = [name for name in metrics if not _is_error_of(name, metrics)]
     short = _short_names(values)
     header = ["trial", *factors, *(short[name] for name in values), "n", "status"]
@@ -78,6 +80,7 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
             "contaminated: the training data has more evaluation items than "
             "contamination.max_overlap allows; see mosweep contamination"
         )
+    yield from _undefined_lines(trials)
     if spent := spending(result):
         yield f"providers: {spent}"
     if result.pretended:
@@ -91,20 +94,30 @@ def _row(
     cells += [trial.factors.get(name) for name in factors]
     for name in values:
         value = trial.metrics.get(name)
-        error = trial.metrics.get(name.rpartition("/")[0] + "/stderr")
+        error = trial.stderrs.get(name)
         if value is None:
-            cells.append(None)
+            cells.append("undefined" if name in trial.undefined else None)
         elif error is None or math.isnan(error):
             cells.append(f"{value:.3f}")
         else:
             cells.append(f"{value:.3f} ± {error:.3f}")
-    sizes = sorted({evaluation.n for _, evaluation in trial.evaluations})
+    sizes = sorted({size for _, evaluation in trial.evaluations for size in evaluation.sizes})
     status = "not run: budget" if any(_not_run(stage) for stage in trial.stages) else trial.status
     cells.append("/".join(map(str, sizes)))
     if loops:
         cells.append("{} of {}".format(*trial.rounds) if trial.rounds else "")
     cells += [f"{status}, contaminated" if marked else status]
     return cells
+
+
+def _undefined_lines(trials: Sequence[TrialResult]) -> Iterator[str]:
+    """Which metrics have no value in some trials, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for trial in trials:
+        for name, why in trial.undefined.items():
+            found.setdefault((name, why), []).append(trial.name)
+    for (name, why), names in found.items():
+        yield f"undefined: {name} in {some_of(names, 3)}; {why}"
 
 
 def _is_error_of(name: str, metrics: Sequence[str]) -> bool:

@@ -135,6 +135,8 @@ class Sweep:
         stages: dict[str, StageResult] = {}
         trials: dict[str, TrialResult] = {}
         takes: dict[str, Sequence[str]] = {}
+        design = launches[0].design if launches else {}
+        primary = design.get("primary_metric")
         for launch in launches:
             for key, spec in launch.stages.items():
                 if key not in stages:
@@ -149,7 +151,7 @@ class Sweep:
                     )
             for trial in launch.trials:
                 name = trial["name"]
-                trial_stages = [stages[key] for key in trial["stages"]]
+                trial_stages = [_judged(stages[key], primary) for key in trial["stages"]]
                 takes[name] = str(trial["takes"]).split()
                 if name in trials:
                     trial_stages = joined_stages(trials[name].stages, trial_stages)
@@ -161,7 +163,6 @@ class Sweep:
                     tuple(trial_stages),
                     f"{self.folder}/{name}",
                 )
-        design = launches[0].design if launches else {}
         return SweepResult(
             str(design.get("name") or self.folder.name),
             self.folder,
@@ -190,6 +191,17 @@ class Sweep:
                 if config and (level := level_of(config, key)) is not UNKNOWN
             }
             yield replace(trial, factors={**trial.factors, **levels}) if levels else trial
+
+
+def _judged(stage: StageResult, primary: str | None) -> StageResult:
+    """The stage, failed if its value of the sweep's primary metric is undefined."""
+    evaluation = stage.evaluation if primary and stage.kind.scores else None
+    why = evaluation and evaluation.undefined.get(str(primary).removeprefix(f"{stage.task}/"))
+    if not why:
+        return stage
+    return replace(
+        stage, status="failed", error=f"the primary metric {primary} is undefined: {why}"
+    )
 
 
 def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> list[Launch]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mosweep.core.errors import ConfigError, MissingExtra, StageError, UserError
+from mosweep.core.facts import ScorerFacts
 from mosweep.evals.base import EvalResults, EvalStatus, write_samples
 from mosweep.evals.inspect.options import InspectOptions, inspect_options
 from mosweep.evals.inspect.signature import check_arguments
@@ -152,11 +153,19 @@ class InspectEvalBackend:
         plan: Sequence[tuple[str, Mapping[str, Any]]],
         options: InspectOptions,
     ) -> EvalResults:
-        from mosweep.evals.inspect.log import add_usage, check_log, metrics_of, samples_of
+        from mosweep.evals.inspect.log import (
+            add_usage,
+            check_log,
+            check_model,
+            metrics_of,
+            samples_of,
+            scorers_of,
+        )
 
         folder = Path(self.folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         metrics: dict[str, dict[str, float]] = {}
+        scorers: dict[str, list[ScorerFacts]] = {}
         logs: dict[str, str] = {}
         samples: list[dict[str, Any]] = []
         usage: dict[str, dict[str, int]] = {}
@@ -166,13 +175,15 @@ class InspectEvalBackend:
             for spec, given in plan:
                 log = await _evaluate(spec, given, model, folder, options)
                 check_log(log, tolerate_errors=tolerate)
+                check_model(log, str(model))
                 task = log.eval.task if log.eval.task not in metrics else spec
-                metrics[task] = metrics_of(log)
+                scorers[task] = scorers_of(log)
+                metrics[task] = metrics_of(scorers[task])
                 logs[task] = log.location
                 samples += [{**row, "task": task} for row in samples_of(log)]
                 add_usage(usage, log)
         write_samples(samples, folder / SAMPLES)
-        return EvalResults(name, metrics, samples, logs, usage)
+        return EvalResults(name, metrics, samples, logs, usage, scorers)
 
 
 @contextlib.asynccontextmanager

@@ -66,7 +66,7 @@ class InspectEval(Work):
     provider: str | None = field(default=None, metadata=unkeyed)
 
     kind: ClassVar[Kind] = EVAL
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @property
     def traits(self) -> Traits:
@@ -99,12 +99,14 @@ class InspectEval(Work):
         results = await job.wait()
         [(task, metrics)] = results.metrics.items()
         scores = {metric: value for metric, value in metrics.items() if metric != "n"}
+        scorers = tuple(results.scorers.get(task, ()))
         used = _used(results.usage or {})
         facts = EvalFacts(
             task=self.task,
             model_id=self._model_id(context),
             metrics=scores,
             n=int(metrics["n"]),
+            scorers=scorers,
             dataset=dataset_ref(data) if data else None,
             usage=used if len(used) > 1 else used[0] if used else None,
             more={"inspect_task": task, "eval_log": Path((results.logs or {})[task]).name},

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import StageError
+from mosweep.core.facts import ScorerFacts
+from mosweep.core.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog
+    from inspect_ai.log import EvalLog, EvalScore
 
-__all__ = ["add_usage", "check_log", "metrics_of", "samples_of"]
+__all__ = [
+    "add_usage",
+    "check_log",
+    "check_model",
+    "metrics_of",
+    "samples_of",
+    "scorers_of",
+]
 
 
 def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
@@ -38,48 +47,96 @@ def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
         raise StageError(
             f"evaluation {task}: nothing was scored (does the task have a scorer?)", where
         )
-    scored = [
-        len(samples) if score.scored_samples is None else score.scored_samples for score in scores
-    ]
-    if not samples or not all(scored):
+    if not samples or not any(_scored(log, score) for score in scores):
         raise StageError(f"evaluation {task}: no sample was scored ({len(samples)} samples)", where)
 
 
-def metrics_of(log: EvalLog) -> dict[str, float]:
-    """``{name: value}`` of all scorers, and ``n``, the number of scored samples.
+def check_model(log: EvalLog, expected: str) -> None:
+    """Raise ``StageError`` if the log is of another model: a task may name one of its own."""
+    if log.eval.model != expected:
+        raise StageError(
+            f"evaluation {log.eval.task}: it evaluated {log.eval.model} instead of {expected}; "
+            "remove model=… from its Task",
+            log.location or None,
+        )
+
+
+def scorers_of(log: EvalLog) -> list[ScorerFacts]:
+    """What each scorer measured.
 
     If several scorers have a metric of the same name, it is called ``scorer/metric`` or
-    ``scorer/reducer/metric``.
+    ``scorer/reducer/metric``. Raises ``StageError`` if no metric has a value.
     """
     assert log.results is not None
-    rows: list[tuple[str, str | None, str, float]] = []
-    for score in log.results.scores:
-        count = len(log.samples or []) if score.scored_samples is None else score.scored_samples
-        rows += [
-            (score.name, score.reducer, metric.name, float(metric.value))
-            for metric in score.metrics.values()
-        ]
-        rows.append((score.name, score.reducer, "n", float(count)))
-    for scorer, _, name, value in rows:
-        if not math.isfinite(value):
-            raise StageError(
-                f"evaluation {log.eval.task}: {scorer}/{name} is {value}", log.location or None
+    scores = log.results.scores
+    metrics = [(score, metric.name) for score in scores for metric in score.metrics.values()]
+    plain = Counter(name for _, name in metrics)
+    qualified = Counter((score.name, name) for score, name in metrics)
+
+    def full(score: EvalScore, name: str) -> str:
+        if plain[name] == 1 and name != "n":
+            return name
+        if qualified[score.name, name] == 1 or score.reducer is None:
+            return f"{score.name}/{name}"
+        return f"{score.name}/{score.reducer}/{name}"
+
+    found = []
+    for score in scores:
+        values = {metric.name: float(metric.value) for metric in score.metrics.values()}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        found.append(
+            ScorerFacts(
+                scorer=_series(log, score),
+                metrics=finite,
+                names={name: full(score, name) for name in values},
+                n=_scored(log, score),
+                stderr=finite.get("stderr"),
+                undefined={
+                    name: f"its value is {value}"
+                    for name, value in values.items()
+                    if not math.isfinite(value)
+                },
             )
-    plain = Counter(name for _, _, name, _ in rows)
-    qualified = Counter((scorer, name) for scorer, _, name, _ in rows)
-    metrics = {}
-    for scorer, reducer, name, value in rows:
-        if plain[name] == 1:
-            metrics[name] = value
-        elif qualified[scorer, name] == 1:
-            metrics[f"{scorer}/{name}"] = value
-        else:
-            metrics[f"{scorer}/{reducer}/{name}"] = value
-    counts = {value for _, _, name, value in rows if name == "n"}
-    if len(counts) == 1:  # all scorers agree on the number of samples
-        metrics = {name: value for name, value in metrics.items() if name.rpartition("/")[2] != "n"}
-        metrics["n"] = counts.pop()
-    return metrics
+        )
+    if not any(one.metrics for one in found):
+        names = ", ".join(name for one in found for name in one.names.values()) or "none"
+        raise StageError(
+            f"evaluation {log.eval.task}: no metric has a value ({names})", log.location or None
+        )
+    return found
+
+
+def metrics_of(scorers: Iterable[ScorerFacts]) -> dict[str, float]:
+    """``{name: value}`` of all scorers, and ``n``, the largest number of scored samples."""
+    scorers = list(scorers)
+    metrics = {one.names[name]: value for one in scorers for name, value in one.metrics.items()}
+    return {**metrics, "n": float(max(one.n for one in scorers))}
+
+
+def _scored(log: EvalLog, score: EvalScore) -> int:
+    return len(log.samples or []) if score.scored_samples is None else score.scored_samples
+
+
+def _series(log: EvalLog, score: EvalScore) -> str:
+    """The name of the score's items in the samples: see ``samples_of``."""
+    known = {
+        name
+        for sample in log.samples or []
+        for scorer, one in (sample.scores or {}).items()
+        for name, _ in _flat(scorer, one.value)
+    }
+    names = (score.name, f"{score.scorer}/{score.name}", score.scorer)
+    name = next((name for name in names if name in known), score.name)
+    several = len(_reducers(log).get(score.scorer, ())) > 1
+    return f"{name}/{score.reducer}" if several and score.reducer else name
+
+
+def _reducers(log: EvalLog) -> dict[str, list[str]]:
+    """The reducers of each scorer's epochs."""
+    reducers: dict[str, list[str]] = {}
+    for reduction in log.reductions or []:
+        reducers.setdefault(reduction.scorer, []).append(reduction.reducer or "mean")
+    return reducers
 
 
 def add_usage(usage: dict[str, dict[str, int]], log: EvalLog) -> None:
@@ -106,8 +163,12 @@ def samples_of(log: EvalLog) -> list[dict[str, Any]]:
         result = convert(value)
         return result if math.isfinite(result) else None
 
+    reduced = _reduced(log, number)
+    samples = log.samples or []
+    automatic = _is_automatic([sample.id for sample in samples])
+    seen: Counter[str] = Counter()
     rows = []
-    for sample in log.samples or []:
+    for sample in samples:
         scores: dict[str, float | None] = {}
         about: dict[str, Any] = {}
         for scorer, score in (sample.scores or {}).items():
@@ -129,10 +190,43 @@ def samples_of(log: EvalLog) -> list[dict[str, Any]]:
         }
         if about:
             row["score_metadata"] = about
+        if automatic:
+            content = fingerprint([row["input"], sample.target])[:16]
+            seen[f"{sample.epoch} {content}"] += 1
+            row["item"] = f"{content}.{seen[f'{sample.epoch} {content}']}"
+        if values := reduced.pop(sample.id, None):
+            row["reduced"] = values
         if sample.error is not None:
             row["error"] = _line(sample.error.message)
         rows.append(row)
     return rows
+
+
+def _reduced(
+    log: EvalLog, number: Callable[[Any], float | None]
+) -> dict[Any, dict[str, float | None]]:
+    """The score of each item over its epochs, by the task's own reducer. Empty for one epoch."""
+    if (log.eval.config.epochs or 1) < 2:
+        return {}
+    reducers, found = _reducers(log), dict[Any, dict[str, float | None]]()
+    for reduction in log.reductions or []:
+        several = len(reducers[reduction.scorer]) > 1
+        for score in reduction.samples:
+            for name, value in _flat(reduction.scorer, score.value):
+                series = f"{name}/{reduction.reducer}" if several and reduction.reducer else name
+                found.setdefault(score.sample_id, {})[series] = number(value)
+    return found
+
+
+def _is_automatic(ids: Sequence[Any]) -> bool:
+    """Whether Inspect numbered the items, because the data set gives no ids.
+
+    Such a number is a position, which is another item's after shuffling.
+    """
+    distinct = list(dict.fromkeys(ids))
+    return bool(distinct) and all(
+        type(one) is int and one == distinct[0] + place for place, one in enumerate(distinct)
+    )
 
 
 def _flat(scorer: str, value: Any) -> Iterator[tuple[str, Any]]:
