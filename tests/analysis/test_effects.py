@@ -592,8 +592,10 @@ def test_false_finds_and_intervals_over_1500_sweeps_of_the_dry_run(
             )
             folders[Path(trial.stages[-1].folder or "")] = Samples(
                 ids=range(1, 101),
+                items=range(1, 101),
                 epochs=[1] * 100,
                 scores={SCORE: scores},
+                reduced={},
                 texts=[None] * 100,
                 metadata=[{}] * 100,
             )
