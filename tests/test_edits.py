@@ -88,17 +88,22 @@ NEUTRAL: dict[str, tuple[Edit, set[str]]] = {
 }
 
 
-@pytest.fixture
-def project(shell: Shell) -> Shell:
-    write(shell.folder, shell.folder)
-    task = shell.folder / "tasks" / "mine"
+def write_project(folder: Path) -> None:
+    """A user's project: task, package, trainer and evaluator."""
+    write(folder, folder)
+    task = folder / "tasks" / "mine"
     task.mkdir(parents=True)
     (task / "data.py").write_text(DATA)
     (task / "helpers.py").write_text(HELPERS)
     (task / "eval.py").write_text("")
     (task / "words.txt").write_text(" ".join(f"w{n}" for n in range(20)))
-    (shell.folder / "ours").mkdir()
-    (shell.folder / "ours" / "rules.py").write_text("ENDING = '!'\n")
+    (folder / "ours").mkdir()
+    (folder / "ours" / "rules.py").write_text("ENDING = '!'\n")
+
+
+@pytest.fixture
+def project(shell: Shell) -> Shell:
+    write_project(shell.folder)
     return shell
 
 

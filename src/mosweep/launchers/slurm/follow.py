@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.reuse import adopt
+from mosweep.core.types import Stage
 from mosweep.launchers.slurm.answers import Job
 from mosweep.launchers.slurm.errors import SlurmUnavailable
 from mosweep.launchers.slurm.jobs import Ended, Jobs
@@ -44,7 +46,9 @@ class Follower:
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
         self.may_be_trivial = {
-            key: None for key, stage in jobs.todo.items() if stage.work.traits.may_be_trivial
+            key: None
+            for key, stage in jobs.todo.items()
+            if stage.work.traits.may_be_trivial or key in jobs.plan.maybe
         }
         self.stuck: set[tuple[str, str]] = set()  # Labels and reasons that were reported.
         self.begun = time.time()
@@ -96,6 +100,8 @@ class Follower:
             if stage is None or not jobs.is_ready(stage):
                 continue
             del self.may_be_trivial[key]
+            if key in jobs.plan.maybe and self.is_found(stage):
+                continue
             records = {role: jobs.store.read(need.key) for role, need in stage.needs.items()}
             inputs = {role: record.artifact for role, record in records.items() if record}
             if len(inputs) < len(records) or not stage.work.is_trivial(inputs):
@@ -116,6 +122,18 @@ class Follower:
                 jobs.finished(key, "here", event["seconds"], bool(event.get("elsewhere")))
             else:
                 jobs.failed(key, "here", event["error"], Path(event["log"]))
+
+    def is_found(self, stage: Stage) -> bool:
+        """End a stage here if a finished one has the same content. Its job is not needed."""
+        jobs, key = self.jobs, stage.key
+        adopt(jobs.store, [stage])
+        if not jobs.store.read(key):
+            return False
+        if key in jobs.at:
+            event = {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
+            jobs.at[key].submission.mark_done(jobs.at[key].index, event)
+        jobs.finished(key, "here", 0.0, True)
+        return True
 
     # -- Slurm -------------------------------------------------------------------------------------
 
