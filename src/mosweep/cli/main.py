@@ -17,6 +17,8 @@ from mosweep.core.errors import MissingExtra, MosweepError, UserError
 __all__ = ["VERBS", "dispatch", "main", "run_verb"]
 
 VERBS = {
+    "help": "show the verbs; or explain a key, such as lora.rank",
+    "list": "list the sweeps: name, last launch, trials, state",
     "plan": "show what a command would run: trials, cached stages, stages to run",
     "status": "show the state of a sweep, by trial and stage",
     "progress": "the same as status",
@@ -37,7 +39,7 @@ VERBS = {
 }
 
 #: Other names of verbs.
-_ALIASES = {"progress": "status"}
+_ALIASES = {"help": "reference", "list": "sweeps", "progress": "status"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,11 +55,14 @@ def dispatch(arguments: list[str]) -> int:
         if arguments[:1] == ["--version"]:
             print(f"mosweep {__version__}")
             return 0
-        if arguments[:1] and arguments[0] in VERBS:
+        if not arguments:
+            print_verbs()
+            print("mosweep --help shows the configuration groups and all keys.")
+            return 0
+        if arguments[0] in VERBS:
             return run_verb(arguments[0], arguments[1:])
         if (
-            arguments[:1]
-            and not arguments[0].startswith("-")
+            not arguments[0].startswith("-")
             and "=" not in arguments[0]
             and not arguments[0].startswith(("+", "~"))
         ):

@@ -16,7 +16,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Option", "meanings", "options"]
+__all__ = ["Option", "all_options", "meanings", "options"]
 
 _NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "anything"}
 
@@ -26,7 +26,8 @@ class Option:
     """One key that can be set.
 
     ``type``, ``default`` and ``bounds`` are readable text. ``keyed``: another value gives another
-    stage. ``meaning`` is empty if the class does not give one.
+    stage. ``meaning`` is empty if the class does not give one. ``choice`` is the only choice of a
+    group that has the key, such as ``backend=tinker``.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Option:
     bounds: str
     keyed: bool
     meaning: str
+    choice: str = ""
 
 
 def options(cls: type[Any], section: str = "", *, keyed: bool = True) -> list[Option]:
@@ -143,3 +145,19 @@ def _bounds(bounds: tuple[float | None, ...] | None) -> str:
     return ", ".join(
         f"{word} {bound:g}" for word, bound in zip(words, bounds, strict=True) if bound is not None
     )
+
+
+def all_options() -> list[Option]:
+    """All keys of a trial's configuration, of the choices of ``backend`` and ``eval``, and of
+    ``resources``.
+    """
+    from mosweep.config.choices import choices_of
+    from mosweep.config.groups import Config
+    from mosweep.config.resources import Request
+
+    found = [one for one in options(Config) if one.key not in ("backend", "eval", "resources")]
+    for group in ("backend", "eval"):
+        for name, cls in choices_of(group).items():
+            own = options(cls, group)
+            found += [dataclasses.replace(one, choice=f"{group}={name}") for one in own]
+    return [*found, *options(Request, "resources", keyed=False)]

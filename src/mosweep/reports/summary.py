@@ -151,6 +151,8 @@ def print_outcome(result: SweepResult, folder: str) -> None:
         print(failures)
     elif result.stages and all(stage.cached for stage in result.stages.values()):
         print("nothing to do: every stage is already done")
+    else:
+        print(f"next: mosweep analyze {folder.removeprefix('multirun/')}")
     print(f"{folder}")
 
 
