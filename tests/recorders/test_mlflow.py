@@ -740,6 +740,27 @@ def test_server(
     assert seen(uri, tmp_path) == remote
 
 
+@pytest.mark.parametrize("silent", [False, True], ids=["refuses", "silent"])
+def test_a_server_that_does_not_answer_costs_seconds_and_one_line(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    monkeypatch.setattr("mosweep.recorders.mlflow.client.ANSWER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not silent:
+            server.close()
+        started = time.monotonic()
+        with pytest.warns(ProjectionWarning) as told:
+            MLflowRecorder(f"http://me:secret@127.0.0.1:{port}").sweep_finished(
+                SweepFinished(sweep())
+            )
+    assert time.monotonic() - started < 20
+    [line] = [str(one.message) for one in told]
+    assert line.startswith(f"not recorded in MLflow (http://127.0.0.1:{port} does not answer: ")
+    assert line.endswith("run `mosweep sync` later")
+    assert "secret" not in line
+
+
 def test_marker_keeps_no_password(sweep: Sweep, uri: str, tmp_path: Path) -> None:
     result = sweep(ranks=())
     project(result, f"{uri}?password=hunter2")

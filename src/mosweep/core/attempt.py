@@ -11,6 +11,7 @@ from typing import Any
 from mosweep.core.claims import Owner, this_process
 from mosweep.core.errors import MosweepError
 from mosweep.core.provenance import versions
+from mosweep.core.reuse import found_by, publish_found
 from mosweep.core.store import Attempt, Record, Store
 
 __all__ = ["Ended", "attempt", "note_failure"]
@@ -62,8 +63,8 @@ async def attempt(
             store.abandon(place)
             return Ended(record)
         same = content()
-        if same and (found := store.find(payload, same)):
-            return Ended(store.adopt(place, found, payload, same, **about))
+        if same and (found := found_by(store, payload, same)):
+            return Ended(publish_found(store, place, found, payload, same, about))
         facts = await run(place)
         record = store.publish(
             place,

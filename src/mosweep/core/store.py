@@ -45,9 +45,6 @@ LOG = "log.txt"
 #: The parts of a record that are kept only if it is read whole.
 _BULKY = ("payload", "versions", "files")
 
-#: The parts of a record that say how its result was computed.
-_MADE = ("started", "finished", "host", "job", "versions", "resources", "tries")
-
 #: The parts of a record that many records have in common.
 _COMMON = ("kind", "label", "host")
 
@@ -242,43 +239,6 @@ class Store:
                 f"stage {key[:12]} was published by another attempt, but that record is damaged"
             )
         return record
-
-    def find(self, payload: Mapping[str, Any], content: str) -> Record | None:
-        """The latest finished result with this content."""
-        found = (self.read(key, whole=True) for key in self.contents.find(payload, content))
-        return next((record for record in found if record), None)
-
-    def adopt(
-        self,
-        attempt: Attempt,
-        found: Record,
-        payload: Mapping[str, Any],
-        content: str,
-        **about: Any,
-    ) -> Record:
-        """Publish ``found``, which was read whole, as the result of the attempt's stage, too.
-
-        The files are linked, not copied. Times, host and versions stay those of the computation.
-        """
-        files: Sequence[Mapping[str, Any]] = found.data["files"]
-        for file in files:
-            source, place = found.folder / file["name"], attempt.folder / file["name"]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(source, place)
-            except OSError:  # A file system without hard links.
-                import shutil
-
-                shutil.copy2(source, place)
-        made = {name: found.data[name] for name in _MADE if name in found.data}
-        return self.publish(
-            attempt,
-            payload=payload,
-            facts=found.facts,
-            content=content,
-            files=files,
-            **{**made, **about, "found": found.data.get("found", found.key)},
-        )
 
     def abandon(self, attempt: Attempt) -> None:
         """End a failed attempt. Its folder stays, because it has the log."""

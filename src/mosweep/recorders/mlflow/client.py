@@ -36,12 +36,38 @@ def load() -> Any:
     """The module ``mlflow``, with its log output off. Raises ``MissingExtra``."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # MLflow's own defaults, 7 retries of 120 s, make a failing server cost minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     with _variable("MLFLOW_LOGGING_LEVEL", "WARNING"):  # MLflow reads it during its import.
         try:
             import mlflow.tracking
         except ImportError as error:
             raise MissingExtra("mlflow", "mlflow", "recording in MLflow") from error
     return mlflow
+
+
+def check_answers(uri: str) -> None:
+    """Raise ``OSError`` if the server at ``uri`` does not answer within ``ANSWER_S`` seconds.
+
+    Any answer counts, also an error: MLflow's client has better messages for those.
+    """
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S).close()
+    except urllib.error.HTTPError:
+        return
+    except urllib.error.URLError as error:
+        raise OSError(f"{_without_password(uri)} does not answer: {error.reason}") from None
+    except OSError as error:
+        raise OSError(f"{_without_password(uri)} does not answer: {error}") from None
+
+
+def _without_password(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def view_tag(columns: Sequence[str]) -> tuple[str, str]:
@@ -53,6 +79,10 @@ def artifact_location(root: Path, experiment: str) -> str:
     """The location of an experiment's artifacts: a path, or a URI if the path needs quoting."""
     folder = root.absolute() / "".join(c if c.isalnum() or c in "-_" else "_" for c in experiment)
     return folder.as_uri() if set("%#?;") & set(str(folder)) else str(folder)
+
+
+#: Seconds in which a server has to answer before runs are written.
+ANSWER_S = 10.0
 
 
 class ClientWriter:
