@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from tests.forks import UNWANTED, Forks, may_be_forked
+from tests.forks import UNWANTED, Forks
 
 DRY = ("backend=dummy", "tracking=none")
 #: Files that take minutes. Processes that share the tests begin with them, lest one is still at
@@ -89,7 +89,7 @@ class Shell:
         cwd: Path | None = None,
     ) -> Outcome:
         environment = {**self.environment, **(env or {})}
-        if may_be_forked(environment):
+        if _forks().may_run(environment):
             return Outcome(*_forks().run(words, cwd or self.folder, environment, timeout))
         done = subprocess.run(
             self.command(*words),

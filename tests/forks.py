@@ -40,6 +40,7 @@ class Forks:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
+        self.environment = dict(os.environ)
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore::DeprecationWarning"),
@@ -51,6 +52,11 @@ class Forks:
         )
         theirs.close()
         self.stream = ours.makefile("rw", encoding="utf-8")
+
+    def may_run(self, environment: Mapping[str, str]) -> bool:
+        """Whether a command with this environment may run in a copy."""
+        changed = {name for name, _ in environment.items() ^ self.environment.items()} - UNWANTED
+        return not any(name.startswith(AT_START) for name in changed)
 
     def run(
         self, words: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
@@ -71,12 +77,6 @@ class Forks:
             if status is None:
                 raise subprocess.TimeoutExpired(list(words), timeout, out, err)
             return status, _text(out), _text(err)
-
-
-def may_be_forked(environment: Mapping[str, str]) -> bool:
-    """Whether a command with this environment may run in a copy."""
-    changed = {name for name, _ in environment.items() ^ os.environ.items()} - UNWANTED
-    return not any(name.startswith(AT_START) for name in changed)
 
 
 def _text(data: bytes) -> str:

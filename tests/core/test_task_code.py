@@ -151,3 +151,25 @@ def test_a_large_file_is_read_once_and_again_after_an_edit(
         file.write(b"1")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file_digest(path) != first, "same inode, size and time of modification"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "with open('log.txt', 'a') as log: log.write(x)",
+        "open(file='log.txt', mode='w')",
+        "(Path(__file__).parent / 'log.txt').write_text(x)",
+        "with Path('log.txt').open('wb') as log: pass",
+        "frame.to_csv('log.txt')",
+    ],
+)
+def test_what_the_code_writes_does_not_count(project: Path, code: str) -> None:
+    for path in (project / "tasks/mine/data.py", project / "free.py"):
+        write(path, f"{code}\nopen('words.txt')")
+        write(path.parent / "words.txt", "a")
+        before = covered_files(path)
+        write(path.parent / "log.txt", "written")
+        write(project / "log.txt", "written")
+        assert covered_files(path) == before, path
+        write(path.parent / "words.txt", "b")
+        assert covered_files(path) != before

@@ -29,7 +29,7 @@ _LARGE = 1 << 20
 #: A file that changed this recently may change again without another time, in nanoseconds.
 _UNSETTLED = 2_000_000_000
 #: Raise it when ``Source`` or the form of the syntax changes.
-_VERSION = 1
+_VERSION = 2
 
 
 def file_digest(path: Path) -> str:
@@ -61,13 +61,14 @@ def source_of(path: Path) -> Source:
         source = read_source(text)
         _memory().put(content, astuple(source))
         return source
-    digest, imports, names, folders, lists = known
+    digest, imports, names, folders, lists, written = known
     return Source(
         digest,
         tuple(Import(module, tuple(taken), level) for module, taken, level in imports),
         tuple(names),
         tuple(folders),
         lists,
+        tuple(written),
     )
 
 

@@ -24,6 +24,13 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,6}")
 _PATH_CALLS = frozenset("Path PurePath join joinpath open glob rglob iglob read_text".split())
 #: Calls that read whatever is in a folder.
 _LISTING_CALLS = frozenset("iterdir listdir scandir walk rglob glob".split())
+#: Calls that write to what they are called on, or to their first argument.
+_WRITING_CALLS = frozenset(
+    "write_text write_bytes touch unlink rename replace mkdir makedirs remove save savetxt to_csv "
+    "to_json to_parquet to_pickle".split()
+)
+_FILE_ARGUMENTS = frozenset("file path fname path_or_buf".split())
+_WRITING_MODE = re.compile(r"[wax][bt+]*|r[bt]*\+[bt]*")
 _MODULE_CALLS = frozenset({"import_module", "__import__"})
 #: Fields that differ between versions of Python, or say nothing about the result.
 _IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
@@ -47,6 +54,7 @@ class Source:
     - ``names``: text in it that may name a file. ``*`` stands for what is computed.
     - ``folders``: text in it that is used as a path and may name a folder
     - ``lists``: it lists its own folder
+    - ``written``: text in it that names a file which it writes itself
     """
 
     digest: str
@@ -54,6 +62,7 @@ class Source:
     names: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     lists: bool = False
+    written: tuple[str, ...] = ()
 
 
 def read_source(text: bytes) -> Source:
@@ -65,6 +74,7 @@ def read_source(text: bytes) -> Source:
     imports: list[Import] = []
     names: set[str] = set()
     folders: set[str] = set()
+    written: set[str] = set()
     lists = own = False
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -78,6 +88,8 @@ def read_source(text: bytes) -> Source:
             given = [*_texts(node.args), *_texts([keyword.value for keyword in node.keywords])]
             if called in _PATH_CALLS:
                 folders.update(given)
+            if called in _WRITING_CALLS or (called == "open" and _for_writing(node)):
+                written.update(_written(node))
             if called in _MODULE_CALLS:
                 imports += [Import(name) for name in given[:1]]
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
@@ -91,6 +103,7 @@ def read_source(text: bytes) -> Source:
         tuple(sorted(names)),
         tuple(sorted(folders)),
         lists and own,
+        tuple(sorted(written)),
     )
 
 
@@ -143,6 +156,26 @@ def _called(node: ast.Call) -> str:
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
+
+
+def _for_writing(node: ast.Call) -> bool:
+    """Whether a call of ``open`` has a mode that writes."""
+    return any(_WRITING_MODE.fullmatch(text) for text in _texts([*node.args, *_values(node)]))
+
+
+def _values(node: ast.Call) -> list[ast.expr]:
+    return [keyword.value for keyword in node.keywords]
+
+
+def _written(node: ast.Call) -> Iterator[str]:
+    """The texts in what a writing call is called on, or in its first argument."""
+    targets = [node.func.value] if isinstance(node.func, ast.Attribute) else []
+    named = [keyword.value for keyword in node.keywords if keyword.arg in _FILE_ARGUMENTS]
+    for target in [*targets, *node.args[:1], *named]:
+        for inner in ast.walk(target):
+            yield from _file_names(inner)
+            if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                yield inner.value
 
 
 def _texts(nodes: list[ast.expr]) -> list[str]:

@@ -3,7 +3,7 @@
 Covered are:
 
 - all files in the folder of a task (one with ``data.py`` or ``eval.py``), but not hidden or
-  git-ignored files, compiled files, its README and ``eval.yaml``
+  git-ignored files, compiled files, its README, ``eval.yaml`` and files that its code writes
 - of any other task, the file and those files in its folder that the code names
 - the modules that these import from outside the standard library and ``site-packages``, and the
   files that those name
@@ -275,8 +275,14 @@ def _task_files(folder: Path) -> list[Path]:
         if path.suffix not in (".pyc", ".pyo")
         and not (path.parent == folder and _is_about(path.name))
     ]
+    written = {name for path in files if path.suffix == ".py" for name in source_of(path).written}
     ignored = _git_ignored(folder, files)
-    return [path for path in files if path not in ignored]
+    return [
+        path
+        for path in files
+        if path not in ignored
+        and (path.suffix == ".py" or not {path.name, str(path.relative_to(folder))} & written)
+    ]
 
 
 def _is_about(name: str) -> bool:
@@ -327,6 +333,8 @@ def _named(folder: Path, source: Source) -> Iterator[Path]:
     """The files that a Python file in ``folder`` names, relative to it or to where we are."""
     here = Path.cwd()
     for name in source.names:
+        if name in source.written:
+            continue
         for place in dict.fromkeys((folder, here)):
             with contextlib.suppress(OSError, ValueError, NotImplementedError, IndexError):
                 yield from _matching(place, name, own=place == folder)
