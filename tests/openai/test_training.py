@@ -357,9 +357,8 @@ def test_an_outage_longer_than_patience(openai: Service) -> None:
 
     with pytest.raises(
         RemoteError,
-        match=r"^OpenAI: polling ftjob-\w+: 503 server_error: The server had an error \(tried "
-        r"for 1 "
-        r"s\)$",
+        match=r"^OpenAI: polling ftjob-\w+: 503 server_error: The server had an error "
+        r"\(retried for 1 s\)$",
     ):
         asyncio.run(go())
 
