@@ -13,6 +13,7 @@ from importlib import import_module
 
 from mosweep import __version__
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
+from mosweep.core.imports import working_directory_last
 
 __all__ = ["VERBS", "dispatch", "main", "run_verb"]
 
@@ -42,8 +43,7 @@ _ALIASES = {"progress": "status"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mosweep`` and ``python -m mosweep``; exits with the status."""
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # The user's own modules come after installed ones.
+    working_directory_last()
     sys.exit(dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.files import write_whole
+from mosweep.core.imports import working_directory_last
 from mosweep.core.store import Store
 from mosweep.launchers.worker import Event, perform_now
 
@@ -65,4 +66,5 @@ def has_inputs(store: Store, spec: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
+    working_directory_last()
     sys.exit(main(Store(Path(sys.argv[1])), Path(sys.argv[2])))

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.files import write_whole
+from mosweep.core.imports import working_directory_last
 from mosweep.core.store import Store
 from mosweep.core.types import load_work
 from mosweep.core.work import Work
@@ -153,4 +154,5 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    working_directory_last()
     sys.exit(main(Store(Path(sys.argv[1])), Path(sys.argv[2])))
