@@ -14,6 +14,7 @@ from importlib import import_module
 from mosweep import __version__
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
 from mosweep.core.imports import working_directory_last
+from mosweep.core.terminal import write_any_text
 
 __all__ = ["VERBS", "dispatch", "main", "run_verb"]
 
@@ -44,6 +45,7 @@ _ALIASES = {"progress": "status"}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mosweep`` and ``python -m mosweep``; exits with the status."""
     working_directory_last()
+    write_any_text()
     sys.exit(dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -104,7 +104,7 @@ class Worker:
         """Add a line to the log of a stage that has died."""
         with contextlib.suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "a") as file:
+            with open(log, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
     def end(self) -> None:

@@ -28,10 +28,12 @@ from typing import Any
 
 from mosweep.core import schema
 from mosweep.core.attempt import attempt, note_failure
-from mosweep.core.errors import MosweepError, StageError
+from mosweep.core.errors import StageError
 from mosweep.core.imports import working_directory_last
+from mosweep.core.reasons import reason_of
 from mosweep.core.reuse import content_key
 from mosweep.core.store import Attempt, DamageWarning, Store
+from mosweep.core.terminal import write_utf8
 from mosweep.core.types import check_own_code, load_work
 from mosweep.core.work import Context, Resources, Work
 from mosweep.launchers.output import PerTask, process_output_to, task_output_to
@@ -96,7 +98,7 @@ async def perform(
     assert ended.place is not None
     note_failure(ended.place, ended.error)
     log = str(ended.place.log)
-    return {"event": "failed", "key": key, "error": _first_line(ended.error), "log": log}
+    return {"event": "failed", "key": key, "error": reason_of(ended.error), "log": log}
 
 
 def perform_now(
@@ -137,12 +139,6 @@ async def _run(
     return await (bounded(running) if bounded else running)
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of an error, for the journal and tables."""
-    message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
-    return message.strip().splitlines()[0] if message.strip() else type(error).__name__
-
-
 def run_immediate(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that awaits nothing, without the cost of loading an event loop."""
     try:
@@ -163,6 +159,7 @@ def main() -> None:
     import warnings
 
     working_directory_last()
+    write_utf8()
     root, channel, *mode = sys.argv[1:]
     store = Store(Path(root))
     os.set_inheritable(int(channel), False)
