@@ -330,7 +330,12 @@ async def test_torchtune_and_tinker_agree(
 
 @in_loop
 async def test_the_base_model_answers_through_inspect(server: Server) -> None:
-    from inspect_ai.model import GenerateConfig, get_model
+    from inspect_ai.model import (
+        ChatMessageAssistant,
+        ChatMessageUser,
+        GenerateConfig,
+        get_model,
+    )
 
     import mosweep.backends.tinker.registry  # noqa: F401
 
@@ -351,6 +356,12 @@ async def test_the_base_model_answers_through_inspect(server: Server) -> None:
     assert (short.completion, short.stop_reason) == ("he", "max_tokens")
     cut = await model.generate("hello", config=GenerateConfig(max_tokens=12, stop_seqs=["l"]))
     assert (cut.completion, cut.stop_reason) == ("he", "stop")
+    begun: list[Any] = [ChatMessageUser(content="hello"), ChatMessageAssistant(content="he")]
+    rest = await model.generate(begun, config=GenerateConfig(max_tokens=12))
+    assert rest.completion == "llo"
+    for setting in ({"logprobs": True}, {"presence_penalty": 1.0}, {"top_p": 0.9}):
+        with pytest.raises(ConfigError, match=f"inspect.{next(iter(setting))}="):
+            await model.generate("hello", config=GenerateConfig(**setting))
 
 
 @pytest.mark.parametrize(

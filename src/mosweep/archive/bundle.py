@@ -42,6 +42,7 @@ from mosweep.core.store import Record
 from mosweep.core.table import some_of
 from mosweep.core.work import Kind
 from mosweep.sweep.folder import Sweep
+from mosweep.sweep.writing import restore
 
 __all__ = ["pack"]
 
@@ -63,6 +64,7 @@ def pack(
     if not sweep.launches:
         raise UserError(f"{sweep.folder}: nothing was launched there yet")
     result, records = sweep.result(), _records(sweep)
+    restore(sweep, {trial.name: {} for trial in result.trials})
     entries, exceptions = _entries(sweep, result, records, weights=weights, data=data)
     entries["environment.txt"] = environment()
     stages = [record for record, _ in records.values()]

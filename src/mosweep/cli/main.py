@@ -13,6 +13,8 @@ from importlib import import_module
 
 from mosweep import __version__
 from mosweep.core.errors import MissingExtra, MosweepError, UserError
+from mosweep.core.imports import working_directory_last
+from mosweep.core.terminal import write_any_text
 
 __all__ = ["VERBS", "dispatch", "main", "run_verb"]
 
@@ -44,8 +46,8 @@ _ALIASES = {"help": "reference", "list": "sweeps", "progress": "status"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mosweep`` and ``python -m mosweep``; exits with the status."""
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # The user's own modules come after installed ones.
+    working_directory_last()
+    write_any_text()
     sys.exit(dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mosweep.core.terminal import json_line
 from mosweep.core.types import Stage, Trial
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def parser_of(verb: str, text: str, *, sweep: bool = True) -> argparse.ArgumentP
 
 def print_json(data: Any) -> None:
     """Print ``data`` as JSON."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    print(json_line(data, indent=2))
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:

@@ -29,12 +29,11 @@ def ui(arguments: Sequence[str]) -> int:
         "--uri", help="MLflow's tracking URI (default: the SQLite file in MOSWEEP_HOME)"
     )
     args = parser.parse_args(arguments)
-    import importlib.util
-
     from mosweep.core.errors import MissingExtra
+    from mosweep.core.imports import installed
     from mosweep.execution.launch import tracking_uri
 
-    if importlib.util.find_spec("mlflow") is None:
+    if not installed("mlflow"):
         raise MissingExtra("mlflow", "mlflow", "the user interface")
     uri = tracking_uri(args.uri)
     if (
@@ -53,6 +52,7 @@ def ui(arguments: Sequence[str]) -> int:
     environment = {
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONSAFEPATH": "1",  # Modules of the working directory are not for MLflow.
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     command = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 
 from mosweep.cli.options import parser_of
 from mosweep.core.errors import UserError
+from mosweep.core.terminal import json_line
 from mosweep.execution.observe import observed
 from mosweep.sweep.folder import Sweep, find_sweep
 
@@ -42,7 +42,7 @@ def watch(arguments: Sequence[str]) -> int:
         result = observed(Sweep(sweep.folder))
         ended = all(trial.status in ("succeeded", "failed", "cancelled") for trial in result.trials)
         if args.json:
-            print(json.dumps(status_data(result), ensure_ascii=False, default=str), flush=True)
+            print(json_line(status_data(result)), flush=True)
         else:
             width, height = shutil.get_terminal_size()
             text = status_text(result, max(5, height - 8))

@@ -8,12 +8,13 @@ first.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["cached_here", "forget_files", "home", "own_and_shipped", "shipped"]
+__all__ = ["cached_here", "file_name", "forget_files", "home", "own_and_shipped", "shipped"]
 
 T = TypeVar("T")
 
@@ -39,6 +40,18 @@ def forget_files() -> None:
     """Read the user's files again: they may have changed since this process last planned."""
     for cached in _caches:
         cached.cache_clear()
+
+
+def file_name(text: str, longest: int = 180) -> str:
+    """``text`` as the name of one file: without slashes, and of at most ``longest`` bytes.
+
+    A longer one keeps its beginning, and ends in a digest of the whole text.
+    """
+    name = text.replace("/", "_").replace("\0", "_")
+    if len(name.encode(errors="surrogateescape")) <= longest:
+        return name
+    start = name.encode(errors="surrogateescape")[: longest - 20].decode(errors="ignore")
+    return f"{start}~{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def shipped(name: str) -> Path:

@@ -5,13 +5,14 @@ Provenance is recorded but never part of a key. It must not contain secrets.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from mosweep.core.worktree import worktree
 
 __all__ = ["provenance", "versions"]
 
@@ -51,7 +52,7 @@ def _installed() -> dict[str, str]:
 def provenance(folder: Path, modules: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The machine, the versions of the libraries ``modules``, and the Git state of ``folder``.
 
-    The Git state is the commit and, if the tree is dirty, a digest of the difference.
+    See ``worktree`` for the Git state.
     """
     import platform
 
@@ -60,23 +61,6 @@ def provenance(folder: Path, modules: frozenset[str] = frozenset()) -> dict[str,
         "platform": platform.platform(),
         "executable": sys.executable,
     }
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit:
-        difference = _git(folder, "diff", "HEAD", "--no-ext-diff") or b""
-        data["git"] = {
-            "commit": commit.decode().strip(),
-            "dirty": hashlib.sha256(difference).hexdigest() if difference else None,
-        }
+    if (git := worktree(folder)) is not None:
+        data["git"] = git
     return data
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    import subprocess
-
-    try:
-        process = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout if process.returncode == 0 else None

@@ -167,9 +167,21 @@ def factors_of(
     return levels
 
 
+#: Bytes of a folder's name, with room for what is added to it.
+LONGEST_NAME = 200
+
+
 def sweep_folder(config: DictConfig) -> Path:
-    """The sweep's folder."""
-    return Path(str(config.hydra.sweep.dir)).absolute()
+    """The sweep's folder. Raises ``ConfigError`` if no folder can have its name."""
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    for name in folder.parts:
+        if (size := len(name.encode(errors="surrogateescape"))) > LONGEST_NAME:
+            given = OmegaConf.select(config, "experiment.name", throw_on_missing=False)
+            key = "experiment.name" if given and name in str(given) else "hydra.sweep.dir"
+            raise ConfigError(
+                key, name, f"has {size} bytes; a folder's name may have {LONGEST_NAME}"
+            )
+    return folder
 
 
 def job_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:

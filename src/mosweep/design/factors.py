@@ -143,7 +143,7 @@ def _loaded(key: str, value: Any) -> Any:
     text = value
     if value.startswith("@"):
         try:
-            text = Path(value[1:]).read_text()
+            text = Path(value[1:]).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(key, value, f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mosweep.config.loop import EvalOps
 from mosweep.core.drivers import mark_running
 from mosweep.core.errors import ConfigError, MissingExtra
 from mosweep.core.events import Recorder, Recorders, SweepFinished, SweepStarted
+from mosweep.core.imports import installed
 from mosweep.core.paths import home
 from mosweep.core.provenance import provenance
 from mosweep.core.results import SweepResult
@@ -182,7 +182,7 @@ def check_installed(plan: Plan, config: Config) -> None:
     }
     for name in config.tracking.recorders:
         required[name] = (name, f"tracking={config.tracking.recorder} (or give tracking=none)")
-    missing = {name: needs for name, needs in required.items() if find_spec(name) is None}
+    missing = {name: needs for name, needs in required.items() if not installed(name)}
     if missing:
         extras = dict.fromkeys(extra for extra, _ in missing.values())
         purposes = dict.fromkeys(purpose for _, purpose in missing.values())

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.files import write_whole
+from mosweep.core.imports import working_directory_last
 from mosweep.core.store import Store
+from mosweep.core.terminal import write_utf8
 from mosweep.launchers.worker import Event, perform_now
 
 __all__ = ["await_inputs", "run_to_end", "has_inputs", "main"]
@@ -65,4 +67,6 @@ def has_inputs(store: Store, spec: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
+    working_directory_last()
+    write_utf8()
     sys.exit(main(Store(Path(sys.argv[1])), Path(sys.argv[2])))

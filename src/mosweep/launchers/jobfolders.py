@@ -72,8 +72,7 @@ class JobFolder:
         """The command that runs the stage."""
         return [
             sys.executable,
-            "-m",
-            "mosweep.launchers.job",
+            *("-P", "-m", "mosweep.launchers.job"),
             str(store.root),
             str(self.folder),
         ]

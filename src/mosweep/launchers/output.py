@@ -57,7 +57,7 @@ class PerTask(io.TextIOBase):
         log = _log.get()
         if log is None:
             return self.rest.write(text)
-        with open(log, "a") as file:
+        with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
             return file.write(text)
 
     def flush(self) -> None:

@@ -29,12 +29,14 @@ def count_gpus() -> int:
 class Worker:
     """A worker process (``mosweep.launchers.worker``) and its stages.
 
-    ``orders`` are the stages that it has not finished, the running one first. ``started``
-    (monotonic seconds) and ``log`` are those of the running stage. ``runtimes`` are loaded.
+    ``events`` is the pipe with its events. ``orders`` are the stages that it has not finished, the
+    running one first. ``started`` (monotonic seconds) and ``log`` are those of the running stage.
+    ``runtimes`` are loaded.
     """
 
     number: int
     process: subprocess.Popen[bytes]
+    events: IO[bytes]
     orders: list[str] = field(default_factory=list)
     started: float | None = None
     log: str | None = None
@@ -58,26 +60,24 @@ class Worker:
             )
             devices = [visible[(number * each + offset) % len(visible)] for offset in range(each)]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        ours, theirs = os.pipe()
+        module = ["-P", "-m", "mosweep.launchers.worker"]  # -P: not from the working directory
         process = subprocess.Popen(
-            [sys.executable, "-m", "mosweep.launchers.worker", str(store), *mode],
+            [sys.executable, *module, str(store), str(theirs), *mode],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=2,  # What Python prints before the worker runs is no event.
             bufsize=0,
+            pass_fds=[theirs],
             env=environment,
             start_new_session=True,
         )
-        return cls(number, process)
+        os.close(theirs)
+        return cls(number, process, os.fdopen(ours, "rb", buffering=0))
 
     @property
     def name(self) -> str:
         """Its name in journals and tables."""
         return f"pid {self.process.pid}"
-
-    @property
-    def events(self) -> IO[bytes]:
-        """The pipe with its events."""
-        assert self.process.stdout is not None
-        return self.process.stdout
 
     @property
     def cause(self) -> str:
@@ -104,7 +104,7 @@ class Worker:
         """Add a line to the log of a stage that has died."""
         with contextlib.suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "a") as file:
+            with open(log, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
     def end(self) -> None:
@@ -112,7 +112,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.process.stdin, self.events):
             if pipe is not None:
                 pipe.close()
 

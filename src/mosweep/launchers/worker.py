@@ -1,7 +1,8 @@
-"""The process that runs stages: ``python -m mosweep.launchers.worker STORE [remote]``.
+"""The process that runs stages: ``python -m mosweep.launchers.worker STORE EVENTS [remote]``.
 
-It reads stages from standard input (``Stage.spec`` as JSON, one per line) and writes events to
-standard output, one per line. The output of stages goes to their logs. It runs one stage at a time,
+It reads stages from standard input (``Stage.spec`` as JSON, one per line) and writes events to the
+file descriptor EVENTS, one per line. User code gets an empty standard input, and its output goes to
+the stages' logs, so it can read no stages and write no events. It runs one stage at a time,
 and later stages reuse its imports. With ``remote``, it runs all its stages at the same time in one
 event loop, for stages that wait for a provider. If its standard input ends while a stage runs, the
 launcher is dead, and the worker kills its process group.
@@ -21,15 +22,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mosweep.core import schema
 from mosweep.core.attempt import attempt, note_failure
-from mosweep.core.errors import MosweepError, StageError
+from mosweep.core.errors import StageError
+from mosweep.core.imports import working_directory_last
+from mosweep.core.reasons import reason_of
 from mosweep.core.reuse import content_key
 from mosweep.core.store import Attempt, DamageWarning, Store
+from mosweep.core.terminal import write_utf8
 from mosweep.core.types import check_own_code, load_work
 from mosweep.core.work import Context, Resources, Work
 from mosweep.launchers.output import PerTask, process_output_to, task_output_to
@@ -94,7 +98,7 @@ async def perform(
     assert ended.place is not None
     note_failure(ended.place, ended.error)
     log = str(ended.place.log)
-    return {"event": "failed", "key": key, "error": _first_line(ended.error), "log": log}
+    return {"event": "failed", "key": key, "error": reason_of(ended.error), "log": log}
 
 
 def perform_now(
@@ -135,12 +139,6 @@ async def _run(
     return await (bounded(running) if bounded else running)
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of an error, for the journal and tables."""
-    message = str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
-    return message.strip().splitlines()[0] if message.strip() else type(error).__name__
-
-
 def run_immediate(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that awaits nothing, without the cost of loading an event loop."""
     try:
@@ -160,17 +158,24 @@ def main() -> None:
     """Run stages until standard input ends."""
     import warnings
 
-    store = Store(Path(sys.argv[1]))
-    events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    working_directory_last()
+    write_utf8()
+    root, channel, *mode = sys.argv[1:]
+    store = Store(Path(root))
+    os.set_inheritable(int(channel), False)
+    events = os.fdopen(int(channel), "w", buffering=1, encoding="utf-8")
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The launcher handles Ctrl-C.
     warnings.simplefilter("always", DamageWarning)
-    (_serve_together if sys.argv[2:] == ["remote"] else _serve_in_turn)(
-        store, lambda event: print(json.dumps(event), file=events)
+    (_serve_together if mode == ["remote"] else _serve_in_turn)(
+        store, orders, lambda event: print(json.dumps(event), file=events)
     )
 
 
-def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
+def _serve_in_turn(store: Store, lines: Iterable[str], emit: Callable[[Event], None]) -> None:
     """Run one stage at a time. This handles thousands of quick stages per second."""
     import asyncio
     import queue
@@ -180,7 +185,7 @@ def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
     busy, ended = threading.Event(), threading.Event()
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in lines:
             orders.put(json.loads(line))
         ended.set()
         if busy.is_set():
@@ -196,7 +201,7 @@ def _serve_in_turn(store: Store, emit: Callable[[Event], None]) -> None:
     loop.close()
 
 
-def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
+def _serve_together(store: Store, lines: Iterable[str], emit: Callable[[Event], None]) -> None:
     """Run all stages at the same time in one event loop, each with its own log."""
     import asyncio
     import threading
@@ -231,7 +236,7 @@ def _serve_together(store: Store, emit: Callable[[Event], None]) -> None:
         task.add_done_callback(tasks.discard)
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in lines:
             loop.call_soon_threadsafe(take, json.loads(line))
         loop.call_soon_threadsafe(take, None)
 

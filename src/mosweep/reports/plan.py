@@ -111,7 +111,7 @@ def _foreseen_lines(foreseen: Sequence[Foresight]) -> Iterator[str]:
         ]
         for one in foreseen[:CONTRASTS]
     ]
-    yield format_table(["comparison", "seeds", "blocks", "items", "difference"], rows)
+    yield format_table(["comparison", "seeds", "blocks", "items", "difference"], rows, longest=100)
     if len(foreseen) > CONTRASTS:
         yield f"… and {len(foreseen) - CONTRASTS} more: --json has all"
 

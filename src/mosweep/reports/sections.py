@@ -235,7 +235,7 @@ def _provenance(content: Content) -> Iterator[Facts]:
     later = dict.fromkeys(
         str(masked(launch.design.get("command") or "")) for launch in content.sweep.launches
     )
-    commit = str(git.get("commit") or "")
+    commit = str(git.get("commit") or "none yet" if git else "")
     frozen = content.sweep.folder / "experiment.yaml"
     design = digest_bytes(frozen.read_bytes()) if frozen.exists() else ""
     pairs = [

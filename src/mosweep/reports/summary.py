@@ -16,6 +16,10 @@ from mosweep.cost.spending import spending
 __all__ = ["print_outcome", "summary_data", "summary_text"]
 
 
+#: Characters of the widest column.
+LONGEST_CELL = 48
+
+
 def summary_data(result: SweepResult) -> dict[str, Any]:
     """The summary as ``mosweep summary --json`` prints it. The format is stable."""
     marked, spent = contaminated(result), spending(result)
@@ -73,7 +77,9 @@ def _summary_lines(result: SweepResult) -> Iterator[str]:
     if loops:
         header.insert(-1, "rounds")
     yield from table_lines(
-        header, (_row(trial, factors, values, trial.name in marked, loops) for trial in trials)
+        header,
+        (_row(trial, factors, values, trial.name in marked, loops) for trial in trials),
+        longest=LONGEST_CELL,
     )
     if marked:
         yield (

@@ -217,7 +217,7 @@ def _names(data_py: Path) -> tuple[str, ...]:
     Empty if there is none.
     """
     try:
-        tree = ast.parse(data_py.read_text())
+        tree = ast.parse(data_py.read_bytes())
     except SyntaxError as error:
         raise ConfigError(
             "task", data_py, f"line {error.lineno} is not Python: {error.msg}"
@@ -273,11 +273,11 @@ def _split(folder: Path, origin: str) -> None:
     if len(files) != 1:
         names = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise StageError(f"{origin} left {names}: {expected}")
-    data = json.loads(files[0].read_text())
+    data = json.loads(files[0].read_bytes())
     splits = data if isinstance(data, dict) else {"train": data}
     if not isinstance(splits.get("train"), list):
         raise StageError(f"{origin} left {files[0].name} without a split 'train': {expected}")
     for split, rows in splits.items():
         if isinstance(rows, list):
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / f"{split}.jsonl").write_text(text)
+            (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")

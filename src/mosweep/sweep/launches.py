@@ -58,6 +58,24 @@ class Launch:
         with open(self.specs_file, encoding="utf-8") as file:
             return {spec["key"]: spec for spec in map(json.loads, file)}
 
+    @property
+    def configs_file(self) -> Path:
+        """The file with the trials' full configurations."""
+        return self.folder / "launches" / f"{self.file.removesuffix('.json')}.configs.jsonl"
+
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The full configurations by trial. Empty if an earlier version froze the launch."""
+        values: list[Any] = []
+        configs = {}
+        try:
+            with open(self.configs_file, encoding="utf-8") as file:
+                for name, config, new in map(json.loads, file):
+                    values += new
+                    configs[name] = {key: values[index] for key, index in config.items()}
+        except FileNotFoundError:
+            return {}
+        return configs
+
     def parts(self) -> Iterator[str]:
         """The launch as JSON, in parts."""
         yield f'{{"store":{to_json(self.store_path)},"design":{to_json(self.design)},"trials":[\n'

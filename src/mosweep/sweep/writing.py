@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mosweep.core.errors import UserError
 from mosweep.core.files import write_whole
+from mosweep.core.paths import file_name
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
 from mosweep.sweep.folder import Sweep
 from mosweep.sweep.launches import Launch, config_digest, described, to_json
 
-__all__ = ["freeze", "link_artifacts", "set_link"]
+__all__ = ["freeze", "link_artifacts", "restore", "set_link"]
 
 
 def freeze(
@@ -33,13 +35,20 @@ def freeze(
             trials, launch = named, _frozen(sweep.folder, named, store, design)
         launch = _same(sweep, launch, trials) or launch
     launches = sweep.folder / "launches"
-    if not (launches / launch.file).exists():
+    files = {
+        launch.specs_file: lambda: _specs(trials),
+        launch.configs_file: lambda: _configs(trials),
+        launches / launch.file: launch.parts,  # The last one, as it makes the others count.
+    }
+    if not all(path.exists() for path in files):
         launches.mkdir(parents=True, exist_ok=True)
-        _write_configs(sweep.folder, trials)
-        if not (sweep.folder / "experiment.yaml").exists():
-            write_whole(sweep.folder / "experiment.yaml", _yaml(dict(design)))
-        write_whole(launch.specs_file, _specs(trials))
-        write_whole(launches / launch.file, launch.parts())
+        _write_configs(sweep.folder, {trial.name: trial.config for trial in trials})
+        for path, lines in files.items():
+            if not path.exists():
+                write_whole(path, lines())
+    if not (sweep.folder / "experiment.yaml").exists():
+        first = sweep.launches[0].design if sweep.launches else design
+        write_whole(sweep.folder / "experiment.yaml", _yaml(dict(first)))
     sweep.add_launch(launch)
     return list(trials)
 
@@ -118,20 +127,25 @@ def _named(sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
     return named
 
 
-def _write_configs(place: Path, trials: Sequence[Trial]) -> None:
-    """Write each trial's configuration, unless its folder already has one."""
+def _write_configs(place: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write each trial's configuration, unless its folder already has one.
+
+    A trial whose configuration is not known gets its folder only.
+    """
     fragments: dict[Any, str] = {}
-    for trial in trials:
-        folder = place / trial.name
+    for name, config in configs.items():
+        folder = place / name
         try:
             folder.mkdir()
         except FileExistsError:
-            if (folder / "config.yaml").exists():
-                continue
+            if not folder.is_dir():
+                raise UserError(f"{folder}: a file is where the trial's folder should be") from None
+        if not config or (folder / "config.yaml").exists():
+            continue
         parts = []
-        for key, value in trial.config.items():
+        for key, value in config.items():
             # Trials share the sections that no factor changes: each is dumped once.
-            identity = id(value) if isinstance(value, dict | list) else (type(value), value)
+            identity = _identity(value)
             text = fragments.get(identity)
             if text is None:
                 text = fragments[identity] = _yaml({"_": value})[2:]
@@ -139,15 +153,56 @@ def _write_configs(place: Path, trials: Sequence[Trial]) -> None:
         write_whole(folder / "config.yaml", parts)
 
 
-def link_artifacts(sweep: Sweep, trials: Iterable[Trial], records: Mapping[str, Record]) -> None:
-    """Link each trial's folder to the artifacts of its stages."""
+def _configs(trials: Iterable[Trial]) -> Iterator[str]:
+    """The lines of a launch's file with the full configurations.
+
+    A line has the trial's name, its configuration as numbers of values, and the new values.
+    """
+    numbers: dict[Any, int] = {}
+    for trial in trials:
+        config, new = {}, []
+        for key, value in trial.config.items():
+            identity = _identity(value)
+            if identity not in numbers:
+                numbers[identity] = len(numbers)
+                new.append(value)
+            config[key] = numbers[identity]
+        yield f"{to_json([trial.name, config, new])}\n"
+
+
+def _identity(value: Any) -> Any:
+    return id(value) if isinstance(value, dict | list) else (type(value), value)
+
+
+def restore(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make trials' folders that were deleted or moved, with their configurations.
+
+    ``configs`` are those of the trials, by name. An empty one is read from the launch.
+    """
+    missing = {
+        name: config
+        for name, config in configs.items()
+        if not (sweep.folder / name / "config.yaml").exists()
+    }
+    if not missing:
+        return
+    frozen: dict[str, Mapping[str, Any]] = {}
+    for launch in sweep.launches:
+        frozen |= launch.configs()
+    _write_configs(
+        sweep.folder, {name: config or frozen.get(name, {}) for name, config in missing.items()}
+    )
+
+
+def link_artifacts(sweep: Sweep, trials: Sequence[Trial], records: Mapping[str, Record]) -> None:
+    """Link each trial's folder to the artifacts of its stages. Makes folders that are gone."""
+    restore(sweep, {trial.name: trial.config for trial in trials})
     for trial in trials:
         folder = sweep.folder / trial.name
         for stage in trial.stages:
             record = records.get(stage.key)
             if record is not None and record.data["has_files"]:
-                # A label may contain a path.
-                link = folder / stage.label.replace("/", "_")
+                link = folder / file_name(stage.label)  # It may contain a path.
                 set_link(link, os.path.relpath(record.folder, folder))
 
 
@@ -172,11 +227,14 @@ def _yaml(data: Any) -> str:
 
 
 def set_link(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, replacing an existing link atomically."""
+    """Make ``link`` a symbolic link to ``target``, replacing an existing link atomically.
+
+    A file or folder of that name stays: it may be a copy that somebody made.
+    """
     try:
         os.symlink(target, link)
     except FileExistsError:
-        if os.readlink(link) != target:
+        if link.is_symlink() and os.readlink(link) != target:
             temporary = link.with_name(f".{link.name}.{os.getpid()}")
             os.symlink(target, temporary)
             temporary.replace(link)

@@ -14,7 +14,8 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.attempt import attempt, note_failure
-from mosweep.core.errors import MosweepError, UserError, choices
+from mosweep.core.errors import UserError, choices
+from mosweep.core.reasons import reason_of
 from mosweep.core.store import Attempt, Record, Store
 from mosweep.workflow.atoms import Atom
 from mosweep.workflow.publishing import POLL_S, default_store, publish
@@ -282,9 +283,7 @@ class _Run:
         assert ended.place is not None
         error = ended.error
         state.status = "failed"
-        state.error = (
-            str(error) if isinstance(error, MosweepError) else f"{type(error).__name__}: {error}"
-        )
+        state.error = reason_of(error)
         shutil.rmtree(ended.place.folder / "workspace", ignore_errors=True)
         note_failure(ended.place, error)
         return None

@@ -29,6 +29,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from mosweep.backends.tinker.service import address, check_key, load_renderer, recommended_renderer
+from mosweep.core.generation import chat_of_text, check_sampling, check_settings
 
 if TYPE_CHECKING:
     from tinker import SamplingClient
@@ -39,6 +40,9 @@ __all__ = ["TinkerAPI"]
 CONNECTIONS = 128
 #: Seconds without progress in any request before the evaluation fails.
 PATIENCE_S = 900.0
+#: Settings of ``GenerateConfig`` that are honoured, besides those that Inspect itself honours.
+HONOURED = frozenset("max_tokens temperature top_p top_k seed stop_seqs num_choices".split())
+_MODELS = "models on Tinker"
 
 
 class TinkerAPI(ModelAPI):
@@ -85,12 +89,14 @@ class TinkerAPI(ModelAPI):
 
         if tools:
             raise ValueError("models on Tinker do not support tools, which this task uses")
+        check_settings(config.model_dump(exclude_none=True), HONOURED, _MODELS)
+        check_sampling(config.temperature, config.top_p, config.top_k)
+        chat = chat_of_text(input, _MODELS)
+        prefill = chat.pop()["content"] if chat and chat[-1]["role"] == "assistant" else None
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))
         renderer, client = await asyncio.shield(self._loading)
-        prompt = renderer.build_generation_prompt(
-            [{"role": message.role, "content": message.text} for message in input]
-        )
+        prompt = renderer.build_generation_prompt(chat, prefill=prefill)
         params = SamplingParams(
             max_tokens=config.max_tokens or 2048,
             temperature=config.temperature or 0.0,

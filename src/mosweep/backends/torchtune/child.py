@@ -332,7 +332,9 @@ def rank(folder: Path) -> None:
 if __name__ == "__main__":
     # The import of torchtune creates many objects, so garbage collection would take a second.
     gc.set_threshold(100_000, 50, 100)
-    sys.path.pop(0)  # this file's folder, whose modules would shadow others of the same name
+    here = os.path.dirname(os.path.abspath(__file__))
+    # This folder's modules would shadow others of the same name.
+    sys.path[:] = [place for place in sys.path if place != here]
     path, *role = sys.argv[1:]
     if role == ["rank"]:
         rank(Path(path))

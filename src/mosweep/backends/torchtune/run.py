@@ -19,6 +19,7 @@ from typing import Self
 from mosweep.backends.torchtune.detached import Detached
 from mosweep.backends.training import RunStatus
 from mosweep.core.errors import StageError
+from mosweep.core.reasons import raised_in
 
 __all__ = ["TorchtuneResult", "TorchtuneTrainingRun", "last_error"]
 
@@ -163,19 +164,19 @@ _ERROR = re.compile(
 
 
 def last_error(log: Path) -> str | None:
-    """The last line of a log that reports an error.
+    """The line of a log that says what went wrong.
 
-    A line of an exception takes precedence over a line that only mentions an error.
+    The line of an exception takes precedence over a line that only mentions an error.
     """
     try:
         with open(log, "rb") as file:
             file.seek(max(0, log.stat().st_size - 65536))
-            lines = [
-                line.strip()
-                for line in file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-            ]
+            text = file.read().decode(errors="replace").replace("\r", "\n")
     except FileNotFoundError:
         return None
+    lines = [line.strip() for line in text.split("\n")]
+    if (raised := raised_in(text)) and not any(line.startswith("RankError: ") for line in lines):
+        return raised.removeprefix("RuntimeError: ")
     named = [
         line
         for line in lines

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mosweep.core.errors import ConfigError, MissingExtra, StageError, UserError
 from mosweep.core.facts import ScorerFacts
+from mosweep.core.reasons import decisive_line, reason_of
 from mosweep.evals.base import EvalResults, EvalStatus, write_samples
+from mosweep.evals.inspect.endpoint import await_endpoint
 from mosweep.evals.inspect.options import InspectOptions, inspect_options
 from mosweep.evals.inspect.signature import check_arguments
 from mosweep.evals.inspect.tasks import located, reference, signature_of, with_own_modules
@@ -238,7 +240,7 @@ async def _evaluate(
         raise
     except Exception as error:
         raise StageError(
-            f"evaluation {spec} could not run: {type(error).__name__}: {error}", _newest_log(folder)
+            f"evaluation {spec} could not run: {reason_of(error)}", _newest_log(folder)
         ) from error
     if len(logs) != 1:
         raise StageError(f"evaluation {spec} left {len(logs)} logs, expected one")
@@ -269,6 +271,7 @@ def _silence(display: str) -> None:
 
 
 def _model(model_id: str, model_args: Mapping[str, Any], options: InspectOptions) -> Model:
+    from inspect_ai._util.dotenv import init_dotenv
     from inspect_ai.model import get_model
 
     name, arguments = model_id, dict(model_args)
@@ -287,12 +290,16 @@ def _model(model_id: str, model_args: Mapping[str, Any], options: InspectOptions
             arguments.get("base"),
             f"{name} needs the folder of its base model",
         )
+    init_dotenv()  # As ``inspect eval`` does: keys may be in .env, here or in a folder above.
+    await_endpoint(name, options.eval.get("model_base_url") or arguments.get("base_url"))
     try:
         return get_model(
             name, memoize=False, base_url=options.eval.get("model_base_url"), **arguments
         )
     except Exception as error:
-        raise UserError(f"Inspect cannot use the model {name}: {error}") from error
+        raise UserError(
+            f"Inspect cannot use the model {name}: {decisive_line(str(error))}"
+        ) from error
 
 
 def _is_local(model: Model) -> bool:

@@ -14,6 +14,7 @@ from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
 from mosweep.core.facts import AdapterAccess, EvalFacts, HostedAccess, ModelFacts, WeightsAccess
 from mosweep.core.fingerprint import unkeyed
+from mosweep.core.generation import check_settings
 from mosweep.core.paths import cached_here
 from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
@@ -21,7 +22,7 @@ from mosweep.core.work import EVAL, Context, Kind, Traits, Work
 from mosweep.cost import prices
 from mosweep.evals.evaluation import Evaluation
 from mosweep.evals.inspect.arguments import with_digests, with_paths
-from mosweep.evals.inspect.options import inspect_options
+from mosweep.evals.inspect.options import LOCAL, inspect_options
 from mosweep.evals.inspect.signature import check_arguments, task_signature
 from mosweep.evals.inspect.tasks import code_files, located
 from mosweep.stages.base import TrialConfig, served_by
@@ -197,6 +198,8 @@ class InspectEvaluation(Evaluation):
         provider = (served_by(tuned) if tuned else None) or (
             prices.paid_provider(endpoint) if endpoint else None
         )
+        if not (provider or endpoint):
+            check_settings(options.generate, LOCAL, "local models")
         work = InspectEval(
             model=config.model.name,
             task=name,

@@ -11,13 +11,14 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mosweep.evals.inspect.logprobs import TokenLogprob, recorded
 from mosweep.models import lora
 
-__all__ = ["Completion", "Prompt", "Sampling", "checkpoint"]
+__all__ = ["Completion", "Prompt", "Sampling", "checkpoint", "identity"]
 
 #: Largest batch, in tokens. Each sequence counts its padded prompt plus what it may generate.
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
@@ -28,7 +29,10 @@ SMALL = 20_000_000
 
 @dataclass(frozen=True)
 class Sampling:
-    """Decoding options. A ``temperature`` of ``None`` or 0 is greedy. Lengths are in tokens."""
+    """Decoding options. A ``temperature`` of ``None`` or 0 is greedy. Lengths are in tokens.
+
+    ``top_logprobs``: log-probabilities are wanted, with those of so many most likely tokens.
+    """
 
     max_tokens: int = 2048
     temperature: float | None = None
@@ -36,6 +40,7 @@ class Sampling:
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Completion:
     input_tokens: int
     output_tokens: int
     finished: bool
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class _Base:
@@ -178,13 +184,22 @@ class _Base:
             torch.inference_mode(),
             torch.random.fork_rng(enabled=sampling.seed is not None),
             self._few_threads(),
+            recorded(self.model, sampling.top_logprobs) as recording,
         ):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
+            if recording is not None:
+                options["stopping_criteria"] = [recording]
             output = self.model.generate(input_ids=ids, attention_mask=mask, **options)
-        return [
+        completions = [
             self._completion(row, len(prompt), new_tokens, sampling.stop)
             for row, prompt in zip(output[:, longest:].tolist(), batch, strict=True)
+        ]
+        if recording is None:
+            return completions
+        return [
+            replace(each, logprobs=recording.row(index, each.output_tokens, self.tokenizer))
+            for index, each in enumerate(completions)
         ]
 
     @contextlib.contextmanager
@@ -264,6 +279,12 @@ def _lean_transformers(base: Path) -> Iterator[None]:
     finally:
         for name, check in installed.items():
             setattr(utils, name, check)
+
+
+def identity(base: Path, adapter: Path | None) -> str:
+    """Text that differs for other weights."""
+    files = _identity(base, "model.safetensors")
+    return "|".join(map(str, (*files, *(_identity(adapter, lora.WEIGHTS) if adapter else ()))))
 
 
 def _identity(folder: Path, name: str) -> tuple[str, int, int]:

@@ -15,15 +15,22 @@ from inspect_ai.model import (
     ChatMessage,
     ChatMessageAssistant,
     GenerateConfig,
+    Logprob,
+    Logprobs,
     ModelAPI,
     ModelOutput,
     ModelUsage,
+    TopLogprob,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from mosweep.evals.inspect.generation import Completion, Prompt, Sampling, checkpoint
+from mosweep.core.generation import chat_of_text, check_sampling, check_settings
+from mosweep.evals.inspect.generation import Completion, Prompt, Sampling, checkpoint, identity
+from mosweep.evals.inspect.options import LOCAL
 
 __all__ = ["LocalAPI"]
+
+LOCAL_MODELS = "local models"
 
 #: Seconds that a batch waits for further requests. Each new request starts the wait again.
 GATHER_S = 0.005
@@ -49,8 +56,11 @@ class LocalAPI(ModelAPI):
         device: str = "auto",
         dtype: str | None = None,
     ) -> None:
-        super().__init__(model_name, base_url, api_key, [], config)
         self.base, self.adapter = Path(base), Path(adapter) if adapter else None
+        # Inspect's cache of answers tells models apart by name and address, so the weights are the
+        # address: else a fine-tune would get the answers of its base model.
+        weights = identity(self.base, self.adapter)
+        super().__init__(model_name, base_url or weights, api_key, [], config)
         self.device, self.dtype = device, dtype
         for folder, file in ((self.base, "config.json"), (self.adapter, "adapter_config.json")):
             if folder is not None and not (folder / file).exists():
@@ -76,6 +86,9 @@ class LocalAPI(ModelAPI):
         """One completion. Requests that arrive together form a batch."""
         if tools:
             raise ValueError("local models cannot use tools, but this task gives its model tools")
+        check_settings(config.model_dump(exclude_none=True), LOCAL, LOCAL_MODELS)
+        check_sampling(config.temperature, config.top_p, config.top_k)
+        logprobs = bool(config.logprobs or config.top_logprobs)
         sampling = Sampling(
             max_tokens=config.max_tokens or 2048,
             temperature=config.temperature,
@@ -83,22 +96,20 @@ class LocalAPI(ModelAPI):
             top_k=config.top_k,
             seed=config.seed,
             stop=tuple(config.stop_seqs or ()),
+            top_logprobs=(config.top_logprobs or 0) if logprobs else None,
         )
-        chat = [{"role": message.role, "content": message.text} for message in input]
-        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        self._waiting.append((chat, sampling, future))
+        chat = chat_of_text(input, LOCAL_MODELS)
+        futures: list[asyncio.Future[Completion]] = [
+            asyncio.get_running_loop().create_future() for _ in range(config.num_choices or 1)
+        ]
+        self._waiting += [(chat, sampling, future) for future in futures]
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
-        completion = await future
-        message = ChatMessageAssistant(
-            content=completion.text, model=self.model_name, source="generate"
-        )
-        choice = ChatCompletionChoice(
-            message=message, stop_reason="stop" if completion.finished else "max_tokens"
-        )
-        read, written = completion.input_tokens, completion.output_tokens
+        completions = await asyncio.gather(*futures)
+        read, written = completions[0].input_tokens, sum(c.output_tokens for c in completions)
         usage = ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written)
-        return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
+        choices = [_choice(completion, self.model_name) for completion in completions]
+        return ModelOutput(model=self.model_name, choices=choices, usage=usage)
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -129,12 +140,43 @@ class LocalAPI(ModelAPI):
             return model.generate([_render(model.tokenizer, chat) for chat in chats], sampling)
 
 
+def _choice(completion: Completion, model: str) -> ChatCompletionChoice:
+    message = ChatMessageAssistant(content=completion.text, model=model, source="generate")
+    logprobs = completion.logprobs and Logprobs(
+        content=[
+            Logprob(
+                token=each.token,
+                logprob=each.logprob,
+                bytes=list(each.token.encode()),
+                top_logprobs=[
+                    TopLogprob(token=token, logprob=value, bytes=list(token.encode()))
+                    for token, value in each.top
+                ],
+            )
+            for each in completion.logprobs
+        ]
+    )
+    return ChatCompletionChoice(
+        message=message,
+        stop_reason="stop" if completion.finished else "max_tokens",
+        logprobs=logprobs or None,
+    )
+
+
 def _render(tokenizer: Any, chat: list[dict[str, str]]) -> Prompt:
-    """The chat, rendered with the model's template, which also writes BOS if the model uses it."""
+    """The chat, rendered with the model's template, which also writes BOS if the model uses it.
+
+    The model continues a last message that is the assistant's own.
+    """
+    prefill = bool(chat) and chat[-1]["role"] == "assistant"
     if tokenizer.chat_template is None:
-        return Prompt(
-            "".join(f"{message['role']}: {message['content']}\n" for message in chat)
-            + "assistant:",
-            special_tokens=True,
+        text = "\n".join(f"{message['role']}: {message['content']}" for message in chat)
+        return Prompt(text if prefill else f"{text}\nassistant:", special_tokens=True)
+    return Prompt(
+        tokenizer.apply_chat_template(
+            chat,
+            add_generation_prompt=not prefill,
+            continue_final_message=prefill,
+            tokenize=False,
         )
-    return Prompt(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+    )

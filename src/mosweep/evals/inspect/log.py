@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from mosweep.core.errors import StageError
 from mosweep.core.facts import ScorerFacts
 from mosweep.core.fingerprint import fingerprint
+from mosweep.core.reasons import decisive_line, raised_in
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog, EvalScore
+    from inspect_ai.log import EvalError, EvalLog, EvalScore
 
 __all__ = [
     "add_usage",
@@ -31,12 +32,12 @@ def check_log(log: EvalLog, *, tolerate_errors: bool) -> None:
     """Raise ``StageError`` for a log that does not measure everything that was requested."""
     task, where = log.eval.task, log.location or None
     if log.status != "success":
-        reason = log.error.message if log.error else "no reason given"
-        raise StageError(f"evaluation {task}: {log.status}: {_line(reason)}", where)
+        reason = _reason(log.error) if log.error else "no reason given"
+        raise StageError(f"evaluation {task}: {log.status}: {reason}", where)
     samples = log.samples or []
     failed = [sample for sample in samples if sample.error is not None]
     if failed and not tolerate_errors:
-        message = _line(failed[0].error.message) if failed[0].error else ""
+        message = _reason(failed[0].error) if failed[0].error else ""
         raise StageError(
             f"evaluation {task}: {len(failed)} of {len(samples)} samples failed; sample "
             f"{failed[0].id}: {message}",
@@ -197,7 +198,7 @@ def samples_of(log: EvalLog) -> list[dict[str, Any]]:
         if values := reduced.pop(sample.id, None):
             row["reduced"] = values
         if sample.error is not None:
-            row["error"] = _line(sample.error.message)
+            row["error"] = _reason(sample.error)
         rows.append(row)
     return rows
 
@@ -249,6 +250,7 @@ def _numeric(value: str) -> bool:
     return True
 
 
-def _line(text: str) -> str:
-    line = next((line for line in reversed(text.strip().splitlines()) if line.strip()), "").strip()
-    return line if len(line) <= 300 else line[:297] + "…"
+def _reason(error: EvalError) -> str:
+    """Why a sample or an evaluation failed. A bare word, as in ``KeyError``, needs its name."""
+    line = decisive_line(error.message)
+    return line if " " in line else raised_in(error.traceback) or line

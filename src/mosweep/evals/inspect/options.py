@@ -13,7 +13,7 @@ from typing import Any
 
 from mosweep.core.errors import ConfigError, choices
 
-__all__ = ["EVAL", "GENERATE", "OPEN", "OWNED", "InspectOptions", "inspect_options"]
+__all__ = ["EVAL", "GENERATE", "LOCAL", "OPEN", "OWNED", "InspectOptions", "inspect_options"]
 
 PREFIX = "inspect"
 
@@ -90,6 +90,11 @@ GENERATE: dict[str, str] = {
     "modalities": "list",
     "batch": "bool|int",
 }
+
+#: Options of generation that local models honour, besides those that Inspect itself honours.
+LOCAL = frozenset(
+    "max_tokens temperature top_p top_k seed stop_seqs num_choices logprobs top_logprobs".split()
+)
 
 #: Sections whose keys are arguments of the task or the model.
 OPEN = ("task_args", "model_args")

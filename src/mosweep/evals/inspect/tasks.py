@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.errors import UserError
+from mosweep.core.reasons import reason_of
 from mosweep.core.task_code import covered_files, covered_module
 from mosweep.core.task_modules import task_modules
 from mosweep.evals.inspect.signature import TaskSignature, task_signature
@@ -94,7 +95,7 @@ def _imported(spec: str) -> Any:
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"the task {spec} cannot be imported: {error}") from error
+        raise UserError(f"the task {spec} cannot be imported: {reason_of(error)}") from error
     if not callable(function):
         raise UserError(f"the task {spec} is not a function")
     return function

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.core.files import write_whole
+from mosweep.core.imports import working_directory_last
 from mosweep.core.store import Store
+from mosweep.core.terminal import write_utf8
 from mosweep.core.types import load_work
 from mosweep.core.work import Work
 from mosweep.launchers.job import await_inputs, has_inputs, run_to_end
@@ -153,4 +155,6 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    working_directory_last()
+    write_utf8()
     sys.exit(main(Store(Path(sys.argv[1])), Path(sys.argv[2])))

@@ -108,7 +108,7 @@ def output(options: Slurm) -> str | None:
 
 def _command(options: Slurm, submission: Submission, store: Path) -> str:
     python = options.python or ("python3" if options.container_image else sys.executable)
-    words = [python, "-m", "mosweep.launchers.slurm.job", str(store), str(submission.folder)]
+    words = [python, "-P", "-m", "mosweep.launchers.slurm.job", str(store), str(submission.folder)]
     command = " ".join(
         [*([options.command_prefix] if options.command_prefix else []), shlex.join(words)]
     )

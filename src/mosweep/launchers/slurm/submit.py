@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mosweep.core.claims import Claim
+from mosweep.core.paths import file_name
 from mosweep.core.types import Stage
 from mosweep.launchers.slurm.answers import ARRAY_SIZE_MAX
 from mosweep.launchers.slurm.arrays import Array, Place, arrange
@@ -155,7 +156,7 @@ class Submitter:
             for stage in trial.stages:
                 if stage.key in submitted and (folder := self.jobs.sweep / trial.name).is_dir():
                     set_link(
-                        folder / f"{stage.label.replace('/', '_')}.sbatch",
+                        folder / f"{file_name(stage.label)}.sbatch",
                         os.path.relpath(submission.script, folder),
                     )
 
