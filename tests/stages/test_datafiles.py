@@ -150,3 +150,13 @@ def test_a_row_that_a_tasks_own_data_py_wrote_is_named_by_that_file(shell: Shell
     )
     assert done.status == 1
     assert "data.py: build('x', …) left train.jsonl, line 1: messages must be a list" in done.out
+
+
+def test_read_only_files_are_copied(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(lines(ROWS))
+    (folder / "train.jsonl").chmod(0o444)
+    before = (folder / "train.jsonl").stat().st_mtime_ns
+    bring(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "train.jsonl").stat().st_mtime_ns == before, "written once"

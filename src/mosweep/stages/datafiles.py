@@ -80,7 +80,7 @@ def write_training(file: Path, out: Path) -> None:
         for split, rows in others.items():
             if split != TRAINING:
                 _write(out / f"{split}.jsonl", file, rows)
-    elif file != out / TRAIN:
+    elif not (out / TRAIN).exists():
         shutil.copyfile(file, out / TRAIN)
 
 
