@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -437,7 +438,9 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
     }
     builder, stages = Builder(), {}
     try:
-        with _Session() as hydra:
+        # The keys cover any content, also one that nobody can train on.
+        problem = mock.patch("mosweep.stages.data.first_problem", return_value=None)
+        with _Session() as hydra, problem:
             config = hydra.compose_config(CONFIG_NAME, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
             assert isinstance(hydra.config_loader, ConfigLoaderImpl)
             composer = Composer(hydra.config_loader, config)

@@ -207,7 +207,7 @@ def _cut(text: str) -> str:
 
 def _rows(train: Path) -> Iterator[list[tuple[str, str]]]:
     """Role and content of every message of every training row."""
-    from mosweep.datasets.jsonl import as_chat
+    from mosweep.datasets.forms import as_chat
 
     with open(train, encoding="utf-8-sig", newline="\n") as file:
         array = file.read(64).lstrip().startswith("[")  # The file is JSONL or one JSON array.

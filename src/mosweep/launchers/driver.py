@@ -92,13 +92,24 @@ class PlanRun:
 
     def finished(self, key: str, job: str, seconds: float, elsewhere: bool = False) -> None:
         """The stage's record exists. ``elsewhere``: another process made it."""
-        del self.todo[key]
+        stage = self.todo.pop(key)
         if self.meter:
             (self.meter.returns if elsewhere else self.meter.finished)(key)
         self.outcome.finished.add(key)
         self.recorder.stage_finished(
             StageFinished(key, self.label(key), self.plan.trial_of[key], job, seconds, elsewhere)
         )
+        if stage.work.kind.trains and not stage.work.traits.silent:
+            self._pass_on_warning(key)
+
+    def _pass_on_warning(self, key: str) -> None:
+        """Show what a fine-tune warns of in its facts."""
+        try:
+            warning = self.store.unchecked(key)["facts"].get("warning")
+        except (OSError, ValueError):
+            return
+        if warning:
+            self.notice(f"warning: {self.label(key)} of {self.plan.trial_of[key]}: {warning}")
 
     def failed(
         self, key: str, job: str, error: str, log: Path | None = None, *, cancelled: bool = False

@@ -9,16 +9,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mosweep.core import fingerprint
 from mosweep.core.digests import file_digest, tree_digest
-from mosweep.core.errors import ConfigError, StageError, choices
+from mosweep.core.errors import ConfigError, StageError, UserError, choices
 from mosweep.core.facts import DataFacts, DatasetRef
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import cached_here, own_and_shipped
@@ -27,11 +25,14 @@ from mosweep.core.task_modules import task_modules
 from mosweep.core.types import Stage
 from mosweep.core.work import DATA, Artifact, Context, Kind, Work
 from mosweep.stages.base import TrialConfig
+from mosweep.stages.datafiles import TRAIN, bring, first_problem, training_file, write_training
 
 __all__ = [
+    "TRAIN",
     "BuildData",
     "ImportData",
     "check_code",
+    "check_rows",
     "data_folder",
     "data_stage",
     "dataset_ref",
@@ -39,8 +40,6 @@ __all__ = [
     "task_folder",
     "training_content",
 ]
-
-TRAIN = "train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,13 @@ class BuildData(Work):
             if inspect.isawaitable(returned):
                 await returned
         origin = f"{self.folder}/data.py: build({self.dataset!r}, …)"
-        return await _described(self.dataset, out, origin, self.task)
+        try:
+            await asyncio.to_thread(lambda: write_training(training_file(out), out))
+        except UserError as error:
+            # The file is in a folder of this stage, which nobody knows.
+            left = str(error).replace(f"{out}/", "").replace(str(out), "it")
+            raise StageError(f"{origin} left {left}") from error
+        return await asyncio.to_thread(_described, self.dataset, out, self.task)
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,9 @@ class ImportData(Work):
 
     async def run(self, context: Context) -> Mapping[str, Any]:
         """Write the folder ``data``, and return its facts."""
-        out, source = context.out / "data", Path(self.path)
-        if source.is_dir():
-            await asyncio.to_thread(shutil.copytree, source, out)
-        else:
-            out.mkdir()
-            await asyncio.to_thread(
-                shutil.copyfile, source, out / (TRAIN if source.suffix == ".jsonl" else source.name)
-            )
-        return await _described(self.dataset, out, self.path)
+        out = context.out / "data"
+        await asyncio.to_thread(bring, Path(self.path), out)
+        return await asyncio.to_thread(_described, self.dataset, out)
 
 
 def data_folder(data: Artifact) -> Path:
@@ -136,6 +135,7 @@ def data_stage(trial: TrialConfig) -> Stage:
         if not source.exists():
             raise ConfigError("dataset.path", path, "no such file or folder")
         work = ImportData(name, _content_digest(source.resolve()), str(source.resolve()))
+        _refuse(trial, first_problem(Path(work.path), work.digest, None))
     else:
         folder = task_folder(config.task.name, config.tasks_dir)
         if not (folder / "data.py").exists():
@@ -154,6 +154,24 @@ def data_stage(trial: TrialConfig) -> Stage:
         code = code_digest(task_code(folder / "data.py"))
         work = BuildData(config.task.name, name, code, str(folder))
     return Stage("data", work, resources=trial.resources("data", computes=False))
+
+
+def check_rows(
+    trial: TrialConfig, stage: Stage, refuses: Callable[..., str | None], *settings: Any
+) -> None:
+    """Raise ``ConfigError`` for a row of the user's own files that a backend does not take.
+
+    ``stage`` is the trial's data stage. ``refuses(row, *settings)`` says why, or ``None``.
+    """
+    if isinstance(work := stage.work, ImportData):
+        _refuse(trial, first_problem(Path(work.path), work.digest, refuses, *settings))
+
+
+def _refuse(trial: TrialConfig, problem: str | None) -> None:
+    dataset = trial.config.dataset
+    if problem is not None:
+        key = "dataset.path" if dataset.path else "dataset"
+        raise ConfigError(key, dataset.path or dataset.name, problem)
 
 
 @cached_here
@@ -238,23 +256,13 @@ def _names(data_py: Path) -> tuple[str, ...]:
     return ()
 
 
-async def _described(
-    name: str, folder: Path, origin: str, task: str | None = None
-) -> dict[str, Any]:
-    """Check the files in ``folder`` and return their facts.
-
-    A JSON file with splits is first split into one file each.
-    """
-    from mosweep.datasets.jsonl import JSONLDataset
-
-    if not (folder / TRAIN).exists():
-        _split(folder, origin)
-    training = await JSONLDataset.load(folder / TRAIN)
+def _described(name: str, folder: Path, task: str | None = None) -> dict[str, Any]:
+    """The facts of the data set in ``folder``, whose training rows are checked."""
     files = {path.name: _rows(path) for path in sorted(folder.glob("*.jsonl"))}
     return DataFacts(
         name=name,
         folder="data",
-        rows=len(training),
+        rows=files[TRAIN],
         digest=fingerprint.digest_file(folder / TRAIN),
         files=files,
         task=task,
@@ -264,20 +272,3 @@ async def _described(
 def _rows(path: Path) -> int:
     with open(path, "rb") as file:
         return sum(1 for line in file if line.strip())
-
-
-def _split(folder: Path, origin: str) -> None:
-    """Write ``<split>.jsonl`` for every split of the one JSON file in ``folder``."""
-    expected = f"expected {TRAIN}, or one JSON file with the splits"
-    files = [path for path in folder.iterdir() if path.suffix == ".json"]
-    if len(files) != 1:
-        names = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise StageError(f"{origin} left {names}: {expected}")
-    data = json.loads(files[0].read_bytes())
-    splits = data if isinstance(data, dict) else {"train": data}
-    if not isinstance(splits.get("train"), list):
-        raise StageError(f"{origin} left {files[0].name} without a split 'train': {expected}")
-    for split, rows in splits.items():
-        if isinstance(rows, list):
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -224,6 +226,33 @@ def test_steps_are_counted_as_the_recipe_takes_them() -> None:
         ConfigError, match="the data set is too small for one step: a step needs 8 samples"
     ):
         check(config, 7)
+
+
+@pytest.mark.parametrize(
+    ("builder", "files"),
+    [
+        ("mistral.mistral_tokenizer", ["tokenizer.model"]),
+        ("llama2.llama2_tokenizer", ["tokenizer.model"]),
+        ("gemma.gemma_tokenizer", ["tokenizer.model"]),
+        ("phi3.phi3_mini_tokenizer", ["tokenizer.model"]),
+        ("llama3.llama3_tokenizer", ["tokenizer.model", "tokenizer.json"]),
+        ("qwen2.qwen2_tokenizer", ["vocab.json", "merges.txt"]),
+        ("qwen2_5.qwen2_5_tokenizer", ["vocab.json", "merges.txt"]),
+        ("phi4.phi4_tokenizer", ["vocab.json", "merges.txt"]),
+    ],
+)
+def test_a_tokenizer_is_given_what_its_builder_takes(
+    tmp_path: Path, builder: str, files: list[str]
+) -> None:
+    base = model(tmp_path / "base", LLAMA, "model.safetensors", *files)
+    component = f"torchtune.models.{builder}"
+    recipe = {**TINY, "tokenizer": {"_component_": component, "max_seq_len": 64}}
+    made = complete(recipe, base=base, data=tmp_path, output=tmp_path)["tokenizer"]
+    assert {made.pop("_component_"), made.pop("max_seq_len")} == {component, 64}
+    assert list(made.values()) == [str(base / name) for name in files]
+    module, _, name = component.rpartition(".")
+    build = getattr(importlib.import_module(module), name)
+    assert made.keys() <= inspect.signature(build).parameters.keys()
 
 
 VALIDATE = """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mosweep.backends.base import Backend, check_beta
-from mosweep.backends.openai.training import CLOSING, MAX_SEED, Method
+from mosweep.backends.openai.training import CLOSING, MAX_SEED, Method, refusal
 from mosweep.backends.openai.works import OpenAIFinetune, settings_of
 from mosweep.core.checks import Check, check_libraries
 from mosweep.core.errors import ConfigError
@@ -19,7 +19,7 @@ from mosweep.core.fingerprint import unkeyed
 from mosweep.core.schema import between, build
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.data import data_stage
+from mosweep.stages.data import check_rows, data_stage
 
 __all__ = ["OpenAIBackend"]
 
@@ -89,6 +89,8 @@ class OpenAIBackend(Backend):
                 error.value,
                 f"{error.problem} (OpenAI's limit)",
             ) from None
+        data = data_stage(trial)
+        check_rows(trial, data, refusal)
         work = OpenAIFinetune(
             model=_model(trial),
             method=self.method,
@@ -103,7 +105,7 @@ class OpenAIBackend(Backend):
         return Stage(
             "finetune",
             work,
-            {"data": data_stage(trial)},
+            {"data": data},
             trial.resources("finetune", computes=False),
         )
 

@@ -36,6 +36,7 @@ __all__ = [
     "Method",
     "OpenAITrainingBackend",
     "Supervised",
+    "refusal",
     "training_file",
 ]
 
@@ -208,6 +209,18 @@ class OpenAITrainingBackend:
             write_whole(self.intent, json.dumps(intent) + "\n")
 
 
+def refusal(row: Sample) -> str | None:
+    """Why OpenAI does not take a chat, or ``None``."""
+    return next(
+        (
+            f"OpenAI does not accept {message['role']} messages; valid roles: {', '.join(ROLES)}"
+            for message in row["messages"]
+            if message["role"] not in ROLES
+        ),
+        None,
+    )
+
+
 def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes:
     """``dataset`` in OpenAI's format.
 
@@ -224,12 +237,8 @@ def training_file(dataset: JSONLDataset, method: Method = "supervised") -> bytes
     )
     for number, row in enumerate(rows, 1):
         messages = row["messages"] if method == "supervised" else row["input"]["messages"]
-        for message in messages:
-            if message["role"] not in ROLES:
-                raise UserError(
-                    f"sample {number}: OpenAI does not accept {message['role']} messages; "
-                    f"valid roles: {', '.join(ROLES)}"
-                )
+        if problem := refusal({"messages": messages}):
+            raise UserError(f"sample {number}: {problem}")
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 

@@ -23,7 +23,8 @@ from mosweep.core.types import Stage
 from mosweep.datasets.preferences import check_preferences
 from mosweep.models.learning_rate import recommended_lr
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.data import TRAIN, ImportData, data_stage
+from mosweep.stages.data import ImportData, data_stage
+from mosweep.stages.datafiles import training_file
 from mosweep.stages.loop.backend import Round, RoundBackend
 from mosweep.stages.model import ModelSource, base_model
 
@@ -257,13 +258,10 @@ _SUPERVISED_LR = (
 def _no_preferences(source: str, digest: str) -> str | None:
     """Why the training data in ``source`` are not preferences, or ``None``.
 
-    ``digest`` distinguishes versions of the file in the cache. The stage checks splits in one JSON
-    file.
+    ``digest`` distinguishes versions of the file in the cache.
     """
-    path = Path(source) / TRAIN if Path(source).is_dir() else Path(source)
-    if path.suffix == ".jsonl" and path.exists():
-        try:
-            check_preferences(path)
-        except UserError as error:
-            return str(error)
+    try:
+        check_preferences(training_file(Path(source)))
+    except UserError as error:
+        return str(error)
     return None

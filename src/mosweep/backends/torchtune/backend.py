@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from mosweep.backends.torchtune import config as torchtune_config
+from mosweep.backends.torchtune.rows import refusal, settings_of
 from mosweep.backends.torchtune.works import TorchtuneFinetune, TorchtuneRound
 from mosweep.core.checks import Check, check_libraries, version_of
 from mosweep.core.errors import ConfigError, choices
@@ -18,7 +19,7 @@ from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import cached_here, own_and_shipped
 from mosweep.core.types import Stage
 from mosweep.stages.base import TrialConfig
-from mosweep.stages.data import data_stage
+from mosweep.stages.data import check_rows, data_stage
 from mosweep.stages.loop.backend import Round, RoundBackend
 from mosweep.stages.model import ModelSource, base_model
 
@@ -74,8 +75,8 @@ class TorchtuneBackend(RoundBackend):
         Raises ``ConfigError`` if its GPUs cannot share a batch evenly.
         """
         model_stage, source = base_model(trial)
-        needs = {"data": data_stage(trial)} | ({"model": model_stage} if model_stage else {})
         config = native_config(trial, self.config)
+        needs = {"data": _data(trial, config)} | ({"model": model_stage} if model_stage else {})
         resources = trial.resources("finetune")
         torchtune_config.share(config, resources.gpus or 1, resources.nodes or 1)
         work = TorchtuneFinetune(
@@ -126,12 +127,12 @@ class TorchtuneBackend(RoundBackend):
                     f"torchtune.{path}", value, f"does not apply in a loop: {_REPLACED[name]}"
                 )
         model_stage, source = base_model(trial)
+        config = native_config(trial, self.config)
         needs = (
-            {"data": data_stage(trial)}
+            {"data": _data(trial, config)}
             | ({"model": model_stage} if model_stage else {})
             | ({"previous": previous} if previous else {})
         )
-        config = native_config(trial, self.config)
         if config["dataset"].get("packed"):
             raise ConfigError(
                 "torchtune.dataset.packed",
@@ -166,6 +167,16 @@ class TorchtuneBackend(RoundBackend):
             "device": device or config.get("device"),
             "environment": self.environment or {},
         }
+
+
+def _data(trial: TrialConfig, config: Mapping[str, Any]) -> Stage:
+    """The stage of the data set.
+
+    Raises ``ConfigError`` for a row of the user's own file that torchtune does not take.
+    """
+    stage = data_stage(trial)
+    check_rows(trial, stage, refusal, *settings_of(config))
+    return stage
 
 
 def native_config(trial: TrialConfig, path: str | None = None) -> dict[str, Any]:

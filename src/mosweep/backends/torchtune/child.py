@@ -44,22 +44,26 @@ def _load(path: str | Path) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from mosweep.backends.torchtune import processes, resume
+    from mosweep.backends.torchtune import processes, resume, samples
 else:
     processes = _load(Path(__file__).with_name("processes.py"))
     resume = _load(Path(__file__).with_name("resume.py"))
+    samples = _load(Path(__file__).with_name("samples.py"))
 
 
-def check_losses(losses: list[list[float]]) -> None:
-    """Raise ``RuntimeError`` if the losses show that training failed."""
+def check_losses(losses: list[list[float]], lengths: Mapping[str, int] | None = None) -> None:
+    """Raise ``RuntimeError`` if the losses show that training failed.
+
+    ``lengths`` is the result of ``samples.check_lengths``.
+    """
     if not losses:
         raise RuntimeError("training took no step")
     for step, loss in losses:
         if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the loss became {loss} at step {step:g}: training diverged (is the learning "
-                "rate too high?)"
-            )
+            cause = "training diverged (is the learning rate too high?)"
+            if lengths and lengths["empty"]:
+                cause = f"a batch may have had nothing to learn: {samples.describe(lengths)}"
+            raise RuntimeError(f"the loss became {loss} at step {step:g}: {cause}")
 
 
 def package_adapter(epoch: Path, out: Path, base: Path) -> None:
@@ -162,12 +166,14 @@ def patch_torchtune(config: Mapping[str, Any], spec: Mapping[str, Any], work: Pa
     - A part of a run uses its own learning rates and ends after one epoch.
     - A resumed run continues the learning rate schedule and the random numbers.
     - The distributed recipe also runs on CPUs.
+    - Answers with weight 0 are not learned.
     """
     import torch
     import torchtune.config
     import torchtune.training
 
     resume.save_resumable_states(work, spec["recipe"])
+    samples.heed_weights()
     several, part = "RANK" in os.environ, spec["part"]
     if part:
         instantiate_native = torchtune.config.instantiate
@@ -221,6 +227,7 @@ def train(folder: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> N
     """Run the recipe in this process, or in several if ``spec`` says so."""
     if single_process(spec):
         patch_torchtune(config, spec, folder / "run" / "work")
+        samples.check_lengths(folder, config)
         run_recipe(spec["recipe"], folder / "torchtune.yaml")
     elif spec["nodes"] == 1:
         processes.torchrun(folder, spec, ["--standalone"])
@@ -250,6 +257,7 @@ def main(folder: Path) -> None:
         _load(spec["lora"]).merge(Path(spec["base"]), folder / "adapter", folder / "merged")
     # Loaders fail on torchtune's folders, which mix files of several formats.
     shutil.rmtree(folder / "run" / "work", ignore_errors=True)
+    lengths = samples.lengths_of(folder)
     result = {
         "steps": len(losses),
         "final_loss": losses[-1][1],
@@ -258,6 +266,7 @@ def main(folder: Path) -> None:
         "device": config["device"],
         "dtype": config["dtype"],
         "world_size": spec["processes"] * spec["nodes"],
+        "warning": samples.describe(lengths) if lengths and lengths["cut"] else None,
     }
     (folder / "run" / "result.json").write_text(json.dumps(result) + "\n")
     for other in earlier:
@@ -299,7 +308,7 @@ def train_and_package(
         raise
     seconds = time.perf_counter() - started
     losses = resume.losses_of(work)
-    check_losses(losses)
+    check_losses(losses, samples.lengths_of(folder))
     epochs = sorted(work.glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
     if not epochs:
         raise RuntimeError("torchtune saved no checkpoint")
@@ -325,7 +334,10 @@ def rank(folder: Path) -> None:
 
     spec = json.loads((folder / "run" / "spec.json").read_text())
     native = folder / "torchtune.yaml"
-    patch_torchtune(yaml.safe_load(native.read_text()), spec, folder / "run" / "work")
+    config = yaml.safe_load(native.read_text())
+    patch_torchtune(config, spec, folder / "run" / "work")
+    if os.environ["RANK"] == "0":
+        samples.check_lengths(folder, config)
     record(run_recipe)(spec["recipe"], native)
 
 

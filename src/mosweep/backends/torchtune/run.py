@@ -32,6 +32,7 @@ class TorchtuneResult:
     - ``train_seconds``: wall time of the recipe
     - ``resumed_at_step``: the step that it resumed from, or 0
     - ``world_size``: the number of processes that trained
+    - ``warning``: how many samples were cut off, if any
 
     The losses include all steps from the first. The times exclude earlier attempts.
     """
@@ -45,6 +46,7 @@ class TorchtuneResult:
     dtype: str
     world_size: int
     resumed_at_step: int
+    warning: str | None = None
 
 
 @dataclass

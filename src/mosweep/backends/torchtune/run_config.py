@@ -137,14 +137,7 @@ def complete(
             )
             raise ConfigError("model.path", base, problem)
         model |= built
-    kind = _model_config(base).get("model_type")
-    if kind == "qwen2":
-        tokenizer |= {"path": _file(base, "vocab.json"), "merges_file": _file(base, "merges.txt")}
-    else:
-        tokenizer["path"] = _file(base, "tokenizer.model", "original/tokenizer.model")
-        # In other vocabularies than Llama 3's, the special tokens have other ids.
-        if _model_config(base)["vocab_size"] < 128_000:
-            tokenizer["special_tokens_path"] = _file(base, "tokenizer.json")
+    tokenizer |= _tokenizer_files(tokenizer.get(COMPONENT), base)
     return {
         **config,
         "output_dir": str(output),
@@ -173,6 +166,25 @@ def complete(
         "device": device or config.get("device", "auto"),
         "dtype": config.get("dtype", "auto"),
     }
+
+
+def _tokenizer_files(builder: str | None, base: Path) -> dict[str, str]:
+    """The files of ``base`` that a builder of torchtune's tokenizers takes, by argument."""
+    family = (builder or "").removeprefix("torchtune.models.").partition(".")[0]
+    match family:
+        case "qwen2" | "qwen2_5":
+            return {"path": _file(base, "vocab.json"), "merges_file": _file(base, "merges.txt")}
+        case "phi4":
+            return {
+                "vocab_path": _file(base, "vocab.json"),
+                "merges_path": _file(base, "merges.txt"),
+            }
+        case _:
+            files = {"path": _file(base, "tokenizer.model", "original/tokenizer.model")}
+    # In other vocabularies than Llama 3's, its special tokens have other ids.
+    if family == "llama3" and _model_config(base)["vocab_size"] < 128_000:
+        files["special_tokens_path"] = _file(base, "tokenizer.json")
+    return files
 
 
 def _model_config(base: Path) -> dict[str, Any]:

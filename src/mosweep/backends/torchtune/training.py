@@ -23,6 +23,7 @@ import mosweep.models.lora as lora
 from mosweep.backends.torchtune import child as torchtune_child
 from mosweep.backends.torchtune import config as torchtune_config
 from mosweep.backends.torchtune.detached import LIFELINE, Detached
+from mosweep.backends.torchtune.rows import training_rows
 from mosweep.backends.torchtune.run import TorchtuneTrainingRun
 from mosweep.backends.torchtune.run_config import complete
 from mosweep.core.errors import ConfigError
@@ -114,7 +115,8 @@ class TorchtuneTrainingBackend:
         ``dataset`` may be the path of a file. ``hyperparameters`` are native settings by dotted
         path: ``{"optimizer.lr": 1e-4}``. Raises ``ConfigError`` for a setting that the config does
         not have, a data set too small for one step, a batch that the processes cannot share
-        evenly, and several nodes outside a Slurm job.
+        evenly, and several nodes outside a Slurm job. Raises ``UserError`` for a sample that
+        torchtune does not take.
         """
         if self.nodes > 1 and "SLURM_JOB_ID" not in os.environ:
             problem = (
@@ -126,6 +128,7 @@ class TorchtuneTrainingBackend:
             dataset = await JSONLDataset.load(dataset)
         config = self._native(hyperparameters or {})
         torchtune_config.check(config, len(dataset))
+        rows = training_rows(dataset, config)
         shared = torchtune_config.share(config, self.processes, self.nodes, len(dataset))
         run_id = f"{suffix or 'torchtune'}-{secrets.token_hex(4)}"
         folder = Path(self.folder).resolve()
@@ -133,7 +136,7 @@ class TorchtuneTrainingBackend:
             folder /= run_id
         run, base = folder / "run", Path(model).resolve()
         # Only the messages, because torchtune's loader fails on rows with different extra keys.
-        await JSONLDataset(dataset.to_openai_format()).save(run / "train.jsonl")
+        await rows.save(run / "train.jsonl")
         native = complete(
             shared, base=base, data=run / "train.jsonl", output=run / "work", device=self.device
         )

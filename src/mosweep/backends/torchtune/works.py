@@ -93,7 +93,11 @@ class _TorchtuneWork(Work):
             seconds=result.seconds,
             train_seconds=result.train_seconds,
             device=result.device,
-            more={"dtype": result.dtype, "world_size": result.world_size},
+            more={
+                "dtype": result.dtype,
+                "world_size": result.world_size,
+                **({"warning": result.warning} if result.warning else {}),
+            },
         )
         return result, facts.to_json()
 
