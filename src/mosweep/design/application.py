@@ -26,6 +26,7 @@ from mosweep.config.choices import conf_folders, use_folder
 from mosweep.config.secrets import refuse_secrets
 from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.paths import home
+from mosweep.design.hydra_options import check_hydra_options
 from mosweep.design.overrides import quoted
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _single_run(hydra: Hydra, name: str, overrides: list[str]) -> int:
         config = hydra.compose_config(name, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
         return _multirun(hydra, name, overrides)
+    check_hydra_options(config, ours=True, named=False)
     from mosweep.design.jobs import run_single_trial
 
     return run_single_trial(config, hydra.config_loader)
@@ -122,7 +124,8 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
 
     with explained(hydra, name, overrides):
         config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
-        _wrap_launcher(config)
+        ours = _wrap_launcher(config)
+        check_hydra_options(config, ours=ours, named=ours or _has_our_sweeper(config))
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -136,14 +139,22 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
     return returned if isinstance(returned, int) else 0
 
 
-def _wrap_launcher(config: DictConfig) -> None:
-    """Wrap a mosweep launcher in ``hydra.launcher`` so that Hydra can instantiate it."""
+def _wrap_launcher(config: DictConfig) -> bool:
+    """Wrap a mosweep launcher in ``hydra.launcher`` so that Hydra can instantiate it.
+
+    Returns whether it is one.
+    """
     chosen = config.hydra.launcher
     if str(chosen.get("_target_", "hydra.")).startswith(("hydra.", "hydra_plugins.")):
-        return
+        return False
     wrapped = {"_target_": PLANNING_LAUNCHER, "_recursive_": False, "options": chosen}
     with open_dict(config.hydra):
         config.hydra.launcher = wrapped
+    return True
+
+
+def _has_our_sweeper(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper.get("_target_")).startswith("hydra_plugins.mosweep.")
 
 
 def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
@@ -159,6 +170,8 @@ def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
         config = hydra.compose_config(
             CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
         )
+        ours = _wrap_launcher(config)
+        check_hydra_options(config, ours=ours, named=ours or _has_our_sweeper(config))
         design = Design(hydra.config_loader, config, _task_overrides(config))
         factor_keys = design.factors_in(sweep_folder(config))
         trials = compose_trials(config, hydra.config_loader, design.overrides, factor_keys).trials
@@ -191,6 +204,11 @@ class explained:  # noqa: N801 - reads as a statement
             match := re.match(r"Could not override '([^']+)'", str(error))
         ):
             raise self._unknown_key(match[1]) from None
+        if isinstance(error, KeyError) and _module_of(error) == "os":
+            # Hydra reads the variables of env_copy while it composes.
+            raise ConfigError(
+                "hydra.job.env_copy", error.args[0], "is not set in this environment"
+            ) from None
         if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by_hydra(error):
             raise UserError(_first_lines(error)) from None
 
@@ -224,14 +242,15 @@ def _raised_by_hydra(error: BaseException) -> bool:
 
     Hydra raises one for a group choice that is not a name.
     """
+    return isinstance(error, ValueError) and _module_of(error).startswith("hydra.")
+
+
+def _module_of(error: BaseException) -> str:
+    """The module that raised the error."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return (
-        isinstance(error, ValueError)
-        and frame is not None
-        and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
-    )
+    return str(frame.tb_frame.f_globals.get("__name__", "")) if frame is not None else ""
 
 
 def _first_lines(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,8 +182,13 @@ def job_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[str, Any]:
-    """The design that a launch freezes. It does not say where and how the launch runs."""
+def frozen_design(
+    trials: Sequence[Trial], factor_keys: Sequence[str] | None, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """The design that a launch freezes. It does not say where and how the launch runs.
+
+    ``environment``: variables to set where stages run.
+    """
     first = trials[0].config
     keys = list(factor_keys) if factor_keys is not None else list(trials[0].factors)
     treatments = {key: levels for key in keys if (levels := _levels(key, trials))}
@@ -200,6 +205,7 @@ def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) ->
         "contrasts": first.get("contrasts"),
         "delta": first.get("delta"),
         "trials": len(trials),
+        **({"environment": dict(environment)} if environment else {}),
     }
 
 

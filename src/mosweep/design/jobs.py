@@ -29,6 +29,7 @@ from mosweep.design.designs import (
     job_config,
     sweep_folder,
 )
+from mosweep.design.hydra_options import environment_of
 from mosweep.design.overrides import Levels
 from mosweep.design.trials import Builder
 from mosweep.execution.launch import (
@@ -72,7 +73,8 @@ def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desig
         and "slurm" in str(config.hydra.launcher._target_).lower()
     ):
         _request_resources(launcher, trials)
-    trials = prepare(trials, first, store, sweep, frozen_design(trials, factor_keys))
+    design_data = frozen_design(trials, factor_keys, environment_of(config.hydra))
+    trials = prepare(trials, first, store, sweep, design_data)
     sources = dict(zip(composed.ids, map(list, design.overrides), strict=True))
     jobs = []
     for trial in trials:
@@ -146,7 +148,8 @@ def run_whole_trial(config: DictConfig) -> float | None:
         # Under one of Hydra's own sweepers the design is neither checked nor frozen beforehand, so
         # each job adds its trial.
         builder.refuse_unread()
-        prepare([trial], typed, store_of(typed), sweep, frozen_design([trial], None))
+        design = frozen_design([trial], None, environment_of(hydra))
+        prepare([trial], typed, store_of(typed), sweep, design)
     result = run_trials([trial], typed, folder.parent, {}, default_launcher(workers=1), within=True)
     trial_result = next(other for other in result.trials if other.id == trial.id)
     if trial_result.status != "succeeded":
@@ -167,9 +170,8 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     def task(job: DictConfig) -> float | None:
         nonlocal status
         folder = Path(HydraConfig.get().runtime.output_dir)
-        result = run_trials(
-            [trial], config_of(trial), folder, frozen_design([trial], None), default_launcher()
-        )
+        design = frozen_design([trial], None, environment_of(config.hydra))
+        result = run_trials([trial], config_of(trial), folder, design, default_launcher())
         status = exit_status(result.trials)
         return objective(result.trials[0], trial.config)
 

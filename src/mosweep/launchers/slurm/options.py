@@ -83,6 +83,9 @@ class Slurm(Launcher):
     """Running jobs of one array at a time."""
     setup: Sequence[str] | None = None
     """Shell lines before the stage, such as ``module load cuda``."""
+    env_set: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the jobs, such as ``{HF_HOME: /scratch/hf}``. They win over
+    ``hydra.job.env_set``."""
     reservation: str | None = None
     """The reservation to use."""
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
@@ -121,6 +124,10 @@ class Slurm(Launcher):
     def waiting(self, wait: bool) -> Slurm:
         """A copy whose ``run`` waits, or returns when all jobs are submitted."""
         return replace(self, wait=wait)
+
+    def exporting(self, environment: Mapping[str, str]) -> Slurm:
+        """A copy whose jobs export these variables."""
+        return replace(self, env_set={**environment, **self.env_set})
 
     def check(self, plan: Plan) -> None:
         """Raise ``UserError`` for stages that Slurm would never run. Writes nothing."""

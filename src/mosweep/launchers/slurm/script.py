@@ -85,6 +85,7 @@ def script(options: Slurm, array: Array, submission: Submission, store: Path) ->
         setup=[
             *_if_done(submission),
             f"export MOSWEEP_MAX_TIMEOUTS={options.max_num_timeout} MOSWEEP_SIGNAL_DELAY_S={delay}",
+            *(f"export {name}={shlex.quote(value)}" for name, value in options.env_set.items()),
             *(options.setup or []),
         ],
         use_srun=False,
