@@ -117,6 +117,9 @@ def _request_resources(launcher: Any, trials: Sequence[Trial]) -> None:
                 f"{first_name} and {name} request {shown}; use hydra/launcher=slurm, which "
                 "submits each stage with its own resources"
             )
+    if kind := first.pop("gpu_type", None):
+        # It has whole numbers of GPUs only, and a key for all generic resources.
+        launcher.params["gres"] = f"gpu:{kind}:{first.pop('gpus')}"
     for key, value in first.items():
         parameter = _SUBMITIT.get(key, key)
         whole_minutes = key == "time_min" and value == int(value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep.config.resources import gigabytes
 from mosweep.core.checks import Check
 from mosweep.core.errors import ConfigError
 from mosweep.core.events import Recorder
@@ -115,6 +116,9 @@ class Slurm(Launcher):
     def __post_init__(self) -> None:
         if not self.name.strip() or any(letter in self.name for letter in " ,\t\n"):
             raise ConfigError("name", self.name, "must not contain spaces or commas")
+        for name, memory in (("mem_per_cpu", self.mem_per_cpu), ("mem_per_gpu", self.mem_per_gpu)):
+            if memory is not None:
+                gigabytes(name, memory)
 
     @property
     def waits(self) -> bool:

@@ -49,7 +49,7 @@ def parameters(options: Slurm, resources: Resources) -> dict[str, Any]:
         }
         settings["cpus-per-gpu"] = options.cpus_per_gpu
     elif gpus > 0:
-        settings["gpus-per-node"] = gpus
+        settings["gpus-per-node"] = f"{asked.gpu_type}:{gpus}" if asked.gpu_type else gpus
         settings["cpus-per-gpu"] = options.cpus_per_gpu
     settings |= {**options.additional_parameters, **asked.additional_parameters}
     return {
