@@ -25,7 +25,13 @@ __all__ = ["MosweepSweeper", "NamesSource", "PlanningLauncher"]
 
 
 class MosweepSweeper(Sweeper):
-    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials."""
+    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials.
+
+    ``mosweep.design.application`` has already added ``params`` to the overrides.
+    """
+
+    def __init__(self, params: DictConfig | None = None) -> None:
+        self.params = params
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -135,7 +141,7 @@ _HERE = "hydra_plugins.mosweep.plugin"
 _store.store(
     group="hydra/sweeper",
     name="mosweep",
-    node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}),
+    node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper", "params": None}),
     provider="mosweep",
 )
 # Hydra refuses new keys in all sections but these. mosweep checks them itself: the native options

@@ -26,7 +26,7 @@ from mosweep.config.choices import conf_folders, use_folder
 from mosweep.config.secrets import refuse_secrets
 from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.paths import home
-from mosweep.design.hydra_options import check_hydra_options
+from mosweep.design.hydra_options import check_hydra_options, has_own_sweeper, sweeper_params
 from mosweep.design.overrides import quoted
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
     from mosweep.design.jobs import run_whole_trial
 
     with explained(hydra, name, overrides):
-        config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
+        config = _composed(hydra, name, overrides)
         ours = _wrap_launcher(config)
-        check_hydra_options(config, ours=ours, named=ours or _has_our_sweeper(config))
+        check_hydra_options(config, ours=ours, named=ours or has_own_sweeper(config))
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -137,6 +137,13 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
         callbacks.on_multirun_end(config=config, config_name=name)
     # mosweep's sweeper returns the exit status. Hydra's own raise if a job failed.
     return returned if isinstance(returned, int) else 0
+
+
+def _composed(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
+    """The configuration of a sweep. A sweep in ``hydra.sweeper.params`` joins the overrides."""
+    config = hydra.compose_config(name, overrides, RunMode.MULTIRUN)
+    params = sweeper_params(config)
+    return hydra.compose_config(name, [*params, *overrides], RunMode.MULTIRUN) if params else config
 
 
 def _wrap_launcher(config: DictConfig) -> bool:
@@ -153,10 +160,6 @@ def _wrap_launcher(config: DictConfig) -> bool:
     return True
 
 
-def _has_our_sweeper(config: DictConfig) -> bool:
-    return str(config.hydra.sweeper.get("_target_")).startswith("hydra_plugins.mosweep.")
-
-
 def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
     """The trials that ``mosweep -m overrides`` would run, and the first one's configuration.
 
@@ -167,11 +170,9 @@ def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
     overrides = [quoted(override) for override in overrides]
     refuse_secrets(overrides)
     with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
-        config = hydra.compose_config(
-            CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
-        )
+        config = _composed(hydra, CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"])
         ours = _wrap_launcher(config)
-        check_hydra_options(config, ours=ours, named=ours or _has_our_sweeper(config))
+        check_hydra_options(config, ours=ours, named=ours or has_own_sweeper(config))
         design = Design(hydra.config_loader, config, _task_overrides(config))
         factor_keys = design.factors_in(sweep_folder(config))
         trials = compose_trials(config, hydra.config_loader, design.overrides, factor_keys).trials
@@ -208,6 +209,12 @@ class explained:  # noqa: N801 - reads as a statement
             # Hydra reads the variables of env_copy while it composes.
             raise ConfigError(
                 "hydra.job.env_copy", error.args[0], "is not set in this environment"
+            ) from None
+        if isinstance(error, OmegaConfBaseException) and (
+            match := re.search(r"Environment variable '(\w+)' not found", str(error))
+        ):
+            raise ConfigError(
+                str(error.full_key), f"${{oc.env:{match[1]}}}", "is not set in this environment"
             ) from None
         if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by_hydra(error):
             raise UserError(_first_lines(error)) from None

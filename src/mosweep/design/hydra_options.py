@@ -7,14 +7,17 @@ lists all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mosweep.config.secrets import looks_secret
+from mosweep.config.secrets import looks_secret, refuse_secrets
 from mosweep.core.errors import ConfigError
+from mosweep.design.factors import flat
+from mosweep.design.overrides import as_override, key_of, quoted
 
-__all__ = ["check_hydra_options", "environment_of"]
+__all__ = ["check_hydra_options", "environment_of", "has_own_sweeper", "sweeper_params"]
 
 #: What Hydra sets by itself, and overwrites if it is given.
 _SET_BY_HYDRA = ("override_dirname", "id", "num", "config_name")
@@ -74,3 +77,38 @@ def environment_of(hydra: Any) -> dict[str, str]:
         for name, value in hydra.job.env_set.items()
         if name not in copied
     }
+
+
+def has_own_sweeper(config: DictConfig) -> bool:
+    """Whether ``hydra/sweeper`` is mosweep's."""
+    return str(config.hydra.sweeper.get("_target_")).startswith("hydra_plugins.mosweep.")
+
+
+def sweeper_params(config: DictConfig) -> list[str]:
+    """``hydra.sweeper.params`` as overrides, for mosweep's sweeper.
+
+    They are a sweep in a configuration file. The overrides of the command line win, key by key.
+    ``ConfigError`` for other keys of ``hydra.sweeper``.
+    """
+    if not has_own_sweeper(config):
+        return []
+    options = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    assert isinstance(options, dict)
+    for key, value in ((str(key), value) for key, value in options.items()):
+        if key not in ("_target_", "params") and value is not None:
+            raise ConfigError(f"hydra.sweeper.{key}", value, "no such key; valid: params")
+    params = options.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise ConfigError(
+            "hydra.sweeper.params",
+            params,
+            "expected a mapping from key to levels, such as {lora.rank: '4,64'}",
+        )
+    given = {key_of(str(override)) for override in config.hydra.overrides.task}
+    overrides = [
+        quoted(f"{key}={value}" if isinstance(value, str) else as_override(str(key), value))
+        for key, value in flat(params).items()
+        if key_of(str(key)) not in given
+    ]
+    refuse_secrets(overrides)
+    return overrides

@@ -30,6 +30,7 @@ from mosweep.design.designs import (
     sweep_folder,
 )
 from mosweep.design.hydra_options import environment_of
+from mosweep.design.interpolations import resolved_levels
 from mosweep.design.overrides import Levels
 from mosweep.design.trials import Builder
 from mosweep.execution.launch import (
@@ -145,7 +146,9 @@ def run_whole_trial(config: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     builder, overrides = Builder(), list(hydra.overrides.task)
-    trial = builder.trial(job_config(config), factors_of(Levels(), overrides, None), folder.name)
+    plain = job_config(config)
+    factors = resolved_levels(factors_of(Levels(), overrides, None), plain)
+    trial = builder.trial(plain, factors, folder.name)
     typed, sweep = config_of(trial), Sweep(folder.parent)
     if not any(trial.id == known["id"] for launch in sweep.launches for known in launch.trials):
         # Under one of Hydra's own sweepers the design is neither checked nor frozen beforehand, so
@@ -165,8 +168,9 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(overrides, list)
     builder = Builder()
-    factors = factors_of(Levels(), [str(override) for override in overrides], None)
-    trial = builder.trial(job_config(config), factors)
+    plain = job_config(config)
+    levels = factors_of(Levels(), [str(override) for override in overrides], None)
+    trial = builder.trial(plain, resolved_levels(levels, plain))
     builder.refuse_unread()
     status = 1
 

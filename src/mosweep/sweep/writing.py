@@ -12,6 +12,7 @@ from typing import Any
 from mosweep.core.files import write_whole
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
+from mosweep.core.yaml_text import dump_yaml
 from mosweep.sweep.folder import Sweep
 from mosweep.sweep.launches import Launch, config_digest, described, to_json
 
@@ -37,7 +38,7 @@ def freeze(
         launches.mkdir(parents=True, exist_ok=True)
         _write_configs(sweep.folder, trials)
         if not (sweep.folder / "experiment.yaml").exists():
-            write_whole(sweep.folder / "experiment.yaml", _yaml(dict(design)))
+            write_whole(sweep.folder / "experiment.yaml", dump_yaml(dict(design)))
         write_whole(launch.specs_file, _specs(trials))
         write_whole(launches / launch.file, launch.parts())
     sweep.add_launch(launch)
@@ -134,7 +135,7 @@ def _write_configs(place: Path, trials: Sequence[Trial]) -> None:
             identity = id(value) if isinstance(value, dict | list) else (type(value), value)
             text = fragments.get(identity)
             if text is None:
-                text = fragments[identity] = _yaml({"_": value})[2:]
+                text = fragments[identity] = dump_yaml({"_": value})[2:]
             parts.append(f"{key}:{text}")
         write_whole(folder / "config.yaml", parts)
 
@@ -154,21 +155,6 @@ def link_artifacts(sweep: Sweep, trials: Iterable[Trial], records: Mapping[str, 
 def _specs(trials: Iterable[Trial]) -> Iterator[str]:
     """The lines of a launch's file with the full stages."""
     return (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
-
-
-def _yaml(data: Any) -> str:
-    import yaml
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(
-        data,
-        Dumper=dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=120,
-    )
-    return text
 
 
 def set_link(link: Path, target: str) -> None:

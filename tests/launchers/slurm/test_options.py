@@ -52,6 +52,6 @@ def test_no_key_is_missing() -> None:
 
 @pytest.mark.parametrize("key", ["mem_per_cpu", "mem_per_gpu"])
 def test_memory_of_the_launcher_needs_a_unit_too(key: str) -> None:
-    assert parameters(Slurm(**{key: "4G"}), Resources())[key.replace("_", "-")] == "4G"
+    assert parameters(schema.build(Slurm, {key: "4G"}), Resources())[key.replace("_", "-")] == "4G"
     with pytest.raises(ConfigError, match="write 4G or 4M"):
-        Slurm(**{key: "4"})
+        schema.build(Slurm, {key: "4"})
