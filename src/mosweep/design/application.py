@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mosweep.config.choices import conf_folders, use_folder
+from mosweep.config.primary import PRIMARY, foreign_primary
 from mosweep.config.secrets import refuse_secrets
 from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.paths import home
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["hydra_main", "planned"]
 
-CONFIG_NAME = "config"
 #: The class that hands all trials of a sweep to one of mosweep's launchers.
 PLANNING_LAUNCHER = "hydra_plugins.mosweep.plugin.PlanningLauncher"
 
@@ -51,8 +53,9 @@ def hydra_main(arguments: Sequence[str]) -> int:
     os.environ["MOSWEEP_HOME"] = str(home())
     parser = get_args_parser()
     args = parser.parse_args(arguments)
-    with _Session(args.config_dir) as hydra:
-        name = args.config_name or CONFIG_NAME
+    _refuse_dropped(args)
+    name = args.config_name or PRIMARY
+    with _Session(args.config_dir, args.config_name) as hydra:
         if args.help:
             loader: Any = hydra.config_loader
             # Hydra copies its whole repository to list one group.
@@ -75,6 +78,20 @@ def hydra_main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _refuse_dropped(args: Namespace) -> None:
+    """Raise ``UserError`` for Hydra's options that mosweep does not support."""
+    if args.config_path is not None:
+        raise UserError(
+            f"--config-path {args.config_path}: is not supported; --config-dir "
+            f"{args.config_path} adds a folder of configurations"
+        )
+    if args.experimental_rerun is not None:
+        raise UserError(
+            f"--experimental-rerun {args.experimental_rerun}: is not supported; `mosweep run "
+            "SWEEP` goes on with a sweep"
+        )
+
+
 class _Session:
     """Hydra, initialised with mosweep's search path.
 
@@ -82,8 +99,8 @@ class _Session:
     ``mosweep.plugins``), then the shipped one.
     """
 
-    def __init__(self, config_dir: str | None = None) -> None:
-        self.config_dir = config_dir
+    def __init__(self, config_dir: str | None = None, config_name: str | None = None) -> None:
+        self.config_dir, self.config_name = config_dir, config_name
 
     def __enter__(self) -> Hydra:
         config_dir = Path(self.config_dir).absolute() if self.config_dir is not None else None
@@ -92,9 +109,16 @@ class _Session:
         use_folder(config_dir)
         *others, main = conf_folders()
         path = create_config_search_path(str(main))
-        for folder in reversed(others):
+        for folder in others:
             path.prepend("user", f"file://{folder}", "main")
         path.prepend("mosweep", "mosweep-names://", "schema")
+        if self.config_name is None and (foreign := foreign_primary()):
+            print(
+                f"mosweep: {os.path.relpath(foreign)} is not a configuration of mosweep's; its own "
+                "is used, with the groups of both",
+                file=sys.stderr,
+            )
+            path.prepend("mosweep-primary", "mosweep-names://primary", "user")
         GlobalHydra.instance().clear()
         version.setbase("1.3")
         return Hydra.create_main_hydra2("mosweep", path)
@@ -160,17 +184,21 @@ def _wrap_launcher(config: DictConfig) -> bool:
     return True
 
 
-def planned(overrides: Sequence[str]) -> tuple[list[Trial], Config]:
+def planned(
+    overrides: Sequence[str], config_dir: str | None = None, config_name: str | None = None
+) -> tuple[list[Trial], Config]:
     """The trials that ``mosweep -m overrides`` would run, and the first one's configuration.
 
-    Writes nothing.
+    ``config_dir`` and ``config_name`` are Hydra's ``--config-dir`` and ``--config-name``. Writes
+    nothing.
     """
     from mosweep.design.designs import Design, compose_trials, config_of, sweep_folder
 
     overrides = [quoted(override) for override in overrides]
     refuse_secrets(overrides)
-    with _Session() as hydra, explained(hydra, CONFIG_NAME, overrides):
-        config = _composed(hydra, CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"])
+    name = config_name or PRIMARY
+    with _Session(config_dir, config_name) as hydra, explained(hydra, name, overrides):
+        config = _composed(hydra, name, [*overrides, "hydra.mode=MULTIRUN"])
         ours = _wrap_launcher(config)
         check_hydra_options(config, ours=ours, named=ours or has_own_sweeper(config))
         design = Design(hydra.config_loader, config, _task_overrides(config))

@@ -5,6 +5,7 @@ Each job runs all stages of one trial. The store keeps jobs from running a stage
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,9 @@ def run_whole_trial(config: DictConfig) -> float | None:
     Returns the trial's primary metric. Raises ``StageError`` if a stage fails.
     """
     hydra = HydraConfig.get()
+    # With hydra.job.chdir, Hydra has moved the job into its output folder. Paths are relative to
+    # where the command was given.
+    os.chdir(hydra.runtime.cwd)
     folder = Path(hydra.runtime.output_dir)
     builder, overrides = Builder(), list(hydra.overrides.task)
     plain = job_config(config)
