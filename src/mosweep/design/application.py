@@ -13,16 +13,22 @@ import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from mosweep.config.choices import conf_folders, use_folder
 from mosweep.config.primary import PRIMARY, foreign_primary
@@ -31,6 +37,13 @@ from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.paths import home
 from mosweep.design.hydra_options import check_hydra_options, has_own_sweeper, sweeper_params
 from mosweep.design.overrides import quoted
+from mosweep.design.wording import (
+    explain_grammar,
+    explain_levels,
+    explain_package,
+    explain_text,
+    explain_yaml,
+)
 
 if TYPE_CHECKING:
     from mosweep.config.groups import Config
@@ -52,10 +65,12 @@ def hydra_main(arguments: Sequence[str]) -> int:
     # Hydra runs jobs in other folders: they use the same home.
     os.environ["MOSWEEP_HOME"] = str(home())
     parser = get_args_parser()
+    parser.error = _wrong_options  # type: ignore[method-assign]
     args = parser.parse_args(arguments)
     _refuse_dropped(args)
     name = args.config_name or PRIMARY
-    with _Session(args.config_dir, args.config_name) as hydra:
+    session = _Session(args.config_dir, args.config_name)
+    with session as hydra, explained(hydra, name, args.overrides):
         if args.help:
             loader: Any = hydra.config_loader
             # Hydra copies its whole repository to list one group.
@@ -76,6 +91,11 @@ def hydra_main(arguments: Sequence[str]) -> int:
         else:
             return _single_run(hydra, name, args.overrides)
     return 0
+
+
+def _wrong_options(message: str) -> NoReturn:
+    """Raise ``UserError`` for options that are not Hydra's, instead of printing all of them."""
+    raise UserError(f"{message}; see mosweep --help")
 
 
 def _refuse_dropped(args: Namespace) -> None:
@@ -128,8 +148,7 @@ class _Session:
 
 
 def _single_run(hydra: Hydra, name: str, overrides: list[str]) -> int:
-    with explained(hydra, name, overrides):
-        config = hydra.compose_config(name, overrides, RunMode.RUN)
+    config = hydra.compose_config(name, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
         return _multirun(hydra, name, overrides)
     check_hydra_options(config, ours=True, named=False)
@@ -146,19 +165,18 @@ def _multirun(hydra: Hydra, name: str, overrides: list[str]) -> int:
 
     from mosweep.design.jobs import run_whole_trial
 
-    with explained(hydra, name, overrides):
-        config = _composed(hydra, name, overrides)
-        ours = _wrap_launcher(config)
-        check_hydra_options(config, ours=ours, named=ours or has_own_sweeper(config))
-        callbacks = Callbacks(config)
-        callbacks.on_multirun_start(config=config, config_name=name)
-        sweeper = Plugins.instance().instantiate_sweeper(
-            config=config,
-            hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
-            task_function=run_whole_trial,
-        )
-        returned = sweeper.sweep(arguments=_task_overrides(config))
-        callbacks.on_multirun_end(config=config, config_name=name)
+    config = _composed(hydra, name, overrides)
+    ours = _wrap_launcher(config)
+    check_hydra_options(config, ours=ours, named=ours or has_own_sweeper(config))
+    callbacks = Callbacks(config)
+    callbacks.on_multirun_start(config=config, config_name=name)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=config,
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+        task_function=run_whole_trial,
+    )
+    returned = sweeper.sweep(arguments=_task_overrides(config))
+    callbacks.on_multirun_end(config=config, config_name=name)
     # mosweep's sweeper returns the exit status. Hydra's own raise if a job failed.
     return returned if isinstance(returned, int) else 0
 
@@ -227,6 +245,16 @@ class explained:  # noqa: N801 - reads as a statement
     ) -> None:
         if error is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             return
+        if isinstance(error, MarkedYAMLError):
+            raise explain_yaml(error) from None
+        if isinstance(error, UnicodeDecodeError) and _read_by_hydra(error):
+            raise explain_text() from None
+        if isinstance(error, ConfigError):
+            raise explain_package(error, self.overrides) from None
+        if isinstance(error, OverrideParseException) and error.override:
+            raise explain_grammar(error) from None
+        if isinstance(error, HydraException) and (levels := explain_levels(str(error))):
+            raise levels from None
         if isinstance(error, MissingConfigException):
             raise UserError(self._missing(error)) from None
         if isinstance(error, ConfigCompositionException) and (
@@ -278,6 +306,15 @@ def _raised_by_hydra(error: BaseException) -> bool:
     Hydra raises one for a group choice that is not a name.
     """
     return isinstance(error, ValueError) and _module_of(error).startswith("hydra.")
+
+
+def _read_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra was reading a file."""
+    frame, modules = error.__traceback__, []
+    while frame is not None:
+        modules.append(str(frame.tb_frame.f_globals.get("__name__", "")))
+        frame = frame.tb_next
+    return any(name.startswith("hydra._internal.core_plugins") for name in modules)
 
 
 def _module_of(error: BaseException) -> str:
