@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mosweep.config.primary import PRIMARY
 from mosweep.core.fingerprint import (
     canonical,
     canonical_json,
@@ -31,7 +32,7 @@ from mosweep.core.fingerprint import (
     unkeyed,
 )
 from mosweep.core.types import Stage
-from mosweep.design.application import CONFIG_NAME, _Session
+from mosweep.design.application import _Session
 from mosweep.design.compose import Composer
 from mosweep.design.trials import Builder
 
@@ -438,7 +439,7 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
     builder, stages = Builder(), {}
     try:
         with _Session() as hydra:
-            config = hydra.compose_config(CONFIG_NAME, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+            config = hydra.compose_config(PRIMARY, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
             assert isinstance(hydra.config_loader, ConfigLoaderImpl)
             composer = Composer(hydra.config_loader, config)
             for name, overrides in trials.items():
