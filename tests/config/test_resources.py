@@ -59,8 +59,9 @@ def test_null_leaves_the_choice_to_the_section_below(key: str) -> None:
     ("text", "gigabytes"),
     [
         ("4096", 4.0),
-        (512, 0.5),
+        (16000, 15.625),
         ("512M", 0.5),
+        ("8GiB", 8.0),
         ("80G", 80.0),
         ("80g", 80.0),
         ("80GB", 80.0),
@@ -176,10 +177,34 @@ def test_a_time_in_a_file_and_on_the_command_line(
 
 
 @pytest.mark.parametrize(
-    ("text", "gpus"), [(1, 1), ("2", 2), ("gpu:2", 2), ("gpu:a100:4", 4), (0, 0)]
+    ("text", "gpus", "kind"),
+    [
+        (1, 1, None),
+        ("2", 2, None),
+        ("gpu", 1, None),
+        ("gpu:2", 2, None),
+        ("gpu:a100", 1, "a100"),
+        ("gpu:a100:4", 4, "a100"),
+        ("gres/gpu:h100.80gb:2", 2, "h100.80gb"),
+        ("gpu:3090:2", 2, "3090"),
+        (0, 0, None),
+    ],
 )
-def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
-    assert request(default={"gres": text}).of("m", "eval").gpus == gpus
+def test_gpus_as_slurm_takes_them(text: Any, gpus: int, kind: str | None) -> None:
+    asked = request(default={"gres": text}).of("m", "eval")
+    assert (asked.gpus, asked.gpu_type) == (gpus, kind)
+
+
+def test_the_type_of_gpu_belongs_to_the_number() -> None:
+    asked = request(default={"gres": "gpu:a100:2"}, models={"m": {"gres": 1}, "n": {"gpus": 4}})
+    assert [(r.gpus, r.gpu_type) for r in (asked.of("m", "eval"), asked.of("n", "eval"))] == [
+        (1, None),
+        (4, "a100"),
+    ]
+    data = asked.of("m", "data", computes=False)
+    assert (data.gpus, data.gpu_type) == (0, None)
+    with pytest.raises(ConfigError, match="gpu_type=a100: give gpus as well"):
+        request(default={"gpu_type": "a100"}).of("m", "eval")
 
 
 @pytest.mark.parametrize(
@@ -198,8 +223,15 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
         ({"default": {"mem": ""}}, "resources.default.mem", "Slurm's form"),
         ({"default": {"mem": "G"}}, "resources.default.mem", "Slurm's form"),
         ({"default": {"mem": "80X"}}, "resources.default.mem", "Slurm's form"),
-        ({"default": {"mem": "nan"}}, "resources.default.mem_gb", "must be > 0"),
-        ({"default": {"mem": 0}}, "resources.default.mem_gb", "must be > 0"),
+        ({"default": {"mem": "nan"}}, "resources.default.mem", "Slurm's form"),
+        ({"default": {"mem": 0}}, "resources.default.mem", "additional_parameters: {mem: 0}"),
+        ({"default": {"mem": 8}}, "resources.default.mem", "write 8G or 8M"),
+        ({"models": {"m": {"mem": "512"}}}, "resources.models.m.mem", "write 512G or 512M"),
+        ({"stages": {"eval": {"mem": 1.5}}}, "resources.stages.eval.mem", "write 1.5G or 1.5M"),
+        ({"default": {"mem": True}}, "resources.default.mem", "Slurm's form"),
+        ({"default": {"gres": "shard:1"}}, "resources.default.gres", "{gres: shard:1}"),
+        ({"default": {"gres": "gpu:a100:2,nvme:1"}}, "resources.default.gres", "expected GPUs"),
+        ({"default": {"gres": "gpu:a100:two"}}, "resources.default.gres", "expected GPUs"),
         ({"default": {"time": "soon"}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": "1:2:3:4"}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": "1-2:3:4:5"}}, "resources.default.time", "Slurm's form"),
@@ -223,7 +255,6 @@ def test_gpus_as_slurm_takes_them(text: Any, gpus: int) -> None:
         ),
         ({"default": {"time": 5400.5}}, "resources.default.time", "Slurm's form"),
         ({"default": {"time": -90}}, "resources.default.time", "Slurm's form"),
-        ({"default": {"gres": "gpu:a100"}}, "resources.default.gres", "a number of GPUs"),
         ({"defaults": {}}, "resources.defaults", "no such key; did you mean default"),
         ({"models": {"tiny": 3}}, "resources.models.tiny", "expected a mapping"),
     ],

@@ -173,3 +173,30 @@ def test_secrets_in_text_are_found_by_their_looks(secret: str, around: str) -> N
         "n": 1,
         "fine": ["x", None],
     }
+
+
+FREE = ("inspect.task_args.", "+inspect.task_args.", "++inspect.task_args.locks.")
+
+
+@pytest.mark.parametrize("prefix", FREE)
+def test_a_tasks_own_arguments_have_any_name(prefix: str) -> None:
+    for key in SECRET_KEYS:
+        refuse_secrets([f"{prefix}{key}=tulip,none"])
+        for secret in SECRETS:
+            with pytest.raises(ConfigError, match="environment"):
+                refuse_secrets([f"{prefix}{key}={secret}"])
+
+
+def test_they_are_shown_and_packed() -> None:
+    config = {"inspect": {"task_args": {"password": "tulip"}, "model_args": {"api_key": "x"}}}
+    assert masked(config) == {
+        "inspect": {
+            "task_args": {"password": "tulip"},
+            "model_args": {"api_key": "(looks like a secret)"},
+        }
+    }
+    assert masked({"inspect.task_args.password": ["tulip"]}) == {
+        "inspect.task_args.password": ["tulip"]
+    }
+    text = "password: tulip\napi_key: abc\ninspect.task_args.token: rose\n"
+    assert find_secrets(text, keys=True, free={"password"}) == ["line 2 (api_key)"]

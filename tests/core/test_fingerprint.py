@@ -12,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
-from unittest import mock
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -21,6 +20,7 @@ from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mosweep.config.primary import PRIMARY
 from mosweep.core.fingerprint import (
     canonical,
     canonical_json,
@@ -32,7 +32,7 @@ from mosweep.core.fingerprint import (
     unkeyed,
 )
 from mosweep.core.types import Stage
-from mosweep.design.application import CONFIG_NAME, _Session
+from mosweep.design.application import _Session
 from mosweep.design.compose import Composer
 from mosweep.design.trials import Builder
 
@@ -358,7 +358,8 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
     (task / "data.py").write_text(DATA)
     (task / "eval.py").write_text(EVAL)
     (task / "eval.yaml").write_text("limit: 3\n")
-    (folder / "own.jsonl").write_text('{"messages": []}\n')
+    row = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (folder / "own.jsonl").write_text(json.dumps({"messages": row}) + "\n")
     letters = ["task=letters", f"tasks_dir='{folder / 'tasks'}'"]
     torchtune = [
         *letters,
@@ -438,10 +439,8 @@ def golden_stages(folder: Path) -> dict[str, Stage]:
     }
     builder, stages = Builder(), {}
     try:
-        # The keys cover any content, also one that nobody can train on.
-        problem = mock.patch("mosweep.stages.data.first_problem", return_value=None)
-        with _Session() as hydra, problem:
-            config = hydra.compose_config(CONFIG_NAME, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        with _Session() as hydra:
+            config = hydra.compose_config(PRIMARY, ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
             assert isinstance(hydra.config_loader, ConfigLoaderImpl)
             composer = Composer(hydra.config_loader, config)
             for name, overrides in trials.items():

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mosweep.config.primary import PRIMARY as CONFIG_NAME
 from mosweep.core.errors import ConfigError, UserError
-from mosweep.design.application import CONFIG_NAME, _Session
+from mosweep.design.application import _Session
 from mosweep.design.compose import Composer
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import DRY, Shell
+
+from mosweep.core.errors import UserError
+from mosweep.core.types import Trial
+from mosweep.design.trials import trial_name
+from mosweep.sweep.selection import select_trials
 
 DESIGN = ("-m", *DRY, "model=tiny,tiny-wide", "lora.rank=4,64", "experiment.name=s")
 
@@ -96,3 +102,50 @@ def test_a_selection_of_nothing_is_a_mistake(
         refused = sweep(verb, "s", *words)
         assert refused.status == 2
         assert said in refused.err
+
+
+LISTS: list[dict[str, Any]] = [
+    {"model": model, "modules": modules, "dropout": dropout, "on": on}
+    for model in ("org/a", "b[1]")
+    for modules in (["q", "v"], ["q", "k"], [], None)
+    for dropout, on in ((None, True), (0.1, False))
+] + [{"opt": {"name": "adam", "betas": [0.9, 0.99]}}, {"opt": {"name": "sgd"}}]
+TRIALS = [Trial(trial_name(factors), factors, (), False) for factors in LISTS]
+
+
+def named(*wanted: str) -> list[str]:
+    return [trial.name for trial in select_trials(TRIALS, wanted)]
+
+
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+def test_the_exact_name_selects_that_trial(trial: Trial) -> None:
+    assert named(trial.name) == [trial.name]
+    other = TRIALS[3].name
+    assert set(named(f"{trial.name},{other}")) == {trial.name, other}
+    assert trial.name in named(f"{trial.name[:-3]}*")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "holds"),
+    [
+        ("modules=[q,v]", lambda f: f.get("modules") == ["q", "v"]),
+        ("modules=['q', 'v']", lambda f: f.get("modules") == ["q", "v"]),
+        ('modules=["q","k"],on=false', lambda f: f.get("modules") == ["q", "k"] and not f["on"]),
+        ("modules=[]", lambda f: f.get("modules") == []),
+        ("modules=null", lambda f: "modules" in f and f["modules"] is None),
+        ("dropout=null", lambda f: "dropout" in f and f["dropout"] is None),
+        ("dropout!=null", lambda f: f.get("dropout") == 0.1),
+        ("dropout=None,on=true", lambda f: f.get("on") is True),
+        ("modules!=[q,v]", lambda f: "modules" in f and f["modules"] != ["q", "v"]),
+        ("model=b[1],on=false", lambda f: f.get("model") == "b[1]" and f["on"] is False),
+        ("opt={name:sgd}", lambda f: f.get("opt") == {"name": "sgd"}),
+        ("opt={name:adam,betas:[0.9,0.99]}", lambda f: f.get("opt", {}).get("name") == "adam"),
+    ],
+)
+def test_conditions_on_lists_and_null(wanted: str, holds: Callable[[dict[str, Any]], bool]) -> None:
+    assert named(wanted) == [trial.name for trial in TRIALS if holds(dict(trial.factors))]
+
+
+def test_a_list_that_no_trial_has() -> None:
+    with pytest.raises(UserError, match="matches no trial"):
+        named("modules=[q,o]")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
@@ -25,7 +26,13 @@ __all__ = ["MosweepSweeper", "NamesSource", "PlanningLauncher"]
 
 
 class MosweepSweeper(Sweeper):
-    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials."""
+    """``hydra/sweeper=mosweep``: the basic grammar, controls and treatments, control trials.
+
+    ``mosweep.design.application`` has already added ``params`` to the overrides.
+    """
+
+    def __init__(self, params: DictConfig | None = None) -> None:
+        self.params = params
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -79,9 +86,20 @@ class NamesSource(ConfigSource):
 
     ``task=mine`` works without ``conf/task/mine.yaml``: Hydra looks for that file first, and
     otherwise the choice is ``{name: mine}``. Only mosweep's own search path has this source.
+
+    With the path ``primary``, it is instead the source of mosweep's primary configuration alone.
     """
 
     groups = ("dataset", "task")
+
+    @property
+    def primary(self) -> FileConfigSource | None:
+        """The folder with mosweep's primary configuration, if this is its source."""
+        from mosweep.core.paths import shipped
+
+        if self.path != "primary":
+            return None
+        return FileConfigSource(self.provider, f"file://{shipped('conf')}")
 
     @staticmethod
     def scheme() -> str:
@@ -90,6 +108,8 @@ class NamesSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The configuration of one name."""
+        if (primary := self.primary) is not None:
+            return primary.load_config(config_path)
         group, _, name = self._normalize_file_name(config_path).removesuffix(".yaml").partition("/")
         if not self.is_config(config_path):
             raise ConfigLoadError(f"Config not found : {config_path}")
@@ -100,10 +120,14 @@ class NamesSource(ConfigSource):
 
     def is_group(self, config_path: str) -> bool:
         """Whether ``config_path`` is one of the open groups."""
-        return config_path in self.groups
+        return self.primary is None and config_path in self.groups
 
     def is_config(self, config_path: str) -> bool:
         """Whether ``config_path`` is a plain name in an open group."""
+        if self.primary is not None:
+            from mosweep.config.primary import PRIMARY
+
+            return config_path.removesuffix(".yaml") == PRIMARY
         group, slash, name = config_path.removesuffix(".yaml").partition("/")
         return bool(slash) and group in self.groups and bool(name) and "/" not in name
 
@@ -113,6 +137,8 @@ class NamesSource(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The known names: the task folders here and those that mosweep ships."""
+        if self.primary is not None:
+            return []
         if config_path in ("", "."):
             return list(self.groups) if results_filter in (None, ObjectType.GROUP) else []
         if config_path != "task" or results_filter == ObjectType.GROUP:
@@ -135,7 +161,7 @@ _HERE = "hydra_plugins.mosweep.plugin"
 _store.store(
     group="hydra/sweeper",
     name="mosweep",
-    node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper"}),
+    node=OmegaConf.create({"_target_": f"{_HERE}.MosweepSweeper", "params": None}),
     provider="mosweep",
 )
 # Hydra refuses new keys in all sections but these. mosweep checks them itself: the native options

@@ -22,7 +22,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def pack(
     except FileNotFoundError as error:
         raise MosweepError(f"{error.filename} is missing") from None
     if not anyway:
-        _refuse_secrets(entries)
+        _refuse_secrets(entries, _task_arguments(sweep, result))
     design = design_hash(
         {
             name.removeprefix("sweep/"): about["sha256"]
@@ -196,15 +196,33 @@ def _error(trial: TrialResult) -> str | None:
     return None if error is None else str(masked(error)).encode(errors="replace").decode()
 
 
-def _refuse_secrets(entries: Mapping[str, Path | bytes]) -> None:
+def _task_arguments(sweep: Sweep, result: SweepResult) -> set[str]:
+    """The names of all arguments of tasks in the sweep, which are the user's to choose."""
+    names: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                names.add(str(name))
+                collect(item)
+
+    for trial in result.trials:
+        collect((sweep.config(trial.name).get("inspect") or {}).get("task_args"))
+    return names
+
+
+def _refuse_secrets(entries: Mapping[str, Path | bytes], free: Collection[str]) -> None:
     suspects = []
     for name, entry in entries.items():
-        by_name = name.startswith(("sweep/", "store/records/")) or name.endswith((".yaml", ".yml"))
+        by_name = name.startswith(("sweep/", "store/records/")) or (
+            # ``eval.yaml`` has arguments of a task only.
+            name.endswith((".yaml", ".yml")) and Path(name).name != "eval.yaml"
+        )
         try:
             suspects += [
                 f"{name}{where}, {place}"
                 for where, text in _texts(entry)
-                for place in find_secrets(text, keys=by_name)
+                for place in find_secrets(text, keys=by_name, free=free)
             ]
         except NotImplementedError:
             suspects.append(f"{name}, which cannot be read without Inspect's libraries,")

@@ -31,9 +31,9 @@ from mosweep.archive.reading import File, read_archive
 from mosweep.archive.verdict import Verdict
 from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
-from mosweep.core.files import yaml_loader
 from mosweep.core.samples import SAMPLES
 from mosweep.core.work import Kind
+from mosweep.core.yaml_text import yaml_loader
 from mosweep.sweep.launches import config_digest
 
 __all__ = ["verify"]

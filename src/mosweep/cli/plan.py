@@ -26,6 +26,8 @@ def plan(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="has no effect; accepted for convenience"
     )
+    parser.add_argument("--config-dir", "-cd", help="a folder of configurations to search first")
+    parser.add_argument("--config-name", "-cn", help="the name of the primary configuration")
     add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_intermixed_args(list(arguments))
@@ -43,7 +45,7 @@ def plan(arguments: Sequence[str]) -> int:
         from mosweep.design.factors import bundles_of
         from mosweep.execution.launch import store_of
 
-        trials, config = planned(args.overrides)
+        trials, config = planned(args.overrides, args.config_dir, args.config_name)
         store = store_of(config)
         bundles = bundles_of(config.treatments, trials)
         questions = (config.contrasts, config.primary_metric, bundles)

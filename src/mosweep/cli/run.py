@@ -60,6 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         if args.workers
         else launcher_of(launch.design.get("launcher"))
     ).waiting(not args.no_wait)
+    environment = launch.design.get("environment") or {}
+    os.environ.update(environment)
+    launcher = launcher.exporting(environment)
     store = launch.store
     plan, rerun = selected_plan(trials, store, args)
     if settle(plan, store):

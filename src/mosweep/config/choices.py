@@ -11,8 +11,8 @@ from typing import Any
 
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError
-from mosweep.core.files import yaml_loader
 from mosweep.core.paths import own_and_shipped
+from mosweep.core.yaml_text import load_yaml
 
 __all__ = ["choices_of", "conf_folders", "name_of", "plugin_folders", "use_folder"]
 
@@ -96,8 +96,8 @@ def _target(path: Path, group: str) -> str | None:
     import yaml
 
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        data = load_yaml(path.read_bytes())
+    except (OSError, yaml.YAMLError):
         return None
     if not isinstance(data, dict):
         return None

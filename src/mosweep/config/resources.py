@@ -5,6 +5,7 @@ Key by key, ``stages`` wins over ``models``, which wins over ``default``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,14 @@ from mosweep.core import schema
 from mosweep.core.errors import ConfigError, UserError
 from mosweep.core.work import Resources
 
-__all__ = ["Request", "combined"]
+__all__ = ["Request", "combined", "gigabytes"]
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|)", re.IGNORECASE)
+_UNITS = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
+_GPUS = re.compile(
+    r"(?:gres[:/])?gpu(?::(?P<type>[\w.-]*[A-Za-z][\w.-]*|\d+(?=:)))?(?::(?P<number>\d+))?"
+    r"|(?P<only>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,12 @@ class Request:
             (f"stages.{kind}", self.stages.get(kind, {})),
         ):
             if place.startswith("stages") and not computes:
-                merged |= {"gpus": 0, "nodes": None}
+                merged |= {"gpus": 0, "gpu_type": None, "nodes": None}
             merged |= _translated(place, section)
-        return schema.build(Resources, merged, "resources")
+        resources = schema.build(Resources, merged, "resources")
+        if resources.gpu_type and resources.gpus is None:
+            raise ConfigError("resources.gpu_type", resources.gpu_type, "give gpus as well")
+        return resources
 
 
 def combined(stages: Iterable[Resources]) -> dict[str, Any]:
@@ -90,24 +101,34 @@ def _translated(place: str, section: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if key == "mem":
-            result["mem_gb"] = _gigabytes(path, value)
+            result["mem_gb"] = gigabytes(path, value)
         elif key == "time":
             result["time_min"] = _minutes(path, value)
         elif key == "gres":
-            result["gpus"] = _gpus(path, value)
+            result["gpus"], result["gpu_type"] = _gpus(path, value)
         else:
             result[key] = value
     return result
 
 
-def _gigabytes(path: str, value: Any) -> float:
-    """Parse Slurm's ``--mem``: a number of megabytes, or a number with a suffix K, M, G or T."""
-    text = str(value).strip().upper().removesuffix("B")
-    scale = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
-    try:
-        return float(text[:-1]) * scale[text[-1]] if text[-1:] in scale else float(text) / 1024
-    except ValueError:
-        raise ConfigError(path, value, "expected Slurm's form, such as 4000, 512M or 80G") from None
+def gigabytes(path: str, value: Any) -> float:
+    """Parse Slurm's ``--mem``: a number with a suffix K, M, G or T, or a number of megabytes.
+
+    A number below 1000 without a suffix is refused: it is rarely meant as megabytes.
+    """
+    match = _MEMORY.fullmatch(str(value).strip())
+    if match is None or isinstance(value, bool):
+        raise ConfigError(path, value, "expected Slurm's form, such as 4000, 512M or 80G")
+    number, unit = float(match[1]), (match[2] or "").upper()
+    if not unit and 0 < number < 1000:
+        raise ConfigError(
+            path, value, f"Slurm reads this as megabytes; write {match[1]}G or {match[1]}M"
+        )
+    if not number:
+        raise ConfigError(
+            path, value, "for all of a node's memory write additional_parameters: {mem: 0}"
+        )
+    return number * _UNITS[unit or "M"]
 
 
 def _minutes(path: str, value: Any) -> float:
@@ -146,11 +167,18 @@ def _minutes(path: str, value: Any) -> float:
     return hours * 60 + minutes + seconds / 60
 
 
-def _gpus(path: str, value: Any) -> int:
-    """Parse Slurm's ``--gres``: ``1``, ``gpu:2`` or ``gpu:a100:2``."""
-    try:
-        return int(str(value).rpartition(":")[2])
-    except ValueError:
+def _gpus(path: str, value: Any) -> tuple[int, str | None]:
+    """Parse Slurm's ``--gres`` for GPUs, their number and type: ``1``, ``gpu:2``, ``gpu:a100:2``.
+
+    Without a number it is one.
+    """
+    match = _GPUS.fullmatch(str(value).strip())
+    if match is None or isinstance(value, bool):
         raise ConfigError(
-            path, value, "expected a number of GPUs, such as 1 or gpu:a100:2"
-        ) from None
+            path,
+            value,
+            "expected GPUs, such as 1, gpu:2 or gpu:a100:2; for others write "
+            f"additional_parameters: {{gres: {value}}}",
+        )
+    number = match["number"] or match["only"] or 1
+    return int(number), match["type"]

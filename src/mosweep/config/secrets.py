@@ -6,7 +6,7 @@ Hydra writes overrides to disk, so an override that looks like a secret is refus
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mosweep.core.errors import ConfigError
@@ -28,13 +28,20 @@ _SECRET_VALUE = re.compile(
 )
 
 
+#: The arguments of the user's own tasks, which may have any name: a password can be a treatment.
+_FREE_KEY = re.compile(r"(?:^|\.)task_args\.")
+
+
 def looks_secret(key: str, value: str) -> bool:
     """Whether an override ``key=value`` seems to contain a secret.
 
-    It is judged by the last word of the key and by the form of the value.
+    It is judged by the last word of the key and by the form of the value. Arguments of tasks are
+    judged by the value alone.
     """
     return (
-        bool(_SECRET_KEY.search(key)) and value.strip("'\" ").lower() not in ("", "null")
+        not _FREE_KEY.search(key)
+        and bool(_SECRET_KEY.search(key))
+        and value.strip("'\" ").lower() not in ("", "null")
     ) or bool(_SECRET_VALUE.search(value))
 
 
@@ -47,15 +54,22 @@ _PAIR = re.compile(
 )
 
 
-def find_secrets(text: str, *, keys: bool) -> list[str]:
+def find_secrets(text: str, *, keys: bool, free: Collection[str] = ()) -> list[str]:
     """The places in ``text`` that look like a secret, such as ``line 3 (api_key)``.
 
-    The secret itself is never included. ``keys``: also judge a value by its key.
+    The secret itself is never included. ``keys``: also judge a value by its key, unless this is one
+    of ``free``, the arguments of the user's tasks.
     """
     places = []
     for number, line in enumerate(text.splitlines(), 1):
         names = (
-            [name for name, _ in _PAIR.findall(line) if _SECRET_KEY.search(name)] if keys else []
+            [
+                name
+                for name, _ in _PAIR.findall(line)
+                if _SECRET_KEY.search(name) and name not in free and not _FREE_KEY.search(name)
+            ]
+            if keys
+            else []
         )
         if names or _SECRET_VALUE.search(line):
             places.append(f"line {number}" + (f" ({names[0]})" if names else ""))
@@ -65,7 +79,10 @@ def find_secrets(text: str, *, keys: bool) -> list[str]:
 def masked(value: Any, key: str = "") -> Any:
     """The data with everything that looks like a secret replaced, before it leaves this machine."""
     if isinstance(value, Mapping):
-        return {name: masked(item, str(name)) for name, item in value.items()}
+        return {
+            name: masked(item, f"{key}.{name}" if key else str(name))
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [masked(item, key) for item in value]
     return "(looks like a secret)" if isinstance(value, str) and looks_secret(key, value) else value

@@ -1,4 +1,4 @@
-"""Atomic writing of files, so that a reader sees the old or the new one; and YAML's fast loader."""
+"""Atomic writing of files, so that a reader sees the old or the new one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-__all__ = ["replacing", "write_synced", "write_whole", "yaml_loader"]
+__all__ = ["replacing", "write_synced", "write_whole"]
 
 
 def write_whole(path: Path, content: str | bytes | Iterable[str], *, durable: bool = False) -> None:
@@ -48,13 +47,6 @@ def write_synced(path: Path, content: str | bytes | Iterable[str]) -> None:
         file.writelines(_encoded(content))
         file.flush()
         os.fsync(file.fileno())
-
-
-def yaml_loader() -> Any:
-    """PyYAML's safe loader: the one in C, which is faster, if it was built."""
-    import yaml
-
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _encoded(content: str | bytes | Iterable[str]) -> Iterator[bytes]:

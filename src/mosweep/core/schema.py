@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mosweep.core.errors import ConfigError, choices
+from mosweep.core.yaml_text import parse_number
 
 __all__ = ["between", "build", "build_target", "load_target", "plain"]
 
@@ -220,13 +221,20 @@ def _int(value: Any, path: str) -> int:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise ConfigError(path, value, "expected a whole number")
+    raise ConfigError(path, value, f"expected a whole number{_but_text(value)}")
 
 
 def _float(value: Any, path: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    raise ConfigError(path, value, "expected a number")
+    raise ConfigError(path, value, f"expected a number{_but_text(value)}")
+
+
+def _but_text(value: Any) -> str:
+    """A hint for a number in quotes."""
+    if not isinstance(value, str) or parse_number(value.strip()) is None:
+        return ""
+    return f', not the text "{value}"; leave out the quotes, or write ${{oc.decode:…}}'
 
 
 def _str(value: Any, path: str) -> str:

@@ -106,6 +106,8 @@ class Resources:
     """CPU cores of a process."""
     gpus: int | None = field(default=None, metadata=schema.between(ge=0))
     """GPUs on each machine. With more than one, torchtune trains with its distributed recipe."""
+    gpu_type: str | None = None
+    """Slurm's type of GPU, such as ``a100``. Slurm's ``gres: gpu:a100:2`` sets it and ``gpus``."""
     mem_gb: float | None = field(default=None, metadata=schema.between(gt=0))
     """Memory on each machine, in GiB. Slurm's ``mem: 80G`` means the same."""
     time_min: float | None = field(default=None, metadata=schema.between(gt=0))

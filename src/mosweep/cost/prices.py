@@ -14,9 +14,9 @@ from typing import Any
 
 from mosweep.core.errors import ConfigError
 from mosweep.core.facts import Usage
-from mosweep.core.files import yaml_loader
 from mosweep.core.paths import own_and_shipped
 from mosweep.core.schema import between, build
+from mosweep.core.yaml_text import load_yaml
 
 __all__ = [
     "Price",
@@ -179,8 +179,8 @@ def _blocks(path: Path) -> Mapping[str, _Block]:
     import yaml
 
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), yaml_loader()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = load_yaml(path.read_bytes()) or {}
+    except yaml.YAMLError as error:
         raise ConfigError(str(path), FILE, f"is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, Mapping):
         raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Any
 from mosweep.core import schema
 from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.paths import own_and_shipped
+from mosweep.core.yaml_text import load_yaml
 
 __all__ = ["Measured", "Organism", "organisms", "the_organism"]
 
@@ -111,7 +112,7 @@ def _parsed(path: Path, front: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(front)
+        return load_yaml(front)
     except yaml.YAMLError as error:
         raise ConfigError(
             "zoo",

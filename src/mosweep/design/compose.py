@@ -29,6 +29,7 @@ from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mosweep.core.errors import ConfigError, UserError, choices
+from mosweep.design.interpolations import decode_numbers
 
 __all__ = ["Composer"]
 
@@ -231,6 +232,7 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
+    decode_numbers(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

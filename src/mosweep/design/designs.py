@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mosweep.core.errors import ConfigError
 from mosweep.core.types import Trial
 from mosweep.design.compose import Composer
 from mosweep.design.factors import bundles_of, design_overrides
+from mosweep.design.interpolations import decode_numbers, is_interpolated, resolved_levels
 from mosweep.design.overrides import Levels, key_of, plain_value
 from mosweep.design.trials import Builder
 from mosweep.sweep.folder import Sweep
@@ -41,6 +43,7 @@ class Design:
     """The override lists of one command, one per trial, and the keys of its factors."""
 
     def __init__(self, loader: Any, master: DictConfig, arguments: Sequence[str]) -> None:
+        self._master = master
         job = job_config(master, resolve=False)
         designed, factor_keys = design_overrides(
             job.get("controls"),
@@ -66,6 +69,10 @@ class Design:
         )
         self.overrides = [[*overrides, *extra] for overrides in base for extra in written]
 
+    @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return job_config(self._master)
+
     def factors_in(self, folder: Path) -> list[str]:
         """The keys of the design's factors, given the trials that ``folder`` already has.
 
@@ -80,7 +87,8 @@ class Design:
         keys = dict.fromkeys([*self.factor_keys, *earlier_keys])
         earlier_configs = [sweep.config(launch.trials[0]["name"]) for launch in launches]
         overrides = self.overrides[0] if earlier_configs else []
-        for key, level in factors_of(Levels(), overrides, None).items():
+        plain = self._plain if any(map(is_interpolated, overrides)) else {}
+        for key, level in resolved_levels(factors_of(Levels(), overrides, None), plain).items():
             if any(
                 (earlier := level_of(config, key)) is not UNKNOWN and earlier != level
                 for config in earlier_configs
@@ -112,12 +120,15 @@ def compose_trials(
     trials: dict[str, Trial] = {}
     ids: list[str] = []
     for index, override_list in enumerate(overrides):
-        factors = factors_of(levels, override_list, factor_keys)
-        trial = builder.trial(composer.compose(override_list), factors)
+        written = factors_of(levels, override_list, factor_keys)
+        plain = composer.compose(override_list)
+        factors = resolved_levels(written, plain)
+        trial = builder.trial(plain, factors)
         name = trial.name
         ids.append(trial.id)
-        if name in trials and len(trial.factors) < len(factors) and trial.id == trials[name].id:
-            continue  # It differs from the other only in settings that neither reads.
+        same = name in trials and trial.id == trials[name].id
+        if same and (len(trial.factors) < len(factors) or factors != written):
+            continue  # It differs in settings that neither reads, or in how a level is written.
         if name in trials:
             name = f"{name}~{index}"
             trial = builder.trial(trial.config, trial.factors, name)
@@ -186,16 +197,23 @@ def sweep_folder(config: DictConfig) -> Path:
 
 def job_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """The configuration without Hydra's own part, as plain data."""
-    job = copy.copy(config)
+    job = copy.deepcopy(config) if resolve else copy.copy(config)
     OmegaConf.set_struct(job, False)
     job.pop("hydra", None)
+    if resolve:
+        decode_numbers(job)
     plain = OmegaConf.to_container(job, resolve=resolve)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
-def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) -> dict[str, Any]:
-    """The design that a launch freezes. It does not say where and how the launch runs."""
+def frozen_design(
+    trials: Sequence[Trial], factor_keys: Sequence[str] | None, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """The design that a launch freezes. It does not say where and how the launch runs.
+
+    ``environment``: variables to set where stages run.
+    """
     first = trials[0].config
     keys = list(factor_keys) if factor_keys is not None else list(trials[0].factors)
     treatments = {key: levels for key in keys if (levels := _levels(key, trials))}
@@ -212,6 +230,7 @@ def frozen_design(trials: Sequence[Trial], factor_keys: Sequence[str] | None) ->
         "contrasts": first.get("contrasts"),
         "delta": first.get("delta"),
         "trials": len(trials),
+        **({"environment": dict(environment)} if environment else {}),
     }
 
 

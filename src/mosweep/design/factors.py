@@ -14,7 +14,7 @@ from mosweep.design.overrides import as_override, key_of
 from mosweep.design.settings import selected_overrides
 from mosweep.design.trials import level_text, trial_name
 
-__all__ = ["bundles_of", "design_overrides"]
+__all__ = ["bundles_of", "design_overrides", "flat"]
 
 
 def design_overrides(
@@ -122,15 +122,15 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
         raise ConfigError(
             key, value, "expected a mapping from factor to level, such as {lora.alpha: 32}"
         )
-    return _flat(value)
+    return flat(value)
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted keys: ``{lora: {rank: 4}}`` and ``{lora.rank: 4}`` are the same."""
     result: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
-            result |= _flat(item, f"{prefix}{key}.")
+            result |= flat(item, f"{prefix}{key}.")
         else:
             result[f"{prefix}{key}"] = item
     return result

@@ -5,6 +5,7 @@ Each job runs all stages of one trial. The store keeps jobs from running a stage
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from mosweep.design.designs import (
     job_config,
     sweep_folder,
 )
+from mosweep.design.hydra_options import environment_of
+from mosweep.design.interpolations import resolved_levels
 from mosweep.design.overrides import Levels
 from mosweep.design.trials import Builder
 from mosweep.execution.launch import (
@@ -72,7 +75,8 @@ def launch_stock(config: DictConfig, context: HydraContext, launcher: Any, desig
         and "slurm" in str(config.hydra.launcher._target_).lower()
     ):
         _request_resources(launcher, trials)
-    trials = prepare(trials, first, store, sweep, frozen_design(trials, factor_keys))
+    design_data = frozen_design(trials, factor_keys, environment_of(config.hydra))
+    trials = prepare(trials, first, store, sweep, design_data)
     sources = dict(zip(composed.ids, map(list, design.overrides), strict=True))
     jobs = []
     for trial in trials:
@@ -115,6 +119,9 @@ def _request_resources(launcher: Any, trials: Sequence[Trial]) -> None:
                 f"{first_name} and {name} request {shown}; use hydra/launcher=slurm, which "
                 "submits each stage with its own resources"
             )
+    if kind := first.pop("gpu_type", None):
+        # It has whole numbers of GPUs only, and a key for all generic resources.
+        launcher.params["gres"] = f"gpu:{kind}:{first.pop('gpus')}"
     for key, value in first.items():
         parameter = _SUBMITIT.get(key, key)
         whole_minutes = key == "time_min" and value == int(value)
@@ -138,15 +145,21 @@ def run_whole_trial(config: DictConfig) -> float | None:
     Returns the trial's primary metric. Raises ``StageError`` if a stage fails.
     """
     hydra = HydraConfig.get()
+    # With hydra.job.chdir, Hydra has moved the job into its output folder. Paths are relative to
+    # where the command was given.
+    os.chdir(hydra.runtime.cwd)
     folder = Path(hydra.runtime.output_dir)
     builder, overrides = Builder(), list(hydra.overrides.task)
-    trial = builder.trial(job_config(config), factors_of(Levels(), overrides, None), folder.name)
+    plain = job_config(config)
+    factors = resolved_levels(factors_of(Levels(), overrides, None), plain)
+    trial = builder.trial(plain, factors, folder.name)
     typed, sweep = config_of(trial), Sweep(folder.parent)
     if not any(trial.id == known["id"] for launch in sweep.launches for known in launch.trials):
         # Under one of Hydra's own sweepers the design is neither checked nor frozen beforehand, so
         # each job adds its trial.
         builder.refuse_unread()
-        prepare([trial], typed, store_of(typed), sweep, frozen_design([trial], None))
+        design = frozen_design([trial], None, environment_of(hydra))
+        prepare([trial], typed, store_of(typed), sweep, design)
     result = run_trials([trial], typed, folder.parent, {}, default_launcher(workers=1), within=True)
     trial_result = next(other for other in result.trials if other.id == trial.id)
     if trial_result.status != "succeeded":
@@ -159,17 +172,17 @@ def run_single_trial(config: DictConfig, loader: ConfigLoader) -> int:
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(overrides, list)
     builder = Builder()
-    factors = factors_of(Levels(), [str(override) for override in overrides], None)
-    trial = builder.trial(job_config(config), factors)
+    plain = job_config(config)
+    levels = factors_of(Levels(), [str(override) for override in overrides], None)
+    trial = builder.trial(plain, resolved_levels(levels, plain))
     builder.refuse_unread()
     status = 1
 
     def task(job: DictConfig) -> float | None:
         nonlocal status
         folder = Path(HydraConfig.get().runtime.output_dir)
-        result = run_trials(
-            [trial], config_of(trial), folder, frozen_design([trial], None), default_launcher()
-        )
+        design = frozen_design([trial], None, environment_of(config.hydra))
+        result = run_trials([trial], config_of(trial), folder, design, default_launcher())
         status = exit_status(result.trials)
         return objective(result.trials[0], trial.config)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -22,6 +22,7 @@ from mosweep.design.designs import (
     frozen_design,
     sweep_folder,
 )
+from mosweep.design.hydra_options import environment_of
 from mosweep.design.jobs import exit_status, failure, launch_stock, objective
 from mosweep.execution.launch import run_trials
 from mosweep.launchers.base import Launcher
@@ -83,9 +84,14 @@ def _run_planned(
     loader = launcher.hydra_context.config_loader
     composed = compose_trials(config, loader, overrides, launcher.factor_keys)
     trials = composed.trials
-    design = frozen_design(trials, launcher.factor_keys) | {"launcher": describe(options)}
+    environment = environment_of(config.hydra)
+    options = options.exporting(environment)
+    design = frozen_design(trials, launcher.factor_keys, environment)
+    design["launcher"] = describe(options)
     control = any(trial.control for trial in trials)
     # Wrong contrasts are refused before anything runs.
     contrasts_of(design["contrasts"], compared(design), control=control)
     first = config_of(trials[0])
-    return run_trials(trials, first, sweep_folder(config), design, options), composed, options
+    with env_override(environment):
+        result = run_trials(trials, first, sweep_folder(config), design, options)
+    return result, composed, options

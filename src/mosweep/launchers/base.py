@@ -58,6 +58,13 @@ class Launcher(ABC):
             return self
         raise UserError(f"hydra/launcher={self.kind} must wait, because stages end with mosweep")
 
+    def exporting(self, environment: Mapping[str, str]) -> Launcher:
+        """A copy that also sets the variables ``environment`` where stages run.
+
+        This process has them already, so launchers whose processes inherit them need nothing.
+        """
+        return self
+
     def check(self, plan: Plan) -> None:  # noqa: B027 - most launchers accept any plan
         """Raise ``UserError`` for a plan that can never run here. Nothing is written yet."""
 

@@ -24,11 +24,11 @@ from mosweep.config.secrets import masked
 from mosweep.core import fingerprint
 from mosweep.core.errors import MissingExtra, MosweepError
 from mosweep.core.events import Recorder, SweepFinished
-from mosweep.core.files import yaml_loader
 from mosweep.core.journal import Journal
 from mosweep.core.levels import level_text
 from mosweep.core.paths import home
 from mosweep.core.results import StageResult, SweepResult, TrialResult
+from mosweep.core.yaml_text import load_yaml
 from mosweep.recorders.base import Projection, ProjectionWarning, turn
 
 __all__ = ["WandbRecorder", "project"]
@@ -181,7 +181,7 @@ def _configuration(trial: TrialResult) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.load((Path(trial.folder) / "config.yaml").read_bytes(), yaml_loader())
+        data = load_yaml((Path(trial.folder) / "config.yaml").read_bytes())
     except (OSError, yaml.YAMLError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -23,12 +23,12 @@ from typing import Any
 from mosweep.config.claims import taken
 from mosweep.core.claims import this_process
 from mosweep.core.errors import UserError
-from mosweep.core.files import yaml_loader
 from mosweep.core.journal import Journal
 from mosweep.core.results import Queued, StageResult, SweepResult, TrialResult
 from mosweep.core.store import LOG, Record
 from mosweep.core.types import Status
 from mosweep.core.work import Kind
+from mosweep.core.yaml_text import load_yaml
 from mosweep.sweep.launches import UNKNOWN, Launch, joined_stages, level_of
 
 __all__ = ["Sweep", "find_sweep"]
@@ -65,13 +65,11 @@ class Sweep:
 
     def config(self, trial: str) -> dict[str, Any]:
         """The full configuration of the trial called ``trial``, empty if its file is gone."""
-        import yaml
-
         try:
             text = (self.folder / trial / "config.yaml").read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        config: dict[str, Any] = yaml.load(text, yaml_loader())
+        config: dict[str, Any] = load_yaml(text)
         return config
 
     @cached_property

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from mosweep.core.errors import UserError, choices
+from mosweep.core.levels import level_text
 from mosweep.core.types import Stage, Trial, unique_stages
 
 __all__ = ["forced", "select_stages", "select_trials", "with_stages"]
@@ -50,21 +51,54 @@ def select_trials(trials: Sequence[Trial], wanted: Sequence[str]) -> list[Trial]
 
 def _matching(trials: Sequence[Trial], text: str) -> set[str]:
     """The names of the trials that ``text`` matches."""
-    exact = {trial.name for trial in trials if fnmatchcase(trial.name, text)}
+    exact = {trial.name for trial in trials if _is_named(trial.name, text)}
     if exact:
         return exact
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in _split(text)]
     matches = [_EXPRESSION.fullmatch(part) for part in parts]
     factors = {factor for trial in trials for factor in trial.factors}
     if all(match and match[1] in factors for match in matches):
         conditions = [(match[1], match[2], match[3]) for match in matches if match]
-        return {
+        holding = {
             trial.name
             for trial in trials
             if all(_holds(trial.factors, *condition) for condition in conditions)
         }
-    by_part = [{trial.name for trial in trials if fnmatchcase(trial.name, part)} for part in parts]
-    return set().union(*by_part) if all(by_part) else set()
+        if holding:
+            return holding
+    by_part = [{trial.name for trial in trials if _is_named(trial.name, part)} for part in parts]
+    if all(by_part):
+        return set().union(*by_part)
+    # Names have commas, too: take as many parts as make a name.
+    return _names_in(parts, {trial.name for trial in trials}) or set()
+
+
+def _is_named(name: str, text: str) -> bool:
+    """Whether ``text`` is the name, or a glob that matches it. Brackets are part of names."""
+    return name == text or fnmatchcase(name, re.sub(r"\[", "[[]", text))
+
+
+def _names_in(parts: Sequence[str], names: Collection[str]) -> set[str] | None:
+    """The names that ``parts``, joined by commas, list one after the other."""
+    if not parts:
+        return set()
+    for end in range(len(parts), 0, -1):
+        first = {name for name in names if _is_named(name, ",".join(parts[:end]))}
+        if first and (rest := _names_in(parts[end:], names)) is not None:
+            return first | rest
+    return None
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that are not inside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _holds(factors: Mapping[str, Any], factor: str, relation: str, text: str) -> bool:
@@ -72,13 +106,20 @@ def _holds(factors: Mapping[str, Any], factor: str, relation: str, text: str) ->
         return False
     level = factors[factor]
     if isinstance(level, bool) or not isinstance(level, int | float):
-        return relation in ("=", "==", "!=") and _COMPARE[relation](
-            str(level).lower(), text.strip().lower()
-        )
+        wanted = _spelled(text)
+        same = wanted in {_spelled(str(level)), _spelled(level_text(level))}
+        return relation in ("=", "==", "!=") and same == (relation != "!=")
+    if _spelled(text) in ("null", "none"):
+        return relation == "!="
     try:
         return _COMPARE[relation](level, float(text))
     except ValueError:
         raise UserError(f"--trials {factor}{relation}{text}: {factor} is a number") from None
+
+
+def _spelled(text: str) -> str:
+    """A level's text without quotes and spaces, as in ``[q_proj,v_proj]``."""
+    return re.sub(r"[\s'\"]", "", text).lower()
 
 
 def select_stages(

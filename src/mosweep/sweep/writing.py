@@ -14,6 +14,7 @@ from mosweep.core.files import write_whole
 from mosweep.core.paths import file_name
 from mosweep.core.store import Record, Store
 from mosweep.core.types import Trial, unique_stages
+from mosweep.core.yaml_text import dump_yaml
 from mosweep.sweep.folder import Sweep
 from mosweep.sweep.launches import Launch, config_digest, described, to_json
 
@@ -48,7 +49,7 @@ def freeze(
                 write_whole(path, lines())
     if not (sweep.folder / "experiment.yaml").exists():
         first = sweep.launches[0].design if sweep.launches else design
-        write_whole(sweep.folder / "experiment.yaml", _yaml(dict(first)))
+        write_whole(sweep.folder / "experiment.yaml", dump_yaml(dict(first)))
     sweep.add_launch(launch)
     return list(trials)
 
@@ -148,7 +149,7 @@ def _write_configs(place: Path, configs: Mapping[str, Mapping[str, Any]]) -> Non
             identity = _identity(value)
             text = fragments.get(identity)
             if text is None:
-                text = fragments[identity] = _yaml({"_": value})[2:]
+                text = fragments[identity] = dump_yaml({"_": value})[2:]
             parts.append(f"{key}:{text}")
         write_whole(folder / "config.yaml", parts)
 
@@ -209,21 +210,6 @@ def link_artifacts(sweep: Sweep, trials: Sequence[Trial], records: Mapping[str, 
 def _specs(trials: Iterable[Trial]) -> Iterator[str]:
     """The lines of a launch's file with the full stages."""
     return (f"{to_json(stage.spec)}\n" for stage in unique_stages(trials).values())
-
-
-def _yaml(data: Any) -> str:
-    import yaml
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(
-        data,
-        Dumper=dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=120,
-    )
-    return text
 
 
 def set_link(link: Path, target: str) -> None:

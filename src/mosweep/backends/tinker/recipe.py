@@ -17,6 +17,7 @@ from mosweep.core.errors import ConfigError, UserError, choices
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import cached_here, own_and_shipped
 from mosweep.core.schema import between
+from mosweep.core.yaml_text import load_yaml
 from mosweep.stages.loop.schedule import Schedule
 
 __all__ = ["Method", "TinkerRecipe", "load_recipe"]
@@ -180,7 +181,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_bytes())
     except OSError as error:
         raise UserError(f"the Tinker recipe {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -10,7 +10,6 @@ that describe the run and not the experiment. They are not part of a key, and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from mosweep.core.errors import ConfigError, UserError, choices
+from mosweep.core.yaml_text import load_yaml
 
 __all__ = [
     "COMPONENT",
@@ -82,23 +82,10 @@ OWNED: dict[str, str] = {
 DISTRIBUTED = {"lora_finetune_single_device": "lora_finetune_distributed"}
 
 
-class _Loader(yaml.SafeLoader):
-    """A loader that reads numbers as torchtune does: ``3e-4`` is a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$"
-    ),
-    list("-+0123456789."),
-)
-
-
 def load_recipe(path: str | Path) -> dict[str, Any]:
     """The native config in the file ``path``, as plain data."""
     try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        data = load_yaml(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"the torchtune recipe {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -46,7 +46,7 @@ class _TorchtuneWork(Work):
     device: str | None = field(metadata=unkeyed)
     environment: Mapping[str, str] = field(metadata=unkeyed)
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def reads(self, role: str, artifact: Artifact) -> Any:
         """Of the data set, only what is trained on."""

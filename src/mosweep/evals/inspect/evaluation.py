@@ -19,6 +19,7 @@ from mosweep.core.paths import cached_here
 from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
+from mosweep.core.yaml_text import load_yaml
 from mosweep.cost import prices
 from mosweep.evals.evaluation import Evaluation
 from mosweep.evals.inspect.arguments import with_digests, with_paths
@@ -261,7 +262,7 @@ def _defaults(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text()) or {}
+        data = load_yaml(path.read_bytes()) or {}
     except yaml.YAMLError as error:
         raise ConfigError("task", path, f"is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mosweep.config.resources import gigabytes
 from mosweep.core.checks import Check
 from mosweep.core.errors import ConfigError
 from mosweep.core.events import Recorder
@@ -83,6 +84,9 @@ class Slurm(Launcher):
     """Running jobs of one array at a time."""
     setup: Sequence[str] | None = None
     """Shell lines before the stage, such as ``module load cuda``."""
+    env_set: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the jobs, such as ``{HF_HOME: /scratch/hf}``. They win over
+    ``hydra.job.env_set``."""
     reservation: str | None = None
     """The reservation to use."""
     max_jobs: int | None = field(default=None, metadata=between(ge=1))
@@ -112,6 +116,9 @@ class Slurm(Launcher):
     def __post_init__(self) -> None:
         if not self.name.strip() or any(letter in self.name for letter in " ,\t\n"):
             raise ConfigError("name", self.name, "must not contain spaces or commas")
+        for name, memory in (("mem_per_cpu", self.mem_per_cpu), ("mem_per_gpu", self.mem_per_gpu)):
+            if memory is not None:
+                gigabytes(name, memory)
 
     @property
     def waits(self) -> bool:
@@ -121,6 +128,10 @@ class Slurm(Launcher):
     def waiting(self, wait: bool) -> Slurm:
         """A copy whose ``run`` waits, or returns when all jobs are submitted."""
         return replace(self, wait=wait)
+
+    def exporting(self, environment: Mapping[str, str]) -> Slurm:
+        """A copy whose jobs export these variables."""
+        return replace(self, env_set={**environment, **self.env_set})
 
     def check(self, plan: Plan) -> None:
         """Raise ``UserError`` for stages that Slurm would never run. Writes nothing."""

@@ -49,7 +49,7 @@ def parameters(options: Slurm, resources: Resources) -> dict[str, Any]:
         }
         settings["cpus-per-gpu"] = options.cpus_per_gpu
     elif gpus > 0:
-        settings["gpus-per-node"] = gpus
+        settings["gpus-per-node"] = f"{asked.gpu_type}:{gpus}" if asked.gpu_type else gpus
         settings["cpus-per-gpu"] = options.cpus_per_gpu
     settings |= {**options.additional_parameters, **asked.additional_parameters}
     return {
@@ -85,6 +85,7 @@ def script(options: Slurm, array: Array, submission: Submission, store: Path) ->
         setup=[
             *_if_done(submission),
             f"export MOSWEEP_MAX_TIMEOUTS={options.max_num_timeout} MOSWEEP_SIGNAL_DELAY_S={delay}",
+            *(f"export {name}={shlex.quote(value)}" for name, value in options.env_set.items()),
             *(options.setup or []),
         ],
         use_srun=False,
