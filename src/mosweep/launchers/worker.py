@@ -28,9 +28,9 @@ from typing import Any
 
 from mosweep.core import schema
 from mosweep.core.attempt import attempt, note_failure
+from mosweep.core.causes import reason_of
 from mosweep.core.errors import StageError
 from mosweep.core.imports import working_directory_last
-from mosweep.core.reasons import reason_of
 from mosweep.core.reuse import content_key
 from mosweep.core.store import Attempt, DamageWarning, Store
 from mosweep.core.terminal import write_utf8

@@ -14,8 +14,8 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.attempt import attempt, note_failure
+from mosweep.core.causes import reason_of
 from mosweep.core.errors import UserError, choices
-from mosweep.core.reasons import reason_of
 from mosweep.core.store import Attempt, Record, Store
 from mosweep.workflow.atoms import Atom
 from mosweep.workflow.publishing import POLL_S, default_store, publish

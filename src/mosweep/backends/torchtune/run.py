@@ -18,8 +18,8 @@ from typing import Self
 
 from mosweep.backends.torchtune.detached import Detached
 from mosweep.backends.training import RunStatus
+from mosweep.core.causes import raised_in
 from mosweep.core.errors import StageError
-from mosweep.core.reasons import raised_in
 
 __all__ = ["TorchtuneResult", "TorchtuneTrainingRun", "last_error"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mosweep.core.causes import decisive_line, reason_of
 from mosweep.core.errors import ConfigError, MissingExtra, StageError, UserError
 from mosweep.core.facts import ScorerFacts
-from mosweep.core.reasons import decisive_line, reason_of
 from mosweep.evals.base import EvalResults, EvalStatus, write_samples
 from mosweep.evals.inspect.endpoint import await_endpoint
 from mosweep.evals.inspect.options import InspectOptions, inspect_options

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mosweep.core.causes import decisive_line, raised_in
 from mosweep.core.errors import StageError
 from mosweep.core.facts import ScorerFacts
 from mosweep.core.fingerprint import fingerprint
-from mosweep.core.reasons import decisive_line, raised_in
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalError, EvalLog, EvalScore

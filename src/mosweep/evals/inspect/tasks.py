@@ -10,8 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosweep.core.causes import reason_of
 from mosweep.core.errors import UserError
-from mosweep.core.reasons import reason_of
 from mosweep.core.task_code import covered_files, covered_module
 from mosweep.core.task_modules import task_modules
 from mosweep.evals.inspect.signature import TaskSignature, task_signature

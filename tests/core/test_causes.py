@@ -6,8 +6,8 @@ import traceback
 
 import pytest
 
+from mosweep.core.causes import decisive_line, raised_in, reason_of
 from mosweep.core.errors import ConfigError, StageError
-from mosweep.core.reasons import decisive_line, raised_in, reason_of
 
 PYDANTIC = """2 validation errors for Answer
 items.1.grade
