@@ -20,13 +20,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
 from mosweep.core import fingerprint
 from mosweep.core.digests import file_digest, source_of
+from mosweep.core.modules import (
+    dotted,
+    files_below,
+    has_module,
+    is_own,
+    located,
+    module_file,
+    module_name,
+    package_of,
+    paths_of,
+)
 from mosweep.core.paths import cached_here
 from mosweep.core.sources import Import, Source
 
@@ -35,7 +44,6 @@ __all__ = [
     "covered_files",
     "covered_module",
     "current_work_code",
-    "module_file",
     "work_code",
 ]
 
@@ -61,11 +69,11 @@ def covered_files(path: Path) -> Mapping[str, str]:
 def covered_module(name: str) -> Mapping[str, str] | None:
     """The same for the module ``name``. ``None`` if it is not the user's, or does not exist."""
     path = module_file(name)
-    if path is None or not _is_own(path):
+    if path is None or not is_own(path):
         return None
     coverage = _Coverage(path.parent)
-    for file in _located(name):
-        coverage.add(file, _module_name(name, file))
+    for file in located(name):
+        coverage.add(file, module_name(name, file))
     return coverage.all()
 
 
@@ -76,22 +84,16 @@ def work_code(work: type) -> Mapping[str, str] | None:
 
 
 def current_work_code(work: type) -> Mapping[str, str] | None:
-    """``work_code``, read anew."""
+    """``work_code``, without the cache."""
     module = sys.modules.get(work.__module__)
     file = getattr(module, "__file__", None)
-    if file is None or not file.endswith(".py") or not _is_own(Path(file)):
+    if file is None or not file.endswith(".py") or not is_own(Path(file)):
         return None
     coverage = _Coverage(Path(file).parent)
-    for path in _located(work.__module__) if work.__module__ != "__main__" else ():
-        coverage.add(path, _module_name(work.__module__, path))
+    for path in located(work.__module__) if work.__module__ != "__main__" else ():
+        coverage.add(path, module_name(work.__module__, path))
     coverage.add(Path(file), work.__module__)
     return coverage.all()
-
-
-def module_file(name: str) -> Path | None:
-    """The file of the module ``name``, found without importing anything."""
-    files = list(_located(name))
-    return files[-1] if files and _stem(files[-1]) == name.rpartition(".")[2] else None
 
 
 class _Coverage:
@@ -156,115 +158,24 @@ class _Coverage:
             folder = path.parent
             for _ in range(each.level - 1):
                 folder = folder.parent
-            package = _package_of(module, path, each.level)
-            for names in _paths(each):
-                for file in _files_below(folder, names):
-                    yield file, _dotted(package, folder, file)
+            package = package_of(module, path, each.level)
+            for names in paths_of(each):
+                for file in files_below(folder, names):
+                    yield file, dotted(package, folder, file)
             return
         top = each.module.partition(".")[0]
-        if not module and _has_module(self.folder, top):
-            for names in _paths(each):
-                for file in _files_below(self.folder, names):
+        if not module and has_module(self.folder, top):
+            for names in paths_of(each):
+                for file in files_below(self.folder, names):
                     yield file, ""
             if (self.folder / top).is_dir():  # Code may choose among the modules of a package.
                 for file in sorted((self.folder / top).rglob("*.py")):
                     yield file, ""
             return
-        for names in _paths(each):
-            for file in _located(".".join(names)):
-                if _is_own(file):
-                    yield file, _module_name(".".join(names), file)
-
-
-def _paths(each: Import) -> Iterator[list[str]]:
-    """The dotted paths that an import may load: the module, and the names that may be modules."""
-    base = each.module.split(".") if each.module else []
-    if base:
-        yield base
-    for name in each.names:
-        if name != "*":
-            yield [*base, name]
-
-
-def _located(name: str) -> Iterator[Path]:
-    """The existing files of module ``name`` and the packages above it, outermost first."""
-    top, *below = name.split(".")
-    if not top or top in sys.stdlib_module_names or top == "mosweep":
-        return
-    for place in _top_level(top):
-        if place.is_file():
-            yield place
-            folder = place.parent if _stem(place) == top and place.name == "__init__.py" else None
-        else:
-            folder = place
-        if folder is not None and below:
-            yield from _files_below(folder, below)
-
-
-@cached_here
-def _top_level(name: str) -> tuple[Path, ...]:
-    """The file of a top-level module, or the folders of a namespace package."""
-    with contextlib.suppress(ImportError, ValueError, AttributeError):
-        spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()]) or find_spec(name)
-        if spec is not None and spec.origin not in (None, "built-in", "frozen", "namespace"):
-            return (Path(str(spec.origin)),) if str(spec.origin).endswith(".py") else ()
-        if spec is not None and spec.submodule_search_locations:
-            return tuple(Path(place) for place in spec.submodule_search_locations)
-    return ()
-
-
-def _files_below(folder: Path, names: list[str]) -> Iterator[Path]:
-    """The files of a dotted path below ``folder``, outermost first."""
-    for number, name in enumerate(names):
-        if (folder / name / "__init__.py").is_file():
-            yield folder / name / "__init__.py"
-        elif (folder / f"{name}.py").is_file():
-            yield folder / f"{name}.py"
-            return
-        elif not (folder / name).is_dir() or number == len(names) - 1:
-            return
-        folder = folder / name
-
-
-def _has_module(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.py").is_file() or (
-        (folder / name).is_dir() and any((folder / name).glob("*.py"))
-    )
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a file is the user's: neither installed nor Python's own."""
-    if {"site-packages", "dist-packages"} & set(path.parts):
-        return False
-    library = Path(os.__file__).resolve().parent
-    return not path.resolve().is_relative_to(library)
-
-
-def _stem(path: Path) -> str:
-    return path.parent.name if path.name == "__init__.py" else path.stem
-
-
-def _module_name(requested: str, path: Path) -> str:
-    """The dotted name of ``path``, which is ``requested`` or a package above it."""
-    names = requested.split(".")
-    while len(names) > 1 and names[-1] != _stem(path):
-        names.pop()
-    return ".".join(names)
-
-
-def _package_of(module: str, path: Path, level: int) -> str:
-    """The package that a relative import of ``level`` in ``module`` starts from."""
-    names = module.split(".") if module else []
-    if path.name == "__init__.py":
-        level -= 1
-    return ".".join(names[: len(names) - level] if level else names)
-
-
-def _dotted(package: str, folder: Path, path: Path) -> str:
-    if not package:
-        return ""
-    names = [*path.relative_to(folder).parts[:-1], "" if path.name == "__init__.py" else path.stem]
-    return ".".join([package, *(name for name in names if name)])
+        for names in paths_of(each):
+            for file in located(".".join(names)):
+                if is_own(file):
+                    yield file, module_name(".".join(names), file)
 
 
 def _task_files(folder: Path) -> list[Path]:
