@@ -45,7 +45,7 @@ def test_chats_are_copied_as_they_are(tmp_path: Path) -> None:
         ("mine.jsonl", lines(PAIRS).encode()),
         ("mine.json", json.dumps(ROWS).encode()),
         ("mine.jsonl", b"\xef\xbb\xbf" + lines(ROWS).encode()),
-        ("mine.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+        ("mine.jsonl.gz", gzip.compress(lines(ROWS).encode(), mtime=0)),
         ("set/train.json", json.dumps(PAIRS).encode()),
         ("set/train.csv", b"input,output\n0,yes\n1,yes\n2,yes\n"),
         ("set/train-00000-of-00001.ndjson", lines(ROWS).encode()),
