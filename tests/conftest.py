@@ -24,9 +24,18 @@ LONG = tuple(
     f"tests/{name}.py"
     for name in (
         "slurm/test_sweeps",
+        "tinker/test_service",
         "test_real",
+        "openai/test_sweeps",
         "backends/torchtune/test_resume",
         "loop/test_torchtune_rounds",
+        "tinker/test_preferences",
+        "tinker/test_rounds",
+        "test_sweep",
+        "backends/tinker/test_backend",
+        "recorders/test_mlflow",
+        "gpu/test_check",
+        "zoo/test_training",
     )
 )
 

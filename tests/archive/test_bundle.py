@@ -132,7 +132,8 @@ def test_bundle_holds_all_that_the_numbers_rest_on(dry: Shell, files: Files) -> 
     folder = dry.folder / "multirun" / "dry"
     for path in [
         folder / "experiment.yaml",
-        *folder.glob("launches/*"),
+        *folder.glob("launches/*[0-9a-f].json"),
+        *folder.glob("launches/*.stages.jsonl"),
         *folder.glob("*/config.yaml"),
     ]:
         assert files[f"sweep/{path.relative_to(folder)}"] == path.read_bytes()

@@ -353,7 +353,8 @@ def test_control_trials_are_per_data_set_and_task_where_the_evaluation_depends_o
             f"from inspect_ai import task\n\n\n@task\ndef {task}(data_path: str):\n    ...\n"
         )
     for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"messages": ["{name}"]}}\n')
+        row = [{"role": "user", "content": name}, {"role": "assistant", "content": name}]
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": row}) + "\n")
     trials = plan("eval=inspect", "task=one,two", "dataset.path=a.jsonl,b.jsonl", "lora.rank=1,2,3")
     controls = controls_of(trials)
     assert len(trials) == 2 * 2 * 3 + 4

@@ -165,6 +165,10 @@ _ERROR = re.compile(
 )
 
 
+#: Exceptions whose name says nothing about the cause.
+_WRAPPER = re.compile(r"^(?:RuntimeError|(?:\w+\.)?RankError): ")
+
+
 def last_error(log: Path) -> str | None:
     """The line of a log that says what went wrong.
 
@@ -178,7 +182,7 @@ def last_error(log: Path) -> str | None:
         return None
     lines = [line.strip() for line in text.split("\n")]
     if (raised := raised_in(text)) and not any(line.startswith("RankError: ") for line in lines):
-        return raised.removeprefix("RuntimeError: ")
+        return _WRAPPER.sub("", raised)
     named = [
         line
         for line in lines
@@ -189,5 +193,5 @@ def last_error(log: Path) -> str | None:
     candidates = named or [line for line in errors if not line.startswith("srun: ")] or errors
     if not candidates:
         return None
-    text = re.sub(r"^(?:RuntimeError|(?:\w+\.)?RankError): ", "", candidates[-1])
+    text = _WRAPPER.sub("", candidates[-1])
     return text if len(text) <= 300 else text[:297] + "…"

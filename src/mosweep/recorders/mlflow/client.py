@@ -92,7 +92,10 @@ class ClientWriter:
     batch = 1
 
     def __init__(self, uri: str, experiment: str, artifact_root: Path | None) -> None:
-        self._client = load().MlflowClient(tracking_uri=uri)
+        mlflow = load()
+        if uri.startswith(("http://", "https://")):
+            check_answers(uri)
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
         self.experiment_id: str = self._experiment(experiment, artifact_root)
         self._run_ids: dict[str, str] = {}
         self._model_ids: dict[str, str] | None = None
