@@ -49,6 +49,10 @@ def code_in(payload: Mapping[str, Any]) -> str | None:
     return str(code) if code else None
 
 
+def _has_code(payload: Mapping[str, Any]) -> bool:
+    return CODE in payload or _without_code(payload["config"]) != payload["config"]
+
+
 def _without_code(value: Any) -> Any:
     """``config`` without digests of code, also those of the works within a work."""
     if not isinstance(value, Mapping):
@@ -80,7 +84,7 @@ class Contents:
     def add(self, payload: Mapping[str, Any], content: str, key: str) -> None:
         """Add a finished stage."""
         shape = shape_of(payload)
-        likeness = likeness_of(payload)
+        likeness = likeness_of(payload) if _has_code(payload) else shape
         path = self._path(likeness)
         line = " ".join((likeness, shape, content, key))
         try:

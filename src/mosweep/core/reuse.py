@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mosweep.core.claims import Owner
-from mosweep.core.contents import code_in, content_of
+from mosweep.core.contents import content_of
 from mosweep.core.store import Attempt, Record, Store
 from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
@@ -94,11 +94,11 @@ def adopt(store: Store, stages: Iterable[Stage]) -> None:
 
 def keep_sources(stages: Iterable[Stage], store: Store) -> None:
     """Keep the names of the files behind the digests of code in ``stages``."""
-    seen: set[str] = set()
+    seen: set[int] = set()
     for stage in stages:
-        code = code_in(stage.payload)
-        if code and code not in seen and (sources := stage.work.sources()):
-            seen.add(code)
+        sources = stage.work.sources()
+        if sources and id(sources[1]) not in seen:
+            seen.add(id(sources[1]))
             store.contents.keep_sources(code_digest(sources[1]), sources[1])
 
 
