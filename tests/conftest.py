@@ -73,7 +73,7 @@ class Outcome:
 @functools.cache
 def _forks() -> Forks:
     forks = Forks()
-    atexit.register(forks.process.kill)
+    atexit.register(forks.close)
     return forks
 
 

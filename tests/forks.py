@@ -52,6 +52,13 @@ class Forks:
         )
         theirs.close()
         self.stream = ours.makefile("rw", encoding="utf-8")
+        ours.close()  # ``stream`` keeps it open.
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+        self.stream.close()
 
     def may_run(self, environment: Mapping[str, str]) -> bool:
         """Whether a command with this environment may run in a copy."""

@@ -75,6 +75,7 @@ class Contents:
 
     folder: Path
     _read: dict[Path, tuple[tuple[int, int], list[Entry]]] = field(default_factory=dict)
+    _latest: tuple[Mapping[str, Any], str, str] | None = None
 
     @property
     def empty(self) -> bool:
@@ -83,8 +84,7 @@ class Contents:
 
     def add(self, payload: Mapping[str, Any], content: str, key: str) -> None:
         """Add a finished stage."""
-        shape = shape_of(payload)
-        likeness = likeness_of(payload) if _has_code(payload) else shape
+        shape, likeness = self._names(payload)
         path = self._path(likeness)
         line = " ".join((likeness, shape, content, key))
         try:
@@ -95,28 +95,36 @@ class Contents:
 
     def find(self, payload: Mapping[str, Any], content: str) -> Iterator[str]:
         """The keys of finished stages with this content, latest first."""
-        likeness = likeness_of(payload) if not self.empty else ""
+        likeness = "" if self.empty else self._names(payload)[1]
         yield from (entry.key for entry in self._like(likeness) if entry.content == content)
 
     def has_shape(self, payload: Mapping[str, Any]) -> bool:
         """Whether such a stage has finished with any inputs."""
         if self.empty:
             return False
-        shape = shape_of(payload)
-        return any(entry.shape == shape for entry in self._like(likeness_of(payload)))
+        shape, likeness = self._names(payload)
+        return any(entry.shape == shape for entry in self._like(likeness))
 
     def like(self, payload: Mapping[str, Any]) -> list[Entry]:
         """Finished stages that differ at most in inputs and the user's code, latest first."""
-        return [] if self.empty else list(self._like(likeness_of(payload)))
+        return [] if self.empty else list(self._like(self._names(payload)[1]))
 
     def forget(self, content: str, payload: Mapping[str, Any]) -> None:
         """Find this content no more: it is to be computed again."""
-        path = self._path(likeness_of(payload))
+        path = self._path(self._names(payload)[1])
         try:
             lines = path.read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return
         write_whole(path, "".join(line for line in lines if f" {content} " not in line))
+
+    def _names(self, payload: Mapping[str, Any]) -> tuple[str, str]:
+        """Shape and likeness. Those of the latest payload are kept: it is looked up, then added."""
+        if self._latest is None or self._latest[0] is not payload:
+            shape = shape_of(payload)
+            likeness = likeness_of(payload) if _has_code(payload) else shape
+            self._latest = payload, shape, likeness
+        return self._latest[1], self._latest[2]
 
     def keep_sources(self, code: str, files: Mapping[str, str]) -> None:
         """Keep which files the digest ``code`` covers, to say later which of them changed."""

@@ -66,6 +66,8 @@ async def perform(
         return work or load_work(spec)
 
     def content() -> str | None:
+        if not spec["needs"]:
+            return str(key)  # Nothing but the payload defines it.
         return content_key(store, loaded_work(), spec["payload"])
 
     async def run(place: Attempt) -> Mapping[str, Any]:
