@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from mosweep.core.errors import StageError, UserError
-from mosweep.core.task_code import code_digest, covered_files
+from mosweep.core.task_code import check_code, code_digest, covered_files
 from mosweep.core.types import Stage
 from mosweep.core.work import Context, Resources
 from mosweep.design.application import planned
-from mosweep.stages.data import BuildData, check_code
+from mosweep.stages.data import BuildData
 
 DATA = """
 import json

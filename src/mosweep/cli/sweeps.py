@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mosweep.cli.options import print_json
-from mosweep.sweep.folder import Sweep
+from mosweep.sweep.folder import Sweep, sweep_folders
 
 __all__ = ["sweeps"]
 
@@ -22,7 +22,9 @@ def sweeps(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
-    found = sorted((_described(folder) for folder in _folders()), key=lambda row: -row["launched"])
+    found = sorted(
+        (_described(folder) for folder in sweep_folders()), key=lambda row: -row["launched"]
+    )
     if args.json:
         print_json(found)
     elif not found:
@@ -30,10 +32,6 @@ def sweeps(arguments: Sequence[str]) -> int:
     else:
         print(_table(found))
     return 0
-
-
-def _folders() -> list[Path]:
-    return [path.parent for path in Path("multirun").glob("**/experiment.yaml")]
 
 
 def _described(folder: Path) -> dict[str, Any]:

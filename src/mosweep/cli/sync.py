@@ -6,12 +6,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from mosweep.cli.options import print_json
 from mosweep.core.errors import UserError
 from mosweep.execution.launch import tracking_of
-from mosweep.sweep.folder import Sweep, find_sweep
+from mosweep.sweep.folder import Sweep, find_sweep, sweep_folders
 
 __all__ = ["sync"]
 
@@ -70,9 +69,7 @@ def sync(arguments: Sequence[str]) -> int:
 
 def _all_sweeps() -> list[Sweep]:
     folders = sorted(
-        path.parent.absolute()
-        for root in ("multirun", "outputs")
-        for path in Path(root).glob("**/experiment.yaml")
+        folder.absolute() for root in ("multirun", "outputs") for folder in sweep_folders(root)
     )
     if not folders:
         raise UserError("no sweep under multirun/ or outputs/; run one, or give its folder")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosweep.core.errors import UserError
-from mosweep.sweep.folder import find_sweep
+from mosweep.sweep.folder import find_sweep, sweep_folders
 
 __all__ = ["ui"]
 
@@ -77,6 +77,6 @@ def _page(place: str | None, uri: str) -> str:
     """
     from mosweep.recorders.mlflow import project
 
-    if place is None and not list(Path("multirun").glob("**/experiment.yaml")):
+    if place is None and not sweep_folders():
         return ""
     return project(find_sweep(place).result(), uri).page

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from mosweep.core.files import write_whole
 from mosweep.core.fingerprint import fingerprint
 
-__all__ = ["Contents", "Entry", "code_in", "content_of", "likeness_of", "shape_of"]
+__all__ = ["Contents", "Entry", "code_in", "content_of"]
 
 #: The field of a work with the digest of the user's code, as ``task_code.code_digest`` has it.
 CODE = "code"
@@ -31,37 +31,26 @@ def content_of(payload: Mapping[str, Any], reads: Mapping[str, Any]) -> str:
     return fingerprint({**payload, "inputs": reads})
 
 
-def shape_of(payload: Mapping[str, Any]) -> str:
-    """The identity of a stage apart from its inputs."""
-    return fingerprint({**payload, "inputs": sorted(payload["inputs"])})
-
-
-def likeness_of(payload: Mapping[str, Any]) -> str:
-    """The identity of a stage apart from its inputs and the user's code."""
-    config = _without_code(payload["config"])
-    rest = {name: value for name, value in payload.items() if name != CODE}
-    return fingerprint({**rest, "config": config, "inputs": sorted(payload["inputs"])})
-
-
 def code_in(payload: Mapping[str, Any]) -> str | None:
     """The digest of the user's code that a stage runs, if it runs any."""
     code = payload.get(CODE) or payload["config"].get(CODE)
     return str(code) if code else None
 
 
-def _has_code(payload: Mapping[str, Any]) -> bool:
-    return CODE in payload or _without_code(payload["config"]) != payload["config"]
-
-
 def _without_code(value: Any) -> Any:
-    """``config`` without digests of code, also those of the works within a work."""
+    """``value`` without digests of code, also those of the works within a work."""
     if not isinstance(value, Mapping):
         return value
     return {name: _without_code(inner) for name, inner in value.items() if name != CODE}
 
 
 class Entry(NamedTuple):
-    """One finished stage."""
+    """One finished stage.
+
+    - ``likeness``: its identity apart from its inputs and the user's code
+    - ``shape``: its identity apart from its inputs
+    - ``content``: ``content_of``
+    """
 
     likeness: str
     shape: str
@@ -121,9 +110,9 @@ class Contents:
     def _names(self, payload: Mapping[str, Any]) -> tuple[str, str]:
         """Shape and likeness. Those of the latest payload are kept: it is looked up, then added."""
         if self._latest is None or self._latest[0] is not payload:
-            shape = shape_of(payload)
-            likeness = likeness_of(payload) if _has_code(payload) else shape
-            self._latest = payload, shape, likeness
+            shaped = {**payload, "inputs": sorted(payload["inputs"])}
+            bare, shape = _without_code(shaped), fingerprint(shaped)
+            self._latest = payload, shape, shape if bare == shaped else fingerprint(bare)
         return self._latest[1], self._latest[2]
 
     def keep_sources(self, code: str, files: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from mosweep.core.files import write_whole
 from mosweep.core.paths import home
 from mosweep.core.sources import Import, Source, read_source
 
-__all__ = ["file_digest", "source_of", "tree_digest"]
+__all__ = ["content_digest", "file_digest", "source_of", "tree_digest"]
 
 #: Smaller files are digested at every command, in bytes.
 _LARGE = 1 << 20
@@ -50,6 +50,14 @@ def file_digest(path: Path) -> str:
 def tree_digest(folder: Path, names: list[str]) -> str:
     """One digest for the files ``names`` of ``folder``: ``fingerprint.digest_tree``, remembered."""
     return fingerprint.fingerprint({name: file_digest(folder / name) for name in sorted(names)})
+
+
+def content_digest(path: Path) -> str:
+    """The digest of a file, or of all files in a folder and below."""
+    if path.is_file():
+        return file_digest(path)
+    names = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
+    return tree_digest(path, names)
 
 
 def source_of(path: Path) -> Source:

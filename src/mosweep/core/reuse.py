@@ -14,23 +14,35 @@ from mosweep.core.task_code import code_digest
 from mosweep.core.types import Stage
 from mosweep.core.work import Artifact, Work
 
-__all__ = ["adopt", "content_key", "find", "found_by", "keep_sources", "publish_found"]
+__all__ = [
+    "adopt",
+    "content_key",
+    "find",
+    "found_by",
+    "keep_sources",
+    "publish_found",
+    "read_inputs",
+]
 
 #: The parts of a record that say how its result was computed.
 _MADE = ("started", "finished", "host", "job", "versions", "resources", "tries")
 
 
-def content_key(store: Store, work: Work, payload: Mapping[str, Any]) -> str | None:
-    """The identity by content of a stage with these inputs. ``None`` if one of them is missing."""
-    inputs: dict[str, Artifact] = {}
-    if not payload["inputs"]:
-        return content_of(payload, {})
-    for role, key in payload["inputs"].items():
-        record = store.read(key)
-        if record is None:
-            return None
-        inputs[role] = record.artifact
-    return _content(work, payload, inputs)
+def read_inputs(store: Store, needs: Mapping[str, str]) -> dict[str, Artifact | None]:
+    """The inputs of a stage, by role. ``None`` for one that is not in the store."""
+    records = {role: store.read(key) for role, key in needs.items()}
+    return {role: record.artifact if record else None for role, record in records.items()}
+
+
+def content_key(
+    work: Work, payload: Mapping[str, Any], inputs: Mapping[str, Artifact | None]
+) -> str | None:
+    """The identity by content of a stage. ``None`` if one of its inputs is missing.
+
+    Without inputs it is the stage's key.
+    """
+    reads = {role: work.reads(role, at) for role, at in inputs.items() if at is not None}
+    return content_of(payload, reads) if len(reads) == len(inputs) else None
 
 
 def found_by(store: Store, payload: Mapping[str, Any], content: str) -> Record | None:
@@ -74,8 +86,10 @@ def find(store: Store, stage: Stage, records: Mapping[str, Record]) -> Record | 
     """The finished result with the content of ``stage``. ``records`` has those of its inputs."""
     if store.contents.empty or not stage.needs:
         return None
+    payload = stage.payload
     inputs = {role: records[need.key].artifact for role, need in stage.needs.items()}
-    return found_by(store, stage.payload, _content(stage.work, stage.payload, inputs))
+    content = content_key(stage.work, payload, inputs)
+    return found_by(store, payload, content) if content else None
 
 
 def adopt(store: Store, stages: Iterable[Stage]) -> None:
@@ -84,12 +98,14 @@ def adopt(store: Store, stages: Iterable[Stage]) -> None:
     A stage comes after the stages it needs. A stage that another process has claimed is left to it.
     """
     for stage in stages:
-        content = content_key(store, stage.work, stage.payload)
-        found = found_by(store, stage.payload, content) if content else None
+        payload = stage.payload
+        inputs = read_inputs(store, payload["inputs"])
+        content = content_key(stage.work, payload, inputs)
+        found = found_by(store, payload, content) if content else None
         place = store.begin(stage.key, folder=False) if found else None
         if content and found and place and not isinstance(place, Owner):
             about = {"label": stage.label, "kind": stage.kind.code}
-            publish_found(store, place, found, stage.payload, content, about)
+            publish_found(store, place, found, payload, content, about)
 
 
 def keep_sources(stages: Iterable[Stage], store: Store) -> None:
@@ -100,7 +116,3 @@ def keep_sources(stages: Iterable[Stage], store: Store) -> None:
         if sources and id(sources[1]) not in seen:
             seen.add(id(sources[1]))
             store.contents.keep_sources(code_digest(sources[1]), sources[1])
-
-
-def _content(work: Work, payload: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
-    return content_of(payload, {role: work.reads(role, at) for role, at in inputs.items()})

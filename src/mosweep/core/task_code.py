@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from mosweep.core import fingerprint
 from mosweep.core.digests import file_digest, source_of
+from mosweep.core.errors import StageError
 from mosweep.core.modules import (
     dotted,
     files_below,
@@ -40,10 +40,12 @@ from mosweep.core.paths import cached_here
 from mosweep.core.sources import Import, Source
 
 __all__ = [
+    "check_code",
     "code_digest",
     "covered_files",
     "covered_module",
     "current_work_code",
+    "edited",
     "work_code",
 ]
 
@@ -56,6 +58,19 @@ _NEVER = frozenset("__pycache__ node_modules multirun outputs site-packages".spl
 def code_digest(files: Mapping[str, str]) -> str:
     """One digest for what ``covered_files`` found."""
     return fingerprint.fingerprint(dict(files))
+
+
+def check_code(files: Mapping[str, str] | None, digest: str, what: str) -> None:
+    """Raise ``StageError`` if the code of ``what`` has changed since the stage was planned."""
+    if code_digest(files or {}) != digest:
+        raise edited(what)
+
+
+def edited(what: str) -> StageError:
+    """The error of a stage whose code or files are not those that it was planned with."""
+    return StageError(
+        f"{what} was edited since this stage was planned; run the sweep's command again"
+    )
 
 
 def covered_files(path: Path) -> Mapping[str, str]:
@@ -227,6 +242,8 @@ def _git_ignored(folder: Path, files: Iterable[Path]) -> set[Path]:
     names = "\0".join(str(path) for path in files if path.suffix != ".py")
     if not names:
         return set()
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), "check-ignore", "-z", "--stdin"],

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mosweep.core import fingerprint, schema
-from mosweep.core.errors import ConfigError, StageError
-from mosweep.core.task_code import code_digest, current_work_code, work_code
+from mosweep.core.errors import ConfigError
+from mosweep.core.task_code import check_code, code_digest, current_work_code, work_code
 from mosweep.core.work import Json, Kind, Resources, Work
 
 __all__ = ["Stage", "Status", "Trial", "check_own_code", "in_order", "load_work", "unique_stages"]
@@ -88,12 +88,9 @@ def _own_code(work: type[Work]) -> dict[str, str]:
 
 def check_own_code(work: Work, payload: Mapping[str, Any]) -> None:
     """Raise ``StageError`` if the code of a user's own work was edited since it was planned."""
-    planned = payload.get("code")
-    if planned and code_digest(current_work_code(type(work)) or {}) != planned:
-        raise StageError(
-            f"the code of {type(work).__module__}.{type(work).__qualname__} was edited since this "
-            "stage was planned; run the sweep's command again"
-        )
+    if planned := payload.get("code"):
+        name = f"{type(work).__module__}.{type(work).__qualname__}"
+        check_code(current_work_code(type(work)), planned, f"the code of {name}")
 
 
 def load_work(spec: Mapping[str, Any]) -> Work:

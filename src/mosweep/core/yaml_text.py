@@ -48,19 +48,21 @@ def yaml_loader() -> Any:
     """The class that ``load_yaml`` reads with: PyYAML's safe one, in C if that was built."""
     import yaml
 
-    class Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-        pass
-
-    Loader.add_implicit_resolver(_TAG, _FLOAT, list("-+0123456789."))
-    return Loader
+    return _with_numbers(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
 
 
 @functools.cache
 def _dumper() -> Any:
     import yaml
 
-    class Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
+    return _with_numbers(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper)
+
+
+def _with_numbers(base: Any) -> Any:
+    """A subclass of a loader or dumper of PyYAML with the numbers of YAML 1.2."""
+
+    class Numbers(base):  # type: ignore[misc]
         pass
 
-    Dumper.add_implicit_resolver(_TAG, _FLOAT, list("-+0123456789."))
-    return Dumper
+    Numbers.add_implicit_resolver(_TAG, _FLOAT, list("-+0123456789."))
+    return Numbers

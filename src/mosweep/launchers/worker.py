@@ -31,11 +31,11 @@ from mosweep.core.attempt import attempt, note_failure
 from mosweep.core.causes import reason_of
 from mosweep.core.errors import StageError
 from mosweep.core.imports import working_directory_last
-from mosweep.core.reuse import content_key
+from mosweep.core.reuse import content_key, read_inputs
 from mosweep.core.store import Attempt, DamageWarning, Store
 from mosweep.core.terminal import write_utf8
 from mosweep.core.types import check_own_code, load_work
-from mosweep.core.work import Context, Resources, Work
+from mosweep.core.work import Artifact, Context, Resources, Work
 from mosweep.launchers.output import PerTask, process_output_to, task_output_to
 
 __all__ = ["run_immediate", "main", "perform", "perform_now"]
@@ -65,20 +65,24 @@ async def perform(
     def loaded_work() -> Work:
         return work or load_work(spec)
 
+    @functools.cache
+    def inputs() -> dict[str, Artifact | None]:
+        return read_inputs(store, spec["needs"])
+
     def content() -> str | None:
         if not spec["needs"]:
-            return str(key)  # Nothing but the payload defines it.
-        return content_key(store, loaded_work(), spec["payload"])
+            return str(key)
+        return content_key(loaded_work(), spec["payload"], inputs())
 
     async def run(place: Attempt) -> Mapping[str, Any]:
         emit({"event": "started", "key": key, "log": str(place.log)})
         loaded = loaded_work()
         check_own_code(loaded, spec["payload"])
         if loaded.traits.silent:
-            return await _run(store, place, spec, loaded, bounded)
+            return await _run(store, place, spec, loaded, inputs(), bounded)
         place.folder.mkdir(parents=True)
         with (output or process_output_to)(place.log):
-            return await _run(store, place, spec, loaded, bounded)
+            return await _run(store, place, spec, loaded, inputs(), bounded)
 
     about = {name: spec[name] for name in ("label", "kind")}
     # The record shows the stage's resources and its earlier jobs.
@@ -123,21 +127,24 @@ def perform_now(
 
 
 async def _run(
-    store: Store, place: Attempt, spec: Mapping[str, Any], work: Work, bounded: Bounded | None
+    store: Store,
+    place: Attempt,
+    spec: Mapping[str, Any],
+    work: Work,
+    inputs: Mapping[str, Artifact | None],
+    bounded: Bounded | None,
 ) -> Mapping[str, Any]:
     """Run the work on its inputs, and return its facts."""
-    inputs = {}
-    for role, need in spec["needs"].items():
-        record = store.read(need)
-        if record is None:
-            raise StageError(
-                f"its input {role} ({need[:12]}) is no longer in the store; run the sweep again"
-            )
-        inputs[role] = record.artifact
+    present = {role: artifact for role, artifact in inputs.items() if artifact is not None}
+    for role in inputs.keys() - present.keys():
+        raise StageError(
+            f"its input {role} ({spec['needs'][role][:12]}) is no longer in the store; run the "
+            "sweep again"
+        )
     resources = schema.build(Resources, spec.get("resources", {}), "resources")
     previous = None if work.traits.silent else store.previous(place)
     spent = store.spent(spec["key"]) if work.traits.remote else frozenset[str]()
-    running = work.run(Context(spec["key"], place.folder, inputs, resources, previous, spent))
+    running = work.run(Context(spec["key"], place.folder, present, resources, previous, spent))
     return await (bounded(running) if bounded else running)
 
 

@@ -55,7 +55,7 @@ def changed_files(before: Mapping[str, Any], stage: Stage, store: Store) -> list
     if not sources or not code:
         return []
     folder, files = sources
-    old = store.contents.sources(str(code))
+    old = store.contents.sources(code)
     if not old:
         return []
     where = os.path.relpath(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,13 +10,14 @@ from mosweep.analysis.contrasts import BUNDLE, SEED, bundled
 from mosweep.config.secrets import masked
 from mosweep.core.fingerprint import digest_bytes
 from mosweep.core.levels import level_text, setting_text
-from mosweep.core.results import StageResult, TrialResult
+from mosweep.core.results import StageResult
 from mosweep.core.table import some_of
 from mosweep.cost.spending import spending
 from mosweep.reports.contamination import examples, overlap_rows
 from mosweep.reports.content import Content
 from mosweep.reports.findings import NAMES, effects_section, findings, signed, verdicts
 from mosweep.reports.page import Facts, Figure, Report, Section, Table, Text
+from mosweep.reports.summary import measured
 from mosweep.reports.tables import log_place, seconds, sizes
 
 __all__ = ["report_of"]
@@ -171,7 +171,7 @@ def _trials(content: Content) -> Iterator[Table | Text]:
             [
                 "control" if trial.control else kind,
                 *(trial.factors.get(name) for name in factors),
-                *(_with_error(trial, name) for name in content.metrics),
+                *(measured(trial, name) for name in content.metrics),
                 sizes(trial),
                 *(signed(against[name]) if name in against else None for name in content.metrics),
                 f"{trial.status}{marked}",
@@ -248,11 +248,3 @@ def _provenance(content: Content) -> Iterator[Facts]:
         ("first launch", content.first.file.removesuffix(".json") if content.first else ""),
     ]
     yield Facts([(word, text) for word, text in pairs if text])
-
-
-def _with_error(trial: TrialResult, name: str) -> str | None:
-    value = trial.metrics.get(name)
-    error = trial.stderrs.get(name)
-    if value is None:
-        return "undefined" if name in trial.undefined else None
-    return f"{value:.3f}" if error is None or math.isnan(error) else f"{value:.3f} ± {error:.3f}"

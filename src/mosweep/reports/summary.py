@@ -13,7 +13,7 @@ from mosweep.core.table import some_of, table_lines
 from mosweep.cost.budget import NOT_RUN
 from mosweep.cost.spending import spending
 
-__all__ = ["print_outcome", "summary_data", "summary_text"]
+__all__ = ["measured", "print_outcome", "summary_data", "summary_text"]
 
 
 #: Characters of the widest column.
@@ -98,15 +98,7 @@ def _row(
 ) -> list[Any]:
     cells: list[Any] = ["control" if trial.control else "tuned"]
     cells += [trial.factors.get(name) for name in factors]
-    for name in values:
-        value = trial.metrics.get(name)
-        error = trial.stderrs.get(name)
-        if value is None:
-            cells.append("undefined" if name in trial.undefined else None)
-        elif error is None or math.isnan(error):
-            cells.append(f"{value:.3f}")
-        else:
-            cells.append(f"{value:.3f} ± {error:.3f}")
+    cells += [measured(trial, name) for name in values]
     sizes = sorted({size for _, evaluation in trial.evaluations for size in evaluation.sizes})
     status = "not run: budget" if any(_not_run(stage) for stage in trial.stages) else trial.status
     cells.append("/".join(map(str, sizes)))
@@ -114,6 +106,14 @@ def _row(
         cells.append("{} of {}".format(*trial.rounds) if trial.rounds else "")
     cells += [f"{status}, contaminated" if marked else status]
     return cells
+
+
+def measured(trial: TrialResult, name: str) -> str | None:
+    """A metric of a trial with its standard error, as tables show it. ``None`` if it has none."""
+    value, error = trial.metrics.get(name), trial.stderrs.get(name)
+    if value is None:
+        return "undefined" if name in trial.undefined else None
+    return f"{value:.3f}" if error is None or math.isnan(error) else f"{value:.3f} ± {error:.3f}"
 
 
 def _undefined_lines(trials: Sequence[TrialResult]) -> Iterator[str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mosweep.core import fingerprint
-from mosweep.core.digests import file_digest, tree_digest
+from mosweep.core.digests import content_digest
 from mosweep.core.errors import ConfigError, StageError, UserError, choices
 from mosweep.core.facts import DataFacts, DatasetRef
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.paths import cached_here, own_and_shipped
-from mosweep.core.task_code import code_digest, covered_files
+from mosweep.core.task_code import check_code, code_digest, covered_files
 from mosweep.core.task_modules import task_modules
 from mosweep.core.types import Stage
 from mosweep.core.work import DATA, Artifact, Context, Kind, Work
@@ -31,7 +31,6 @@ __all__ = [
     "TRAIN",
     "BuildData",
     "ImportData",
-    "check_code",
     "check_rows",
     "data_folder",
     "data_stage",
@@ -195,12 +194,7 @@ def task_folder(name: str, tasks_dir: str | None) -> Path:
 task_code = cached_here(covered_files)
 
 
-def check_code(files: Mapping[str, str] | None, digest: str, what: str) -> None:
-    """Raise ``StageError`` if the code has changed since the stage was planned."""
-    if code_digest(files or {}) != digest:
-        raise StageError(
-            f"{what} was edited since this stage was planned; run the sweep's command again"
-        )
+_content_digest = cached_here(content_digest)
 
 
 def _in_data_dir(data_dir: str | None, name: str) -> str | None:
@@ -218,14 +212,6 @@ def _in_data_dir(data_dir: str | None, name: str) -> str | None:
         ),
         None,
     )
-
-
-@cached_here
-def _content_digest(source: Path) -> str:
-    if source.is_file():
-        return file_digest(source)
-    names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
-    return tree_digest(source, names)
 
 
 @cached_here

@@ -71,11 +71,9 @@ def write_training(file: Path, out: Path) -> None:
     from mosweep.datasets.jsonl import placed
     from mosweep.datasets.reading import TRAINING, is_plain, splits_of
 
-    same = is_plain(file)
-    for _, row, found in placed(file):
-        same = same and row is found
-    if not same:
-        others = {} if is_plain(file) else splits_of(file)
+    plain = is_plain(file)
+    if not (plain and all(row is found for _, row, found in placed(file))):
+        others = {} if plain else splits_of(file)
         _write(out / TRAIN, file, ((place, row) for place, row, _ in placed(file)))
         for split, rows in others.items():
             if split != TRAINING:

@@ -31,7 +31,7 @@ from mosweep.core.work import Kind
 from mosweep.core.yaml_text import load_yaml
 from mosweep.sweep.launches import UNKNOWN, Launch, joined_stages, level_of
 
-__all__ = ["Sweep", "find_sweep"]
+__all__ = ["Sweep", "find_sweep", "sweep_folders"]
 
 
 @dataclass(frozen=True)
@@ -210,18 +210,22 @@ def _in_order(launches: Mapping[str, Launch], given: Mapping[str, float]) -> lis
     ]
 
 
+def sweep_folders(root: str = "multirun") -> list[Path]:
+    """The folders of the sweeps under ``root``, by the time of their design."""
+    designs = Path(root).glob("**/experiment.yaml")
+    return [path.parent for path in sorted(designs, key=lambda path: path.stat().st_mtime)]
+
+
 def find_sweep(place: str | None) -> Sweep:
     """The sweep in the folder ``place``, or with that name under ``multirun/``.
 
     By default it is the latest sweep there. ``UserError`` if there is none.
     """
     if place is None:
-        designs = sorted(
-            Path("multirun").glob("**/experiment.yaml"), key=lambda path: path.stat().st_mtime
-        )
-        if not designs:
+        folders = sweep_folders()
+        if not folders:
             raise UserError("no sweep under multirun/ yet; give a sweep's folder")
-        return Sweep(designs[-1].parent.absolute())
+        return Sweep(folders[-1].absolute())
     for folder in (Path(place), Path("multirun") / place):
         if (folder / "experiment.yaml").exists():
             return Sweep(folder.absolute())

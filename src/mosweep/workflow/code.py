@@ -24,6 +24,7 @@ from typing import Any
 
 from mosweep.core import fingerprint
 from mosweep.core.errors import UserError
+from mosweep.core.modules import is_own
 from mosweep.core.sources import syntax
 from mosweep.core.task_code import code_digest, covered_files
 
@@ -207,7 +208,7 @@ def _own(module: types.ModuleType) -> bool:
     if module.__name__.partition(".")[0] in {*sys.stdlib_module_names, "mosweep"}:
         return module.__name__ == "__main__"
     file = getattr(module, "__file__", None)
-    return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return file is None or is_own(Path(file))
 
 
 def _beside(module: types.ModuleType, scope: dict[str, Any]) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mosweep.backends.torchtune.rows import CHAT_DATASET, refusal, settings_of, training_rows
-from mosweep.backends.torchtune.samples import heed_weights
+from mosweep.backends.torchtune.rows import refusal, settings_of, training_rows
+from mosweep.backends.torchtune.samples import CHAT_DATASET, heed_weights
 from mosweep.core.errors import UserError
 from mosweep.datasets.jsonl import JSONLDataset
 

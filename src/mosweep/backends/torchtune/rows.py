@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mosweep.backends.torchtune.config import COMPONENT
+from mosweep.backends.torchtune.samples import CHAT_DATASET
 from mosweep.core.errors import UserError
 from mosweep.datasets.jsonl import JSONLDataset, Sample
 
 __all__ = ["refusal", "settings_of", "training_rows"]
 
-#: The component that reads chats, and whose loss mosweep masks for ``weight: 0``.
-CHAT_DATASET = "torchtune.datasets.chat_dataset"
 ROLES = ("system", "user", "assistant")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+#: The component that reads chats, and whose loss mosweep masks for ``weight: 0``.
 CHAT_DATASET = "torchtune.datasets.chat_dataset"
 #: More tokens than a tokenizer adds to a message.
 EXTRA_TOKENS = 64

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mosweep.core.digests import file_digest, tree_digest
-from mosweep.core.errors import StageError
+from mosweep.core.digests import content_digest
 from mosweep.core.paths import cached_here
+from mosweep.core.task_code import edited
 
 __all__ = ["with_digests", "with_paths"]
 
@@ -60,10 +60,8 @@ def with_paths(arguments: Mapping[str, Any], paths: Mapping[str, str]) -> dict[s
 
 
 def _unchanged(path: Path, digest: str) -> str:
-    if not path.exists() or _digest(path) != digest:
-        raise StageError(
-            f"{path} was edited since this stage was planned; run the sweep's command again"
-        )
+    if not path.exists() or content_digest(path) != digest:
+        raise edited(str(path))
     return str(path)
 
 
@@ -79,12 +77,4 @@ def _existing(value: str, name: str) -> Path | None:
         return None
 
 
-def _digest(path: Path) -> str:
-    if path.is_file():
-        return file_digest(path)
-    return tree_digest(
-        path, [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
-    )
-
-
-_content = cached_here(_digest)
+_content = cached_here(content_digest)

@@ -16,7 +16,7 @@ from mosweep.core.facts import AdapterAccess, EvalFacts, HostedAccess, ModelFact
 from mosweep.core.fingerprint import unkeyed
 from mosweep.core.generation import check_settings
 from mosweep.core.paths import cached_here
-from mosweep.core.task_code import code_digest
+from mosweep.core.task_code import check_code, code_digest
 from mosweep.core.types import Stage
 from mosweep.core.work import EVAL, Context, Kind, Traits, Work
 from mosweep.core.yaml_text import load_yaml
@@ -28,7 +28,6 @@ from mosweep.evals.inspect.signature import check_arguments, task_signature
 from mosweep.evals.inspect.tasks import code_files, located
 from mosweep.stages.base import TrialConfig, served_by
 from mosweep.stages.data import (
-    check_code,
     data_folder,
     data_stage,
     dataset_ref,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mosweep.core.causes import decisive_line, raised_in
@@ -70,6 +70,7 @@ def scorers_of(log: EvalLog) -> list[ScorerFacts]:
     """
     assert log.results is not None
     scores = log.results.scores
+    series, reducers = _known_series(log), _reducers(log)
     metrics = [(score, metric.name) for score in scores for metric in score.metrics.values()]
     plain = Counter(name for _, name in metrics)
     qualified = Counter((score.name, name) for score, name in metrics)
@@ -87,7 +88,7 @@ def scorers_of(log: EvalLog) -> list[ScorerFacts]:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         found.append(
             ScorerFacts(
-                scorer=_series(log, score),
+                scorer=_series(score, series, reducers),
                 metrics=finite,
                 names={name: full(score, name) for name in values},
                 n=_scored(log, score),
@@ -118,18 +119,29 @@ def _scored(log: EvalLog, score: EvalScore) -> int:
     return len(log.samples or []) if score.scored_samples is None else score.scored_samples
 
 
-def _series(log: EvalLog, score: EvalScore) -> str:
-    """The name of the score's items in the samples: see ``samples_of``."""
-    known = {
+def _known_series(log: EvalLog) -> set[str]:
+    """The names of the items' scores in the samples: see ``samples_of``."""
+    return {
         name
         for sample in log.samples or []
         for scorer, one in (sample.scores or {}).items()
         for name, _ in _flat(scorer, one.value)
     }
+
+
+def _series(score: EvalScore, known: set[str], reducers: Mapping[str, Sequence[str]]) -> str:
+    """The name of the score's items in the samples."""
     names = (score.name, f"{score.scorer}/{score.name}", score.scorer)
     name = next((name for name in names if name in known), score.name)
-    several = len(_reducers(log).get(score.scorer, ())) > 1
-    return f"{name}/{score.reducer}" if several and score.reducer else name
+    return _reduced_name(name, score.scorer, score.reducer, reducers)
+
+
+def _reduced_name(
+    name: str, scorer: str, reducer: str | None, reducers: Mapping[str, Sequence[str]]
+) -> str:
+    """``name`` with its reducer, if the scorer has several."""
+    several = len(reducers.get(scorer, ())) > 1
+    return f"{name}/{reducer}" if several and reducer else name
 
 
 def _reducers(log: EvalLog) -> dict[str, list[str]]:
@@ -211,10 +223,9 @@ def _reduced(
         return {}
     reducers, found = _reducers(log), dict[Any, dict[str, float | None]]()
     for reduction in log.reductions or []:
-        several = len(reducers[reduction.scorer]) > 1
         for score in reduction.samples:
             for name, value in _flat(reduction.scorer, score.value):
-                series = f"{name}/{reduction.reducer}" if several and reduction.reducer else name
+                series = _reduced_name(name, reduction.scorer, reduction.reducer, reducers)
                 found.setdefault(score.sample_id, {})[series] = number(value)
     return found
 

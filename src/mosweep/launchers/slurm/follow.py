@@ -116,12 +116,7 @@ class Follower:
             event = run_immediate(performing)
             if event["event"] == "busy":  # Its job has started.
                 continue
-            if key in jobs.at:
-                jobs.at[key].submission.mark_done(jobs.at[key].index, event)
-            if event["event"] == "finished":
-                jobs.finished(key, "here", event["seconds"], bool(event.get("elsewhere")))
-            else:
-                jobs.failed(key, "here", event["error"], Path(event["log"]))
+            self.end_here(key, event)
 
     def is_found(self, stage: Stage) -> bool:
         """End a stage here if a finished one has the same content. Its job is not needed."""
@@ -129,11 +124,18 @@ class Follower:
         adopt(jobs.store, [stage])
         if not jobs.store.read(key):
             return False
-        if key in jobs.at:
-            event = {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True}
-            jobs.at[key].submission.mark_done(jobs.at[key].index, event)
-        jobs.finished(key, "here", 0.0, True)
+        self.end_here(key, {"event": "finished", "key": key, "seconds": 0.0, "elsewhere": True})
         return True
+
+    def end_here(self, key: str, event: Mapping[str, Any]) -> None:
+        """End a stage that needed no job. A job that it has already is told so."""
+        jobs = self.jobs
+        if key in jobs.at:
+            jobs.at[key].submission.mark_done(jobs.at[key].index, event)
+        if event["event"] == "finished":
+            jobs.finished(key, "here", event["seconds"], bool(event.get("elsewhere")))
+        else:
+            jobs.failed(key, "here", event["error"], Path(event["log"]))
 
     # -- Slurm -------------------------------------------------------------------------------------
 
